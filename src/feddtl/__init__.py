@@ -1,0 +1,1 @@
+"""Federated fine-tuning of CLIP."""

@@ -1,0 +1,65 @@
+"""The one shape every image source is brought into: lazily read images with labels and domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+# Reads the i-th image of a source as RGB; raises DataError naming the file when it cannot.
+ImageReader = Callable[[int], Image.Image]
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images of one split with integer labels; nothing is decoded before `read`.
+
+    Attributes:
+        reader: Reads row i of the underlying source as an RGB image.
+        rows: (N,) rows of the source that belong to this table.
+        labels: (N,) class ids.
+        domains: (N,) domain ids; all zero where the source has no domains.
+    """
+
+    reader: ImageReader
+    rows: Indices
+    labels: Indices
+    domains: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> Image.Image:
+        """RGB image at a position of this table. Raises DataError when it cannot be decoded."""
+        return self.reader(int(self.rows[index]))
+
+    def select(self, indices: Sequence[int] | Indices) -> ImageTable:
+        """The table of these positions, in this order."""
+        at = np.asarray(indices, dtype=np.int64)
+        return ImageTable(self.reader, self.rows[at], self.labels[at], self.domains[at])
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set as every source returns it.
+
+    Attributes:
+        name: Short name for tables and file names.
+        train: Training images.
+        test: Test images; never used to choose anything.
+        class_names: Name per class id, in the data set's own order.
+        domain_names: Name per domain id; one entry where there are no domains.
+        prompt_template: Text with `{class}` in place of the class name.
+        notes: What the user should know (e.g. a test split that had to be cut off the training images).
+    """
+
+    name: str
+    train: ImageTable
+    test: ImageTable
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...] = ("all",)
+    prompt_template: str = "a photo of a {class}."
+    notes: tuple[str, ...] = field(default=())

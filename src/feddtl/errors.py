@@ -1,0 +1,49 @@
+"""Errors a user can act on: each says what is wrong and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeddtlError(Exception):
+    """A failure caused by input, data or the machine; the command line shows it without a traceback.
+
+    Attributes:
+        message: What is wrong, where, and the offending value.
+        hint: The next step for the user; empty when the message already says it.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}\n{hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(FeddtlError):
+    """An experiment file or a flag holds an unknown key or a value out of range."""
+
+
+class DataError(FeddtlError):
+    """Images or labels cannot be used: missing folder, unreadable file, too few images."""
+
+
+class ModelError(FeddtlError):
+    """The CLIP model or an adapter cannot be loaded or does not fit."""
+
+
+class RunError(FeddtlError):
+    """A run folder or a checkpoint cannot be used or written."""
+
+
+class ClientError(FeddtlError):
+    """A client's update cannot be used; the message names client and round."""
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Suggestion for a misspelt word: the closest allowed one, or the list of all allowed ones."""
+    options = sorted(allowed)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Allowed: {', '.join(options)}."
