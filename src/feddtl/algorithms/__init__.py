@@ -1,0 +1,22 @@
+"""Federated methods by their name in an experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from feddtl.algorithms.base import Algorithm, Task
+from feddtl.algorithms.feddtl import FedDTL
+from feddtl.algorithms.fedlora import FedLoRA
+from feddtl.algorithms.zeroshot import ZeroShot
+from feddtl.config import Experiment
+
+METHODS: dict[str, Callable[[Task, Experiment], Algorithm]] = {
+    "feddtl": FedDTL,
+    "fedlora": FedLoRA,
+    "zero-shot": ZeroShot,
+}
+
+
+def build_algorithm(task: Task, experiment: Experiment) -> Algorithm:
+    """The experiment's method on this task."""
+    return METHODS[experiment.method](task, experiment)

@@ -1,0 +1,172 @@
+"""What a federated method is: broadcast, client update, aggregation, classifier. No process, socket or file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from feddtl.models.clip import Clip
+from feddtl.models.lora import Lora, Tensors
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all parties agree on before round 1.
+
+    Attributes:
+        clip: The frozen model.
+        class_names: The base classes, in label order.
+        prompt_template: Text with `{class}` in it.
+        seed: Seed of everything random in the method.
+    """
+
+    clip: Clip
+    class_names: tuple[str, ...]
+    prompt_template: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """A client's training images, once through the blocks that never change.
+
+    Attributes:
+        client: Id from 0.
+        activations: (N, S, d) input of the method's first changing image block.
+        labels: (N,) base-class ids.
+    """
+
+    client: int
+    activations: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything the server keeps between two rounds.
+
+    Attributes:
+        round: Rounds done.
+        tensors: Named tensors; maps one to one onto a safetensors file.
+    """
+
+    round: int
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What the server broadcasts for a round.
+
+    Attributes:
+        round: The round it opens, from 1.
+        tensors: Named tensors.
+    """
+
+    round: int
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client returns.
+
+    Attributes:
+        client: Id from 0.
+        num_images: Training images N_k.
+        weights: Tensors that may be summed over clients (adapters): secure aggregation can hide them.
+        samples: Tensors with a row per image (embeddings, labels): summing them makes no sense.
+        metrics: Scalars for the log.
+        personal: Tensors that stay on the client until its next round; never uplink traffic.
+    """
+
+    client: int
+    num_images: int
+    weights: Tensors
+    samples: Tensors = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    personal: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Result of the server's part of a round: the next state and scalars for the log."""
+
+    state: ServerState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class EpochObserver(Protocol):
+    """Told of each finished local epoch."""
+
+    def __call__(self, epoch: int, epochs: int) -> None: ...
+
+
+def ignore_epochs(epoch: int, epochs: int) -> None:
+    """Observer for whoever does not watch."""
+
+
+class Classifier(Protocol):
+    """Class names in, unit embeddings out; logits are s times their cosines."""
+
+    def image_features(self, activations: Tensor) -> Tensor:
+        """Unit image embeddings (B, e) from the input of the method's first changing image block, (B, S, d)."""
+        ...
+
+    def text_embeddings(self, class_names: Sequence[str]) -> Tensor:
+        """Unit text embeddings (C, e)."""
+        ...
+
+
+class Algorithm(ABC):
+    """A federated method.
+
+    Attributes:
+        first_image_block: First block of the image tower that the method changes, from 0.
+        trains: False for a method without training; a runtime then runs no round.
+    """
+
+    first_image_block: int
+    trains: bool = True
+
+    @abstractmethod
+    def init_server(self) -> ServerState:
+        """State before round 1."""
+
+    @abstractmethod
+    def broadcast(self, state: ServerState) -> Payload:
+        """Payload that opens round `state.round + 1`."""
+
+    @abstractmethod
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """Local fine-tuning; depends on the payload, the client's data and what it kept, on nothing else."""
+
+    @abstractmethod
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        """Next state from the updates of a round, which come sorted by client."""
+
+    @abstractmethod
+    def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
+        """The global model, or with `update` the model of that client when the round began at `state`."""
+
+    @abstractmethod
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """Trained LoRA by tower ('visual', 'text'), for export; empty where the method has none."""
+
+    def stage(self, round_number: int) -> str:
+        """Name of the training stage of a round, for the log."""
+        return "sft"
+
+
+def tensor_bytes(*groups: Mapping[str, Tensor]) -> int:
+    """Bytes of named tensors on the wire, without framing."""
+    return sum(tensor.numel() * tensor.element_size() for group in groups for tensor in group.values())

@@ -1,0 +1,152 @@
+"""FedDTL: decoupled towers, SFT then RL (Ma, Cheng and Xu, ICML 2026, arXiv 2605.27900).
+
+Clients tune LoRA of the image tower against text embeddings that the server broadcasts as a global semantic
+anchor; the server tunes LoRA of the text tower on the class-token embeddings that clients upload.
+
+What the paper leaves open is an option, see `feddtl.config`. One departure: a client keeps nothing between
+rounds, and the SFT anchor travels with every RL broadcast, so that a client may join at any round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from feddtl.algorithms.aggregate import average_lora, client_drift, update_norm
+from feddtl.algorithms.base import (
+    Aggregate,
+    Algorithm,
+    Classifier,
+    ClientData,
+    EpochObserver,
+    Payload,
+    ServerState,
+    Task,
+    Update,
+    ignore_epochs,
+)
+from feddtl.algorithms.local import detached, train, trainable_copy
+from feddtl.algorithms.lora_clip import LoraClip
+from feddtl.algorithms.naming import select, under
+from feddtl.algorithms.stages import LocalRandomness, Policy, train_stage
+from feddtl.config import Experiment
+from feddtl.models.lora import Lora, Tensors
+from feddtl.objectives.supervised import clip_logits, supervised_loss
+from feddtl.seeding import torch_generator
+
+
+class FedDTL(Algorithm):
+    """Federated decoupled tuning with a two-stage schedule.
+
+    Server state: `visual/…` and `text/…` LoRA factors, `anchor/…` the visual ones after the last SFT round.
+    """
+
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        self._task = task
+        self._config = experiment
+        self._model = LoraClip(task, experiment.lora)
+        self.first_image_block = self._model.first_image_block
+
+    def init_server(self) -> ServerState:
+        """Fresh LoRA in both towers; the anchor starts as the pre-trained image tower."""
+        factors = self._model.init_factors()
+        return ServerState(0, {**factors, **under("anchor", select(factors, "visual"))})
+
+    def stage(self, round_number: int) -> str:
+        """'sft' up to round M, then 'rl'."""
+        return "sft" if round_number <= self._config.last_sft_round else "rl"
+
+    def broadcast(self, state: ServerState) -> Payload:
+        """Visual LoRA and text embeddings T (C, e); in the RL stage the SFT anchor too."""
+        with torch.no_grad():
+            embeddings = self._model.encode_text(select(state.tensors, "text"))
+        tensors = {**under("visual", select(state.tensors, "visual")), "text_embeddings": embeddings.cpu()}
+        if self.stage(state.round + 1) == "rl":
+            tensors |= under("anchor", select(state.tensors, "anchor"))
+        return Payload(state.round + 1, tensors)
+
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """Tune the visual LoRA; return it with the embeddings of the client's training images."""
+        received = select(payload.tensors, "visual")
+        adapters = trainable_copy(received, self._model.device)
+        anchor = {name: tensor.to(self._model.device) for name, tensor in select(payload.tensors, "anchor").items()}
+        policy = self._policy(data, payload.tensors["text_embeddings"].to(self._model.device))
+        randomness = LocalRandomness(self._task.seed, data.client, payload.round)
+        metrics = train_stage(self.stage(payload.round), policy, adapters, anchor, self._config, randomness, observer)
+        weights = detached(adapters)
+        metrics["update_norm"] = update_norm(weights, received)
+        return Update(data.client, len(data), weights, self._uplink(policy, adapters, randomness), metrics)
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        """Average the visual LoRA, then tune the text LoRA on the uploaded embeddings."""
+        round_number = state.round + 1
+        visual = average_lora(updates, self._config.lora.rank, self._config.server.aggregation)
+        text, metrics = self._train_text(select(state.tensors, "text"), updates, round_number)
+        anchor = visual if self.stage(round_number) == "sft" else select(state.tensors, "anchor")
+        tensors = {**under("visual", visual), **under("text", text), **under("anchor", anchor)}
+        return Aggregate(ServerState(round_number, tensors), {**metrics, "client_drift": client_drift(updates)})
+
+    def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
+        """Global model, or a client's tuned image tower with the text tower it was broadcast."""
+        visual = select(state.tensors, "visual") if update is None else update.weights
+        return self._model.classifier(visual, select(state.tensors, "text"))
+
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """LoRA of both towers."""
+        return {tower: self._model.lora(select(state.tensors, tower)) for tower in ("visual", "text")}
+
+    def _policy(self, data: ClientData, text_embeddings: Tensor) -> Policy:
+        def features(adapters: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+            return self._model.encode_images(data, positions, adapters)
+
+        labels = data.labels.to(self._model.device)
+        return Policy(features, lambda adapters: text_embeddings, labels, self._model.clip.logit_scale)
+
+    def _uplink(self, policy: Policy, adapters: Tensors, randomness: LocalRandomness) -> Tensors:
+        """Unit class-token embeddings (n, e) and labels (n,) under the tuned encoder; patch tokens never leave."""
+        embeddings = normalize(policy.all_features(adapters), dim=-1).cpu()
+        labels = policy.labels.cpu()
+        limit = self._config.server.max_embeddings_per_class
+        if limit:
+            kept = sample_per_class(labels, limit, randomness.generator("uplink"))
+            embeddings, labels = embeddings[kept], labels[kept]
+        return {"embeddings": embeddings, "labels": labels}
+
+    def _train_text(
+        self, text: Tensors, updates: Sequence[Update], round_number: int
+    ) -> tuple[Tensors, dict[str, float]]:
+        config, scale = self._config.server, self._model.clip.logit_scale
+        if config.epochs == 0:
+            return text, {}
+        embeddings = torch.cat([update.samples["embeddings"] for update in updates]).to(self._model.device)
+        labels = torch.cat([update.samples["labels"] for update in updates]).to(self._model.device)
+        adapters = trainable_copy(text, self._model.device)
+
+        def loss_function(parameters: Mapping[str, Tensor], batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            anchor = self._model.encode_text(parameters)
+            predicted = clip_logits(embeddings[batch], anchor.detach(), scale).argmax(dim=-1)
+            loss = supervised_loss(embeddings[batch], anchor, labels[batch], scale)
+            return loss, {"accuracy": (predicted == labels[batch]).float().mean()}
+
+        metrics = train(
+            adapters,
+            loss_function,
+            num_samples=len(labels),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            optimizer=torch.optim.Adam(adapters.values(), lr=config.learning_rate),
+            generator=torch_generator(self._task.seed, "server-batch-order", round_number),
+        )
+        return detached(adapters), metrics
+
+
+def sample_per_class(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Sorted positions of at most `limit` samples of each class, drawn without replacement; labels (N,)."""
+    order = torch.randperm(len(labels), generator=generator)
+    kept = [order[labels[order] == label][:limit] for label in torch.unique(labels)]
+    return torch.cat(kept).sort().values

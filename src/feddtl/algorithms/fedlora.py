@@ -1,0 +1,107 @@
+"""FedLoRA: LoRA of both towers trained on the client, both averaged (ablation rows of FedDTL, §4).
+
+With `schedule.stages = 'sft'` it is the plain baseline; with 'sft-then-rl' the row "+ two-stage". Optimiser,
+learning rate, epochs and rank are FedDTL's, so that the rows differ in the ablated part only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from feddtl.algorithms.aggregate import average_lora, client_drift, update_norm
+from feddtl.algorithms.base import (
+    Aggregate,
+    Algorithm,
+    Classifier,
+    ClientData,
+    EpochObserver,
+    Payload,
+    ServerState,
+    Task,
+    Update,
+    ignore_epochs,
+)
+from feddtl.algorithms.local import detached, trainable_copy
+from feddtl.algorithms.lora_clip import LoraClip
+from feddtl.algorithms.naming import select, under
+from feddtl.algorithms.stages import LocalRandomness, Policy, train_stage
+from feddtl.config import Experiment
+from feddtl.models.lora import Lora, Tensors
+
+
+class FedLoRA(Algorithm):
+    """Federated averaging of two-tower LoRA.
+
+    Server state: `model/visual/…` and `model/text/…` factors, `anchor/…` the same after the last SFT round.
+    """
+
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        self._task = task
+        self._config = experiment
+        self._model = LoraClip(task, experiment.lora)
+        self.first_image_block = self._model.first_image_block
+
+    def init_server(self) -> ServerState:
+        """Fresh LoRA in both towers."""
+        factors = self._model.init_factors()
+        return ServerState(0, {**under("model", factors), **under("anchor", factors)})
+
+    def stage(self, round_number: int) -> str:
+        """'sft' up to round M, then 'rl'."""
+        return "sft" if round_number <= self._config.last_sft_round else "rl"
+
+    def broadcast(self, state: ServerState) -> Payload:
+        """LoRA of both towers; in the RL stage the SFT anchor too."""
+        tensors = under("model", select(state.tensors, "model"))
+        if self.stage(state.round + 1) == "rl":
+            tensors |= under("anchor", select(state.tensors, "anchor"))
+        return Payload(state.round + 1, tensors)
+
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """Tune both towers on the client's images."""
+        received = select(payload.tensors, "model")
+        adapters = trainable_copy(received, self._model.device)
+        anchor = {name: tensor.to(self._model.device) for name, tensor in select(payload.tensors, "anchor").items()}
+        randomness = LocalRandomness(self._task.seed, data.client, payload.round)
+        metrics = train_stage(
+            self.stage(payload.round),
+            self._policy(data),
+            adapters,
+            anchor,
+            self._config,
+            randomness,
+            observer,
+        )
+        weights = detached(adapters)
+        metrics["update_norm"] = update_norm(weights, received)
+        return Update(data.client, len(data), weights, metrics=metrics)
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        """Average both towers' LoRA."""
+        factors = average_lora(updates, self._config.lora.rank, self._config.server.aggregation)
+        anchor = factors if self.stage(state.round + 1) == "sft" else select(state.tensors, "anchor")
+        tensors = {**under("model", factors), **under("anchor", anchor)}
+        return Aggregate(ServerState(state.round + 1, tensors), {"client_drift": client_drift(updates)})
+
+    def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
+        """Global model, or a client's own two towers."""
+        factors = select(state.tensors, "model") if update is None else update.weights
+        return self._model.classifier(select(factors, "visual"), select(factors, "text"))
+
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """LoRA of both towers."""
+        factors = select(state.tensors, "model")
+        return {tower: self._model.lora(select(factors, tower)) for tower in ("visual", "text")}
+
+    def _policy(self, data: ClientData) -> Policy:
+        def features(adapters: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+            return self._model.encode_images(data, positions, select(adapters, "visual"))
+
+        def text_embeddings(adapters: Mapping[str, Tensor]) -> Tensor:
+            return self._model.encode_text(select(adapters, "text"))
+
+        return Policy(features, text_embeddings, data.labels.to(self._model.device), self._model.clip.logit_scale)

@@ -1,0 +1,59 @@
+"""Zero-shot CLIP (Radford et al. 2021): nothing is trained, nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from feddtl.algorithms.base import (
+    Aggregate,
+    Algorithm,
+    Classifier,
+    ClientData,
+    EpochObserver,
+    Payload,
+    ServerState,
+    Task,
+    Update,
+    ignore_epochs,
+)
+from feddtl.algorithms.lora_clip import LoraClassifier
+from feddtl.config import Experiment
+from feddtl.models.lora import Lora, Tensors
+
+
+class ZeroShot(Algorithm):
+    """The pre-trained model, as the lowest row of every table."""
+
+    trains = False
+
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        self._task = task
+        stack = task.clip.image.stack
+        # The same block as the methods it is compared with, so that they can share activations.
+        self.first_image_block = stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
+
+    def init_server(self) -> ServerState:
+        """Empty."""
+        return ServerState(0, {})
+
+    def broadcast(self, state: ServerState) -> Payload:
+        """Empty."""
+        return Payload(state.round + 1, {})
+
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """Empty."""
+        return Update(data.client, len(data), {})
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        """The next round of the same model."""
+        return Aggregate(ServerState(state.round + 1, {}))
+
+    def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
+        """The pre-trained model."""
+        return LoraClassifier(self._task.clip, self._task.prompt_template, self.first_image_block, 0)
+
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """None."""
+        return {}

@@ -1,0 +1,210 @@
+"""Data sets of the paper by short name: where they are on the Hub, their columns, prompts and licences.
+
+Everything that is known about a source without downloading it stands here; `sources.load_dataset` reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from feddtl.data import class_names as names
+from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.errors import DataError
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """What has to be known to use a Hub data set.
+
+    Attributes:
+        name: Short name on the command line.
+        hub_id: Data set on the Hugging Face Hub.
+        licence: Licence of the images, as its authors or the Hub state it.
+        image_column: Column of images.
+        label_column: Column of classes.
+        domain_column: Column of domains; "" where there are none.
+        train_split: Split of the training images; several are joined by `+`.
+        test_split: Split of the test images; "" to have one held out.
+        prompt_template: Text with `{class}` in place of the class name.
+        class_names: Names of integer classes in order; () to take them from the data.
+        blank_pattern: Regular expression of what becomes a blank in the class names of the Hub.
+        readable_names: Name for a prompt per class name, where blanks alone do not make one.
+        keep_classes: Names of the classes to keep, in order; () for all.
+        drop_classes: Names of the classes to leave out.
+        config: Configuration of the Hub data set; "" for its default.
+        source_note: Sizes (train / test), and what is special or not known about the Hub's copy.
+    """
+
+    name: str
+    hub_id: str
+    licence: str
+    image_column: str = "image"
+    label_column: str = "label"
+    domain_column: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+    prompt_template: str = "a photo of a {class}."
+    class_names: tuple[str, ...] = ()
+    blank_pattern: str = "_"
+    readable_names: Mapping[str, str] = field(default_factory=dict)
+    keep_classes: tuple[str, ...] = ()
+    drop_classes: tuple[str, ...] = ()
+    config: str = ""
+    source_note: str = ""
+
+    def readable(self, dataset: ImageDataset) -> ImageDataset:
+        """The data set with class names fit for a prompt, without the classes that are not to be used.
+
+        Raises:
+            DataError: The data lacks a class to keep or drop, or has one whose name is not known.
+        """
+        dataset = replace(dataset, class_names=tuple(map(self._readable_name, dataset.class_names)))
+        self._check_names(dataset.class_names)
+        kept = self.keep_classes or tuple(n for n in dataset.class_names if n not in self.drop_classes)
+        return dataset if kept == dataset.class_names else _keep_classes(dataset, kept)
+
+    def _readable_name(self, name: str) -> str:
+        spaced = " ".join(re.sub(self.blank_pattern, " ", name).split())
+        return self.readable_names.get(spaced, spaced)
+
+    def _check_names(self, found: tuple[str, ...]) -> None:
+        """Refuses data other than the entry describes; the Hub's copies are not ours and may change."""
+        missing = [name for name in (*self.keep_classes, *self.drop_classes) if name not in found]
+        unnamed = [name for name in found if re.fullmatch(r"n\d{8}", name)]
+        twice = [name for name in found if found.count(name) > 1]
+        if missing or unnamed or twice:
+            raise DataError(
+                f"The classes of {self.hub_id} are not those that the catalogue knows "
+                f"(missing: {missing[:3]}, without a name: {unnamed[:3]}, twice: {twice[:2]}).",
+                "The Hub's copy has changed; save the images in a folder and name it with --data.source FOLDER.",
+            )
+
+
+def _keep_classes(dataset: ImageDataset, kept: tuple[str, ...]) -> ImageDataset:
+    """The data set of some of its classes, with class ids in the given order."""
+    new_ids = np.full(len(dataset.class_names), -1, dtype=np.int64)
+    for new_id, name in enumerate(kept):
+        new_ids[dataset.class_names.index(name)] = new_id
+    return replace(
+        dataset,
+        train=_of_classes(dataset.train, new_ids),
+        test=_of_classes(dataset.test, new_ids),
+        class_names=kept,
+    )
+
+
+def _of_classes(table: ImageTable, new_ids: Indices) -> ImageTable:
+    chosen = table.select(np.flatnonzero(new_ids[table.labels] >= 0))
+    return replace(chosen, labels=new_ids[chosen.labels])
+
+
+_ENTRIES = (
+    CatalogEntry(
+        name="cifar10",
+        hub_id="uoft-cs/cifar10",
+        licence="not stated; research use",
+        image_column="img",
+        source_note="50,000 / 10,000 images, official split.",
+    ),
+    CatalogEntry(
+        name="cifar100",
+        hub_id="uoft-cs/cifar100",
+        licence="not stated; research use",
+        image_column="img",
+        label_column="fine_label",
+        source_note="50,000 / 10,000 images, official split, the 100 fine classes.",
+    ),
+    CatalogEntry(
+        name="eurosat",
+        hub_id="timm/eurosat-rgb",
+        licence="MIT",
+        prompt_template="a centered satellite photo of {class}.",
+        readable_names=names.EUROSAT,
+        source_note="16,200 / 5,400 images (5,400 for validation are not used). EuroSAT has no official split; "
+        "CoOp's own is another one.",
+    ),
+    CatalogEntry(
+        name="tiny-imagenet",
+        hub_id="zh-plus/tiny-imagenet",
+        licence="not stated; ImageNet terms: non-commercial research",
+        test_split="valid",
+        readable_names=names.TINY_IMAGENET,
+        source_note="100,000 / 10,000 images; the official test images have no labels, so `valid` is the test "
+        "split. Class order is that of the Hub's WordNet ids, 18 of which differ from the official ones.",
+    ),
+    CatalogEntry(
+        name="oxford-pets",
+        hub_id="timm/oxford-iiit-pet",
+        licence="CC BY-SA 4.0",
+        prompt_template="a photo of a {class}, a type of pet.",
+        source_note="3,680 / 3,669 images, official split.",
+    ),
+    CatalogEntry(
+        name="flowers102",
+        hub_id="dpdl-benchmark/oxford_flowers102",
+        licence="not stated; research use",
+        train_split="train+validation",
+        prompt_template="a photo of a {class}, a type of flower.",
+        source_note="2,040 / 6,149 images. The official training split has 10 images per class, too few for 16 "
+        "shots, so validation is joined to it: 20 per class. CoOp's own split has more.",
+    ),
+    CatalogEntry(
+        name="caltech101",
+        hub_id="flwrlabs/caltech101",
+        licence="CC BY 4.0",
+        test_split="",
+        readable_names=names.CALTECH101,
+        drop_classes=("faces easy",),
+        source_note="8,677 images in one split, without the background class. As in CoOp, 'faces easy' is left "
+        "out because it repeats 'faces': 100 classes remain.",
+    ),
+    CatalogEntry(
+        name="caltech256",
+        hub_id="ilee0022/Caltech-256",
+        licence="CC BY 4.0",
+        label_column="text",
+        blank_pattern=r"^\d+\.|-101$|[-_]",
+        readable_names=names.CALTECH256,
+        drop_classes=("clutter",),
+        source_note="24,791 / 3,061 images (2,755 for validation are not used), without 'clutter'. Class order is "
+        "alphabetical; the exact spelling of the column 'text' could not be verified.",
+    ),
+    CatalogEntry(
+        name="food101",
+        hub_id="ethz/food101",
+        licence="not stated; scientific fair use",
+        test_split="validation",
+        prompt_template="a photo of {class}, a type of food.",
+        source_note="75,750 / 25,250 images, official split under the name `validation`.",
+    ),
+    CatalogEntry(
+        name="domainnet",
+        hub_id="wltjr1007/DomainNet",
+        licence="not stated; fair use, non-commercial research",
+        domain_column="domain",
+        keep_classes=names.DOMAINNET_TEN,
+        source_note="409,832 / 176,743 images of 345 classes, about 18 GB to download for the ten classes kept.",
+    ),
+    CatalogEntry(
+        name="officecaltech10",
+        hub_id="",
+        licence="not stated; research use",
+        domain_column="domain",
+        test_split="",
+        source_note="No copy on the Hub is known. The images are at github.com/pykale/data (image_data/office).",
+    ),
+    CatalogEntry(
+        name="pacs",
+        hub_id="flwrlabs/pacs",
+        licence="not stated; research use",
+        domain_column="domain",
+        test_split="",
+        source_note="9,991 images in one split; the official train / crossval lists are not on the Hub.",
+    ),
+)
+
+CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}

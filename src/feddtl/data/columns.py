@@ -1,0 +1,139 @@
+"""Which column of a table holds the image, the class and the domain, and what the last two say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feddtl.data.table import Indices
+from feddtl.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
+DOMAIN_COLUMN = "domain"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column names; an empty one is to be found out.
+
+    Attributes:
+        image: Column of images.
+        label: Column of classes: ClassLabel, text, or integers with `class_names`.
+        domain: Column of domains; stays empty where there are none.
+        class_names: Names of integer classes that the data itself does not name, in order.
+    """
+
+    image: str = ""
+    label: str = ""
+    domain: str = ""
+    class_names: tuple[str, ...] = ()
+
+
+def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns:
+    """Fills in the columns that were not asked for by name.
+
+    Raises:
+        DataError: A column asked for is missing, or none or several could be meant.
+    """
+    for option, name in (("image", asked.image), ("label", asked.label), ("domain", asked.domain)):
+        if name and name not in split.features:
+            raise DataError(
+                f"{where} has no column '{name}' (asked for as {option} column).",
+                did_you_mean(name, split.features),
+            )
+    domain = asked.domain or (DOMAIN_COLUMN if DOMAIN_COLUMN in split.features else "")
+    return replace(
+        asked,
+        image=asked.image or _image_column(split, where),
+        label=asked.label or _label_column(split, domain, where),
+        domain=domain,
+    )
+
+
+def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[Indices, tuple[str, ...]]:
+    """(N,) class ids and the class names; text labels become classes in alphabetical order.
+
+    Raises:
+        DataError: Integers without names, or images without a label.
+    """
+    values = split[columns.label][:]
+    names = _class_names(split, columns)
+    if not names and all(isinstance(value, str) for value in values):
+        names = tuple(sorted(set(values)))
+        ids = {name: i for i, name in enumerate(names)}
+        return np.array([ids[value] for value in values], dtype=np.int64), names
+    if not names:
+        raise DataError(
+            f"The column '{columns.label}' of {where} has classes without names, and CLIP needs names.",
+            "Save the column as ClassLabel with names or as text, or name another with --data.label-column.",
+        )
+    missing = [row for row, value in enumerate(values) if value is None or not 0 <= value < len(names)]
+    if missing:
+        raise DataError(
+            f"Row {missing[0]} of {where} has the label {values[missing[0]]}, which none of its {len(names)} "
+            f"classes has ({len(missing)} such rows).",
+            "Remove the rows without a label, or use a split that has labels.",
+        )
+    return np.array(values, dtype=np.int64), names
+
+
+def read_domains(
+    splits: Sequence[datasets.Dataset], columns: Columns, where: str
+) -> tuple[list[Indices], tuple[str, ...]]:
+    """Per split (N,) domain ids, and the domain names; one domain 'all' where there is no such column."""
+    if not columns.domain:
+        return [np.zeros(len(split), np.int64) for split in splits], ("all",)
+    texts = [_domain_texts(split, columns.domain, where) for split in splits]
+    feature = splits[0].features[columns.domain]
+    present = set().union(*texts)
+    names = tuple(name for name in getattr(feature, "names", sorted(present)) if name in present)
+    ids = {name: i for i, name in enumerate(names)}
+    return [np.array([ids[text] for text in split], dtype=np.int64) for split in texts], names
+
+
+def _domain_texts(split: datasets.Dataset, column: str, where: str) -> list[str]:
+    if column not in split.features:
+        raise DataError(f"One split of {where} has no column '{column}'.", "Give every split its domains.")
+    names = getattr(split.features[column], "names", None)
+    return [str(names[value]) if names else str(value) for value in split[column][:]]
+
+
+def _class_names(split: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
+    """Names the data gives its integer classes, else those of the catalogue."""
+    return tuple(getattr(split.features[columns.label], "names", None) or columns.class_names)
+
+
+def _image_column(split: datasets.Dataset, where: str) -> str:
+    found: list[str] = [name for name, feature in split.features.items() if _is_image(feature)]
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"{where} has {len(found)} image columns among {', '.join(split.features)}.",
+        "Name the one to use with --data.image-column.",
+    )
+
+
+def _is_image(feature: Any) -> bool:
+    """Image feature, or its storage form where the file lacks the Hub's metadata."""
+    return type(feature).__name__ == "Image" or (isinstance(feature, dict) and "bytes" in feature)
+
+
+def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:
+    usual: list[str] = [name for name in LABEL_COLUMNS if name in split.features]
+    typed: list[str] = [
+        name for name, feature in split.features.items() if hasattr(feature, "names") and name != domain
+    ]
+    if usual:
+        return next((name for name in usual if name in typed), usual[0])
+    if len(typed) == 1:
+        return typed[0]
+    raise DataError(
+        f"{where} has no column {' or '.join(LABEL_COLUMNS[:3])} among {', '.join(split.features)}.",
+        "Name the column of the classes with --data.label-column.",
+    )

@@ -1,0 +1,116 @@
+"""A data set as the clients hold it: base and novel classes, the regime's training images, the partition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from feddtl.config import DataConfig
+from feddtl.data.partition import Partition, partition
+from feddtl.data.sources import load_dataset
+from feddtl.data.splits import base_novel_classes, few_shot, short_classes
+from feddtl.data.table import ImageDataset, ImageTable
+
+# The data set itself (a held-out split, generated images) is the same for every seed of an experiment.
+DATASET_SEED = 0
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Who holds which images.
+
+    Attributes:
+        name: The data set's name.
+        base_names: Classes that are trained, in label order.
+        novel_names: Classes that nobody trains on.
+        domain_names: Name per domain id.
+        prompt_template: Text with `{class}` in it.
+        train: Training images of the base classes under the regime, labels in `base_names`.
+        test_base: Test images of the base classes, labels in `base_names`.
+        test_novel: Test images of the novel classes, labels in `novel_names`.
+        partition: Positions in `train` and `test_base` of every client.
+        notes: What the user should know.
+    """
+
+    name: str
+    base_names: tuple[str, ...]
+    novel_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    prompt_template: str
+    train: ImageTable
+    test_base: ImageTable
+    test_novel: ImageTable
+    partition: Partition
+    notes: tuple[str, ...]
+
+
+def load_source(config: DataConfig) -> ImageDataset:
+    """The whole data set an experiment names."""
+    return load_dataset(
+        config.source,
+        domains=config.domains,
+        prompt=config.prompt,
+        seed=DATASET_SEED,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        domain_column=config.domain_column,
+    )
+
+
+def load_federated_data(config: DataConfig, seed: int) -> FederatedData:
+    """Load, split and partition; a pure function of config, seed and the source's content.
+
+    Raises:
+        DataError: The source cannot be used, or not be divided as asked.
+    """
+    dataset = load_source(config)
+    base, novel = base_novel_classes(len(dataset.class_names))
+    train = of_classes(dataset.train, base)
+    test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)
+    base_names = tuple(dataset.class_names[label] for label in base)
+    notes = list(dataset.notes)
+    if config.regime == "few-shot":
+        notes += _short_notes(train, config.shots, base_names)
+        train = train.select(few_shot(train.labels, config.shots, seed))
+    parts = partition(
+        train.labels,
+        train.domains,
+        test_base.labels,
+        test_base.domains,
+        kind=config.partition,
+        num_classes=len(base),
+        num_domains=len(dataset.domain_names),
+        clients=config.clients,
+        alpha=config.alpha,
+        seed=seed,
+        min_samples=config.min_images or None,
+    )
+    return FederatedData(
+        dataset.name,
+        base_names,
+        tuple(dataset.class_names[label] for label in novel),
+        dataset.domain_names,
+        dataset.prompt_template,
+        train,
+        test_base,
+        test_novel,
+        parts,
+        tuple(notes),
+    )
+
+
+def of_classes(table: ImageTable, classes: range) -> ImageTable:
+    """Images of consecutive classes, with labels counted from the first of them."""
+    kept = table.select(np.flatnonzero((table.labels >= classes.start) & (table.labels < classes.stop)))
+    return ImageTable(kept.reader, kept.rows, kept.labels - classes.start, kept.domains)
+
+
+def _short_notes(train: ImageTable, shots: int, base_names: tuple[str, ...]) -> list[str]:
+    """A line naming the base classes that have fewer images than shots."""
+    short = short_classes(train.labels, shots, base_names)
+    if not short:
+        return []
+    listed = ", ".join(f"{name} ({count})" for name, count in short[:10])
+    more = f" and {len(short) - 10} more" if len(short) > 10 else ""
+    return [f"Fewer than {shots} training images, so all of them are used: {listed}{more}."]

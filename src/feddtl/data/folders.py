@@ -1,0 +1,188 @@
+"""Folders of images: root/class/*.jpg or root/domain/class/*.jpg, also below root/train and root/test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from feddtl.data.decode import decode_rgb
+from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.errors import DataError
+
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or into ROOT/DOMAIN/CLASS/*.jpg."
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Reads images by their place in a list of files."""
+
+    files: tuple[Path, ...]
+
+    def __call__(self, row: int) -> Image.Image:
+        """RGB image of one row. Raises DataError naming the file."""
+        return decode_rgb(self.files[row], str(self.files[row]))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Image files of one split by (domain, class) folder name; the domain is '' where there are none."""
+
+    root: Path
+    files: dict[tuple[str, str], list[Path]]
+
+    @property
+    def domains(self) -> set[str]:
+        return {domain for domain, _ in self.files}
+
+    @property
+    def classes(self) -> set[str]:
+        return {class_folder for _, class_folder in self.files}
+
+
+def load_folder(root: Path) -> ImageDataset:
+    """Data set of an image folder; its test table is empty where the folder has no test split.
+
+    Classes and domains are in the alphabetical order of their folders. Class names are folder names with
+    blanks for underscores; domain names are folder names. Hidden files and folders are ignored.
+
+    Raises:
+        DataError: No image, an empty class folder, mixed layouts, or splits with different classes.
+    """
+    train_root, test_root, notes = _split_roots(root)
+    train = _scan(train_root)
+    test = _scan(test_root) if test_root else _Split(root, {})
+    if test_root:
+        _check_same_layout(train, test)
+    classes = sorted(train.classes)
+    domains = sorted(train.domains | test.domains)
+    return ImageDataset(
+        name=root.resolve().name,
+        train=_table(train, classes, domains),
+        test=_table(test, classes, domains),
+        class_names=_readable(classes, root),
+        domain_names=tuple(domains) if domains != [""] else ("all",),
+        notes=notes,
+    )
+
+
+def _split_roots(root: Path) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """Folders of the training and the test images, and notes about folders that are left unused."""
+    folders = {folder.name.casefold(): folder for folder in _subfolders(root)}
+    tests = [folders[name] for name in TEST_FOLDERS if name in folders]
+    if "train" not in folders:
+        if len(tests) == len(folders) and tests:
+            raise DataError(
+                f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
+                "Add the training images as 'train', or name one of the split folders directly.",
+            )
+        return root, None, ()
+    unused = [folder.name for folder in _subfolders(root) if folder not in (folders["train"], *tests[:1])]
+    notes = (f"Folders of {root} beside train and test are not used: {', '.join(unused)}.",) if unused else ()
+    return folders["train"], tests[0] if tests else None, notes
+
+
+def _scan(root: Path) -> _Split:
+    """Finds the image files of one split and tells class folders from domain folders by where images lie."""
+    folders = _subfolders(root)
+    images = {folder: _images(folder) for folder in folders}
+    class_folders = [folder for folder in folders if images[folder]]
+    domain_folders = [folder for folder in folders if any(map(_images, _subfolders(folder)))]
+    if class_folders and domain_folders:
+        raise DataError(
+            f"Images lie directly in {class_folders[0]}, but in folders inside {domain_folders[0]}.",
+            LAYOUT_HINT,
+        )
+    if not class_folders and not domain_folders:
+        raise DataError(f"There is no image in the class folders of {root}.{_stray(root)}", LAYOUT_HINT)
+    if class_folders:
+        files = {("", folder.name): images[folder] for folder in folders}
+    else:
+        files = {(d.name, c.name): _images(c) for d in folders for c in _subfolders(d)}
+        _check_domains(folders, files)
+    return _without_empty(root, files)
+
+
+def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]]) -> _Split:
+    """Drops empty (domain, class) folders; a class without any image, or a single class, is refused."""
+    kept = _Split(root, {cell: found for cell, found in files.items() if found})
+    empty = sorted({class_folder for _, class_folder in files} - kept.classes)
+    if empty:
+        raise DataError(
+            f"The class folder '{empty[0]}' in {root} has no image in it.",
+            f"Add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder.",
+        )
+    if len(kept.classes) < 2:
+        raise DataError(f"{root} has a single class, '{next(iter(kept.classes))}'.", LAYOUT_HINT)
+    return kept
+
+
+def _check_domains(folders: list[Path], files: dict[tuple[str, str], list[Path]]) -> None:
+    filled = {domain for (domain, _), found in files.items() if found}
+    for folder in folders:
+        if folder.name not in filled:
+            raise DataError(
+                f"The domain folder {folder} has no class folder with images.",
+                "Add its images as DOMAIN/CLASS/*.jpg, or remove the folder.",
+            )
+
+
+def _check_same_layout(train: _Split, test: _Split) -> None:
+    if ("" in train.domains) != ("" in test.domains):
+        raise DataError(
+            f"One of {train.root} and {test.root} has folders per domain and the other has not.", LAYOUT_HINT
+        )
+    check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
+
+
+def check_same_classes(train: list[str], test: list[str], train_name: str, test_name: str) -> None:
+    """Raises DataError naming the first classes in which two splits differ; orders must agree too."""
+    if train == test:
+        return
+    missing, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+    parts = [f"missing in {test_name}: {', '.join(missing[:3])}"] if missing else []
+    parts += [f"missing in {train_name}: {', '.join(extra[:3])}"] if extra else []
+    raise DataError(
+        f"Training and test split have different classes ({'; '.join(parts) or 'the order differs'}).",
+        "Give both splits the same classes under the same names.",
+    )
+
+
+def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
+    cells = [(domain, name, file) for (domain, name), files in sorted(split.files.items()) for file in files]
+    return ImageTable(
+        reader=FolderReader(tuple(file for _, _, file in cells)),
+        rows=np.arange(len(cells), dtype=np.int64),
+        labels=np.array([classes.index(name) for _, name, _ in cells], dtype=np.int64),
+        domains=np.array([domains.index(domain) for domain, _, _ in cells], dtype=np.int64),
+    )
+
+
+def _readable(classes: list[str], root: Path) -> tuple[str, ...]:
+    names = tuple(" ".join(name.replace("_", " ").split()) for name in classes)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"Two class folders of {root} both stand for '{twice}'.", "Rename or merge them.")
+    return names
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (entry for entry in sorted(folder.iterdir()) if not entry.name.startswith("."))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if entry.is_dir()]
+
+
+def _images(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+
+
+def _stray(root: Path) -> str:
+    stray = len(_images(root))
+    return f" {stray} images lie directly in it, so their class is not known." if stray else ""

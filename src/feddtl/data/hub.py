@@ -1,0 +1,213 @@
+"""Tables of images in Hugging Face format: parquet files here, or data sets on the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
+from feddtl.data.decode import decode_rgb
+from feddtl.data.folders import check_same_classes
+from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from feddtl.data.catalog import CatalogEntry
+
+TEST_SPLITS = ("test", "validation", "valid", "val")
+
+
+@dataclass(frozen=True)
+class HubReader:
+    """Reads images of one split row by row; `split` holds encoded bytes, nothing decoded."""
+
+    split: datasets.Dataset
+    column: str
+    where: str
+
+    def __call__(self, row: int) -> Image.Image:
+        """RGB image of one row. Raises DataError naming split and row."""
+        encoded = self.split[row][self.column] or {}
+        where = f"in row {row} of {self.where}"
+        if encoded.get("bytes"):
+            return decode_rgb(encoded["bytes"], where)
+        if encoded.get("path"):
+            return decode_rgb(Path(encoded["path"]), f"{encoded['path']} {where}")
+        raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
+
+
+def load_parquet(path: Path, columns: Columns) -> ImageDataset:
+    """Data set of a parquet file, or of a folder with `train-*.parquet` and `test-*.parquet` (or in data/).
+
+    The test table is empty where there is no test split.
+
+    Raises:
+        DataError: No training file, unreadable files, or columns that cannot be told.
+    """
+    train_files, test_files, notes = _parquet_splits(path)
+    train = _read_parquet(train_files)
+    test = _read_parquet(test_files) if test_files else None
+    name = path.stem if path.is_file() else path.resolve().name
+    return replace(_from_splits(name, str(path), train, test, columns), notes=notes)
+
+
+def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
+    """Data set of a Hub id; honours HF_HUB_OFFLINE, HF_HOME and the token of `hf auth login`.
+
+    Raises:
+        DataError: Not found, no network, no training split, or columns that cannot be told.
+    """
+    splits = _download(hub_id)
+    test_name = next((name for name in TEST_SPLITS if name in splits), "")
+    if "train" in splits:
+        train_name = "train"
+    elif len(splits) == 1:
+        train_name, test_name = next(iter(splits)), ""
+    else:
+        raise DataError(
+            f"The Hub data set {hub_id} has no split 'train'; it has {', '.join(splits)}.",
+            "Save it as parquet files train-*.parquet and test-*.parquet, and name their folder.",
+        )
+    test = splits[test_name] if test_name else None
+    return _from_splits(hub_id.rsplit("/", 1)[-1], hub_id, splits[train_name], test, columns)
+
+
+def load_catalogued(entry: CatalogEntry) -> ImageDataset:
+    """Data set of a catalogue entry, with its columns, splits, class names and prompt.
+
+    Raises:
+        DataError: As for `load_hub`, or the Hub's data does not have what the entry says.
+    """
+    if not entry.hub_id:
+        raise DataError(
+            f"'{entry.name}' cannot be downloaded by name. {entry.source_note}",
+            "Put the images into ROOT/DOMAIN/CLASS/*.jpg and run with --data.source ROOT.",
+        )
+    splits = _download(entry.hub_id, entry.config)
+    train = _joined(splits, entry.train_split, entry.hub_id)
+    test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
+    columns = Columns(entry.image_column, entry.label_column, entry.domain_column, entry.class_names)
+    dataset = _from_splits(entry.name, entry.hub_id, train, test, columns)
+    return replace(entry.readable(dataset), prompt_template=entry.prompt_template)
+
+
+def _joined(splits: datasets.DatasetDict, wanted: str, where: str) -> datasets.Dataset:
+    """One split, or several named with `+`, one after another."""
+    import datasets as hf
+
+    names = wanted.split("+")
+    missing = [name for name in names if name not in splits]
+    if missing:
+        raise DataError(
+            f"The Hub data set {where} has no split '{missing[0]}'; it has {', '.join(splits)}.",
+            "The Hub's copy has changed; save the images in a folder and name it with --data.source FOLDER.",
+        )
+    return splits[names[0]] if len(names) == 1 else hf.concatenate_datasets([splits[name] for name in names])
+
+
+def _from_splits(
+    name: str, where: str, train: datasets.Dataset, test: datasets.Dataset | None, columns: Columns
+) -> ImageDataset:
+    """Brings one or two splits into tables; class lists must agree."""
+    found = find_columns(train, columns, where)
+    labels, class_names = read_labels(train, found, where)
+    domains, domain_names = read_domains([train] if test is None else [train, test], found, where)
+    train_table = _table(train, found.image, f"{where} (train)", labels, domains[0])
+    if test is None:
+        test_table = train_table.select([])
+    else:
+        find_columns(test, found, where)
+        test_labels, test_names = read_labels(test, found, where)
+        check_same_classes(list(class_names), list(test_names), "train", "test")
+        test_table = _table(test, found.image, f"{where} (test)", test_labels, domains[1])
+    readable = tuple(" ".join(class_name.replace("_", " ").split()) for class_name in class_names)
+    return ImageDataset(name, train_table, test_table, readable, domain_names)
+
+
+def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:
+    import datasets as hf
+
+    # Encoded bytes are decoded here, so that a damaged row can be named and every source decodes alike.
+    encoded = split.select_columns([column]).cast_column(column, hf.Image(decode=False))
+    return ImageTable(HubReader(encoded, column, where), np.arange(len(labels), dtype=np.int64), labels, domains)
+
+
+def _parquet_splits(path: Path) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+    """Training files, test files, and a note about files that are left unused."""
+    if path.is_file():
+        return [path], [], ()
+    files = parquet_files(path)
+    train = [file for file in files if file.name.startswith("train")]
+    tests = [[file for file in files if file.name.startswith(name)] for name in TEST_SPLITS]
+    test = next((found for found in tests if found), [])
+    if not train and test:
+        raise DataError(
+            f"{path} has {test[0].name} but no training file.",
+            "Add train-*.parquet, or name the one file directly to have a test split cut off it.",
+        )
+    if not train:
+        return files, [], ()
+    unused = [file.name for file in files if file not in train and file not in test]
+    return train, test, (f"Files of {path} are not used: {', '.join(unused)}.",) if unused else ()
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Parquet files of a folder, or of its subfolder data/ where the Hub keeps them."""
+    for place in (folder, folder / "data"):
+        files = sorted(file for file in place.glob("*.parquet") if not file.name.startswith("."))
+        if files:
+            return files
+    return []
+
+
+def _read_parquet(files: list[Path]) -> datasets.Dataset:
+    """One split. Splits are read one by one: read together, the test split takes the class names of train."""
+    import datasets as hf
+
+    names = [str(file) for file in files]
+    try:
+        with _silent():
+            return hf.load_dataset("parquet", data_files={"train": names}, split="train")
+    # The loader passes on errors of pyarrow, of the file system and its own.
+    except Exception as error:
+        raise DataError(
+            f"Cannot read {names[0]}: {error.__cause__ or error}",
+            "Check that the file is complete and in parquet format.",
+        ) from error
+
+
+def _download(hub_id: str, config: str = "") -> datasets.DatasetDict:
+    import datasets as hf
+
+    try:
+        with _silent():
+            return hf.load_dataset(hub_id, config or None)
+    # The loader passes on errors of the network, of the Hub, of the cache and its own.
+    except Exception as error:
+        raise DataError(
+            f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name: {error}",
+            "Check the id and the network. Without a network, fetch it beforehand on a machine that has one "
+            f"(hf download {hub_id} --repo-type dataset --local-dir FOLDER) and use --data.source FOLDER.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """No progress bars of the loader; the command line draws its own."""
+    import datasets as hf
+
+    were_hidden = hf.are_progress_bars_disabled()
+    hf.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_hidden:
+            hf.enable_progress_bars()

@@ -1,0 +1,300 @@
+"""Generated coloured shapes: 8 colours x 8 shapes in six visual domains, drawn in milliseconds, no download.
+
+The bundled tiny CLIP is pretrained on `PRETRAIN_DOMAINS` only, so `FEDERATED_DOMAINS` are new to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.errors import DataError, did_you_mean
+from feddtl.seeding import numpy_generator
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.floating[Any]]
+ByteArray = NDArray[np.uint8]
+
+SIDE = 32
+COLOUR_RGB = {
+    "red": (0.86, 0.10, 0.12),
+    "orange": (0.96, 0.50, 0.06),
+    "yellow": (0.95, 0.88, 0.12),
+    "green": (0.12, 0.62, 0.20),
+    "cyan": (0.12, 0.80, 0.86),
+    "blue": (0.12, 0.24, 0.86),
+    "purple": (0.50, 0.14, 0.66),
+    "pink": (0.97, 0.54, 0.76),
+}
+COLOURS = tuple(COLOUR_RGB)
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
+PRETRAIN_DOMAINS = ("plain", "gradient")
+FEDERATED_DOMAINS = ("texture", "sketch", "night", "fog")
+DOMAINS = PRETRAIN_DOMAINS + FEDERATED_DOMAINS
+
+# Half of the pairs first, then the other half: a split of the class list in the middle holds out unseen
+# pairs of colours and shapes that each appear four times in both halves.
+CLASS_PAIRS: tuple[tuple[int, int], ...] = tuple(
+    (colour, shape)
+    for parity in (0, 1)
+    for colour in range(len(COLOURS))
+    for shape in range(len(SHAPES))
+    if (colour + shape) % 2 == parity
+)
+CLASS_NAMES = tuple(f"{COLOURS[colour]} {SHAPES[shape]}" for colour, shape in CLASS_PAIRS)
+
+# Bounds the memory of one drawing step and keeps its arrays in the processor's cache.
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads rows of an image array; a class, not a closure, so that tables can be sent to processes.
+
+    Attributes:
+        pixels: (N, height, width, 3) RGB, 0 to 255.
+    """
+
+    pixels: ByteArray
+
+    def __call__(self, row: int) -> Image.Image:
+        """RGB image of one row."""
+        return Image.fromarray(self.pixels[row])
+
+
+def render(colours: IntArray, shapes: IntArray, domains: IntArray, generator: np.random.Generator) -> ByteArray:
+    """Draw one image per entry; position, size, rotation, tint and noise are random.
+
+    Args:
+        colours: (N,) indices into COLOURS.
+        shapes: (N,) indices into SHAPES.
+        domains: (N,) indices into DOMAINS.
+        generator: Source of all randomness; equal state gives equal images.
+
+    Returns:
+        (N, 32, 32, 3) RGB, 0 to 255.
+    """
+    images = np.empty((len(colours), SIDE, SIDE, 3), np.uint8)
+    for start in range(0, len(colours), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        distance = _signed_distance(shapes[part], generator)
+        palette = np.asarray(list(COLOUR_RGB.values()), np.float32)[colours[part]]
+        tint = np.clip(palette + _uniform(generator, -0.06, 0.06, palette.shape), 0, 1)
+        for domain in np.unique(domains[part]):
+            here = np.flatnonzero(domains[part] == domain)
+            drawn = _PAINTERS[DOMAINS[domain]](distance[here], tint[here], generator)
+            images[start + here] = np.clip(drawn * 255 + 0.5, 0, 255).reshape(-1, SIDE, SIDE, 3)
+    return images
+
+
+def shapes_dataset(
+    domains: Sequence[str] = FEDERATED_DOMAINS,
+    train_per_class: int = 64,
+    test_per_class: int = 32,
+    seed: int = 0,
+) -> ImageDataset:
+    """The 64 classes as a data set; images are balanced over class x domain (equal to within one).
+
+    Raises:
+        DataError: A domain is unknown or given twice, none is given, or a count is below one.
+    """
+    _check(domains, train_per_class, test_per_class)
+    return ImageDataset(
+        name="shapes",
+        train=_table(domains, train_per_class, seed, "shapes train"),
+        test=_table(domains, test_per_class, seed, "shapes test"),
+        class_names=CLASS_NAMES,
+        domain_names=tuple(domains),
+        prompt_template="a photo of a {class}.",
+    )
+
+
+def _check(domains: Sequence[str], train_per_class: int, test_per_class: int) -> None:
+    """Raise DataError naming the first argument that cannot be used."""
+    for name in domains:
+        if name not in DOMAINS:
+            raise DataError(f"Unknown shapes domain '{name}'.", did_you_mean(name, DOMAINS))
+    if not domains or len(set(domains)) < len(domains):
+        raise DataError(f"Shapes domains must be distinct and at least one, not {list(domains)}.")
+    for what, count in (("train_per_class", train_per_class), ("test_per_class", test_per_class)):
+        if count < 1:
+            raise DataError(f"Shapes {what} is {count}.", "Give at least 1 image per class.")
+
+
+def _table(domains: Sequence[str], per_class: int, seed: int, purpose: str) -> ImageTable:
+    """Images of one split, class by class."""
+    labels = np.repeat(np.arange(len(CLASS_PAIRS)), per_class)
+    # The class shifts the order of domains, so that a remainder does not always fall to the first domains.
+    domain_ids = (np.tile(np.arange(per_class), len(CLASS_PAIRS)) + labels) % len(domains)
+    pairs = np.asarray(CLASS_PAIRS)[labels]
+    drawn_as = np.asarray([DOMAINS.index(name) for name in domains])[domain_ids]
+    pixels = render(pairs[:, 0], pairs[:, 1], drawn_as, numpy_generator(seed, purpose))
+    return ImageTable(ArrayReader(pixels), np.arange(len(labels)), labels, domain_ids)
+
+
+def _uniform(generator: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> FloatArray:
+    return generator.random(shape, np.float32) * np.float32(high - low) + np.float32(low)
+
+
+def _noise(generator: np.random.Generator, count: int, spread: float) -> FloatArray:
+    """(count, 1024, 3) grain, normal with this standard deviation."""
+    return generator.standard_normal((count, SIDE * SIDE, 3), np.float32) * np.float32(spread)
+
+
+def _grid() -> tuple[FloatArray, FloatArray]:
+    """x to the right and y upwards in pixels from the centre of the image, each (1, 1024)."""
+    at = np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
+    return np.tile(at, SIDE)[None], np.repeat(-at, SIDE)[None]
+
+
+# --- shapes ------------------------------------------------------------------------------------------
+
+
+def _signed_distance(shapes: IntArray, generator: np.random.Generator) -> FloatArray:
+    """(N, 1024) distance of every pixel from the outline in pixels, negative inside, randomly placed."""
+    count = (len(shapes), 1)
+    radius = _uniform(generator, 8.0, 12.0, count)
+    room = SIDE / 2 - radius
+    x, y = _grid()
+    x = x - _uniform(generator, -1, 1, count) * room
+    y = y - _uniform(generator, -1, 1, count) * room
+    angle = _uniform(generator, -0.5, 0.5, count)
+    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
+    u, v = x * cos + y * sin, y * cos - x * sin
+    distance = np.empty_like(u)
+    for shape in np.unique(shapes):
+        here = shapes == shape
+        distance[here] = _OUTLINES[SHAPES[shape]](u[here], v[here])
+    return distance * radius
+
+
+def _circle(u: FloatArray, v: FloatArray) -> FloatArray:
+    return np.hypot(u, v) - 0.85
+
+
+def _square(u: FloatArray, v: FloatArray) -> FloatArray:
+    return np.maximum(np.abs(u), np.abs(v)) - 0.72
+
+
+def _triangle(u: FloatArray, v: FloatArray) -> FloatArray:
+    side: FloatArray = np.maximum(np.abs(u) * 0.866 + (v + 0.15) * 0.5, -v - 0.15)
+    return side - 0.5
+
+
+def _star(u: FloatArray, v: FloatArray) -> FloatArray:
+    """Five points: every sector is folded onto one edge from a tip to an inner corner."""
+    sector = 2 * math.pi / 5
+    inner_x, inner_y = 0.42 * math.cos(sector / 2), 0.42 * math.sin(sector / 2)
+    angle = np.abs(np.mod(np.arctan2(u, v) + sector / 2, sector) - sector / 2)
+    radius = np.hypot(u, v)
+    along = (radius * np.cos(angle) - 1) * inner_y + radius * np.sin(angle) * (1 - inner_x)
+    return along / math.hypot(1 - inner_x, inner_y)
+
+
+def _cross(u: FloatArray, v: FloatArray) -> FloatArray:
+    a, b = np.abs(u), np.abs(v)
+    return np.minimum(np.maximum(a - 0.9, b - 0.27), np.maximum(a - 0.27, b - 0.9))
+
+
+def _ring(u: FloatArray, v: FloatArray) -> FloatArray:
+    return np.abs(np.hypot(u, v) - 0.68) - 0.2
+
+
+def _heart(u: FloatArray, v: FloatArray) -> FloatArray:
+    """Two circular lobes above a right-angled tip."""
+    x, y = np.abs(u) / 1.65, v / 1.65 + 0.55
+    lobe = np.hypot(x - 0.25, y - 0.75) - 0.35355
+    fold = 0.5 * np.maximum(x + y, 0)
+    nearest = np.minimum(np.hypot(x, y - 1), np.hypot(x - fold, y - fold))
+    edge: FloatArray = np.where(x + y > 1, lobe, nearest * np.sign(x - y))
+    return edge * 1.65
+
+
+def _moon(u: FloatArray, v: FloatArray) -> FloatArray:
+    edge: FloatArray = np.maximum(np.hypot(u, v) - 0.92, 0.75 - np.hypot(u - 0.5, v))
+    return edge
+
+
+_OUTLINES = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _cross, _ring, _heart, _moon), strict=True))
+
+# --- domains: (N, 1024) distances and (N, 3) colours to (N, 1024, 3) RGB, 0 to 1 ----------------------
+
+
+def _muted(generator: np.random.Generator, count: int, low: float, high: float) -> FloatArray:
+    """(count, 1, 3) nearly grey colours of random brightness."""
+    return _uniform(generator, low, high, (count, 1, 1)) + _uniform(generator, -0.06, 0.06, (count, 1, 3))
+
+
+def _over(background: FloatArray, colour: FloatArray, distance: FloatArray, blur: float = 1.0) -> FloatArray:
+    """The coloured shape on a background, its edge blurred over this many pixels."""
+    cover: FloatArray = np.clip(0.5 - distance / np.float32(blur), 0, 1)[..., None]
+    return background + (colour[:, None] - background) * cover
+
+
+def _waves(generator: np.random.Generator, count: int, low: float, high: float) -> FloatArray:
+    """(count, 1024) plane waves in [-1, 1], wavelength between `low` and `high` pixels."""
+    x, y = _grid()
+    angle = _uniform(generator, 0, 2 * math.pi, (count, 1))
+    pace = 2 * math.pi / _uniform(generator, low, high, (count, 1))
+    phase = _uniform(generator, 0, 2 * math.pi, (count, 1))
+    return np.sin((x * np.cos(angle) + y * np.sin(angle)) * pace + phase)
+
+
+def _plain(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """One nearly grey background."""
+    count = len(distance)
+    return _over(_muted(generator, count, 0.05, 0.95), colour, distance) + _noise(generator, count, 0.02)
+
+
+def _gradient(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Background running from one nearly grey tone to another."""
+    count = len(distance)
+    first, second = _muted(generator, count, 0.05, 0.95), _muted(generator, count, 0.05, 0.95)
+    share = 0.5 + 0.5 * _waves(generator, count, 64, 96)[..., None]
+    return _over(first + (second - first) * share, colour, distance) + _noise(generator, count, 0.02)
+
+
+def _texture(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Checks, stripes and blobs in two random colours behind the shape."""
+    count = len(distance)
+    first = _uniform(generator, 0.2, 0.8, (count, 1, 3))
+    second = _uniform(generator, 0.2, 0.8, (count, 1, 3))
+    pattern = _waves(generator, count, 4, 12) * _waves(generator, count, 6, 24)
+    share = np.clip(0.5 + 3 * pattern, 0, 1)[..., None]
+    return _over(first + (second - first) * share, colour, distance) + _noise(generator, count, 0.04)
+
+
+def _sketch(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Coloured pencil on paper: a wobbly outline and loose hatching."""
+    count = len(distance)
+    paper = _muted(generator, count, 0.85, 0.98)
+    wobbly = distance + 0.5 * _waves(generator, count, 8, 16)
+    hatch = np.maximum(wobbly, -_waves(generator, count, 3.5, 5.5))
+    hatched = _over(paper, paper[:, 0] + (colour - paper[:, 0]) * 0.8, hatch)
+    return _over(hatched, colour, np.abs(wobbly) - 1) + _noise(generator, count, 0.03)
+
+
+def _night(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Little bluish light and a grainy camera."""
+    count = len(distance)
+    light = _uniform(generator, 0.3, 0.55, (count, 1, 1)) * np.asarray([0.75, 0.85, 1.2], np.float32)
+    scene = _over(_muted(generator, count, 0.05, 0.5), colour, distance)
+    return scene * light + _noise(generator, count, 0.04)
+
+
+def _fog(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Pale haze of uneven thickness and blurred outlines."""
+    count = len(distance)
+    haze = 0.6 + 0.15 * _waves(generator, count, 20, 50)[..., None]
+    scene = _over(_muted(generator, count, 0.3, 0.9), colour, distance, blur=4.0)
+    return scene + (_muted(generator, count, 0.75, 0.9) - scene) * haze + _noise(generator, count, 0.02)
+
+
+_PAINTERS = dict(zip(DOMAINS, (_plain, _gradient, _texture, _sketch, _night, _fog), strict=True))

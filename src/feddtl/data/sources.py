@@ -1,0 +1,128 @@
+"""One way to images from any source: generated shapes, catalogue names, Hub ids, folders, parquet."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from feddtl.data.catalog import CATALOG
+from feddtl.data.columns import Columns
+from feddtl.data.folders import LAYOUT_HINT, load_folder
+from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
+from feddtl.data.splits import with_test_split
+from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.errors import DataError, did_you_mean
+
+SHAPES = "shapes"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def load_dataset(
+    source: str,
+    *,
+    domains: str = "",
+    prompt: str = "",
+    seed: int = 0,
+    image_column: str = "",
+    label_column: str = "",
+    domain_column: str = "",
+) -> ImageDataset:
+    """Images with classes and domains from any source; no image is decoded before it is read.
+
+    Args:
+        source: `shapes`, a catalogue name such as `cifar10`, a Hub id `owner/name`, a folder of images, or
+            a folder or file of parquet in Hub format. Names go before paths: write `./cifar10` for a folder
+            of that name.
+        domains: Comma-separated domain names to keep; "" for all.
+        prompt: Text with `{class}` in place of the class name; "" for the source's own.
+        seed: Seed of the run, for a test split that has to be cut off and for generated images.
+        image_column: Column of a Hub or parquet source; "" to find it out.
+        label_column: As `image_column`, for the classes.
+        domain_column: As `image_column`, for the domains.
+
+    Returns:
+        The data set; `notes` says what was decided on the user's behalf.
+
+    Raises:
+        DataError: The source cannot be found or used; the message says what to do.
+    """
+    if prompt and "{class}" not in prompt:
+        raise DataError(
+            f"The prompt '{prompt}' has no place for the class name.",
+            "Write {class} where the name belongs, e.g. 'a photo of a {class}.'",
+        )
+    wanted = [name.strip() for name in domains.split(",") if name.strip()]
+    columns = Columns(image_column, label_column, domain_column)
+    if source == SHAPES:
+        dataset = _shapes(wanted, seed)
+    else:
+        dataset = _keep_domains(with_test_split(_load_source(source, columns), seed), wanted)
+    if columns != Columns() and not _takes_columns(source):
+        raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
+    if len(dataset.class_names) < 2:
+        raise DataError(f"{source} has a single class, '{dataset.class_names[0]}'.", LAYOUT_HINT)
+    return replace(dataset, prompt_template=prompt) if prompt else dataset
+
+
+def _load_source(source: str, columns: Columns) -> ImageDataset:
+    """Reads catalogue name, path or Hub id, in this order."""
+    if source in CATALOG:
+        return load_catalogued(CATALOG[source])
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
+    if path.suffix == ".parquet" and path.is_file():
+        return load_parquet(path, columns)
+    if path.is_file():
+        raise DataError(f"{source} is a file, but not a parquet file.", LAYOUT_HINT)
+    if _HUB_ID.fullmatch(source):
+        return load_hub(source, columns)
+    raise DataError(
+        f"There is no folder, catalogue name or Hub id '{source}'.", did_you_mean(source, [SHAPES, *CATALOG])
+    )
+
+
+def _takes_columns(source: str) -> bool:
+    """Whether column options have a meaning: parquet and Hub ids, whose columns are not known beforehand."""
+    if source == SHAPES or source in CATALOG:
+        return False
+    path = Path(source).expanduser()
+    return not path.is_dir() or bool(parquet_files(path))
+
+
+def _shapes(wanted: list[str], seed: int) -> ImageDataset:
+    from feddtl.data.shapes import shapes_dataset
+
+    return shapes_dataset(wanted, seed=seed) if wanted else shapes_dataset(seed=seed)
+
+
+def _keep_domains(dataset: ImageDataset, wanted: list[str]) -> ImageDataset:
+    """The data set of some of its domains, in its own order; names match without regard to case."""
+    if not wanted:
+        return dataset
+    if dataset.domain_names == ("all",):
+        raise DataError(f"{dataset.name} has no domains to choose from.", "Leave the option 'domains' out.")
+    by_key = {_key(name): i for i, name in enumerate(dataset.domain_names)}
+    for name in wanted:
+        if _key(name) not in by_key:
+            raise DataError(f"{dataset.name} has no domain '{name}'.", did_you_mean(name, dataset.domain_names))
+    kept = sorted({by_key[_key(name)] for name in wanted})
+    train, test = _of_domains(dataset.train, kept), _of_domains(dataset.test, kept)
+    names = tuple(dataset.domain_names[i] for i in kept)
+    lost = [name for i, name in enumerate(dataset.class_names) if i not in train.labels]
+    note = f"In the domains {', '.join(names)} there is no training image of: {', '.join(lost)}."
+    notes = (*dataset.notes, note) if lost else dataset.notes
+    return replace(dataset, train=train, test=test, domain_names=names, notes=notes)
+
+
+def _of_domains(table: ImageTable, kept: list[int]) -> ImageTable:
+    """Rows of these domains, with domain ids counted anew."""
+    chosen = table.select(np.flatnonzero(np.isin(table.domains, kept)))
+    return replace(chosen, domains=np.searchsorted(kept, chosen.domains).astype(np.int64))
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("_", " ")

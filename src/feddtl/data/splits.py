@@ -1,0 +1,123 @@
+"""Which classes are base and novel, few-shot selection, and a test split where a source has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from feddtl.data.table import ImageDataset, Indices
+from feddtl.errors import ConfigError, DataError
+from feddtl.seeding import numpy_generator
+
+HELD_OUT_SHARE = 0.2
+
+
+def base_novel_classes(num_classes: int) -> tuple[range, range]:
+    """Base and novel class ids: the first ⌈C/2⌉ in the data set's own order, and the rest.
+
+    Training sees base classes only. Source: the base-to-novel protocol of CoCoOp (arXiv:2203.05557).
+
+    Raises:
+        DataError: There are fewer than two classes, so that one side would be empty.
+    """
+    if num_classes < 2:
+        raise DataError(
+            f"{num_classes} class(es) cannot be divided into base and novel classes.",
+            "Use a data set with at least two classes.",
+        )
+    base = -(-num_classes // 2)
+    return range(base), range(base, num_classes)
+
+
+def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
+    """Seeded choice of at most `shots` images per class.
+
+    A class draws from its own random stream, so its choice does not change when other classes gain or
+    lose images. A class with fewer images gives all it has; `short_classes` reports those.
+
+    Args:
+        labels: (N,) class ids.
+        shots: Images per class, at least 1.
+        seed: Seed of the run.
+
+    Returns:
+        Sorted positions into `labels`.
+    """
+    if shots < 1:
+        raise ConfigError(f"{shots} shots per class leave nothing to train on.", "Set shots to 1 or more.")
+    chosen = [np.empty(0, np.int64)]
+    for class_id in np.unique(labels):
+        rng = numpy_generator(seed, "few-shot", int(class_id))
+        chosen.append(rng.permutation(np.flatnonzero(labels == class_id))[:shots])
+    return np.sort(np.concatenate(chosen))
+
+
+def short_classes(labels: Indices, shots: int, class_names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Classes with fewer than `shots` images, as (name, number of images) in class order.
+
+    Args:
+        labels: (N,) class ids below `len(class_names)`.
+        shots: Images wanted per class.
+        class_names: Names of the classes that are to be trained, in class order.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    return tuple((name, int(counts[i])) for i, name in enumerate(class_names) if counts[i] < shots)
+
+
+def held_out_split(
+    labels: Indices, domains: Indices, test_share: float = HELD_OUT_SHARE, seed: int = 0
+) -> tuple[Indices, Indices]:
+    """Cuts a test split off, stratified by class and domain.
+
+    Every class with at least two images gives at least one to the test split and keeps at least one.
+
+    Args:
+        labels: (N,) class ids.
+        domains: (N,) domain ids.
+        test_share: Share of the images of each class, between 0 and 1 exclusive.
+        seed: Seed of the run.
+
+    Returns:
+        Sorted train and test positions; together they are every position once.
+    """
+    if not 0 < test_share < 1:
+        raise ConfigError(f"A test share of {test_share} is not between 0 and 1.", "Set it to 0.2, say.")
+    in_test = np.zeros(len(labels), dtype=bool)
+    for class_id in np.unique(labels):
+        of_class = np.flatnonzero(labels == class_id)
+        domain_ids, sizes = np.unique(domains[of_class], return_counts=True)
+        wanted = _held_out_counts(sizes, test_share, numpy_generator(seed, "held-out", int(class_id)))
+        for domain_id, count in zip(domain_ids, wanted, strict=True):
+            rng = numpy_generator(seed, "held-out", int(class_id), int(domain_id))
+            in_test[rng.permutation(of_class[domains[of_class] == domain_id])[:count]] = True
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def with_test_split(dataset: ImageDataset, seed: int) -> ImageDataset:
+    """The data set itself, or, where its test table is empty, with one held out and a note about it."""
+    if len(dataset.test):
+        return dataset
+    train, test = held_out_split(dataset.train.labels, dataset.train.domains, seed=seed)
+    note = (
+        f"{dataset.name} has no test split: {len(test)} of its {len(test) + len(train)} images "
+        f"({HELD_OUT_SHARE:.0%} per class and domain, seed {seed}) are held out for testing."
+    )
+    return replace(
+        dataset,
+        train=dataset.train.select(train),
+        test=dataset.train.select(test),
+        notes=(*dataset.notes, note),
+    )
+
+
+def _held_out_counts(sizes: Indices, test_share: float, rng: np.random.Generator) -> Indices:
+    """Test images per domain of one class; largest remainders first, ties in random order."""
+    total = int(sizes.sum())
+    wanted = min(max(round(total * test_share), 1), total - 1)
+    quotas = sizes * test_share
+    counts: Indices = np.floor(quotas).astype(np.int64)
+    order = np.lexsort((rng.permutation(len(sizes)), counts - quotas))
+    counts[order[: wanted - int(counts.sum())]] += 1
+    return counts

@@ -1,0 +1,57 @@
+"""Versions, device and disk, for run folders and `feddtl doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from feddtl.errors import ConfigError
+
+PACKAGES = ("feddtl", "torch", "transformers", "datasets", "numpy", "safetensors", "pillow")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed version by package; 'missing' where there is none."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a reader needs to repeat a run."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(choose_device("auto")),
+        "packages": package_versions(),
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of a name; 'auto' takes a CUDA GPU, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: The name is unknown or the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"compute.device = {name!r} cannot be used: {reason}", "Use 'auto' or 'cpu'.") from None
+    return device

@@ -1,0 +1,140 @@
+"""Accuracy of a model on base classes, novel classes and each client's own share (protocol: docs/explanation)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feddtl.algorithms.base import Classifier
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Test images of one class list, once through the frozen blocks.
+
+    Attributes:
+        activations: (N, S, d).
+        labels: (N,) positions in `class_names`.
+        domains: (N,) domain ids.
+        class_names: The classes a model chooses from.
+    """
+
+    __test__ = False  # not a test class, whatever its name
+
+    activations: Tensor
+    labels: Tensor
+    domains: Tensor
+    class_names: tuple[str, ...]
+
+    def select(self, positions: Tensor) -> TestImages:
+        """The images at these positions, with the same classes."""
+        return TestImages(
+            self.activations[positions], self.labels[positions], self.domains[positions], self.class_names
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """What is scored.
+
+    Attributes:
+        base: Test images of the base classes.
+        novel: Test images of the novel classes; empty where there are none.
+        shares: Per client, positions in `base` of its own share.
+        domain_names: Name per domain id.
+    """
+
+    base: TestImages
+    novel: TestImages
+    shares: tuple[Tensor, ...]
+    domain_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in percent; NaN where there was no image to score.
+
+    Attributes:
+        local: Mean over clients, each model on its own share of the base test images, over all base classes.
+        base: Base test images, over the base classes.
+        novel: Novel test images, over the novel classes.
+        domains: (base, novel) by domain name, where there are several.
+    """
+
+    local: float
+    base: float
+    novel: float
+    domains: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def harmonic_mean(self) -> float:
+        """2 · base · novel / (base + novel)."""
+        return harmonic_mean(self.base, self.novel)
+
+    def as_dict(self) -> dict[str, float]:
+        """The four headline numbers."""
+        return {
+            "local": self.local,
+            "base": self.base,
+            "novel": self.novel,
+            "harmonic_mean": self.harmonic_mean,
+        }
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2ab / (a + b); 0 where both are 0."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Mean of base and novel over models; the harmonic mean follows from the means."""
+    return Scores(float("nan"), float(np.mean([s.base for s in scores])), float(np.mean([s.novel for s in scores])))
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, activations: Tensor, class_names: Sequence[str]) -> Tensor:
+    """(N,) predicted positions in `class_names`."""
+    text = classifier.text_embeddings(class_names)
+    parts = [
+        (classifier.image_features(part.to(text.device, torch.float32)) @ text.T).argmax(dim=-1).cpu()
+        for part in torch.split(activations, EVALUATION_BATCH)
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+
+def correct(classifier: Classifier, images: TestImages) -> Tensor:
+    """(N,) whether each image is classified right."""
+    return predict(classifier, images.activations, images.class_names) == images.labels
+
+
+def accuracy(hits: Tensor) -> float:
+    """Share of hits in percent; NaN for none."""
+    return 100.0 * float(hits.float().mean()) if len(hits) else float("nan")
+
+
+def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> Scores:
+    """Base and novel accuracy of one model, by domain too; `local` is passed through."""
+    base, novel = correct(classifier, sets.base), correct(classifier, sets.novel)
+    domains: dict[str, tuple[float, float]] = {}
+    if len(sets.domain_names) > 1:
+        for index, name in enumerate(sets.domain_names):
+            domains[name] = (
+                accuracy(base[sets.base.domains == index]),
+                accuracy(novel[sets.novel.domains == index]),
+            )
+    return Scores(local, accuracy(base), accuracy(novel), domains)
+
+
+def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> list[float]:
+    """Accuracy of each client's model on its own share, for clients that have test images, by client id."""
+    return [
+        accuracy(correct(classifiers[client], sets.base.select(sets.shares[client])))
+        for client in sorted(classifiers)
+        if len(sets.shares[client])
+    ]

@@ -1,0 +1,210 @@
+"""From an experiment to its result: load, encode, run, write."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import Algorithm, ClientData, Task
+from feddtl.config import Experiment
+from feddtl.data.federated import FederatedData, load_federated_data
+from feddtl.data.table import ImageTable
+from feddtl.environment import choose_device
+from feddtl.evaluate import EvaluationSets, Scores, TestImages
+from feddtl.features import frozen_activations
+from feddtl.models.clip import Clip, load_clip
+from feddtl.runs import RunFolder
+from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+
+Summary = dict[str, Any]
+
+
+class RunObserver(RoundObserver):
+    """A `RoundObserver` that is also told of the preparation and the outcome; the default watches nothing."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def images_encoded(self, what: str, done: int, total: int) -> None:
+        """Images through the frozen blocks."""
+
+    def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
+        """Everything is ready; zero-shot is scored."""
+
+    def run_finished(self, summary: Summary) -> None:
+        """The summary is written."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment ready to run.
+
+    Attributes:
+        data: Splits and partition.
+        algorithm: The method on its task.
+        clients: Every client's activations, by client id.
+        sets: What is scored.
+    """
+
+    data: FederatedData
+    algorithm: Algorithm
+    clients: tuple[ClientData, ...]
+    sets: EvaluationSets
+
+
+def run_experiment(
+    experiment: Experiment, output: Path, *, resume: bool = False, observer: RunObserver | None = None
+) -> Summary:
+    """Run an experiment into a folder, or go on with the one that is there.
+
+    Args:
+        experiment: What to run.
+        output: Folder of the run; new or empty unless `resume`.
+        resume: Go on from the last checkpoint in `output`, which must be of the same experiment.
+        observer: Told of progress.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        FeddtlError: Bad input; an existing run is never changed by it.
+    """
+    observer = observer or RunObserver()
+    begun = time.perf_counter()
+    if resume:
+        RunFolder.open(output).require_same(experiment)
+        saved = RunFolder.open(output).latest_progress()
+    else:
+        RunFolder.refuse_used(output)
+        saved = None
+    prepared = prepare(experiment, observer)
+    folder = RunFolder.open(output) if resume else RunFolder.create(output, experiment, describe_data(prepared.data))
+    runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer)
+    zero_shot = runtime.score_before_training()
+    start = saved or Progress(prepared.algorithm.init_server())
+    folder.write_metrics(start.records)
+    observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
+    progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
+    folder.write_adapters(prepared.algorithm.adapters(progress.state), experiment.model)
+    seconds = time.perf_counter() - begun + sum(_seconds(record) for record in start.records)
+    summary = summarise(experiment, prepared.data, zero_shot, progress, seconds)
+    folder.write_summary(summary)
+    observer.run_finished(summary)
+    return summary
+
+
+def prepare(experiment: Experiment, observer: RunObserver) -> Prepared:
+    """Load data and model, partition, and send every image once through the frozen blocks."""
+    device = choose_device(experiment.compute.device)
+    data = load_federated_data(experiment.data, experiment.seed)
+    for note in data.notes:
+        observer.note(note)
+    clip = load_clip(experiment.model, device)
+    algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
+
+    def encode(table: ImageTable, what: str) -> torch.Tensor:
+        report = partial(observer.images_encoded, what)
+        return encode_images(experiment, clip, algorithm, table, report)
+
+    train = encode(data.train, "training images") if algorithm.trains else torch.zeros(len(data.train), 0, 0)
+    labels = torch.from_numpy(data.train.labels)
+    clients = tuple(
+        ClientData(client, train[positions], labels[positions]) for client, positions in enumerate(data.partition.train)
+    )
+    sets = EvaluationSets(
+        _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
+        _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
+        tuple(map(torch.from_numpy, data.partition.test)),
+        data.domain_names,
+    )
+    return Prepared(data, algorithm, clients, sets)
+
+
+def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
+    """The task that all parties agree on."""
+    return Task(clip, data.base_names, data.prompt_template, seed)
+
+
+def encode_images(
+    experiment: Experiment,
+    clip: Clip,
+    algorithm: Algorithm,
+    table: ImageTable,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> torch.Tensor:
+    """(N, S, d) input of the algorithm's first changing block."""
+    return frozen_activations(
+        clip.image,
+        table,
+        algorithm.first_image_block,
+        dtype=getattr(torch, experiment.compute.activations),
+        threads=experiment.compute.loading_threads,
+        progress=progress,
+    )
+
+
+def _test_images(table: ImageTable, activations: torch.Tensor, names: tuple[str, ...]) -> TestImages:
+    return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
+
+
+def describe_data(data: FederatedData) -> dict[str, Any]:
+    """Names, sizes and the class × client counts, as kept in `data.json`."""
+    return {
+        "dataset": data.name,
+        "prompt_template": data.prompt_template,
+        "base_classes": list(data.base_names),
+        "novel_classes": list(data.novel_names),
+        "domains": list(data.domain_names),
+        "train_images": len(data.train),
+        "test_base_images": len(data.test_base),
+        "test_novel_images": len(data.test_novel),
+        "images_per_client_and_class": data.partition.counts(data.train.labels, len(data.base_names)).tolist(),
+        "notes": list(data.notes),
+    }
+
+
+def summarise(
+    experiment: Experiment, data: FederatedData, zero_shot: Scores, progress: Progress, seconds: float
+) -> Summary:
+    """The content of `summary.json`; accuracies in percent, null where there was nothing to score."""
+    scored = [record for record in progress.records if "base" in record]
+    final: dict[str, Any] = scored[-1] if scored else {**zero_shot.as_dict(), "domains": dict(zero_shot.domains)}
+    best = max(scored, key=lambda record: record["harmonic_mean"], default=final)
+    headline = ("local", "base", "novel", "harmonic_mean")
+    return {
+        "method": experiment.method,
+        "stages": experiment.schedule.stages,
+        "dataset": data.name,
+        "model": experiment.model,
+        "regime": experiment.data.regime,
+        "partition": experiment.data.partition,
+        "clients": experiment.data.clients,
+        "seed": experiment.seed,
+        "rounds": progress.state.round,
+        "zero_shot": _finite(zero_shot.as_dict()),
+        "final": _finite({key: final[key] for key in headline}),
+        "final_domains": final["domains"],
+        "final_client_models": final.get("client_models"),
+        # The best round on test images is shown, named as such; nothing is chosen by it.
+        "best_round": best.get("round", 0),
+        "best": _finite({key: best[key] for key in headline}),
+        "seconds": round(seconds, 2),
+        "bytes_up": sum(record["bytes_up"] for record in progress.records),
+        "bytes_down": sum(record["bytes_down"] for record in progress.records),
+    }
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    return float(record["seconds_training"]) + float(record["seconds_evaluation"])
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if value is None or math.isnan(value) else round(value, 4) for name, value in scores.items()}

@@ -1,0 +1,182 @@
+"""A pre-trained CLIP, cut by modality: the only module that imports transformers.
+
+Attributes of `Clip` are all a method needs: an image tower, a text tower, and the frozen logit scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from feddtl.errors import ModelError
+from feddtl.models.lora import Lora
+from feddtl.models.towers import BlockStack
+
+EMBEDDED = "tiny-clip"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
+
+
+class ImageTower:
+    """Images to projected features; lives on the clients."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        vision = model.vision_model
+        self.stack = BlockStack(
+            vision.encoder,
+            "vision_model.encoder.layers",
+            model.config.vision_config.num_attention_heads,
+            causal=False,
+        )
+        self._vision = vision
+        self._projection = model.visual_projection
+        self._processor = processor
+        self.device: torch.device = self._projection.weight.device
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB images to (B, 3, H, W) pixel values: the model's own test transform, no augmentation."""
+        pixels: Tensor = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Input of block 0, (B, S, d): class token first, then the patches."""
+        hidden: Tensor = self._vision.pre_layrnorm(self._vision.embeddings(pixel_values))
+        return hidden
+
+    def features(self, activations: Tensor, first_block: int, lora: Lora | None = None) -> Tensor:
+        """Projected class token (B, e), before normalisation, from the input of `first_block`, (B, S, d)."""
+        rows = torch.zeros(len(activations), dtype=torch.long, device=activations.device)
+        token = self.stack.run_to_rows(activations, first_block, rows, lora)
+        projected: Tensor = self._projection(self._vision.post_layernorm(token))
+        return projected
+
+
+class TextTower:
+    """Class names to projected features; lives on the server."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        text = model.text_model
+        self.stack = BlockStack(
+            text.encoder,
+            "text_model.encoder.layers",
+            model.config.text_config.num_attention_heads,
+            causal=True,
+        )
+        self._text = text
+        self._projection = model.text_projection
+        self._tokenizer = tokenizer
+        self._eos = int(model.config.text_config.eos_token_id)
+        self._context = int(model.config.text_config.max_position_embeddings)
+        self.device: torch.device = self._projection.weight.device
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (C, S) and the position of each end of text, (C,).
+
+        S is the longest prompt: under causal attention no token behind an end of text is ever read.
+
+        Raises:
+            ModelError: A prompt is longer than the tower's context.
+        """
+        rows = self._tokenizer(list(prompts), padding=False, truncation=False)["input_ids"]
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]))
+        if len(rows[longest]) > self._context:
+            raise ModelError(
+                f"The prompt {prompts[longest]!r} has {len(rows[longest])} tokens; this model takes {self._context}.",
+                "Shorten the class name or the prompt template (data.prompt).",
+            )
+        ids = torch.zeros(len(rows), len(rows[longest]), dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        return ids.to(self.device), self._end_of_text(ids).to(self.device)
+
+    def _end_of_text(self, ids: Tensor) -> Tensor:
+        # An end-of-text id of 2 is the old default of configurations whose vocabulary ends with that token:
+        # transformers then pools at the largest id.
+        if self._eos == 2:
+            return ids.argmax(dim=-1)
+        return (ids == self._eos).int().argmax(dim=-1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input of block 0, (C, S, d), for token ids (C, S)."""
+        hidden: Tensor = self._text.embeddings(input_ids=ids)
+        return hidden
+
+    def features(self, hidden: Tensor, ends: Tensor, first_block: int, lora: Lora | None = None) -> Tensor:
+        """Projected text features (C, e), before normalisation, from the input of `first_block`, (C, S, d)."""
+        # The final layer norm acts on each token alone, so it may follow the choice of the row.
+        token = self.stack.run_to_rows(hidden, first_block, ends, lora)
+        projected: Tensor = self._projection(self._text.final_layer_norm(token))
+        return projected
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A frozen CLIP.
+
+    Attributes:
+        source: Hub id or folder it came from.
+        image: The image tower.
+        text: The text tower.
+        logit_scale: s = exp(logit_scale) of the pre-trained model (about 1/τ = 100 in the paper's).
+        model: The underlying CLIPModel, for export.
+    """
+
+    source: str
+    image: ImageTower
+    text: TextTower
+    logit_scale: float
+    model: Any
+
+
+def load_clip(source: str, device: torch.device | str = "cpu") -> Clip:
+    """CLIP from a Hub id, a local folder, or 'tiny-clip' (the embedded one), frozen and in float32.
+
+    Raises:
+        ModelError: Not found, not a CLIP, or files missing.
+    """
+    folder = str(EMBEDDED_FOLDER) if source == EMBEDDED else source
+    model, processor, tokenizer = _read_parts(folder, source)
+    model.eval().requires_grad_(False).to(device)
+    scale = float(model.logit_scale.exp())
+    return Clip(source, ImageTower(model, processor), TextTower(model, tokenizer), scale, model)
+
+
+def _read_parts(folder: str, source: str) -> tuple[Any, Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    looks_local = folder.startswith((".", "/", "~")) or folder.count("/") != 1
+    if looks_local and not Path(folder).expanduser().is_dir():
+        raise ModelError(
+            f"There is no model folder {source}.",
+            "Give a folder with config.json and model.safetensors, a Hub id such as "
+            "openai/clip-vit-base-patch16, or 'tiny-clip'.",
+        )
+    folder = str(Path(folder).expanduser()) if looks_local else folder
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != "clip":
+            raise ModelError(f"{source} is a '{config.model_type}' model, not a CLIP.", "Give a CLIPModel.")
+        model = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = CLIPImageProcessorPil.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"Cannot load the model {source}: {first_line}",
+            "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
+            "uses the local Hub cache only).",
+        ) from None
+    return model, processor, tokenizer
+
+
+def prompts_for(class_names: Sequence[str], template: str) -> list[str]:
+    """The template with each class name in place of `{class}`; underscores become blanks."""
+    return [template.replace("{class}", name.replace("_", " ")) for name in class_names]

@@ -1,0 +1,97 @@
+"""Low-rank adapters as plain named tensors: W = W_0 + (alpha/rank)·B·A (Hu et al. 2022).
+
+Names are those of Hugging Face's CLIPModel state dict with `.lora_A.weight` / `.lora_B.weight` behind the
+layer, so that a file in PEFT's format needs no translation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from feddtl.seeding import torch_generator
+
+Tensors = dict[str, Tensor]
+
+A_SUFFIX = ".lora_A.weight"
+B_SUFFIX = ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters of one or both towers.
+
+    Attributes:
+        factors: `<layer>.lora_A.weight` of shape (r, in) and `<layer>.lora_B.weight` of shape (out, r).
+        scaling: alpha / rank.
+    """
+
+    factors: Mapping[str, Tensor]
+    scaling: float
+
+
+def adapted_linear(layer: nn.Module, name: str, inputs: Tensor, lora: Lora | None) -> Tensor:
+    """layer(x) + scaling · B A x for x of shape (..., in); the plain layer where it has no adapter."""
+    output: Tensor = layer(inputs)
+    if lora is None or name + A_SUFFIX not in lora.factors:
+        return output
+    a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]  # (r, in), (out, r)
+    return output + lora.scaling * ((inputs @ a.T) @ b.T)
+
+
+def init_factors(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Tensors:
+    """New factors for layers of shape (out, in): A Kaiming-uniform with a = √5, B zero.
+
+    Kaiming-uniform with a = √5 and fan-in n is U(-1/√n, 1/√n).
+    """
+    factors: Tensors = {}
+    for name, (rows, columns) in sorted(shapes.items()):
+        generator = torch_generator(seed, f"lora/{name}")
+        uniform = torch.rand(rank, columns, generator=generator)
+        factors[name + A_SUFFIX] = (2 * uniform - 1) / math.sqrt(columns)
+        factors[name + B_SUFFIX] = torch.zeros(rows, rank)
+    return factors
+
+
+def layer_names(factors: Mapping[str, Tensor]) -> list[str]:
+    """The adapted layers, sorted."""
+    return sorted(name.removesuffix(A_SUFFIX) for name in factors if name.endswith(A_SUFFIX))
+
+
+def mix(parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
+    """Factors whose product is Σ_i w_i · B_i A_i, exact: ranks add up.
+
+    B A = [w_1 B_1 … w_n B_n] · [A_1; …; A_n].
+    """
+    return {
+        name: mixed
+        for layer in layer_names(parts[0])
+        for name, mixed in (
+            (layer + A_SUFFIX, torch.cat([part[layer + A_SUFFIX] for part in parts], dim=0)),
+            (
+                layer + B_SUFFIX,
+                torch.cat([w * part[layer + B_SUFFIX] for part, w in zip(parts, weights, strict=True)], dim=1),
+            ),
+        )
+    }
+
+
+def truncate(factors: Mapping[str, Tensor], rank: int) -> Tensors:
+    """Best rank-r factors of B·A in the Frobenius norm, by SVD of the small core (Eckart-Young).
+
+    With B = Q_B R_B and Aᵀ = Q_A R_A, B·A = Q_B (R_B R_Aᵀ) Q_Aᵀ, so the SVD is of a square of at most the
+    summed rank. The singular values are split evenly between both factors.
+    """
+    result: Tensors = {}
+    for layer in layer_names(factors):
+        q_b, r_b = torch.linalg.qr(factors[layer + B_SUFFIX])
+        q_a, r_a = torch.linalg.qr(factors[layer + A_SUFFIX].T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        root = s[:rank].sqrt()
+        result[layer + A_SUFFIX] = root[:, None] * (vh[:rank] @ q_a.T)
+        result[layer + B_SUFFIX] = (q_b @ u[:, :rank]) * root
+    return result

@@ -1,0 +1,63 @@
+"""Adapters on disk in PEFT's format: `PeftModel.from_pretrained(clip, folder)` loads them unchanged."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from feddtl.errors import ModelError
+from feddtl.models.lora import A_SUFFIX, Lora, layer_names
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+def save_adapter(folder: Path, lora: Lora, base_model: str) -> None:
+    """Write an adapter of CLIPModel; layer names are full paths, so that no other tower is touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in lora.factors.items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = json.dumps(_config(lora, base_model), indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+
+
+def load_adapter(folder: Path) -> Lora:
+    """Read an adapter written by `save_adapter` or by PEFT itself.
+
+    Raises:
+        ModelError: Files missing, damaged, or not a plain LoRA.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"Cannot read the adapter in {folder}: {error}.", "Write it again, or copy it anew.") from None
+    if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
+        raise ModelError(f"The adapter in {folder} is not a plain LoRA.", "Give one that feddtl or PEFT's LORA wrote.")
+    factors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    return Lora(factors, float(config["lora_alpha"]) / int(config["r"]))
+
+
+def _config(lora: Lora, base_model: str) -> dict[str, Any]:
+    names = layer_names(lora.factors)
+    rank = lora.factors[names[0] + A_SUFFIX].shape[0]
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": lora.scaling * rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        # A string is matched as a regular expression on the whole name.
+        "target_modules": "|".join(re.escape(name) for name in names),
+        "task_type": None,
+    }

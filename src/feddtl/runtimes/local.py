@@ -1,0 +1,176 @@
+"""All parties in one process: the reference semantics that every other runtime must match."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feddtl.algorithms.base import Aggregate, Algorithm, ClientData, Payload, ServerState, Update, tensor_bytes
+from feddtl.config import Experiment
+from feddtl.errors import ClientError
+from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local
+from feddtl.models.lora import Tensors
+from feddtl.seeding import numpy_generator
+
+Record = dict[str, Any]
+
+
+class RoundObserver:
+    """Told what happens; the default watches nothing."""
+
+    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
+        """A round begins with these clients."""
+
+    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
+        """A client finished a local epoch."""
+
+    def client_finished(self, client: int) -> None:
+        """A client's update arrived."""
+
+    def round_finished(self, record: Record) -> None:
+        """The round is aggregated and scored."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a round: enough to go on as if never interrupted.
+
+    Attributes:
+        state: The server's state.
+        personal: What each client keeps, by client id.
+        records: One record per round done.
+    """
+
+    state: ServerState
+    personal: Mapping[int, Tensors] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
+
+
+class LocalRuntime:
+    """Runs rounds of an algorithm over in-process clients.
+
+    Args:
+        algorithm: The method.
+        clients: Every client's data, in order of client id.
+        sets: What is scored.
+        experiment: Rounds, participation, evaluation and seed.
+        observer: Told what happens.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        clients: Sequence[ClientData],
+        sets: EvaluationSets,
+        experiment: Experiment,
+        observer: RoundObserver | None = None,
+    ) -> None:
+        self._algorithm = algorithm
+        self._clients = clients
+        self._sets = sets
+        self._experiment = experiment
+        self._observer = observer or RoundObserver()
+
+    def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
+        """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
+        progress = start
+        while progress.state.round < self._experiment.rounds:
+            progress = self._round(progress)
+            after_round(progress)
+        return progress
+
+    def score_before_training(self) -> Scores:
+        """Scores of the untrained global model, which is zero-shot CLIP; `local` is on each client's share."""
+        classifier = self._algorithm.classifier(self._algorithm.init_server())
+        local = score_local(dict.fromkeys(range(len(self._clients)), classifier), self._sets)
+        return score_global(classifier, self._sets, mean(local))
+
+    def _round(self, progress: Progress) -> Progress:
+        begun = time.perf_counter()
+        state, number = progress.state, progress.state.round + 1
+        chosen = choose_clients(len(self._clients), self._experiment.participation, self._experiment.seed, number)
+        stage = self._algorithm.stage(number)
+        self._observer.round_started(number, stage, chosen)
+        payload = self._algorithm.broadcast(state)
+        updates = [self._client_update(payload, client, progress.personal.get(client, {})) for client in chosen]
+        aggregate = self._algorithm.aggregate(state, updates)
+        require_finite_tensors(aggregate.state.tensors, f"The server's state after round {number}")
+        trained = time.perf_counter()
+        record: Record = {
+            "round": number,
+            "stage": stage,
+            "clients": chosen,
+            **_metrics(updates, aggregate),
+            "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in updates),
+            "bytes_down": tensor_bytes(payload.tensors) * len(updates),
+            **self._scores(state, updates, aggregate),
+            "seconds_training": round(trained - begun, 3),
+            "seconds_evaluation": round(time.perf_counter() - trained, 3),
+        }
+        self._observer.round_finished(record)
+        personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
+        return Progress(aggregate.state, personal, (*progress.records, record))
+
+    def _client_update(self, payload: Payload, client: int, personal: Tensors) -> Update:
+        def observe(epoch: int, epochs: int) -> None:
+            self._observer.epoch_finished(client, epoch, epochs)
+
+        update = self._algorithm.client_update(payload, self._clients[client], personal, observe)
+        for tensors in (update.weights, update.samples, update.personal):
+            require_finite_tensors(tensors, f"The update of client {client} in round {payload.round}")
+        self._observer.client_finished(client)
+        return update
+
+    def _scores(self, state: ServerState, updates: Sequence[Update], aggregate: Aggregate) -> Record:
+        settings, number = self._experiment.evaluation, aggregate.state.round
+        last = number == self._experiment.rounds
+        if number % settings.every and not last:
+            return {}
+        models = {update.client: self._algorithm.classifier(state, update) for update in updates}
+        local = score_local(models, self._sets)
+        scores = score_global(self._algorithm.classifier(aggregate.state), self._sets, mean(local))
+        record: Record = {**scores.as_dict(), "domains": dict(scores.domains)}
+        if settings.client_models == "every" or (settings.client_models == "last" and last):
+            own = mean_scores([score_global(models[client], self._sets, 0.0) for client in sorted(models)])
+            record["client_models"] = {"base": own.base, "novel": own.novel, "harmonic_mean": own.harmonic_mean}
+        return record
+
+
+def choose_clients(clients: int, participation: float, seed: int, round_number: int) -> list[int]:
+    """Sorted ids of the clients of a round: a uniform sample of ⌈participation · K⌉ of them."""
+    count = min(clients, math.ceil(participation * clients))
+    generator = numpy_generator(seed, "participation", round_number)
+    return sorted(int(client) for client in generator.choice(clients, size=count, replace=False))
+
+
+def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str) -> None:
+    """Raise ClientError naming owner and tensor if any value is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ClientError(
+                f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
+                "Lower local.learning_rate or check that client's images; the last checkpoint is intact.",
+            )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of finite values; NaN for none."""
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else float("nan")
+
+
+def _metrics(updates: Sequence[Update], aggregate: Aggregate) -> Record:
+    """Client metrics as means weighted by images, with every client's own value; server metrics as they are."""
+    total = sum(update.num_images for update in updates)
+    names = sorted({name for update in updates for name in update.metrics})
+    return {
+        "train": {n: sum(u.metrics[n] * u.num_images for u in updates) / total for n in names},
+        "train_by_client": {u.client: dict(u.metrics) for u in updates},
+        "server": dict(aggregate.metrics),
+    }
