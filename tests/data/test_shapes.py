@@ -46,8 +46,7 @@ def test_seed_and_split_give_different_images() -> None:
     first = shapes_dataset(train_per_class=4, test_per_class=4, seed=0)
     second = shapes_dataset(train_per_class=4, test_per_class=4, seed=1)
     sets = [
-        {image.tobytes() for image in pixels(table)}
-        for table in (first.train, first.test, second.train, second.test)
+        {image.tobytes() for image in pixels(table)} for table in (first.train, first.test, second.train, second.test)
     ]
     assert all(len(images) == 256 for images in sets)
     assert len(set.union(*sets)) == 4 * 256

@@ -47,6 +47,11 @@ def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns
                 f"{where} has no column '{name}' (asked for as {option} column).",
                 did_you_mean(name, split.features),
             )
+    if asked.image and not _may_be_image(split.features[asked.image]):
+        raise DataError(
+            f"The column '{asked.image}' of {where} does not hold images.",
+            f"Its columns are {', '.join(split.features)}; name the one with images, or leave the option out.",
+        )
     domain = asked.domain or (DOMAIN_COLUMN if DOMAIN_COLUMN in split.features else "")
     return replace(
         asked,
@@ -64,10 +69,10 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
     """
     values = split[columns.label][:]
     names = _class_names(split, columns)
-    if not names and all(isinstance(value, str) for value in values):
-        names = tuple(sorted(set(values)))
+    if not names and _is_text(split.features[columns.label]):
+        names = tuple(sorted({value for value in values if value}))
         ids = {name: i for i, name in enumerate(names)}
-        return np.array([ids[value] for value in values], dtype=np.int64), names
+        values = [ids.get(value) for value in values]
     if not names:
         raise DataError(
             f"The column '{columns.label}' of {where} has classes without names, and CLIP needs names.",
@@ -76,8 +81,8 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
     missing = [row for row, value in enumerate(values) if value is None or not 0 <= value < len(names)]
     if missing:
         raise DataError(
-            f"Row {missing[0]} of {where} has the label {values[missing[0]]}, which none of its {len(names)} "
-            f"classes has ({len(missing)} such rows).",
+            f"Row {missing[0]} of {where} has no label, or one that is none of its {len(names)} classes "
+            f"({len(missing)} such rows).",
             "Remove the rows without a label, or use a split that has labels.",
         )
     return np.array(values, dtype=np.int64), names
@@ -122,6 +127,14 @@ def _image_column(split: datasets.Dataset, where: str) -> str:
 def _is_image(feature: Any) -> bool:
     """Image feature, or its storage form where the file lacks the Hub's metadata."""
     return type(feature).__name__ == "Image" or (isinstance(feature, dict) and "bytes" in feature)
+
+
+def _may_be_image(feature: Any) -> bool:
+    return _is_image(feature) or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", "") in ("string", "large_string")
 
 
 def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:

@@ -54,7 +54,7 @@ def load_folder(root: Path) -> ImageDataset:
     Raises:
         DataError: No image, an empty class folder, mixed layouts, or splits with different classes.
     """
-    train_root, test_root, notes = _split_roots(root)
+    train_root, test_root = _split_roots(root)
     train = _scan(train_root)
     test = _scan(test_root) if test_root else _Split(root, {})
     if test_root:
@@ -65,26 +65,34 @@ def load_folder(root: Path) -> ImageDataset:
         name=root.resolve().name,
         train=_table(train, classes, domains),
         test=_table(test, classes, domains),
-        class_names=_readable(classes, root),
+        class_names=tuple(map(readable, classes)),
         domain_names=tuple(domains) if domains != [""] else ("all",),
-        notes=notes,
+        notes=_unused(root, train_root, test_root),
     )
 
 
-def _split_roots(root: Path) -> tuple[Path, Path | None, tuple[str, ...]]:
-    """Folders of the training and the test images, and notes about folders that are left unused."""
-    folders = {folder.name.casefold(): folder for folder in _subfolders(root)}
+def _split_roots(root: Path) -> tuple[Path, Path | None]:
+    """Folders of the training and the test images; a folder that holds images itself is a class, not a split."""
+    folders = {folder.name.casefold(): folder for folder in _subfolders(root) if not _images(folder)}
     tests = [folders[name] for name in TEST_FOLDERS if name in folders]
-    if "train" not in folders:
-        if len(tests) == len(folders) and tests:
-            raise DataError(
-                f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
-                "Add the training images as 'train', or name one of the split folders directly.",
-            )
-        return root, None, ()
-    unused = [folder.name for folder in _subfolders(root) if folder not in (folders["train"], *tests[:1])]
-    notes = (f"Folders of {root} beside train and test are not used: {', '.join(unused)}.",) if unused else ()
-    return folders["train"], tests[0] if tests else None, notes
+    if "train" in folders:
+        return folders["train"], tests[0] if tests else None
+    if tests and len(tests) == len(_subfolders(root)):
+        raise DataError(
+            f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
+            "Add the training images as 'train', or name one of the split folders directly.",
+        )
+    return root, None
+
+
+def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
+    """Notes about folders beside train and test, and about images that lie outside every class folder."""
+    beside = [folder.name for folder in _subfolders(root) if train != root and folder not in (train, test)]
+    notes = [f"Folders of {root} beside train and test are not used: {', '.join(beside)}."] if beside else []
+    for place in dict.fromkeys((root, train, test or train)):
+        if stray := len(_images(place)):
+            notes.append(f"Images that lie directly in {place} have no class and are not used: {stray}.")
+    return tuple(notes)
 
 
 def _scan(root: Path) -> _Split:
@@ -155,20 +163,19 @@ def check_same_classes(train: list[str], test: list[str], train_name: str, test_
 
 def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
     cells = [(domain, name, file) for (domain, name), files in sorted(split.files.items()) for file in files]
+    class_ids = {name: i for i, name in enumerate(classes)}
+    domain_ids = {name: i for i, name in enumerate(domains)}
     return ImageTable(
         reader=FolderReader(tuple(file for _, _, file in cells)),
         rows=np.arange(len(cells), dtype=np.int64),
-        labels=np.array([classes.index(name) for _, name, _ in cells], dtype=np.int64),
-        domains=np.array([domains.index(domain) for domain, _, _ in cells], dtype=np.int64),
+        labels=np.array([class_ids[name] for _, name, _ in cells], dtype=np.int64),
+        domains=np.array([domain_ids[domain] for domain, _, _ in cells], dtype=np.int64),
     )
 
 
-def _readable(classes: list[str], root: Path) -> tuple[str, ...]:
-    names = tuple(" ".join(name.replace("_", " ").split()) for name in classes)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"Two class folders of {root} both stand for '{twice}'.", "Rename or merge them.")
-    return names
+def readable(name: str) -> str:
+    """A class name as it stands in a prompt: blanks for underscores."""
+    return " ".join(name.replace("_", " ").split())
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
 from feddtl.data.decode import decode_rgb
-from feddtl.data.folders import check_same_classes
+from feddtl.data.folders import check_same_classes, readable
 from feddtl.data.table import ImageDataset, ImageTable, Indices
 from feddtl.errors import DataError
 
@@ -65,7 +65,8 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
     Raises:
         DataError: Not found, no network, no training split, or columns that cannot be told.
     """
-    splits = _download(hub_id)
+    fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
+    splits = _download(hub_id, "", f"fetch it elsewhere ({fetch}) and use --data.source FOLDER.")
     test_name = next((name for name in TEST_SPLITS if name in splits), "")
     if "train" in splits:
         train_name = "train"
@@ -91,7 +92,9 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
             f"'{entry.name}' cannot be downloaded by name. {entry.source_note}",
             "Put the images into ROOT/DOMAIN/CLASS/*.jpg and run with --data.source ROOT.",
         )
-    splits = _download(entry.hub_id, entry.config)
+    # A plain download would lose the catalogue's class names and prompt; the loader's cache does not.
+    copy = f"run '{entry.name}' once where there is one, copy that machine's HF_HOME here and set HF_HOME to it."
+    splits = _download(entry.hub_id, entry.config, copy)
     train = _joined(splits, entry.train_split, entry.hub_id)
     test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
     columns = Columns(entry.image_column, entry.label_column, entry.domain_column, entry.class_names)
@@ -128,8 +131,7 @@ def _from_splits(
         test_labels, test_names = read_labels(test, found, where)
         check_same_classes(list(class_names), list(test_names), "train", "test")
         test_table = _table(test, found.image, f"{where} (test)", test_labels, domains[1])
-    readable = tuple(" ".join(class_name.replace("_", " ").split()) for class_name in class_names)
-    return ImageDataset(name, train_table, test_table, readable, domain_names)
+    return ImageDataset(name, train_table, test_table, tuple(map(readable, class_names)), domain_names)
 
 
 def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:
@@ -179,12 +181,12 @@ def _read_parquet(files: list[Path]) -> datasets.Dataset:
     # The loader passes on errors of pyarrow, of the file system and its own.
     except Exception as error:
         raise DataError(
-            f"Cannot read {names[0]}: {error.__cause__ or error}",
+            f"Cannot read {names[0]}: {_first_line(error.__cause__ or error)}",
             "Check that the file is complete and in parquet format.",
         ) from error
 
 
-def _download(hub_id: str, config: str = "") -> datasets.DatasetDict:
+def _download(hub_id: str, config: str, without_network: str) -> datasets.DatasetDict:
     import datasets as hf
 
     try:
@@ -193,10 +195,14 @@ def _download(hub_id: str, config: str = "") -> datasets.DatasetDict:
     # The loader passes on errors of the network, of the Hub, of the cache and its own.
     except Exception as error:
         raise DataError(
-            f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name: {error}",
-            "Check the id and the network. Without a network, fetch it beforehand on a machine that has one "
-            f"(hf download {hub_id} --repo-type dataset --local-dir FOLDER) and use --data.source FOLDER.",
+            f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name: {_first_line(error)}",
+            f"Check the id and the network. Without a network, {without_network}",
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, without the pages that loaders append."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

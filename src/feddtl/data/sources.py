@@ -56,15 +56,31 @@ def load_dataset(
         )
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
     columns = Columns(image_column, label_column, domain_column)
+    if columns != Columns() and not _takes_columns(source):
+        raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
     if source == SHAPES:
         dataset = _shapes(wanted, seed)
     else:
         dataset = _keep_domains(with_test_split(_load_source(source, columns), seed), wanted)
-    if columns != Columns() and not _takes_columns(source):
-        raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
-    if len(dataset.class_names) < 2:
-        raise DataError(f"{source} has a single class, '{dataset.class_names[0]}'.", LAYOUT_HINT)
+    _check(dataset, source)
     return replace(dataset, prompt_template=prompt) if prompt else dataset
+
+
+def _check(dataset: ImageDataset, source: str) -> None:
+    """Refuses what no experiment can use."""
+    names = dataset.class_names
+    if len(names) < 2:
+        raise DataError(f"{source} has a single class: {', '.join(names)}.", "Use at least two classes.")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"Two classes of {source} are both named '{twice[0]}'.", "Rename or merge them.")
+    place = "" if dataset.domain_names == ("all",) else f" in the domains {', '.join(dataset.domain_names)}"
+    for split, table in (("training", dataset.train), ("test", dataset.test)):
+        if not len(table):
+            raise DataError(
+                f"{source} has no {split} images{place}.",
+                "Add images (two per class at least, to hold one out for testing), or choose other domains.",
+            )
 
 
 def _load_source(source: str, columns: Columns) -> ImageDataset:
@@ -72,8 +88,8 @@ def _load_source(source: str, columns: Columns) -> ImageDataset:
     if source in CATALOG:
         return load_catalogued(CATALOG[source])
     path = Path(source).expanduser()
-    if path.is_dir():
-        return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
+    if source and path.is_dir():
+        return _load_directory(path, columns)
     if path.suffix == ".parquet" and path.is_file():
         return load_parquet(path, columns)
     if path.is_file():
@@ -83,6 +99,13 @@ def _load_source(source: str, columns: Columns) -> ImageDataset:
     raise DataError(
         f"There is no folder, catalogue name or Hub id '{source}'.", did_you_mean(source, [SHAPES, *CATALOG])
     )
+
+
+def _load_directory(path: Path, columns: Columns) -> ImageDataset:
+    try:
+        return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error}", "Check that you may read the folder.") from error
 
 
 def _takes_columns(source: str) -> bool:

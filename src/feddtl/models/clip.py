@@ -17,6 +17,7 @@ from torch import Tensor
 from feddtl.errors import ModelError
 from feddtl.models.lora import Lora
 from feddtl.models.towers import BlockStack
+from feddtl.storage import new_folder
 
 EMBEDDED = "tiny-clip"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
@@ -124,6 +125,8 @@ class Clip:
         text: The text tower.
         logit_scale: s = exp(logit_scale) of the pre-trained model (about 1/τ = 100 in the paper's).
         model: The underlying CLIPModel, for export.
+        tokenizer: Its tokenizer, for export.
+        processor: Its image processor, for export.
     """
 
     source: str
@@ -131,6 +134,8 @@ class Clip:
     text: TextTower
     logit_scale: float
     model: Any
+    tokenizer: Any
+    processor: Any
 
 
 def load_clip(source: str, device: torch.device | str = "cpu") -> Clip:
@@ -143,7 +148,14 @@ def load_clip(source: str, device: torch.device | str = "cpu") -> Clip:
     model, processor, tokenizer = _read_parts(folder, source)
     model.eval().requires_grad_(False).to(device)
     scale = float(model.logit_scale.exp())
-    return Clip(source, ImageTower(model, processor), TextTower(model, tokenizer), scale, model)
+    return Clip(source, ImageTower(model, processor), TextTower(model, tokenizer), scale, model, tokenizer, processor)
+
+
+def save_clip(clip: Clip, folder: Path) -> None:
+    """Write model, tokenizer and preprocessor as `CLIPModel.from_pretrained` reads them."""
+    with new_folder(folder) as draft:
+        for part in (clip.model, clip.tokenizer, clip.processor):
+            part.save_pretrained(draft)
 
 
 def _read_parts(folder: str, source: str) -> tuple[Any, Any, Any]:

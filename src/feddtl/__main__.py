@@ -1,0 +1,7 @@
+"""`python -m feddtl`."""
+
+import sys
+
+from feddtl.cli import main
+
+sys.exit(main())

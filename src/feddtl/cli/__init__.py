@@ -1,0 +1,62 @@
+"""The command line: `feddtl run | evaluate | export | partition | doctor`. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from feddtl.cli.commands import Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.experiment_argument import experiment_default
+from feddtl.errors import FeddtlError
+
+DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
+# `--json`, without a `--no-json` beside it.
+SWITCHES = (tyro.conf.FlagCreatePairsOff,)
+Command = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Partition, tyro.conf.subcommand("partition")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 a FeddtlError, 2 bad flags, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed: Run | Evaluate | Export | Partition | Doctor
+        if words and words[0] in ("run", "partition"):
+            parsed = _parse_with_experiment(words)
+        else:
+            parsed = tyro.cli(Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES)
+        return parsed.execute()
+    except FeddtlError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: `feddtl run --resume DIR` goes on from the last finished round.", file=sys.stderr)
+        return 130
+
+
+def _parse_with_experiment(words: Sequence[str]) -> Run | Partition:
+    """Flags of an experiment, with the values of the TOML file among the words as their defaults."""
+    if words[0] == "run":
+        return tyro.cli(
+            Run, prog="feddtl run", args=words[1:], config=SWITCHES, default=experiment_default(Run, words[1:])
+        )
+    return tyro.cli(
+        Partition,
+        prog="feddtl partition",
+        args=words[1:],
+        config=SWITCHES,
+        default=experiment_default(Partition, words[1:]),
+    )
+
+
+__all__ = ["main"]

@@ -1,0 +1,120 @@
+"""The commands with their flags; each one's work is in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from feddtl.config import Experiment
+
+ExperimentFile = Annotated[
+    Path | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="EXPERIMENT.toml", help="Experiment file; see experiments/."),
+]
+FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+# No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.
+Flags = Annotated[Experiment, tyro.conf.arg(name="")]
+ClassList = Literal["base", "novel", "all"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run an experiment: federated fine-tuning, scored every round.
+
+    Flags override the experiment file. A run is a folder; see docs/reference/run-folder.md.
+    """
+
+    experiment: ExperimentFile = None
+    output: FolderFlag = None
+    """New folder for the run; default: runs/<experiment>-seed<seed>."""
+    resume: FolderFlag = None
+    """Go on with the run in this folder from its last checkpoint."""
+    json: bool = False
+    """Print the summary as JSON on standard output, and nothing else there."""
+    quiet: bool = False
+    """No progress, only the final table."""
+    config: Flags = field(default_factory=Experiment)
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.running import run
+
+        return run(self)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the model of a finished or interrupted run on any data set."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run."""
+    source: Annotated[str, tyro.conf.arg(name="data.source")] = ""
+    """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
+    domains: Annotated[str, tyro.conf.arg(name="data.domains")] = ""
+    """Comma-separated domains; default: all of a new source, the run's own otherwise."""
+    prompt: Annotated[str, tyro.conf.arg(name="data.prompt")] = ""
+    """Prompt with {class}; default: the source's own."""
+    classes: tuple[ClassList, ...] = ("base", "novel", "all")
+    """Class lists to choose from: the first half, the second half, or all classes at once."""
+    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    """'auto', 'cpu', 'cuda', 'mps'."""
+    json: bool = False
+    """Print the scores as JSON."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.evaluating import evaluate
+
+        return evaluate(self)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the adapted CLIP as a plain Hugging Face model, adapters merged into the weights."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """New folder of the merged model, for CLIPModel.from_pretrained."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.exporting import export
+
+        return export(self)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Show who gets which training images: a table, and a class x client heat map."""
+
+    experiment: ExperimentFile = None
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the heat map to this file (.svg, .png, .pdf)."""
+    json: bool = False
+    """Print the counts as JSON."""
+    config: Flags = field(default_factory=Experiment)
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.partitioning import show_partition
+
+        return show_partition(self)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check the installation: versions, device, model cache, disk."""
+
+    json: bool = False
+    """Print the findings as JSON."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.doctoring import doctor
+
+        return doctor(self)

@@ -1,0 +1,85 @@
+"""`feddtl doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from feddtl.cli.commands import Doctor
+from feddtl.environment import describe_environment
+from feddtl.errors import FeddtlError
+
+LEAST_FREE_GIGABYTES = 1.0
+
+
+def doctor(command: Doctor) -> int:
+    """Print the findings; exit code 1 if something will not work."""
+    findings = {name: _finding(check) for name, check in CHECKS.items()}
+    if command.json:
+        print(json.dumps({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()}, indent=2))
+    else:
+        table = Table(show_header=False)
+        for name, (ok, text) in findings.items():
+            table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, text)
+        Console().print(table)
+    return 0 if all(ok for ok, _ in findings.values()) else 1
+
+
+def _finding(check: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
+    try:
+        return check()
+    except (FeddtlError, OSError, RuntimeError, ImportError) as error:
+        return False, str(error)
+
+
+def _versions() -> tuple[bool, str]:
+    packages = describe_environment()["packages"]
+    text = ", ".join(f"{name} {number}" for name, number in packages.items())
+    return "missing" not in packages.values(), text
+
+
+def _python() -> tuple[bool, str]:
+    environment = describe_environment()
+    return True, f"{environment['python']} on {environment['platform']}"
+
+
+def _device() -> tuple[bool, str]:
+    environment = describe_environment()
+    return True, f"{environment['device']}, {environment['cpus']} CPUs, {environment['torch_threads']} torch threads"
+
+
+def _model() -> tuple[bool, str]:
+    from feddtl.models.clip import EMBEDDED, load_clip
+
+    clip = load_clip(EMBEDDED)
+    return True, f"{EMBEDDED}: {len(clip.image.stack)} image and {len(clip.text.stack)} text blocks"
+
+
+def _hub_cache() -> tuple[bool, str]:
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    cache = Path(HF_HUB_CACHE)
+    kept = len(list(cache.glob("*--*"))) if cache.is_dir() else 0
+    mode = "offline (HF_HUB_OFFLINE is set)" if HF_HUB_OFFLINE else "online"
+    return True, f"{cache}, {kept} repositories kept, {mode}"
+
+
+def _disk() -> tuple[bool, str]:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    return free >= LEAST_FREE_GIGABYTES and os.access(Path.cwd(), os.W_OK), f"{free:.1f} GB free in {Path.cwd()}"
+
+
+CHECKS: dict[str, Callable[[], tuple[bool, str]]] = {
+    "python": _python,
+    "packages": _versions,
+    "device": _device,
+    "embedded model": _model,
+    "Hub cache": _hub_cache,
+    "disk": _disk,
+}

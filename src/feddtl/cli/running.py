@@ -1,0 +1,33 @@
+"""`feddtl run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from feddtl.cli.commands import Run
+from feddtl.cli.terminal import choose_observer, print_summary
+from feddtl.errors import ConfigError
+from feddtl.experiment import run_experiment
+
+
+def run(command: Run) -> int:
+    """Run or resume, show progress on standard error, the result on standard output."""
+    if command.resume and command.output:
+        raise ConfigError("--resume and --output were both given.", "--resume DIR goes on in DIR itself.")
+    output = command.resume or command.output or default_output(command)
+    observer = choose_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
+    with observer:
+        summary = run_experiment(command.config, output, resume=command.resume is not None, observer=observer)
+    if command.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_summary(summary, output)
+    return 0
+
+
+def default_output(command: Run) -> Path:
+    """runs/<experiment file's name or method>-seed<seed>."""
+    name = command.experiment.stem if command.experiment else command.config.method
+    return Path("runs") / f"{name}-seed{command.config.seed}"

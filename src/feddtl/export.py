@@ -1,0 +1,46 @@
+"""The adapted CLIP as a plain Hugging Face folder: W_0 + (alpha/r)·B·A in the weights, no adapter left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import Task
+from feddtl.errors import RunError
+from feddtl.models.clip import load_clip, save_clip
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
+from feddtl.runs import RunFolder
+
+
+def export_merged(folder: Path, output: Path) -> None:
+    """Merge a run's adapters into its CLIP and write model, tokenizer and preprocessor.
+
+    Raises:
+        RunError: No run in `folder`, no finished round, nothing to merge, or `output` is not empty.
+    """
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise RunError(f"{output} is not empty; nothing was changed.", "Give a new folder.")
+    run = RunFolder.open(folder)
+    progress = run.latest_progress()
+    if progress is None:
+        raise RunError(f"{folder} has no trained adapters.", f"Finish it first: feddtl run --resume {folder}.")
+    experiment, data = run.experiment, run.data
+    clip = load_clip(experiment.model)
+    task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
+    for lora in build_algorithm(task, experiment).adapters(progress.state).values():
+        merge(clip.model, lora)
+    save_clip(clip, output)
+
+
+@torch.no_grad()
+def merge(model: Any, lora: Lora) -> None:
+    """Add (alpha/r)·B·A to each adapted weight of a CLIPModel, in place."""
+    parameters: Mapping[str, torch.Tensor] = dict(model.named_parameters())
+    for name in layer_names(lora.factors):
+        a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]
+        weight = parameters[name + ".weight"]
+        weight += (lora.scaling * b @ a).to(weight.device)

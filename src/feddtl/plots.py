@@ -1,0 +1,66 @@
+"""Plots as files, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feddtl.errors import ConfigError
+from feddtl.storage import storage_errors
+
+ENDINGS = (".svg", ".png", ".pdf")
+
+
+def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> None:
+    """Class × client heat map of training images; counts (K, C)."""
+    figure, axes = _figure(max(6.0, 0.22 * counts.shape[1] + 2), max(2.5, 0.32 * counts.shape[0] + 2))
+    image = axes.imshow(counts, aspect="auto", cmap="Blues", interpolation="nearest")
+    axes.set_yticks(range(counts.shape[0]), [f"client {client}" for client in range(counts.shape[0])])
+    step = 1 if counts.shape[1] <= 60 else counts.shape[1] // 40
+    axes.set_xticks(range(0, counts.shape[1], step), list(class_names)[::step], rotation=90, fontsize=7)
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="training images")
+    _save(figure, path)
+
+
+def accuracy_curves(
+    records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], title: str, path: Path
+) -> None:
+    """Base and novel accuracy by round, zero-shot as dashed lines, the RL stage shaded."""
+    figure, axes = _figure(7.0, 4.0)
+    scored = [record for record in records if "base" in record]
+    rounds = [record["round"] for record in scored]
+    for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
+        axes.plot(rounds, [record[key] for record in scored], color=colour, marker="o", markersize=3, label=key)
+        axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
+    rl = [record["round"] for record in records if record["stage"] == "rl"]
+    if rl:
+        axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
+    axes.set_xlabel("round")
+    axes.set_ylabel("accuracy in %")
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    # Figure alone, without pyplot: no display, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> None:
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"Cannot draw to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No date inside, so that the same numbers give the same file.
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+        figure.savefig(path, dpi=150, metadata=metadata)

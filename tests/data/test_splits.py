@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddtl.data.splits import (
+    base_novel_classes,
+    few_shot,
+    held_out_split,
+    short_classes,
+    with_test_split,
+)
+from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.errors import ConfigError, DataError
+
+label_lists = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=80)
+
+
+def ids(values: list[int]) -> Indices:
+    return np.array(values, dtype=np.int64)
+
+
+@pytest.mark.parametrize(("classes", "base"), [(2, 1), (7, 4), (10, 5), (101, 51)])
+def test_base_is_the_first_half_rounded_up(classes: int, base: int) -> None:
+    assert base_novel_classes(classes) == (range(base), range(base, classes))
+
+
+def test_one_class_cannot_be_divided() -> None:
+    with pytest.raises(DataError, match="1 class"):
+        base_novel_classes(1)
+
+
+@given(label_lists, st.integers(1, 6), st.integers(0, 3))
+def test_few_shot_takes_at_most_so_many_of_each_class(cells: list[tuple[int, int]], shots: int, seed: int) -> None:
+    labels = ids([label for label, _ in cells])
+    chosen = few_shot(labels, shots, seed)
+    assert (np.diff(chosen) > 0).all()
+    for class_id in range(6):
+        assert (labels[chosen] == class_id).sum() == min(shots, (labels == class_id).sum())
+
+
+def test_few_shot_of_a_class_does_not_depend_on_the_others() -> None:
+    labels = np.repeat(np.arange(3), 40)
+    alone = few_shot(np.where(labels == 1, 1, 0)[40:80], 5, seed=7) + 40
+    together = few_shot(labels, 5, seed=7)
+    np.testing.assert_array_equal(together[labels[together] == 1], alone)
+
+
+def test_few_shot_depends_on_the_seed_only() -> None:
+    labels = np.repeat(np.arange(4), 50)
+    np.testing.assert_array_equal(few_shot(labels, 8, 1), few_shot(labels, 8, 1))
+    assert not np.array_equal(few_shot(labels, 8, 1), few_shot(labels, 8, 2))
+
+
+def test_no_shots_are_refused() -> None:
+    with pytest.raises(ConfigError, match="0 shots"):
+        few_shot(ids([0, 1]), 0, 0)
+
+
+def test_short_classes_are_reported_with_their_count() -> None:
+    assert short_classes(ids([0, 0, 2, 2, 2]), 3, ("cat", "dog", "fox")) == (("cat", 2), ("dog", 0))
+
+
+@given(label_lists, st.floats(0.05, 0.95), st.integers(0, 3))
+def test_held_out_split_is_a_division_that_leaves_each_class_on_both_sides(
+    cells: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    labels, domains = ids([c for c, _ in cells]), ids([d for _, d in cells])
+    train, test = held_out_split(labels, domains, share, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(labels)))
+    for class_id in np.unique(labels):
+        size = (labels == class_id).sum()
+        assert (labels[train] == class_id).any()
+        assert (labels[test] == class_id).any() == (size >= 2)
+
+
+def test_held_out_split_takes_the_share_of_every_domain() -> None:
+    labels, domains = np.repeat(np.arange(2), 100), np.tile(np.repeat(np.arange(2), 50), 2)
+    _, test = held_out_split(labels, domains, 0.2, seed=0)
+    cells, counts = np.unique(np.stack([labels[test], domains[test]]), axis=1, return_counts=True)
+    assert cells.shape[1] == 4
+    assert counts.tolist() == [10, 10, 10, 10]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_held_out_share_must_lie_between_0_and_1(share: float) -> None:
+    with pytest.raises(ConfigError, match="test share"):
+        held_out_split(ids([0, 0]), ids([0, 0]), share)
+
+
+def test_a_data_set_with_a_test_split_is_left_alone() -> None:
+    table = ImageTable(lambda row: None, np.arange(4), ids([0, 0, 1, 1]), ids([0] * 4))  # type: ignore[arg-type, return-value]
+    whole = ImageDataset("pets", table, table.select([0]), ("cat", "dog"))
+    assert with_test_split(whole, 0) is whole
+    cut = with_test_split(ImageDataset("pets", table, table.select([]), ("cat", "dog")), 0)
+    assert len(cut.train) == len(cut.test) == 2
+    assert "no test split" in cut.notes[0]
