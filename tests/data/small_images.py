@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from feddtl.data.table import ImageDataset
+
 MakeFolder = Callable[..., Path]
 MakeParquet = Callable[..., Path]
+
+
+# Two classes with a training and a test split; for `make_folder`.
+SPLITS = ("train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "test/cat/2.png", "test/dog/1.png")
 
 
 def grey_value(text: str) -> int:
@@ -40,3 +46,12 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set FEDDTL_SHARED to the folder that holds data/{name}")
     return folder
+
+
+def greys(dataset: ImageDataset) -> list[int]:
+    return [dataset.train.read(i).getpixel((0, 0))[0] for i in range(len(dataset.train))]  # type: ignore[index]
+
+
+def per_class(dataset: ImageDataset) -> tuple[list[int], list[int]]:
+    size = len(dataset.class_names)
+    return tuple(np.bincount(t.labels, minlength=size).tolist() for t in (dataset.train, dataset.test))  # type: ignore[return-value]
