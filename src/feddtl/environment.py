@@ -13,6 +13,7 @@ import torch
 from feddtl.errors import ConfigError
 
 PACKAGES = ("feddtl", "torch", "transformers", "datasets", "numpy", "safetensors", "pillow")
+DEVICE_NAMES = "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'"
 
 
 def package_versions() -> dict[str, str]:
@@ -50,6 +51,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"compute.device = {name!r} is not a device.", f"Allowed: {DEVICE_NAMES}.") from None
+    if device.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise ConfigError(f"compute.device = {name!r} is not a device to run on.", f"Allowed: {DEVICE_NAMES}.")
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -100,12 +100,14 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 @torch.no_grad()
 def predict(classifier: Classifier, activations: Tensor, class_names: Sequence[str]) -> Tensor:
     """(N,) predicted positions in `class_names`."""
+    if not len(activations):
+        return torch.empty(0, dtype=torch.long)
     text = classifier.text_embeddings(class_names)
     parts = [
         (classifier.image_features(part.to(text.device, torch.float32)) @ text.T).argmax(dim=-1).cpu()
         for part in torch.split(activations, EVALUATION_BATCH)
     ]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+    return torch.cat(parts)
 
 
 def correct(classifier: Classifier, images: TestImages) -> Tensor:

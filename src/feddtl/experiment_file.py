@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import tomllib
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from feddtl.config import Experiment
+from feddtl.config import Experiment, require
 from feddtl.errors import ConfigError, did_you_mean
+
+TYPE_NAMES: dict[Any, str] = {
+    bool: "a truth value",
+    int: "a whole number",
+    float: "a number",
+    str: 'a text in "quotes"',
+    list: "a list",
+    dict: "a table",
+}
+MOST_INTEGER = 10**300  # a larger one may not be a float
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -30,7 +40,9 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
-    """Experiment of nested tables; missing keys take their defaults."""
+    """Experiment of nested tables; missing keys take their defaults. Raises ConfigError as `load_experiment`."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"An experiment is a table of keys, not {values!r}.")
     built: Experiment = _build(Experiment, values, "")
     return built
 
@@ -56,7 +68,7 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(f"Unknown key '{prefix}{key}'.", _suggest(key, prefix, hints))
+            raise ConfigError(f"Unknown key '{prefix}{key}'.", _suggest(key, hints))
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
@@ -67,13 +79,21 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
     return kind(**arguments)
 
 
-def _suggest(key: str, prefix: str, hints: Mapping[str, Any]) -> str:
-    """Nearest key of this table; a key that belongs into another table is pointed there."""
-    if not prefix:
-        for table, hint in hints.items():
-            if dataclasses.is_dataclass(hint) and key in get_type_hints(hint):
-                return f"Did you mean '{table}.{key}'?"
-    return did_you_mean(key, hints)
+def _suggest(key: str, hints: Mapping[str, Any]) -> str:
+    """Where a key of this name belongs; else the nearest key of this table, then of any; else all of this one's."""
+    places: dict[str, list[str]] = {}
+    for dotted in flatten(experiment_to_dict(Experiment())):
+        places.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+    if "." in key:
+        return "Write it without quotes, or the last part of it in its table."
+    if key in places and key in places[key]:
+        return f"'{key}' belongs to no table: write it above the first [table]."
+    if key not in places and difflib.get_close_matches(key, hints, n=1, cutoff=0.6):
+        return did_you_mean(key, hints)
+    elsewhere = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
+    if not elsewhere:
+        return did_you_mean(key, hints)
+    return f"Did you mean {' or '.join(repr(dotted) for dotted in places[elsewhere[0]])}?"
 
 
 def _scalar(hint: Any, value: Any, key: str) -> Any:
@@ -83,9 +103,14 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
             raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(str(value), map(str, allowed)))
         return value
     # An integer is a fine float; a boolean is never a number here.
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
+        require(abs(value) < MOST_INTEGER, key, value, f"a number below {MOST_INTEGER:.0e}")
         return float(value)
     if type(value) is not hint:
-        name = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.UnionType) else str(hint)
-        raise ConfigError(f"{key} = {value!r} has type {type(value).__name__}.", f"Give a value of type {name}.")
+        wanted = TYPE_NAMES.get(hint, str(hint))
+        raise ConfigError(f"{key} = {value!r} is {_type_name(value)}.", f"Give {wanted}.")
     return value
+
+
+def _type_name(value: Any) -> str:
+    return TYPE_NAMES.get(type(value), f"a {type(value).__name__}")

@@ -14,6 +14,7 @@ from feddtl.errors import RunError
 from feddtl.models.clip import load_clip, save_clip
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.runs import RunFolder
+from feddtl.storage import storage_errors
 
 
 def export_merged(folder: Path, output: Path) -> None:
@@ -22,16 +23,20 @@ def export_merged(folder: Path, output: Path) -> None:
     Raises:
         RunError: No run in `folder`, no finished round, nothing to merge, or `output` is not empty.
     """
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise RunError(f"{output} is not empty; nothing was changed.", "Give a new folder.")
+    with storage_errors(output):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise RunError(f"{output} is not empty; nothing was changed.", "Give a new folder.")
     run = RunFolder.open(folder)
     progress = run.latest_progress()
-    if progress is None:
-        raise RunError(f"{folder} has no trained adapters.", f"Finish it first: feddtl run --resume {folder}.")
     experiment, data = run.experiment, run.data
     clip = load_clip(experiment.model)
     task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
-    for lora in build_algorithm(task, experiment).adapters(progress.state).values():
+    algorithm = build_algorithm(task, experiment)
+    if not algorithm.trains:
+        raise RunError(f"{folder} is a run of '{experiment.method}', which has no adapters.", "Export a trained run.")
+    if progress is None:
+        raise RunError(f"{folder} has no finished round.", f"Go on with it: feddtl run --resume {folder}.")
+    for lora in algorithm.adapters(progress.state).values():
         merge(clip.model, lora)
     save_clip(clip, output)
 

@@ -1,6 +1,8 @@
 """A run is a folder of facts: what was asked, what happened each round, where it stands, what came out.
 
-config.json  environment.json  data.json  metrics.jsonl  summary.json
+config.json                 first, before the data is loaded: from here on a killed run can be resumed
+environment.json data.json  when it is prepared: from here on it is a run that began
+metrics.jsonl summary.json  records of the rounds done; the outcome
 checkpoints/round-0007/{state.safetensors, progress.json}
 adapter/{visual, text}/     in PEFT's format
 """
@@ -9,8 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +26,24 @@ from feddtl.algorithms.base import ServerState
 from feddtl.algorithms.naming import select, under
 from feddtl.config import Experiment
 from feddtl.environment import describe_environment
-from feddtl.errors import ConfigError, RunError
+from feddtl.errors import ConfigError, FeddtlError, RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
 from feddtl.runtimes.local import Progress, Record
-from feddtl.storage import new_folder, storage_errors, write_json_atomic, write_text_atomic
+from feddtl.storage import (
+    DRAFT,
+    new_folder,
+    remove_drafts,
+    storage_errors,
+    without_nan,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 KEPT_CHECKPOINTS = 2
+CONFIG, ENVIRONMENT, DATA = "config.json", "environment.json", "data.json"
+CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = ("compute.device", "compute.loading_threads")
 
@@ -45,16 +60,40 @@ class RunFolder:
 
     @staticmethod
     def refuse_used(path: Path) -> None:
-        """Raise RunError if a new run at `path` would overwrite anything."""
-        if path.is_file():
-            raise RunError(f"{path} is a file.", "Give another --output.")
-        if path.is_dir() and any(path.iterdir()):
-            if (path / "config.json").is_file():
-                raise RunError(
-                    f"{path} already holds a run; nothing was changed.",
-                    f"Go on with it: feddtl run --resume {path}. Or give another --output.",
-                )
-            raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
+        """Raise RunError if a new run at `path` would overwrite anything; an announced one may begin."""
+        with storage_errors(path):
+            if path.exists() and not path.is_dir():
+                raise RunError(f"{path} is a file; nothing was changed.", "Give another --output.")
+            names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
+        if only_announced and (CONFIG not in names or _holds_experiment(path / CONFIG)):
+            return
+        if CONFIG in names:
+            raise RunError(
+                f"{path} already holds a run; nothing was changed.",
+                f"Go on with it: feddtl run --resume {path}. Or give another --output.",
+            )
+        raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
+
+    @classmethod
+    @contextmanager
+    def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
+        """A folder with the experiment alone, so that a run killed while it is prepared can be resumed.
+
+        If an error ends the block before `create` was called, nothing of the folder stays.
+        """
+        cls.refuse_used(path)
+        fresh = not path.exists()
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        try:
+            write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
+            yield folder
+        except FeddtlError:
+            if not folder.has_begun:
+                folder._withdraw(fresh)
+            raise
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment, data: Mapping[str, Any]) -> RunFolder:
@@ -62,30 +101,51 @@ class RunFolder:
         cls.refuse_used(path)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path / "environment.json", describe_environment())
-        write_json_atomic(path / "data.json", data)
-        # Last: a folder with this file is a run.
-        write_json_atomic(path / "config.json", experiment_to_dict(experiment))
+        write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
+        write_json_atomic(path / ENVIRONMENT, describe_environment())
+        write_json_atomic(path / DATA, data)
+        return cls(path)
+
+    @classmethod
+    def find(cls, path: Path) -> RunFolder:
+        """Existing run, even one that was only announced. Raises RunError if there is none."""
+        with storage_errors(path):
+            found = (path / CONFIG).is_file()
+        if not found:
+            raise RunError(
+                f"There is no run in {path}.", f"Give the --output folder of an earlier run (it has a {CONFIG})."
+            )
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Existing run. Raises RunError if there is none."""
-        if not (path / "config.json").is_file():
+        """Existing run that began. Raises RunError if there is none."""
+        folder = cls.find(path)
+        if not folder.has_begun:
             raise RunError(
-                f"There is no run in {path}.", "Give the --output folder of an earlier run (it has a config.json)."
+                f"The run in {path} was stopped before its first round.", f"Go on with it: feddtl run --resume {path}."
             )
-        return cls(path)
+        return folder
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether everything was loaded and the rounds could start."""
+        return (self.path / DATA).is_file()
 
     @property
     def experiment(self) -> Experiment:
         """The experiment this folder belongs to."""
-        return _read_experiment(self.path / "config.json")
+        return _read_experiment(self.path / CONFIG)
 
     @property
     def data(self) -> dict[str, Any]:
         """What the data looked like: names, prompt, partition counts."""
-        return dict(_read_json(self.path / "data.json"))
+        return dict(_read_json(self.path / DATA))
+
+    def remove_drafts(self) -> None:
+        """Remove what a killed process left half-written; nobody else may be writing here."""
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_drafts(folder)
 
     def require_same(self, experiment: Experiment) -> None:
         """Raise RunError naming every key in which an experiment differs from this run's."""
@@ -114,7 +174,7 @@ class RunFolder:
                 "state_sha256": _digest(draft / "state.safetensors"),
                 "records": list(progress.records),
             }
-            (draft / "progress.json").write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+            (draft / "progress.json").write_text(_one_line(content), encoding="utf-8")
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -128,8 +188,8 @@ class RunFolder:
         return _read_checkpoint(found[-1]) if found else None
 
     def write_metrics(self, records: tuple[Record, ...]) -> None:
-        """metrics.jsonl with one line per round."""
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        """metrics.jsonl with one line per round; null where there was nothing to measure."""
+        lines = "".join(_one_line(record) + "\n" for record in records)
         write_text_atomic(self.path / "metrics.jsonl", lines)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -140,8 +200,7 @@ class RunFolder:
         """adapter/visual and adapter/text in PEFT's format."""
         if not adapters:
             return
-        shutil.rmtree(self.path / "adapter", ignore_errors=True)
-        with new_folder(self.path / "adapter") as draft:
+        with new_folder(self.path / "adapter", replace=True) as draft:
             for tower, lora in adapters.items():
                 save_adapter(draft / tower, lora, base_model)
 
@@ -149,7 +208,20 @@ class RunFolder:
         return self.path / "checkpoints" / f"round-{round_number:04d}"
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("round-*"))
+        """Oldest first; by number, since names of five digits sort before those of four."""
+        found = {}
+        for path in (self.path / "checkpoints").glob("round-*"):
+            if match := CHECKPOINT.fullmatch(path.name):
+                found[int(match[1])] = path
+        return [found[number] for number in sorted(found)]
+
+    def _withdraw(self, folder_too: bool) -> None:
+        with storage_errors(self.path):
+            for name in (CONFIG, ENVIRONMENT):
+                (self.path / name).unlink(missing_ok=True)
+            self.remove_drafts()
+            if folder_too:
+                self.path.rmdir()
 
 
 def _read_checkpoint(folder: Path) -> Progress:
@@ -160,11 +232,12 @@ def _read_checkpoint(folder: Path) -> Progress:
         tensors = load_file(folder / "state.safetensors")
         personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select(tensors, "state"))
-        return Progress(state, personal, tuple(content["records"]))
+        return Progress(state, personal, tuple(map(_with_nan, content["records"])))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, RunError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",
-            f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it.",
+            f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it, "
+            "or from the start where there is none.",
         ) from None
 
 
@@ -182,6 +255,28 @@ def _read_experiment(path: Path) -> Experiment:
         raise RunError(
             f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
         ) from None
+
+
+def _holds_experiment(path: Path) -> bool:
+    """Whether a config.json is a run's and not, say, a model's."""
+    try:
+        _read_experiment(path)
+    except RunError:
+        return False
+    return True
+
+
+def _one_line(value: Any) -> str:
+    return json.dumps(without_nan(value), allow_nan=False)
+
+
+def _with_nan(value: Any) -> Any:
+    """A record as it was before `without_nan`: what was not measured is NaN in memory and null in a file."""
+    if isinstance(value, dict):
+        return {key: _with_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(entry) for entry in value]
+    return math.nan if value is None else value
 
 
 def _digest(path: Path) -> str:

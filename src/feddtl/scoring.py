@@ -1,13 +1,15 @@
-"""The model of a run, and its accuracy on any data set."""
+"""The model of a run: what it says about pictures, and its accuracy on any data set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import Algorithm, Classifier, Task
@@ -16,28 +18,72 @@ from feddtl.data.federated import load_source, of_classes
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
-from feddtl.errors import RunError
+from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
-from feddtl.features import frozen_activations
+from feddtl.features import PREFIX_BATCH, frozen_activations
 from feddtl.models.clip import Clip, load_clip
 from feddtl.runs import RunFolder
 
 
+class Prediction(NamedTuple):
+    """What a model sees in a picture.
+
+    Attributes:
+        class_name: The most likely of the names it chose from.
+        probability: Its probability, 0 to 1.
+    """
+
+    class_name: str
+    probability: float
+
+
 @dataclass(frozen=True)
 class TrainedModel:
-    """A run's model.
+    """A run's model; see `load_trained_model`.
 
     Attributes:
         experiment: What was run.
         clip: The frozen CLIP.
         algorithm: The method, on the run's base classes.
-        state: The server's state after the last finished round.
+        classifier: Both towers after the last finished round.
+        class_names: All classes of the run's data, base classes first.
     """
 
     experiment: Experiment
     clip: Clip
     algorithm: Algorithm
     classifier: Classifier
+    class_names: tuple[str, ...]
+
+    def predict(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> list[Prediction]:
+        """The most likely class of each picture.
+
+        Args:
+            images: N pictures of any size, with 8 bits a channel.
+            class_names: Names to choose from, any words; empty: the classes of the run's data.
+
+        Returns:
+            N predictions, in order.
+        """
+        names = tuple(class_names) or self.class_names
+        best = self.probabilities(images, names).max(dim=1)
+        return [
+            Prediction(names[at], value) for at, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> Tensor:
+        """Probability of each class for each picture, (N, C) on the CPU; rows sum to 1. Arguments as `predict`."""
+        text = self.classifier.text_embeddings(tuple(class_names) or self.class_names)  # (C, e)
+        parts = [torch.empty(0, len(text))]
+        for start in range(0, len(images), PREFIX_BATCH):
+            batch = [ImageOps.exif_transpose(image).convert("RGB") for image in images[start : start + PREFIX_BATCH]]
+            pixels = self.clip.image.preprocess(batch).to(self.clip.image.device)
+            stack = self.clip.image.stack
+            hidden = stack.run(self.clip.image.embed(pixels), 0, stop=self.algorithm.first_image_block)
+            logits = self.clip.logit_scale * self.classifier.image_features(hidden) @ text.T
+            parts.append(logits.softmax(dim=-1).cpu())
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -49,7 +95,7 @@ class ClassListScore:
         classes: 'base', 'novel' or 'all'.
         choices: Classes in the list.
         images: Test images of these classes.
-        accuracy: Percent.
+        accuracy: Percent; NaN where there is no image.
         domains: Percent by domain, where there are several.
     """
 
@@ -85,15 +131,14 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     if progress is None and algorithm.trains:
         raise RunError(f"{folder} has no finished round.", f"Go on with it: feddtl run --resume {folder}.")
     state = progress.state if progress else algorithm.init_server()
-    return TrainedModel(experiment, clip, algorithm, algorithm.classifier(state))
+    names = (*data["base_classes"], *data["novel_classes"])
+    return TrainedModel(experiment, clip, algorithm, algorithm.classifier(state), names)
 
 
 def score_run(
     folder: Path,
+    data: DataConfig | None = None,
     *,
-    source: str = "",
-    domains: str = "",
-    prompt: str = "",
     class_lists: Sequence[str] = ("base", "novel", "all"),
     device: str = "auto",
 ) -> list[ClassListScore]:
@@ -101,36 +146,58 @@ def score_run(
 
     Args:
         folder: Folder of the run.
-        source: As `data.source`; empty: the run's own data.
-        domains: As `data.domains`.
-        prompt: As `data.prompt`.
-        class_lists: Which class lists to score.
+        data: Which images: source, domains, prompt and columns count; None: the run's own.
+        class_lists: Which class lists to score, of 'base', 'novel' and 'all'.
         device: See `ComputeConfig.device`.
+
+    Raises:
+        FeddtlError: No finished run, data that cannot be used, or no class list.
     """
-    own = RunFolder.open(folder).experiment.data
-    if source:
-        config = DataConfig(source=source, domains=domains, prompt=prompt)
-    else:
-        config = replace(own, domains=domains or own.domains, prompt=prompt or own.prompt)
-    dataset = load_source(config)
+    if not class_lists:
+        raise ConfigError("There is no class list to score.", "Name some of base, novel, all.")
+    dataset = load_source(data or RunFolder.open(folder).experiment.data)
     model = load_trained_model(folder, device, dataset.prompt_template)
-    return [_score(model, dataset, name) for name in class_lists]
-
-
-def _score(model: TrainedModel, dataset: ImageDataset, class_list: str) -> ClassListScore:
     base, novel = base_novel_classes(len(dataset.class_names))
-    classes = {"base": base, "novel": novel, "all": range(len(dataset.class_names))}[class_list]
+    parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
+    images = {name: _encode(model, dataset, classes) for name, classes in parts.items()}
+    if "all" in class_lists:
+        images["all"] = _joined(images["base"], images["novel"])
+    return [_score(model, dataset, name, images[name]) for name in class_lists]
+
+
+def _encode(model: TrainedModel, dataset: ImageDataset, classes: range) -> TestImages:
     table = of_classes(dataset.test, classes)
     compute = model.experiment.compute
     activations = frozen_activations(
-        model.clip.image, table, model.algorithm.first_image_block, threads=compute.loading_threads
+        model.clip.image,
+        table,
+        model.algorithm.first_image_block,
+        dtype=getattr(torch, compute.activations),
+        threads=compute.loading_threads,
     )
     names = tuple(dataset.class_names[label] for label in classes)
-    images = TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
+    return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
+
+
+def _joined(base: TestImages, novel: TestImages) -> TestImages:
+    """The images of both halves, choosing among the classes of both."""
+    # A half without images has no activations either: nothing to join.
+    filled = [part.activations for part in (base, novel) if len(part.labels)]
+    return TestImages(
+        torch.cat(filled),
+        torch.cat([base.labels, novel.labels + len(base.class_names)]),
+        torch.cat([base.domains, novel.domains]),
+        base.class_names + novel.class_names,
+    )
+
+
+def _score(model: TrainedModel, dataset: ImageDataset, class_list: str, images: TestImages) -> ClassListScore:
     hits = correct(model.classifier, images)
     by_domain = {
         name: accuracy(hits[images.domains == index])
         for index, name in enumerate(dataset.domain_names)
         if len(dataset.domain_names) > 1
     }
-    return ClassListScore(dataset.name, class_list, len(names), len(table), accuracy(hits), by_domain)
+    return ClassListScore(
+        dataset.name, class_list, len(images.class_names), len(images.labels), accuracy(hits), by_domain
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,27 +18,44 @@ from safetensors import SafetensorError
 
 from feddtl.errors import RunError
 
+# What is being written has this ending and a dot in front, until it is whole and takes its own name.
+DRAFT = ".draft"
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write into a RunError that names the place."""
+    """Turn a failed read or write into a RunError that names the place."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise RunError(
-                f"The disk of {path} is full; the last complete checkpoint is intact.",
-                "Free some space, then go on with `feddtl run --resume` and this folder.",
+                f"The disk of {path} is full; what was whole before is intact.",
+                "Free some space and try again; a run goes on with `feddtl run --resume` and its folder.",
             ) from None
-        raise RunError(f"Cannot write {path}: {error}.", "Check the path and your rights to it.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"Cannot write {path}: {reason}.", "Check the path and your rights to it.") from None
+
+
+def json_text(value: Any) -> str:
+    """Readable JSON; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for every NaN or infinity in nested dictionaries, lists and tuples."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Replace a file in one step: a reader, or a crash, sees the old or the new content, never a part."""
     with storage_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -50,27 +69,66 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step; NaN is not JSON and must not be in it."""
-    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Replace a JSON file in one step."""
+    write_text_atomic(path, json_text(value))
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at `path` whole, when the block ends without an exception, or not at all."""
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that appears at `path` whole, when the block ends without an exception, or not at all.
+
+    Args:
+        path: Where it will be.
+        replace: Whether it takes the place of a folder that is there.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT))
         try:
             yield draft
-            for file in draft.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+            for entry in (*draft.rglob("*"), draft):
+                _flush(entry)
             draft.chmod(0o755)
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
             draft.replace(path)
             _flush(path.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder; nobody may be writing there."""
+    for draft in folder.glob(f".*{DRAFT}"):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it even when the process is killed.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    with storage_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks; a run there is not protected from a second one.
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise RunError(
+                f"Another process is writing to {folder}.", "Wait for it to end, or give another --output."
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _flush(path: Path) -> None:

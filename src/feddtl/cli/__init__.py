@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -25,23 +26,33 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a FeddtlError, 2 bad flags, 130 interrupted."""
+    """Run a command; returns the exit code: 0 done, 1 a FeddtlError, 130 interrupted. Bad flags exit with 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed: Run | Evaluate | Export | Partition | Doctor
-        if words and words[0] in ("run", "partition"):
-            parsed = _parse_with_experiment(words)
-        else:
-            parsed = tyro.cli(Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES)
-        return parsed.execute()
+        code = _parse(words).execute()
+        sys.stdout.flush()
+        return code
     except FeddtlError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: `feddtl run --resume DIR` goes on from the last finished round.", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` say, has gone; what Python writes on its way out must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parse(words: Sequence[str]) -> Run | Evaluate | Export | Partition | Doctor:
+    if words and words[0] in ("run", "partition"):
+        return _parse_with_experiment(words)
+    command: Run | Evaluate | Export | Partition | Doctor = tyro.cli(
+        Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES
+    )
+    return command
 
 
 def _parse_with_experiment(words: Sequence[str]) -> Run | Partition:

@@ -58,6 +58,12 @@ class Evaluate:
     """Comma-separated domains; default: all of a new source, the run's own otherwise."""
     prompt: Annotated[str, tyro.conf.arg(name="data.prompt")] = ""
     """Prompt with {class}; default: the source's own."""
+    image_column: Annotated[str, tyro.conf.arg(name="data.image-column")] = ""
+    """Image column of a Hub or parquet source; default: found by its type."""
+    label_column: Annotated[str, tyro.conf.arg(name="data.label-column")] = ""
+    """Label column; default: found by its type and name."""
+    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column")] = ""
+    """Domain column; default: 'domain' where there is one."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
     """Class lists to choose from: the first half, the second half, or all classes at once."""
     device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"

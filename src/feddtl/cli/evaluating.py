@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feddtl.cli.commands import Evaluate
 from feddtl.cli.terminal import percent
+from feddtl.config import DataConfig
+from feddtl.runs import RunFolder
 from feddtl.scoring import ClassListScore, score_run
+from feddtl.storage import json_text
 
 
 def evaluate(command: Evaluate) -> int:
     """Print accuracy per class list, and per domain where there are several."""
-    scores = score_run(
-        command.folder,
-        source=command.source,
-        domains=command.domains,
-        prompt=command.prompt,
-        class_lists=command.classes,
-        device=command.device,
-    )
+    scores = score_run(command.folder, data_to_score(command), class_lists=command.classes, device=command.device)
     if command.json:
-        print(json.dumps([score.as_dict() for score in scores], indent=2))
+        print(json_text([score.as_dict() for score in scores]), end="")
     else:
         Console().print(_table(scores))
     return 0
 
 
+def data_to_score(command: Evaluate) -> DataConfig:
+    """What the flags say; without a source, the run's own data with the flags over it."""
+    flags = {
+        "domains": command.domains,
+        "prompt": command.prompt,
+        "image_column": command.image_column,
+        "label_column": command.label_column,
+        "domain_column": command.domain_column,
+    }
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value}
+    if command.source:
+        return DataConfig(source=command.source, **given)
+    return replace(RunFolder.open(command.folder).experiment.data, **given)
+
+
 def _table(scores: list[ClassListScore]) -> Table:
-    table = Table(title=f"Accuracy in % on {scores[0].dataset}")
+    table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}"))
     domains = list(scores[0].domains)
-    for heading in ("Classes", "Choices", "Images", "Accuracy", *domains):
-        table.add_column(heading, justify="left" if heading == "Classes" else "right")
+    table.add_column("Classes")
+    for heading in ("Choices", "Images", "Accuracy", *domains):
+        table.add_column(Text(heading), justify="right")
     for score in scores:
         by_domain = [percent(score.domains.get(name)) for name in domains]
         table.add_row(score.classes, str(score.choices), str(score.images), percent(score.accuracy), *by_domain)

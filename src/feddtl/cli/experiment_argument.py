@@ -14,30 +14,36 @@ from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
 
 Kind = TypeVar("Kind", Run, Partition)
+SWITCHES = ("-h", "--help", "--json", "--quiet")
 
 
 def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
-    """The command with the experiment that the words name.
+    """The command with the experiment that the words name: a file, or else the run to resume.
 
     Raises:
         ConfigError: The experiment file is missing or wrong.
         RunError: The folder to resume holds no run.
     """
+    named = _first_positional(words)
+    if named is not None:
+        if not named.endswith(".toml"):
+            raise ConfigError(f"'{named}' is not an experiment file.", "Give a .toml file first, then flags.")
+        return replace(kind(), experiment=Path(named), config=load_experiment(Path(named)))
     resume = _value_of("--resume", words)
-    if resume is not None:
+    if kind is Run and resume is not None:
         return replace(kind(), config=_experiment_of_run(Path(resume)))
-    named = words[0] if words and not words[0].startswith("-") else _first_toml(words)
-    if named is None:
-        return kind()
-    if not named.endswith(".toml"):
-        raise ConfigError(f"'{named}' is not an experiment file.", "Give a .toml file first, then flags.")
-    return replace(kind(), experiment=Path(named), config=load_experiment(Path(named)))
+    return kind()
 
 
-def _first_toml(words: Sequence[str]) -> str | None:
-    """The first .toml that is not the value of a flag."""
-    for before, word in zip(["", *words], words, strict=False):
-        if word.endswith(".toml") and not before.startswith("--"):
+def _first_positional(words: Sequence[str]) -> str | None:
+    """The first word that is neither a flag nor the value of one; every flag but a switch has a value."""
+    is_value = False
+    for word in words:
+        if word.startswith("-") and not is_value:
+            is_value = word not in SWITCHES and "=" not in word
+        elif is_value:
+            is_value = False
+        else:
             return word
     return None
 

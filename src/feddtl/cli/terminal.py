@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from feddtl.config import Experiment
@@ -47,15 +47,19 @@ class LineObserver(QuietObserver):
         self._rounds = 0
 
     def note(self, text: str) -> None:
-        self._console.print(f"note: {text}", markup=False, highlight=False)
+        self._print(f"note: {text}")
 
     def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
         self._rounds = experiment.rounds
         for line in start_lines(experiment, data, zero_shot, rounds_done):
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._print(line)
 
     def round_finished(self, record: Record) -> None:
-        self._console.print(round_line(record, self._rounds), markup=False, highlight=False, soft_wrap=True)
+        self._print(round_line(record, self._rounds))
+
+    def _print(self, line: str) -> None:
+        # Soft wrap: the terminal breaks a long line, a file gets it whole.
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class BarObserver(LineObserver):
@@ -64,10 +68,10 @@ class BarObserver(LineObserver):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._progress = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<20}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[count]:>11}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
         )
@@ -76,6 +80,7 @@ class BarObserver(LineObserver):
 
     def __enter__(self) -> BarObserver:
         self._progress.start()
+        self._show("loading", "data and model")
         return self
 
     def __exit__(
@@ -84,35 +89,49 @@ class BarObserver(LineObserver):
         self._progress.stop()
 
     def images_encoded(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total)
-        if done == total:
-            self._drop(what)
+        self._show("loading", what, done, total)
 
     def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
+        self._drop("loading")
         super().run_started(experiment, data, zero_shot, rounds_done)
-        self._show("rounds", rounds_done, experiment.rounds)
+        self._show("rounds", "rounds", rounds_done, experiment.rounds)
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
         self._clients = tuple(clients)
-        self._show("clients", 0, len(clients))
+        self._show("clients", "clients", 0, len(clients))
+        self._show("epochs", f"client {clients[0]}, {stage}")
 
     def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
-        self._show("epochs", epoch, epochs)
+        self._show("epochs", f"epochs of client {client}", epoch, epochs)
 
     def client_finished(self, client: int) -> None:
-        self._show("clients", self._clients.index(client) + 1, len(self._clients))
+        done = self._clients.index(client) + 1
+        self._show("clients", "clients", done, len(self._clients))
+        if done == len(self._clients):
+            self._show("epochs", "server and scoring")
 
     def round_finished(self, record: Record) -> None:
         super().round_finished(record)
-        self._show("rounds", record["round"], self._rounds)
+        self._show("rounds", "rounds", record["round"], self._rounds)
 
-    def _show(self, name: str, done: int, total: int) -> None:
-        if name not in self._bars:
-            self._bars[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._bars[name], completed=done, total=total)
+    def _show(self, bar: str, title: str, done: int = 0, total: int | None = None) -> None:
+        """Draw a bar; without a total it pulses."""
+        count = "" if total is None else f"{done}/{total}"
+        if bar not in self._bars:
+            self._bars[bar] = self._progress.add_task(title, total=total, count="", left="")
+        task = self._bars[bar]
+        self._progress.update(task, description=title, completed=done, total=total, count=count)
+        if bar == "rounds":
+            self._progress.update(task, left=self._time_left(task))
 
-    def _drop(self, name: str) -> None:
-        self._progress.remove_task(self._bars.pop(name))
+    def _time_left(self, task: TaskID) -> str:
+        """Estimate from the rounds since the start or the resumption; empty before the first of them."""
+        seconds = self._progress.tasks[self._progress.task_ids.index(task)].time_remaining
+        return "" if not seconds else f"about {duration(seconds)} left"
+
+    def _drop(self, bar: str) -> None:
+        if bar in self._bars:
+            self._progress.remove_task(self._bars.pop(bar))
 
 
 def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
@@ -124,13 +143,12 @@ def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
 
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
-    """What is about to run, and the score to beat."""
-    title = METHOD_TITLES[experiment.method]
+    """What is about to run, and the score to beat, aligned with `round_line`."""
     lines = [
-        f"{title} on {data.name}: {len(data.train)} training images of {len(data.base_names)} base classes "
-        f"on {experiment.data.clients} clients ({experiment.data.regime}, {experiment.data.partition}), "
-        f"{len(data.novel_names)} novel classes, model {experiment.model}, seed {experiment.seed}",
-        f"zero-shot{'':<{8 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
+        f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}",
+        f"{len(data.train)} training images of {len(data.base_names)} base classes on {experiment.data.clients} clients "
+        f"({experiment.data.regime}, {experiment.data.partition}), {len(data.novel_names)} novel classes",
+        f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
     ]
     if rounds_done:
         lines.append(f"resuming after round {rounds_done} of {experiment.rounds}")
@@ -171,22 +189,36 @@ def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = ""
 def print_summary(summary: Summary, folder: Path) -> None:
     """Zero-shot beside the method, then where everything lies."""
     console = Console()
+    rounds = summary["rounds"]
     name = METHOD_TITLES[summary["method"]] + (" (SFT only)" if summary["stages"] == "sft" else "")
     rows: dict[str, Any] = {"Zero-shot": summary["zero_shot"]}
-    if summary["rounds"]:
+    if rounds:
         rows[name] = summary["final"]
-    console.print(scores_table(rows, f"Accuracy in % after {summary['rounds']} rounds"))
-    if summary["rounds"]:
+    after = f" after {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
+    console.print(scores_table(rows, f"Accuracy in %{after}"))
+    if rounds:
         console.print(
             f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
-            f"time {summary['seconds']:.0f} s  up {megabytes(summary['bytes_up'])}  "
-            f"down {megabytes(summary['bytes_down'])}",
+            f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
             highlight=False,
             soft_wrap=True,
         )
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
-def megabytes(count: int) -> str:
-    """Decimal megabytes."""
-    return f"{count / 1e6:.1f} MB"
+def size(count: int) -> str:
+    """Bytes in decimal units, one decimal."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes and seconds, or hours and minutes."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -5,7 +5,7 @@ Attributes of `Clip` are all a method needs: an image tower, a text tower, and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from feddtl.models.towers import BlockStack
 from feddtl.storage import new_folder
 
 EMBEDDED = "tiny-clip"
+LEGACY_END_OF_TEXT = 2
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 
 
@@ -96,9 +97,9 @@ class TextTower:
         return ids.to(self.device), self._end_of_text(ids).to(self.device)
 
     def _end_of_text(self, ids: Tensor) -> Tensor:
-        # An end-of-text id of 2 is the old default of configurations whose vocabulary ends with that token:
-        # transformers then pools at the largest id.
-        if self._eos == 2:
+        # The old default of configurations whose vocabulary ends with that token: transformers then pools at
+        # the largest id.
+        if self._eos == LEGACY_END_OF_TEXT:
             return ids.argmax(dim=-1)
         return (ids == self._eos).int().argmax(dim=-1)
 
@@ -159,6 +160,8 @@ def save_clip(clip: Clip, folder: Path) -> None:
 
 
 def _read_parts(folder: str, source: str) -> tuple[Any, Any, Any]:
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.utils import logging
@@ -176,17 +179,36 @@ def _read_parts(folder: str, source: str) -> tuple[Any, Any, Any]:
         config = AutoConfig.from_pretrained(folder)
         if config.model_type != "clip":
             raise ModelError(f"{source} is a '{config.model_type}' model, not a CLIP.", "Give a CLIPModel.")
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        loaded: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(folder)
         processor = CLIPImageProcessorPil.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    # Damaged weights raise SafetensorError, weights of another shape RuntimeError.
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"Cannot load the model {source}: {first_line}",
             "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
             "uses the local Hub cache only).",
         ) from None
+    _refuse_gaps(source, report["missing_keys"], tokenizer, int(model.config.text_config.eos_token_id))
     return model, processor, tokenizer
+
+
+def _refuse_gaps(source: str, missing_weights: Collection[str], tokenizer: Any, end_of_text: int) -> None:
+    """Raise ModelError where transformers fills a gap: random weights, or a tokenizer without a vocabulary."""
+    if missing_weights:
+        raise ModelError(
+            f"The model {source} lacks {len(missing_weights)} weights, among them {min(missing_weights)}.",
+            "Download it again: config.json and the weights must be of the same CLIPModel.",
+        )
+    first, second = tokenizer(["a", "b"])["input_ids"]
+    if first == second or (end_of_text != LEGACY_END_OF_TEXT and end_of_text not in first):
+        raise ModelError(
+            f"The tokenizer of {source} does not fit the model: it gives different texts the same tokens, or none "
+            f"that ends the text ({end_of_text}).",
+            "Put the tokenizer files of the same model (tokenizer.json, tokenizer_config.json) next to its weights.",
+        )
 
 
 def prompts_for(class_names: Sequence[str], template: str) -> list[str]:

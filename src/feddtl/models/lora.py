@@ -90,7 +90,7 @@ def truncate(factors: Mapping[str, Tensor], rank: int) -> Tensors:
     for layer in layer_names(factors):
         q_b, r_b = torch.linalg.qr(factors[layer + B_SUFFIX])
         q_a, r_a = torch.linalg.qr(factors[layer + A_SUFFIX].T)
-        u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
         root = s[:rank].sqrt()
         result[layer + A_SUFFIX] = root[:, None] * (vh[:rank] @ q_a.T)
         result[layer + B_SUFFIX] = (q_b @ u[:, :rank]) * root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from feddtl.errors import ModelError
-from feddtl.models.lora import A_SUFFIX, Lora, layer_names
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
+# Settings of PEFT under which a layer is not W_0 + (lora_alpha/r)·B·A.
+_VARIANTS = ("use_rslora", "use_dora", "use_qalora", "alpha_pattern", "rank_pattern")
 
 
 def save_adapter(folder: Path, lora: Lora, base_model: str) -> None:
@@ -38,10 +41,20 @@ def load_adapter(folder: Path) -> Lora:
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Cannot read the adapter in {folder}: {error}.", "Write it again, or copy it anew.") from None
-    if config.get("peft_type") != "LORA" or config.get("use_rslora") or config.get("use_dora"):
+    if not _is_plain_lora(config, tensors):
         raise ModelError(f"The adapter in {folder} is not a plain LoRA.", "Give one that feddtl or PEFT's LORA wrote.")
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     return Lora(factors, float(config["lora_alpha"]) / int(config["r"]))
+
+
+def _is_plain_lora(config: Any, tensors: Iterable[str]) -> bool:
+    return (
+        isinstance(config, dict)
+        and config.get("peft_type") == "LORA"
+        and {"lora_alpha", "r"} <= config.keys()
+        and not any(config.get(variant) for variant in _VARIANTS)
+        and all(name.endswith((A_SUFFIX, B_SUFFIX)) for name in tensors)
+    )
 
 
 def _config(lora: Lora, base_model: str) -> dict[str, Any]:

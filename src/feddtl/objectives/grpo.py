@@ -74,7 +74,8 @@ def all_equal_groups(rewards: Tensor) -> Tensor:
 def guarded_exp(exponent: Tensor, limit: float) -> Tensor:
     """exp(x) up to x = limit, its tangent e^limit · (1 + x - limit) beyond: finite, monotone, smooth once."""
     inside = exponent.clamp_max(limit).exp()
-    return inside * (1 + (exponent - limit).clamp_min(0))
+    # At the limit itself, both clamps would pass a gradient; relu passes none.
+    return inside * (1 + (exponent - limit).relu())
 
 
 def clipped_policy_objective(

@@ -144,7 +144,8 @@ class LocalRuntime:
 
 def choose_clients(clients: int, participation: float, seed: int, round_number: int) -> list[int]:
     """Sorted ids of the clients of a round: a uniform sample of ⌈participation · K⌉ of them."""
-    count = min(clients, math.ceil(participation * clients))
+    # Rounded first: 0.07 · 100 is 7.000000000000001 in binary floating point.
+    count = max(1, math.ceil(round(participation * clients, 9)))
     generator = numpy_generator(seed, "participation", round_number)
     return sorted(int(client) for client in generator.choice(clients, size=count, replace=False))
 

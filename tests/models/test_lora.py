@@ -1,0 +1,123 @@
+"""Algebra of low-rank factors against dense matrices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feddtl.models.lora import Lora, adapted_linear, init_factors, layer_names, mix, truncate
+
+SHAPES = {"block.q_proj": (6, 9), "block.fc1": (11, 9)}
+
+
+def product(factors, layer):
+    return factors[f"{layer}.lora_B.weight"].double() @ factors[f"{layer}.lora_A.weight"].double()
+
+
+def test_adapted_linear_by_hand():
+    """W = [[1, 2]], bias 10, A = [[1, -1]], B = [[3]], scaling 0.5, x = (4, 1).
+
+    Plain: 1·4 + 2·1 + 10 = 16. Adapter: A x = 3, B·3 = 9, halved 4.5. Sum 20.5.
+    """
+    layer = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        layer.bias.fill_(10.0)
+    lora = Lora({"l.lora_A.weight": torch.tensor([[1.0, -1.0]]), "l.lora_B.weight": torch.tensor([[3.0]])}, 0.5)
+    x = torch.tensor([4.0, 1.0])
+    assert adapted_linear(layer, "l", x, lora).item() == 20.5
+    assert adapted_linear(layer, "another", x, lora).item() == 16.0
+    assert adapted_linear(layer, "l", x, None).item() == 16.0
+
+
+def test_gradients_of_adapted_linear_pass_gradcheck():
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(5, 4).double()
+    a, b, x = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 5), (4, 2), (3, 2, 5))
+    )
+
+    def adapted(a, b, x):
+        return adapted_linear(layer, "l", x, Lora({"l.lora_A.weight": a, "l.lora_B.weight": b}, 1.5))
+
+    assert torch.autograd.gradcheck(adapted, (a, b, x))
+
+
+def test_initial_factors_follow_kaiming_uniform_with_zero_b():
+    """a = √5 gives the bound gain·√(3/n) = √(2/6)·√(3/n) = 1/√n; the variance of U(-h, h) is h²/3."""
+    columns = 400
+    factors = init_factors({"layer": (7, columns)}, rank=50, seed=3)
+    a = factors["layer.lora_A.weight"]
+    bound = 1 / math.sqrt(columns)
+    assert a.shape == (50, columns)
+    assert torch.equal(factors["layer.lora_B.weight"], torch.zeros(7, 50))
+    assert 0.999 * bound < a.abs().max() <= bound
+    # 20,000 draws: four standard errors of mean and variance.
+    assert abs(a.mean()) < 4 * bound / math.sqrt(3 * a.numel())
+    assert a.var() == pytest.approx(bound**2 / 3, rel=0.03)
+
+
+def test_initial_factors_depend_on_seed_and_layer_only():
+    """A layer's factors do not change when other layers come or go."""
+    factors = init_factors(SHAPES, rank=4, seed=0)
+    alone = init_factors({"block.fc1": (11, 9)}, rank=4, seed=0)
+    assert torch.equal(factors["block.fc1.lora_A.weight"], alone["block.fc1.lora_A.weight"])
+    assert not torch.equal(factors["block.fc1.lora_A.weight"], factors["block.q_proj.lora_A.weight"])
+    assert not torch.equal(
+        factors["block.fc1.lora_A.weight"], init_factors(SHAPES, rank=4, seed=1)["block.fc1.lora_A.weight"]
+    )
+
+
+def test_layer_names_are_sorted_and_without_suffix():
+    assert layer_names(init_factors(SHAPES, rank=1, seed=0)) == ["block.fc1", "block.q_proj"]
+
+
+@given(
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    weights=st.lists(st.floats(-2, 2), min_size=4, max_size=4),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=40)
+def test_mix_is_the_weighted_sum_of_products(random_factors, ranks, weights, seed):
+    """Σ_i w_i B_i A_i summed in float64, with parts of different ranks; the ranks add up."""
+    parts = [random_factors(SHAPES, rank, seed + index) for index, rank in enumerate(ranks)]
+    weights = weights[: len(ranks)]
+    mixed = mix(parts, weights)
+    for layer in SHAPES:
+        expected = sum(w * product(part, layer) for part, w in zip(parts, weights, strict=True))
+        assert mixed[f"{layer}.lora_A.weight"].shape[0] == sum(ranks)
+        torch.testing.assert_close(product(mixed, layer), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_mix_refuses_a_missing_weight(random_factors):
+    with pytest.raises(ValueError, match="zip"):
+        mix([random_factors(SHAPES), random_factors(SHAPES, seed=1)], [1.0])
+
+
+@given(held=st.integers(1, 8), kept=st.integers(1, 8), seed=st.integers(0, 10**6))
+@settings(max_examples=40)
+def test_truncate_is_the_best_approximation_of_its_rank(random_factors, held, kept, seed):
+    """Eckart-Young: the SVD of the dense product, cut at the rank, is the nearest matrix of that rank."""
+    factors = random_factors(SHAPES, held, seed)
+    truncated = truncate(factors, kept)
+    for layer, (rows, columns) in SHAPES.items():
+        u, s, vh = torch.linalg.svd(product(factors, layer))
+        rank = min(kept, held, rows, columns)
+        best = (u[:, :rank] * s[:rank]) @ vh[:rank]
+        torch.testing.assert_close(product(truncated, layer), best, rtol=1e-9, atol=1e-12)
+        assert truncated[f"{layer}.lora_A.weight"].shape == (rank, columns)
+        assert truncated[f"{layer}.lora_B.weight"].shape == (rows, rank)
+
+
+def test_truncate_splits_the_singular_values_evenly(random_factors):
+    """A row j and B column j both have the norm √s_j."""
+    factors = random_factors(SHAPES, 3)
+    truncated = truncate(factors, 3)
+    singular = torch.linalg.svdvals(product(factors, "block.fc1"))[:3]
+    torch.testing.assert_close(truncated["block.fc1.lora_A.weight"].norm(dim=1), singular.sqrt())
+    torch.testing.assert_close(truncated["block.fc1.lora_B.weight"].norm(dim=0), singular.sqrt())
