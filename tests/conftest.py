@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from feddtl.algorithms.base import Algorithm, ClientData, ServerState, Task
+from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
+from feddtl.evaluate import EvaluationSets, TestImages
+from feddtl.features import frozen_activations
 from feddtl.models.clip import Clip, load_clip
 
 # The first use of a tower is slow, so a time limit per example says nothing; the same examples every time.
@@ -35,6 +38,8 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
 
     @cache
     def make(*, image_blocks: int = 4, text_blocks: int = 3, heads: int = 4, legacy_eos: bool = False) -> Path:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
         folder = tmp_path_factory.mktemp("clip")
         tokenizer = build_tokenizer(legacy_eos)
         build_model(tokenizer, image_blocks, text_blocks, heads, legacy_eos).save_pretrained(folder)
@@ -58,8 +63,12 @@ def clip(clip_folder: Path) -> Clip:
     return load_clip(str(clip_folder))
 
 
-def build_tokenizer(legacy_eos: bool) -> PreTrainedTokenizerFast:
+# transformers takes seconds to import, which tests without a model need not wait for.
+def build_tokenizer(legacy_eos: bool) -> Any:
     """Byte-level tokens without merges. The end of text has id 3, or with `legacy_eos` the largest id."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -83,10 +92,10 @@ def build_tokenizer(legacy_eos: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast, image_blocks: int, text_blocks: int, heads: int, legacy_eos: bool
-) -> CLIPModel:
+def build_model(tokenizer: Any, image_blocks: int, text_blocks: int, heads: int, legacy_eos: bool) -> Any:
     """CLIP whose outputs depend strongly on every weight, which Hugging Face's small initial ones do not."""
+    from transformers import CLIPConfig, CLIPModel
+
     shared = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": heads, "projection_dim": 24}
     vision = {**shared, "num_hidden_layers": image_blocks, "image_size": IMAGE_SIZE, "patch_size": 8}
     text = {
@@ -129,5 +138,98 @@ def make_images() -> Callable[..., ImageTable]:
         return ImageTable(
             lambda row: Image.fromarray(pixels[row]), rows, np.asarray(labels, np.int64), np.zeros_like(rows)
         )
+
+    return make
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Three clients with 7, 5 and 6 images of three base classes, and test images of these and two novel ones.
+
+    Attributes:
+        task: What all parties agree on.
+        tables: Training images by client.
+        test_base: 12 images; the clients' shares are the first 4, none, and the last 8.
+        test_novel: 6 images.
+    """
+
+    task: Task
+    tables: tuple[ImageTable, ...]
+    test_base: ImageTable
+    test_novel: ImageTable
+
+    def clients(self, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> list[ClientData]:
+        """Every client's activations at the algorithm's first changing block."""
+        return [
+            ClientData(client, self._encode(table, algorithm, dtype), torch.from_numpy(table.labels))
+            for client, table in enumerate(self.tables)
+        ]
+
+    def sets(self, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> EvaluationSets:
+        """What a runtime scores."""
+        shares = (torch.arange(4), torch.arange(0), torch.arange(4, 12))
+        base = self._test(self.test_base, self.task.class_names, algorithm, dtype)
+        novel = self._test(self.test_novel, ("teapot", "ice cream"), algorithm, dtype)
+        return EvaluationSets(base, novel, shares, ("all",))
+
+    def pixels(self, client: int) -> torch.Tensor:
+        """(N, 3, H, W) training images of a client, as the model's own processor gives them."""
+        table = self.tables[client]
+        return self.task.clip.image.preprocess([table.read(index) for index in range(len(table))])
+
+    def _encode(self, table: ImageTable, algorithm: Algorithm, dtype: torch.dtype) -> torch.Tensor:
+        return frozen_activations(self.task.clip.image, table, algorithm.first_image_block, dtype=dtype)
+
+    def _test(self, table: ImageTable, names: tuple[str, ...], algorithm: Algorithm, dtype: torch.dtype) -> TestImages:
+        activations = self._encode(table, algorithm, dtype)
+        return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
+
+
+@pytest.fixture(scope="session")
+def federation(clip: Clip, make_images: Callable[..., ImageTable]) -> Federation:
+    """The default tiny federation; shared by all tests, so none may change it."""
+    labels = ([0, 0, 1, 2, 1, 0, 2], [1, 1, 2, 2, 1], [0, 2, 0, 1, 2, 0])
+    return Federation(
+        Task(clip, ("cat", "red panda", "great crested grebe"), "a photo of a {class}.", 3),
+        tuple(make_images(owned, seed=10 + client) for client, owned in enumerate(labels)),
+        make_images([0, 1, 2] * 4, seed=20),
+        make_images([0, 1] * 3, seed=21),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_experiment() -> Callable[..., Experiment]:
+    """A short experiment: 2 SFT rounds of 4, batches of 3, scaling 1.5; tables are changed key by key."""
+    short: dict[str, dict[str, Any]] = {
+        "lora": {"rank": 3, "alpha": 4.5},
+        "schedule": {"sft_rounds": 2},
+        "local": {"batch_size": 3},
+        "rl": {"epochs": 2, "noise_std": 0.2, "group_size": 4},
+        "server": {"batch_size": 4},
+    }
+
+    def make(**changes: Any) -> Experiment:
+        default = Experiment(rounds=4, seed=3)
+        tables = {name: {**short.get(name, {}), **changes.pop(name, {})} for name in (*short, "evaluation")}
+        return replace(
+            default,
+            **{name: replace(getattr(default, name), **values) for name, values in tables.items()},
+            **changes,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomised() -> Callable[..., ServerState]:
+    """A state of some round as training leaves it: every factor moved away from its initial value."""
+
+    def make(state: ServerState, round_number: int, seed: int = 0) -> ServerState:
+        generator = torch.Generator().manual_seed(seed)
+        moved = {
+            name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in state.tensors.items()
+        }
+        return ServerState(round_number, moved)
 
     return make

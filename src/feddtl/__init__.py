@@ -1,1 +1,100 @@
-"""Federated fine-tuning of CLIP."""
+"""Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them.
+
+Names are imported when they are used, so that `import feddtl` is instant. A run in Python:
+
+    from pathlib import Path
+    import feddtl
+
+    experiment = feddtl.Experiment(rounds=4, data=feddtl.DataConfig(source="photos", clients=3))
+    summary = feddtl.run_experiment(experiment, Path("runs/photos"))
+    model = feddtl.load_trained_model(Path("runs/photos"))
+    model.predict([image], ["red star", "blue ring"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feddtl.config import (
+        ComputeConfig,
+        DataConfig,
+        EvaluationConfig,
+        Experiment,
+        LocalConfig,
+        LoraConfig,
+        RlConfig,
+        ScheduleConfig,
+        ServerConfig,
+    )
+    from feddtl.data.federated import FederatedData, load_federated_data
+    from feddtl.errors import FeddtlError
+    from feddtl.experiment import RunObserver, run_experiment
+    from feddtl.experiment_file import load_experiment
+    from feddtl.export import export_merged
+    from feddtl.models.clip import Clip, load_clip
+    from feddtl.scoring import TrainedModel, load_trained_model, score_run
+
+    __version__: str
+
+_HOMES = {
+    "feddtl.config": (
+        "ComputeConfig",
+        "DataConfig",
+        "EvaluationConfig",
+        "Experiment",
+        "LocalConfig",
+        "LoraConfig",
+        "RlConfig",
+        "ScheduleConfig",
+        "ServerConfig",
+    ),
+    "feddtl.data.federated": ("FederatedData", "load_federated_data"),
+    "feddtl.errors": ("FeddtlError",),
+    "feddtl.experiment": ("RunObserver", "run_experiment"),
+    "feddtl.experiment_file": ("load_experiment",),
+    "feddtl.export": ("export_merged",),
+    "feddtl.models.clip": ("Clip", "load_clip"),
+    "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Clip",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "Experiment",
+    "FeddtlError",
+    "FederatedData",
+    "LocalConfig",
+    "LoraConfig",
+    "RlConfig",
+    "RunObserver",
+    "ScheduleConfig",
+    "ServerConfig",
+    "TrainedModel",
+    "__version__",
+    "export_merged",
+    "load_clip",
+    "load_experiment",
+    "load_federated_data",
+    "load_trained_model",
+    "run_experiment",
+    "score_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("feddtl")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'feddtl' has no attribute '{name}'")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -32,7 +32,9 @@ def load_experiment(path: Path) -> Experiment:
             f"Cannot read the experiment file {path}: {error.strerror}.", "Check the path; see experiments/."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}.", 'Write KEY = VALUE lines under [TABLE] lines, texts in "quotes".'
+        ) from None
     try:
         return experiment_from_dict(values)
     except ConfigError as error:

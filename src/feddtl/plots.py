@@ -13,12 +13,13 @@ from feddtl.errors import ConfigError
 from feddtl.storage import storage_errors
 
 ENDINGS = (".svg", ".png", ".pdf")
+DATELESS: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> None:
     """Class × client heat map of training images; counts (K, C)."""
     figure, axes = _figure(max(6.0, 0.22 * counts.shape[1] + 2), max(2.5, 0.32 * counts.shape[0] + 2))
-    image = axes.imshow(counts, aspect="auto", cmap="Blues", interpolation="nearest")
+    image = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
     axes.set_yticks(range(counts.shape[0]), [f"client {client}" for client in range(counts.shape[0])])
     step = 1 if counts.shape[1] <= 60 else counts.shape[1] // 40
     axes.set_xticks(range(0, counts.shape[1], step), list(class_names)[::step], rotation=90, fontsize=7)
@@ -48,6 +49,12 @@ def accuracy_curves(
     _save(figure, path)
 
 
+def require_plot_ending(path: Path) -> None:
+    """Raise ConfigError for a file that cannot be drawn to, before any work is done for it."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"Cannot draw to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     # Figure alone, without pyplot: no display, no global state.
     from matplotlib.figure import Figure
@@ -57,10 +64,10 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    if path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"Cannot draw to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
-    with storage_errors(path):
+    from matplotlib import rc_context
+
+    require_plot_ending(path)
+    with storage_errors(path), rc_context({"svg.hashsalt": "feddtl"}):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No date inside, so that the same numbers give the same file.
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+        # No date and no random identifiers inside, so that the same numbers give the same file.
+        figure.savefig(path, dpi=150, metadata=DATELESS.get(path.suffix.lower()))

@@ -19,12 +19,6 @@ def copy(clip_folder, tmp_path):
     return shutil.copytree(clip_folder, tmp_path / "copy")
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    """A model folder without some file must not send transformers to the network."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def change_weights(folder, change):
     path = folder / "model.safetensors"
     weights = load_file(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torch.func import functional_call
 
 from feddtl.errors import ConfigError, ModelError
@@ -204,8 +205,6 @@ def test_row_mask_ends_at_the_row():
 
 def test_preprocessing_is_resize_crop_and_normalise_without_augmentation(clip):
     """A grey of value 51 is 0.2; CLIP's means and deviations give (0.2 - mean) / std in each channel."""
-    from PIL import Image
-
     pixels = clip.image.preprocess([Image.new("RGB", (40, 20), (51, 51, 51)), Image.new("RGB", (9, 30), (51, 51, 51))])
     assert pixels.shape == (2, 3, 16, 16)
     expected = [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feddtl.cli.commands import Doctor
 from feddtl.environment import describe_environment
@@ -26,7 +27,7 @@ def doctor(command: Doctor) -> int:
     else:
         table = Table(show_header=False)
         for name, (ok, text) in findings.items():
-            table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, text)
+            table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, Text(text))
         Console().print(table)
     return 0 if all(ok for ok, _ in findings.values()) else 1
 

@@ -7,49 +7,61 @@ import json
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feddtl.cli.commands import Partition
 from feddtl.data.federated import FederatedData, load_federated_data
-from feddtl.plots import partition_heat_map
+from feddtl.data.shares import Counts
+from feddtl.plots import partition_heat_map, require_plot_ending
 
 SHADES = " ░▒▓█"
-# Beyond this many classes a row of cells no longer fits a terminal.
-WIDEST_ROW = 60
+# What the other columns and the frame take of a line.
+WIDTH_OF_NUMBERS = 42
 
 
 def show_partition(command: Partition) -> int:
     """Print a line per client with a shade per class; optionally draw the heat map."""
+    if command.plot is not None:
+        require_plot_ending(command.plot)
     data = load_federated_data(command.config.data, command.config.seed)
     counts = data.partition.counts(data.train.labels, len(data.base_names))
     if command.json:
         print(json.dumps({"base_classes": data.base_names, "images_per_client_and_class": counts.tolist()}, indent=2))
     else:
-        console = Console()
-        for note in data.notes:
-            console.print(f"note: {note}", markup=False, highlight=False)
-        console.print(_table(data, counts))
-        console.print(_legend(data, counts), markup=False, highlight=False)
+        _print(Console(), data, counts)
     if command.plot is not None:
         config = command.config.data
         title = f"{data.name}, {config.regime}, {config.partition}, seed {command.config.seed}"
         partition_heat_map(counts, data.base_names, title, command.plot)
-        Console(stderr=True).print(f"heat map: {command.plot}", markup=False, highlight=False)
+        Console(stderr=True).print(f"heat map: {command.plot}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _table(data: FederatedData, counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Table:
-    table = Table(title=f"Training images of {data.name} by client")
-    for heading in ("Client", "Images", "Classes", "Test share", f"Classes 0 to {counts.shape[1] - 1}"):
-        table.add_column(heading, justify="left" if heading.startswith("Classes 0") else "right", no_wrap=True)
-    shaded = counts[:, :WIDEST_ROW]
-    most = max(1, int(counts.max()))
-    for client, row in enumerate(shaded):
-        cells = "".join(SHADES[int(np.ceil(count / most * (len(SHADES) - 1)))] for count in row)
-        test = str(len(data.partition.test[client]))
-        table.add_row(str(client), str(counts[client].sum()), str(int((counts[client] > 0).sum())), test, cells)
+def _print(console: Console, data: FederatedData, counts: Counts) -> None:
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS))
+    cells = merged(counts, each)
+    console.print(_table(data, counts, cells))
+    what = "a class" if each == 1 else f"{each} neighbouring classes"
+    legend = f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'."
+    console.print(legend, markup=False, highlight=False, soft_wrap=True)
+
+
+def merged(counts: Counts, each: int) -> Counts:
+    """(K, ⌈C/n⌉) sums over n neighbouring classes, so that any number of classes fits a line."""
+    starts = np.arange(0, counts.shape[1], each)
+    return np.add.reduceat(counts, starts, axis=1)
+
+
+def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
+    table = Table(title=Text(f"Images of {data.name} by client"))
+    for heading in ("Client", "Train", "Test", "Classes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(f"Classes 0 to {counts.shape[1] - 1}", no_wrap=True)
+    most = max(1, int(cells.max()))
+    for client, row in enumerate(cells):
+        shades = "".join(SHADES[int(np.ceil(count / most * (len(SHADES) - 1)))] for count in row)
+        numbers = (counts[client].sum(), len(data.partition.test[client]), (counts[client] > 0).sum())
+        table.add_row(str(client), *map(str, numbers), shades)
     return table
-
-
-def _legend(data: FederatedData, counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> str:
-    cut = f" (the first {WIDEST_ROW} of {counts.shape[1]} classes)" if counts.shape[1] > WIDEST_ROW else ""
-    return f"A cell is a class: ' ' none, '█' {counts.max()} images{cut}. Class 0 is '{data.base_names[0]}'."

@@ -118,7 +118,7 @@ class BarObserver(LineObserver):
         """Draw a bar; without a total it pulses."""
         count = "" if total is None else f"{done}/{total}"
         if bar not in self._bars:
-            self._bars[bar] = self._progress.add_task(title, total=total, count="", left="")
+            self._bars[bar] = self._progress.add_task(title, total=total, completed=done, count=count, left="")
         task = self._bars[bar]
         self._progress.update(task, description=title, completed=done, total=total, count=count)
         if bar == "rounds":
@@ -146,8 +146,8 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
     """What is about to run, and the score to beat, aligned with `round_line`."""
     lines = [
         f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}",
-        f"{len(data.train)} training images of {len(data.base_names)} base classes on {experiment.data.clients} clients "
-        f"({experiment.data.regime}, {experiment.data.partition}), {len(data.novel_names)} novel classes",
+        f"{len(data.train)} training images of {len(data.base_names)} base classes on {experiment.data.clients} "
+        f"clients ({experiment.data.regime}, {experiment.data.partition}), {len(data.novel_names)} novel classes",
         f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
     ]
     if rounds_done:

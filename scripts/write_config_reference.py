@@ -1,0 +1,112 @@
+"""Write docs/reference/configuration.md from the dataclasses of `feddtl.config`.
+
+Types and defaults come from the dataclasses, words and allowed values from the source: the docstring behind a
+field, and the `require(condition, key, value, allowed)` calls.
+
+Run: python scripts/write_config_reference.py
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from feddtl.config import Experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference" / "configuration.md"
+TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+INTRODUCTION = """\
+<!-- Written by scripts/write_config_reference.py from src/feddtl/config.py. Do not edit. -->
+# Configuration
+
+Every setting has one name. It is the key in an experiment file and the flag on the command line:
+
+| in the file | on the command line |
+|---|---|
+| `rounds = 20` above the first table | `--rounds 20` |
+| `shots = 16` under `[data]` | `--data.shots 16` |
+| `min_images = 8` under `[data]` | `--data.min-images 8` |
+
+Flags override the file, and the file overrides the defaults below. An unknown key or a value out of range is
+refused with one error that names it. "paper" is the value of the FedDTL paper; "ours" marks what the paper
+leaves open, see [paper fidelity](../paper-fidelity.md). `config.json` in a
+[run folder](run-folder.md) holds every setting with the value that was used.
+
+Whole experiment files are in [experiments/](../../experiments/); the shortest is
+[quickstart.toml](../../experiments/quickstart.toml).
+"""
+
+
+def class_source(kind: type) -> ast.ClassDef:
+    """Syntax tree of a class."""
+    found = ast.parse(inspect.getsource(kind)).body[0]
+    assert isinstance(found, ast.ClassDef)
+    return found
+
+
+def field_docstrings(kind: type) -> dict[str, str]:
+    """The string that stands behind each field, on one line."""
+    return {
+        entry.target.id: " ".join(str(words.value.value).split())
+        for entry, words in pairwise(class_source(kind).body)
+        if isinstance(entry, ast.AnnAssign)
+        and isinstance(entry.target, ast.Name)
+        and isinstance(words, ast.Expr)
+        and isinstance(words.value, ast.Constant)
+    }
+
+
+def allowed_values(kind: type) -> dict[str, str]:
+    """What the checks of a class allow, by key: the last argument of `require`, where it is a plain text."""
+    calls = [node for node in ast.walk(class_source(kind)) if isinstance(node, ast.Call) and len(node.args) == 4]
+    return {
+        key.value: allowed.value
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "require"
+        for _, key, _, allowed in [call.args]
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+        if isinstance(allowed, ast.Constant) and isinstance(allowed.value, str)
+    }
+
+
+def value_text(value: Any) -> str:
+    """A value as it stands in a TOML file."""
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def table(kind: type, prefix: str) -> list[str]:
+    """Markdown table of a dataclass's own fields, without its nested tables."""
+    hints, words, allowed = get_type_hints(kind), field_docstrings(kind), allowed_values(kind)
+    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        hint, key = hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hint):
+            continue
+        if get_origin(hint) is Literal:
+            values = ", ".join(f"`{value_text(choice)}`" for choice in get_args(hint))
+        else:
+            values = allowed.get(key, TYPES[hint])
+        cells = (f"`{key}`", f"`{value_text(field.default)}`", values, words[field.name])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION, "## Top level\n", *table(Experiment, ""), ""]
+    for name, kind in get_type_hints(Experiment).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            title = str(kind.__doc__).splitlines()[0]
+            parts += [f"## `[{name}]`\n", f"{title}\n", *table(kind, f"{name}."), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -1,0 +1,280 @@
+"""What FedDTL sends, keeps and changes; its numbers are tested against `slow_rounds`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.aggregate import average_lora
+from feddtl.algorithms.base import ServerState, tensor_bytes
+from feddtl.algorithms.feddtl import sample_per_class
+from feddtl.algorithms.naming import select, under
+from feddtl.errors import ConfigError
+
+TARGETS = ("q_proj", "k_proj", "v_proj")
+
+
+@pytest.fixture
+def algorithm(federation, make_experiment):
+    return build_algorithm(federation.task, make_experiment())
+
+
+def one_round(algorithm, state, clients):
+    payload = algorithm.broadcast(state)
+    updates = [algorithm.client_update(payload, data, {}) for data in clients]
+    return payload, updates, algorithm.aggregate(state, updates)
+
+
+def equal(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_state_holds_adapters_of_the_last_two_blocks_only(federation, algorithm):
+    """Blocks 2 and 3 of 4 in the image tower, 1 and 2 of 3 in the text tower; B = 0 everywhere."""
+    tensors = algorithm.init_server().tensors
+    clip = federation.task.clip
+    image = set(clip.image.stack.layer_shapes(2, TARGETS))
+    text = set(clip.text.stack.layer_shapes(1, TARGETS))
+    factors = (".lora_A.weight", ".lora_B.weight")
+    assert set(tensors) == {
+        f"{group}/{layer}{suffix}"
+        for group, layers in (("visual", image), ("anchor", image), ("text", text))
+        for layer in layers
+        for suffix in factors
+    }
+    assert all(not tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+    assert algorithm.first_image_block == 2
+
+
+def test_stage_changes_after_round_m(algorithm, federation, make_experiment):
+    assert [algorithm.stage(number) for number in (1, 2, 3, 4)] == ["sft", "sft", "rl", "rl"]
+    half = build_algorithm(federation.task, make_experiment(schedule={"sft_rounds": 0}, rounds=5))
+    assert [half.stage(number) for number in range(1, 6)] == ["sft", "sft", "sft", "rl", "rl"]
+    ablation = build_algorithm(federation.task, make_experiment(schedule={"stages": "sft"}))
+    assert {ablation.stage(number) for number in (1, 2, 3, 4)} == {"sft"}
+
+
+@pytest.mark.parametrize("round_number", [1, 2, 3])
+def test_broadcast_holds_no_text_tower_and_nothing_of_an_image(federation, algorithm, randomised, round_number):
+    """Image adapters, C unit text embeddings, and in the RL stage the anchor: nothing else goes down."""
+    state = randomised(algorithm.init_server(), round_number - 1)
+    payload = algorithm.broadcast(state)
+    layers = federation.task.clip.image.stack.layer_shapes(2, TARGETS)
+    groups = ("visual", "anchor") if round_number == 3 else ("visual",)
+    expected = {
+        f"{group}/{layer}{suffix}"
+        for group in groups
+        for layer in layers
+        for suffix in (".lora_A.weight", ".lora_B.weight")
+    }
+    assert payload.round == round_number
+    assert set(payload.tensors) == expected | {"text_embeddings"}
+    embeddings = payload.tensors["text_embeddings"]
+    assert embeddings.shape == (3, 24)
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3))
+    for name in expected:
+        assert torch.equal(payload.tensors[name], state.tensors[name])
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_uplink_holds_visual_lora_unit_embeddings_and_labels_only(federation, algorithm, randomised, done):
+    """One vector of the joint space per image; patch tokens, activations and pixels stay. Nothing is kept either."""
+    data = federation.clients(algorithm)[0]
+    payload = algorithm.broadcast(randomised(algorithm.init_server(), done))
+    update = algorithm.client_update(payload, data, {})
+    assert update.weights.keys() == select(payload.tensors, "visual").keys()
+    assert set(update.samples) == {"embeddings", "labels"}
+    assert update.samples["embeddings"].shape == (7, 24)
+    torch.testing.assert_close(update.samples["embeddings"].norm(dim=-1), torch.ones(7))
+    assert torch.equal(update.samples["labels"], data.labels)
+    assert update.personal == {}
+    assert (update.client, update.num_images) == (0, 7)
+    assert not any(tensor.requires_grad for tensor in (*update.weights.values(), *update.samples.values()))
+    # 6 layers of 32 → 32 at rank 3 in float32, 7 embeddings of width 24 in float32, 7 labels in int64.
+    assert tensor_bytes(update.weights, update.samples) == 6 * 2 * 3 * 32 * 4 + 7 * 24 * 4 + 7 * 8
+
+
+def test_uplink_embeddings_are_those_of_the_tuned_encoder(federation, algorithm):
+    data = federation.clients(algorithm)[1]
+    state = algorithm.init_server()
+    update = algorithm.client_update(algorithm.broadcast(state), data, {})
+    tuned = algorithm.classifier(state, update).image_features(data.activations)
+    received = algorithm.classifier(state).image_features(data.activations)
+    torch.testing.assert_close(update.samples["embeddings"], tuned, rtol=0, atol=1e-6)
+    assert (update.samples["embeddings"] - received).abs().max() > 1e-3
+
+
+def test_embeddings_per_class_are_limited(federation, make_experiment):
+    """Client 0 has three, two and two images of its classes; with a limit of 2 it sends two of each."""
+    limited = build_algorithm(federation.task, make_experiment(server={"max_embeddings_per_class": 2}))
+    full = build_algorithm(federation.task, make_experiment())
+    data = federation.clients(full)[0]
+    state = full.init_server()
+    payload = full.broadcast(state)
+    first, again, everything = (a.client_update(payload, data, {}) for a in (limited, limited, full))
+    assert torch.bincount(first.samples["labels"]).tolist() == [2, 2, 2]
+    assert torch.bincount(everything.samples["labels"]).tolist() == [3, 2, 2]
+    assert equal(first.samples, again.samples)
+    assert equal(first.weights, everything.weights)
+    assert first.num_images == 7
+    sent = {tuple(row) for row in everything.samples["embeddings"].tolist()}
+    assert all(tuple(row) in sent for row in first.samples["embeddings"].tolist())
+
+
+def test_sample_per_class_draws_without_replacement_and_anew():
+    labels = torch.tensor([2, 0, 0, 2, 0, 5, 0, 2])
+    kept = [sample_per_class(labels, 2, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    for positions in kept:
+        assert positions.tolist() == sorted(set(positions.tolist()))
+        assert sorted(labels[positions].tolist()) == [0, 0, 2, 2, 5]
+    assert len({tuple(positions.tolist()) for positions in kept}) > 5
+    assert set(torch.cat(kept).tolist()) == set(range(8))
+    assert torch.equal(sample_per_class(labels, 9, torch.Generator().manual_seed(0)), torch.arange(8))
+
+
+def test_anchor_follows_sft_and_is_frozen_in_rl(federation, algorithm):
+    clients = federation.clients(algorithm)
+    state, anchors = algorithm.init_server(), []
+    for number in (1, 2, 3, 4):
+        state = one_round(algorithm, state, clients)[2].state
+        visual, anchor = select(state.tensors, "visual"), select(state.tensors, "anchor")
+        anchors.append(anchor)
+        assert state.round == number
+        assert equal(anchor, visual) == (number <= 2)
+    assert not equal(anchors[0], anchors[1])
+    assert equal(anchors[1], anchors[2])
+    assert equal(anchors[1], anchors[3])
+
+
+def test_server_training_changes_the_text_lora_only(federation, make_experiment):
+    """With and without epochs on the server, the same visual average; without, the text LoRA stands still."""
+    after = {}
+    for epochs in (0, 2):
+        algorithm = build_algorithm(federation.task, make_experiment(server={"epochs": epochs}))
+        state = algorithm.init_server()
+        _, updates, aggregate = one_round(algorithm, state, federation.clients(algorithm))
+        after[epochs] = aggregate.state.tensors
+        assert equal(select(aggregate.state.tensors, "visual"), average_lora(updates, 3, "factors"))
+        assert equal(select(aggregate.state.tensors, "text"), select(state.tensors, "text")) == (epochs == 0)
+    assert equal(select(after[0], "visual"), select(after[2], "visual"))
+
+
+def test_server_training_lowers_its_loss(federation, make_experiment):
+    """Ten epochs at once against two: the mean loss over the epochs falls, the accuracy does not."""
+    metrics = {}
+    for epochs in (1, 10):
+        algorithm = build_algorithm(federation.task, make_experiment(server={"epochs": epochs}))
+        metrics[epochs] = one_round(algorithm, algorithm.init_server(), federation.clients(algorithm))[2].metrics
+    assert metrics[10]["loss"] < metrics[1]["loss"]
+    assert metrics[10]["accuracy"] >= metrics[1]["accuracy"]
+    assert metrics[1]["client_drift"] > 0
+
+
+def test_client_training_does_not_touch_what_it_was_given(federation, algorithm, randomised):
+    state = randomised(algorithm.init_server(), 2)
+    payload = algorithm.broadcast(state)
+    data = federation.clients(algorithm)[0]
+    kept = {name: tensor.clone() for name, tensor in payload.tensors.items()}
+    weights = {name: tensor.clone() for name, tensor in federation.task.clip.model.state_dict().items()}
+    activations = data.activations.clone()
+    one_round(algorithm, state, [data])
+    assert equal(payload.tensors, kept)
+    assert equal(federation.task.clip.model.state_dict(), weights)
+    assert torch.equal(data.activations, activations)
+    assert all(parameter.grad is None for parameter in federation.task.clip.model.parameters())
+
+
+def test_product_aggregation_averages_the_products(federation, make_experiment, randomised):
+    """Same clients, other average: the dense mean of B·A is met more closely than by averaging factors."""
+    states = {}
+    for how in ("factors", "product"):
+        algorithm = build_algorithm(federation.task, make_experiment(server={"aggregation": how}))
+        start = randomised(algorithm.init_server(), 0)
+        _, updates, aggregate = one_round(algorithm, start, federation.clients(algorithm))
+        states[how] = select(aggregate.state.tensors, "visual")
+    layer = "vision_model.encoder.layers.3.self_attn.v_proj"
+
+    def product(weights):
+        return weights[f"{layer}.lora_B.weight"].double() @ weights[f"{layer}.lora_A.weight"].double()
+
+    dense = sum(update.num_images / 18 * product(update.weights) for update in updates)
+    distance = {how: (product(weights) - dense).norm().item() for how, weights in states.items()}
+    assert distance["product"] < distance["factors"]
+    assert states["product"][f"{layer}.lora_A.weight"].shape == (3, 32)
+
+
+def test_client_model_is_its_image_tower_with_the_text_tower_it_was_sent(federation, algorithm, randomised):
+    state = randomised(algorithm.init_server(), 1)
+    data = federation.clients(algorithm)[2]
+    update = algorithm.client_update(algorithm.broadcast(state), data, {})
+    own, received = algorithm.classifier(state, update), algorithm.classifier(state)
+    names = federation.task.class_names
+    assert torch.equal(own.text_embeddings(names), received.text_embeddings(names))
+    assert not torch.allclose(own.image_features(data.activations), received.image_features(data.activations))
+    tuned = ServerState(1, {**state.tensors, **under("visual", update.weights)})
+    assert torch.equal(
+        own.image_features(data.activations), algorithm.classifier(tuned).image_features(data.activations)
+    )
+
+
+def test_adapters_for_export_are_those_of_the_classifier(federation, algorithm, randomised):
+    state = randomised(algorithm.init_server(), 4)
+    adapters = algorithm.adapters(state)
+    assert set(adapters) == {"visual", "text"}
+    clip, data = federation.task.clip, federation.clients(algorithm)[0]
+    features = clip.image.features(data.activations, 2, adapters["visual"])
+    classifier = algorithm.classifier(state)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(features, dim=-1), classifier.image_features(data.activations)
+    )
+    assert all(lora.scaling == 1.5 for lora in adapters.values())
+
+
+def test_seed_changes_start_and_order(federation, make_experiment):
+    """A known fault of released code: a seed that changes nothing."""
+    states = []
+    for seed in (3, 4):
+        algorithm = build_algorithm(replace(federation.task, seed=seed), make_experiment(seed=seed))
+        state = algorithm.init_server()
+        states.append(one_round(algorithm, state, federation.clients(algorithm))[2].state.tensors)
+    assert all(not torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_rl_guard_is_counted(federation, make_experiment, randomised):
+    """At a large learning rate log-ratios pass the lowest limit: the share is logged, and nothing overflows."""
+    experiment = make_experiment(rl={"max_log_ratio": 1.0}, local={"learning_rate": 0.3})
+    algorithm = build_algorithm(federation.task, experiment)
+    payload = algorithm.broadcast(randomised(algorithm.init_server(), 2))
+    update = algorithm.client_update(payload, federation.clients(algorithm)[0], {})
+    assert update.metrics["guarded_ratios"] > 0
+    assert all(torch.isfinite(tensor).all() for tensor in update.weights.values())
+    assert all(map(torch.isfinite, map(torch.tensor, update.metrics.values())))
+
+
+def test_epochs_are_reported(federation, algorithm, randomised):
+    """Two of SFT and, configured here, two of RL."""
+    data = federation.clients(algorithm)[0]
+    for done in (0, 2):
+        seen = []
+        payload = algorithm.broadcast(randomised(algorithm.init_server(), done))
+        algorithm.client_update(payload, data, {}, lambda epoch, epochs, seen=seen: seen.append((epoch, epochs)))
+        assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("key", ["first_image_block", "first_text_block"])
+def test_block_outside_the_model_is_refused_by_its_key(federation, make_experiment, key):
+    with pytest.raises(ConfigError, match=rf"lora\.{key} = 9"):
+        build_algorithm(federation.task, make_experiment(lora={key: 9}))
+
+
+def test_target_layers_are_those_of_the_config(federation, make_experiment):
+    experiment = make_experiment(lora={"targets": "fc1, out_proj", "first_image_block": 3, "first_text_block": 0})
+    algorithm = build_algorithm(federation.task, experiment)
+    tensors = algorithm.init_server().tensors
+    assert {name.split(".")[-3] for name in tensors} == {"fc1", "out_proj"}
+    assert {name.split(".")[3] for name in tensors if name.startswith("visual/")} == {"3"}
+    assert {name.split(".")[3] for name in tensors if name.startswith("text/")} == {"0", "1", "2"}
+    assert algorithm.first_image_block == 3

@@ -1,0 +1,149 @@
+"""One whole round of each stage against an independent implementation (`slow_rounds`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from slow_rounds import SlowClip, slow_average, slow_rl, slow_sft, slow_text_training
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import ServerState
+from feddtl.algorithms.naming import select
+from feddtl.models.clip import prompts_for
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def slow(federation):
+    task = federation.task
+    return SlowClip(task.clip, prompts_for(task.class_names, task.prompt_template), scaling=1.5)
+
+
+def assert_same_tensors(ours, expected):
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name].double(), expected[name].detach(), **CLOSE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def assert_moved(before, after):
+    assert all((after[name] - before[name]).abs().max() > 1e-4 for name in before)
+
+
+def test_sft_round_of_feddtl(federation, slow, make_experiment, randomised):
+    """Broadcast, every client's update with its uplink, average, and the server's text training."""
+    experiment = make_experiment()
+    algorithm = build_algorithm(federation.task, experiment)
+    state = randomised(algorithm.init_server(), round_number=1)
+    visual, text = select(state.tensors, "visual"), select(state.tensors, "text")
+    payload = algorithm.broadcast(state)
+    embeddings = slow.text_embeddings({name: tensor.double() for name, tensor in text.items()}).detach()
+    torch.testing.assert_close(payload.tensors["text_embeddings"].double(), embeddings, **CLOSE)
+
+    updates, uploads, tuned = [], [], []
+    for data in federation.clients(algorithm):
+        update = algorithm.client_update(payload, data, {})
+        pixels, labels = federation.pixels(data.client), data.labels.tolist()
+        factors, metrics = slow_sft(
+            slow, visual, lambda factors: embeddings, pixels, labels, experiment, data.client, 2
+        )
+        assert_same_tensors(update.weights, factors)
+        assert_moved(visual, update.weights)
+        assert {name: update.metrics[name] for name in metrics} == pytest.approx(metrics, abs=1e-5)
+        features = slow.image_features(factors, pixels.double()).detach()
+        uploads.append(features / features.norm(dim=-1, keepdim=True))
+        torch.testing.assert_close(update.samples["embeddings"].double(), uploads[-1], **CLOSE)
+        assert update.samples["labels"].tolist() == labels
+        updates.append(update)
+        tuned.append(factors)
+
+    after = algorithm.aggregate(state, updates).state
+    average = slow_average(tuned, [7, 5, 6])
+    labels = [label for update in updates for label in update.samples["labels"].tolist()]
+    assert after.round == 2
+    assert_same_tensors(select(after.tensors, "visual"), average)
+    assert_same_tensors(select(after.tensors, "anchor"), average)
+    expected_text = slow_text_training(slow, text, torch.cat(uploads), labels, experiment, 2)
+    assert_same_tensors(select(after.tensors, "text"), expected_text)
+    assert_moved(text, select(after.tensors, "text"))
+
+
+RL_OPTIONS = {
+    "default": {},
+    "epoch": {"rollout": "epoch"},
+    "batch": {"rollout": "batch"},
+    "sample": {"action": "sample"},
+    "exact": {"kl": "exact"},
+    "probabilities": {"reference": "probabilities"},
+    "normalized": {"noise_on": "normalized", "noise_std": 0.05},
+    "anchor-weight": {"anchor_weight": 0.9},
+    "group-size": {"group_size": 2},
+    "no-kl": {"kl_weight": 0.0},
+    "clip": {"clip": 0.02},
+}
+
+
+@pytest.fixture(scope="module")
+def rl_start(federation, make_experiment, randomised):
+    """State after round 2, with an anchor that is not the received model."""
+    algorithm = build_algorithm(federation.task, make_experiment())
+    return randomised(algorithm.init_server(), round_number=2, seed=5)
+
+
+def rl_update(federation, experiment, state: ServerState, client=0):
+    algorithm = build_algorithm(federation.task, experiment)
+    payload = algorithm.broadcast(state)
+    return payload, algorithm.client_update(payload, federation.clients(algorithm)[client], {})
+
+
+@pytest.mark.parametrize("option", RL_OPTIONS)
+def test_rl_round_of_feddtl(federation, slow, make_experiment, rl_start, option):
+    """Every option of the RL stage against the loop, and unlike the default: an option that is ignored would fail."""
+    experiment = make_experiment(rl=RL_OPTIONS[option], local={"learning_rate": 5e-3})
+    payload, update = rl_update(federation, experiment, rl_start)
+    text = payload.tensors["text_embeddings"].double()
+    factors, metrics = slow_rl(
+        slow,
+        select(payload.tensors, "visual"),
+        select(payload.tensors, "anchor"),
+        lambda factors: text,
+        federation.pixels(0),
+        federation.tables[0].labels.tolist(),
+        experiment,
+        0,
+        3,
+    )
+    assert_same_tensors(update.weights, factors)
+    assert_moved(select(payload.tensors, "visual"), update.weights)
+    for name, value in metrics.items():
+        assert update.metrics[name] == pytest.approx(value, abs=2e-5), name
+    assert update.metrics["guarded_ratios"] == 0
+    # The round taught something: some groups are mixed, and the reference is not the model itself.
+    assert update.metrics["all_equal_groups"] < 1
+    assert update.metrics["kl"] > 1e-3
+    _, default = rl_update(federation, make_experiment(local={"learning_rate": 5e-3}), rl_start)
+    difference = max((update.weights[name] - default.weights[name]).abs().max() for name in default.weights)
+    assert (difference > 1e-4) == (option != "default")
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_client_round_of_fedlora(federation, slow, make_experiment, randomised, stage):
+    """Both towers in one loss: the text embeddings change at every step."""
+    experiment = make_experiment(method="fedlora")
+    algorithm = build_algorithm(federation.task, experiment)
+    state = randomised(algorithm.init_server(), round_number=0 if stage == "sft" else 2, seed=6)
+    payload = algorithm.broadcast(state)
+    data = federation.clients(algorithm)[1]
+    update = algorithm.client_update(payload, data, {})
+    received, anchor = select(payload.tensors, "model"), select(payload.tensors, "anchor")
+    shared = federation.pixels(1), data.labels.tolist(), experiment, 1, payload.round
+    if stage == "sft":
+        factors, metrics = slow_sft(slow, received, slow.text_embeddings, *shared)
+    else:
+        factors, metrics = slow_rl(slow, received, anchor, slow.text_embeddings, *shared)
+    assert_same_tensors(update.weights, factors)
+    assert_moved(received, update.weights)
+    for name, value in metrics.items():
+        assert update.metrics[name] == pytest.approx(value, abs=2e-5), name

@@ -1,0 +1,70 @@
+"""Zero-shot CLIP, which every method is before its first round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from feddtl.algorithms import METHODS, build_algorithm
+from feddtl.algorithms.naming import select, under
+from feddtl.evaluate import predict
+
+
+@pytest.mark.parametrize("names", [("cat", "red panda", "great crested grebe"), ("teapot", "ice_cream")])
+def test_zero_shot_predictions_are_those_of_transformers(federation, make_experiment, names):
+    """CLIPModel's own logits_per_image on the prompts written out by hand."""
+    clip = federation.task.clip
+    algorithm = build_algorithm(federation.task, make_experiment(method="zero-shot"))
+    data = federation.clients(algorithm)[0]
+    prompts = [f"a photo of a {name.replace('_', ' ')}." for name in names]
+    tokens = clip.tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = clip.model(**tokens, pixel_values=federation.pixels(0))
+    classifier = algorithm.classifier(algorithm.init_server())
+    logits = clip.logit_scale * classifier.image_features(data.activations) @ classifier.text_embeddings(names).T
+    torch.testing.assert_close(logits, output.logits_per_image, rtol=0, atol=2e-5)
+    assert torch.equal(predict(classifier, data.activations, names), output.logits_per_image.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_zero_shot_before_training(federation, make_experiment, method):
+    """B = 0, so that the adapters add nothing."""
+    names = ("teapot", *federation.task.class_names)
+    algorithm = build_algorithm(federation.task, make_experiment(method=method))
+    reference = build_algorithm(federation.task, make_experiment(method="zero-shot"))
+    activations = federation.clients(algorithm)[0].activations
+    untrained = algorithm.classifier(algorithm.init_server())
+    expected = reference.classifier(reference.init_server())
+    torch.testing.assert_close(
+        untrained.image_features(activations), expected.image_features(activations), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(untrained.text_embeddings(names), expected.text_embeddings(names), rtol=0, atol=1e-6)
+
+
+def test_zero_shot_sends_and_trains_nothing(federation, make_experiment):
+    algorithm = build_algorithm(federation.task, make_experiment(method="zero-shot"))
+    state = algorithm.init_server()
+    payload = algorithm.broadcast(state)
+    update = algorithm.client_update(payload, federation.clients(algorithm)[0], {})
+    after = algorithm.aggregate(state, [update]).state
+    assert not algorithm.trains
+    assert (state.tensors, payload.tensors, update.weights, update.samples, after.tensors) == ({}, {}, {}, {}, {})
+    assert (payload.round, update.num_images, after.round) == (1, 7, 1)
+    assert algorithm.adapters(state) == {}
+
+
+def test_embeddings_are_unit_vectors(federation, make_experiment, randomised):
+    for method in ("feddtl", "fedlora"):
+        algorithm = build_algorithm(federation.task, make_experiment(method=method))
+        classifier = algorithm.classifier(randomised(algorithm.init_server(), 1))
+        activations = federation.clients(algorithm)[0].activations
+        for vectors in (classifier.image_features(activations), classifier.text_embeddings(["a", "b b b"])):
+            torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
+
+
+def test_groups_of_names_are_put_on_and_taken_off():
+    tensors = {"x": torch.tensor(1.0), "y/z": torch.tensor(2.0)}
+    grouped = {**under("visual", tensors), **under("visual2", {"w": torch.tensor(3.0)})}
+    assert set(grouped) == {"visual/x", "visual/y/z", "visual2/w"}
+    assert select(grouped, "visual") == tensors
+    assert select(grouped, "vis") == {}

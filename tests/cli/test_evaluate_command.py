@@ -1,0 +1,125 @@
+"""`feddtl evaluate` and `feddtl export`: the model of a run on its own and on other data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli.small_runs import CLASSES, Bench, Command, contents, summary, write_photos
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoTokenizer, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+
+def by_classes(text: str) -> dict[str, dict[str, Any]]:
+    return {score["classes"]: score for score in json.loads(text)}
+
+
+@pytest.mark.parametrize("flags", [(), ("--method", "fedlora"), ("--compute.activations", "bfloat16")])
+def test_base_and_novel_equal_the_summary(
+    bench: Bench, feddtl: Command, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    run = bench.run(tmp_path / "run", *flags)
+    scores = by_classes(feddtl("evaluate", run, "--json").out)
+    final = summary(run)["final"]
+    assert round(scores["base"]["accuracy"], 4) == final["base"]
+    assert round(scores["novel"]["accuracy"], 4) == final["novel"]
+
+
+def test_choosing_among_all_classes_is_harder(feddtl: Command, finished: Path) -> None:
+    scores = by_classes(feddtl("evaluate", finished, "--json").out)
+    assert {name: score["choices"] for name, score in scores.items()} == {"base": 3, "novel": 3, "all": 6}
+    assert {name: score["images"] for name, score in scores.items()} == {"base": 9, "novel": 9, "all": 18}
+    assert scores["all"]["accuracy"] <= (scores["base"]["accuracy"] + scores["novel"]["accuracy"]) / 2
+
+
+def test_a_table_for_people(feddtl: Command, finished: Path) -> None:
+    answer = feddtl("evaluate", finished, "--classes", "novel", "base")
+    assert answer.code == 0
+    assert "Accuracy in % on photos" in answer.out
+    rows = [line.split()[1] for line in answer.out.splitlines() if line.startswith("│")]
+    assert rows == ["novel", "base"]
+
+
+def test_zero_shot_runs_can_be_scored(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
+    run = bench.run(tmp_path / "run", "--method", "zero-shot")
+    scores = by_classes(feddtl("evaluate", run, "--json", "--classes", "base").out)
+    assert round(scores["base"]["accuracy"], 4) == summary(run)["final"]["base"]
+
+
+def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Path, tmp_path: Path) -> None:
+    for domain in ("day", "night"):
+        write_photos(tmp_path / "zoo", classes=["gnu", "hen", "ibis", "jay"], domain=domain)
+    flags = ("--data.source", tmp_path / "zoo", "--data.prompt", "{class}!")
+    scores = by_classes(feddtl("evaluate", finished, *flags, "--json").out)
+    assert {score["dataset"] for score in scores.values()} == {"zoo"}
+    assert {name: score["images"] for name, score in scores.items()} == {"base": 12, "novel": 12, "all": 24}
+    for score in scores.values():
+        assert set(score["domains"]) == {"day", "night"}
+        assert sum(score["domains"].values()) / 2 == pytest.approx(score["accuracy"])
+    night = by_classes(feddtl("evaluate", finished, *flags, "--data.domains", "night", "--json").out)
+    assert night["all"]["accuracy"] == pytest.approx(scores["all"]["domains"]["night"])
+    table = feddtl("evaluate", finished, *flags).out
+    assert "day" in table
+    assert "night" in table
+
+
+def test_the_prompt_matters(feddtl: Command, finished: Path) -> None:
+    """Same images, other words: the flags reach the text tower."""
+    flags = ("--data.prompt", "zzzz {class} zzzz zzzz", "--json")
+    assert feddtl("evaluate", finished, *flags).out != feddtl("evaluate", finished, "--json").out
+
+
+def test_evaluating_changes_nothing(feddtl: Command, finished: Path) -> None:
+    before = contents(finished)
+    assert feddtl("evaluate", finished).code == 0
+    assert contents(finished) == before
+
+
+# --- export ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def logits(model: CLIPModel, folder: Path, files: list[Path]) -> torch.Tensor:
+    """Logits (N, C) by transformers alone."""
+    images = [Image.open(file).convert("RGB") for file in files]
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=images, return_tensors="pt")
+    texts = [f"a photo of a {name}." for name in CLASSES]
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    return model(**pixels, **tokens).logits_per_image
+
+
+def test_export_is_an_ordinary_clip_that_answers_as_the_run_does(bench: Bench, feddtl: Command, finished: Path) -> None:
+    """Three ways to the same model: merged by us, adapters by peft, and `feddtl evaluate`."""
+    answer = feddtl("export", finished, "model")
+    assert answer.code == 0
+    assert "CLIPModel.from_pretrained('model')" in answer.out
+    files = sorted((bench.photos / "test").glob("*/*.png"))
+    merged = logits(CLIPModel.from_pretrained("model"), Path("model"), files)
+
+    adapted = CLIPModel.from_pretrained(bench.clip)
+    for tower in ("visual", "text"):
+        adapted = PeftModel.from_pretrained(adapted, finished / "adapter" / tower).merge_and_unload()
+    torch.testing.assert_close(merged, logits(adapted, bench.clip, files))
+
+    labels = torch.tensor([CLASSES.index(file.parent.name) for file in files])
+    expected = float((merged.argmax(dim=1) == labels).float().mean()) * 100
+    scores = by_classes(feddtl("evaluate", finished, "--json", "--classes", "all").out)
+    assert scores["all"]["accuracy"] == pytest.approx(expected)
+
+
+def test_an_exported_model_can_be_trained_on(bench: Bench, feddtl: Command, finished: Path) -> None:
+    assert feddtl("export", finished, "model").code == 0
+    assert feddtl("run", *bench.flags("--model", "./model", "--rounds", 1, "--output", "next")).code == 0
+    assert summary(Path("next"))["zero_shot"]["base"] == summary(finished)["final"]["base"]
+
+
+def test_zero_shot_has_nothing_to_export(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
+    run = bench.run(tmp_path / "run", "--method", "zero-shot")
+    answer = feddtl("export", run, "model")
+    assert answer.code == 1
+    assert "'zero-shot', which has no adapters" in answer.err

@@ -1,0 +1,132 @@
+"""What a person sees: bars on a terminal, a line a round elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cli.small_runs import ROUNDS, Bench, Command
+from rich.console import Console
+
+from feddtl.cli import main
+from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer, duration, percent, size
+from feddtl.experiment import run_experiment
+
+ROUND_LINE = re.compile(
+    r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
+    r"(  reward [\d.]+  KL [\d.]+)?  [\d.]+ s"
+)
+
+
+def test_one_line_a_round_when_not_on_a_terminal(bench: Bench, feddtl: Command) -> None:
+    answer = feddtl("run", *bench.flags("--output", "run"))
+    lines = answer.err.splitlines()
+    assert lines[0].startswith("note: ")
+    assert lines[1] == f"FedDTL on photos, model {bench.clip}, seed 0"
+    assert lines[2] == "15 training images of 3 base classes on 3 clients (few-shot, non-iid), 3 novel classes"
+    assert lines[3].startswith("zero-shot       base ")
+    rounds = [ROUND_LINE.fullmatch(line) for line in lines[4:]]
+    assert [match and match[1] for match in rounds] == ["1", "2", "3", "4"]
+    assert len({line.index("base") for line in lines[3:]}) == 1  # one below the other
+    assert "\x1b" not in answer.err
+
+
+def test_rounds_that_are_not_scored(bench: Bench, feddtl: Command) -> None:
+    answer = feddtl("run", *bench.flags("--output", "run", "--evaluation.every", 4))
+    assert answer.err.count("not scored") == ROUNDS - 1
+
+
+def test_table(bench: Bench, feddtl: Command) -> None:
+    out = feddtl("run", *bench.flags("--output", "run")).out
+    lines = out.splitlines()
+    assert lines[0].strip() == "Accuracy in % after 4 rounds"
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines if line[0] in "┃│"]
+    assert cells[0] == ["", "Local", "Base", "Novel", "HM"]
+    assert [row[0] for row in cells[1:]] == ["Zero-shot", "FedDTL"]
+    assert all(re.fullmatch(r"\d+\.\d", cell) for row in cells[1:] for cell in row[1:])
+    assert lines[-2].startswith("best round on the test images: ")
+    assert "up 39.3 kB  down 56.4 kB" in lines[-2]
+    assert lines[-1] == "run folder: run"
+
+
+def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None:
+    assert "resuming after round 4 of 4" in feddtl("run", "--resume", finished).err
+
+
+def test_bars_for_images_rounds_clients_and_epochs(bench: Bench, tmp_path: Path) -> None:
+    """Every update drawn at once, so that none is skipped between two frames."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    observer = BarObserver(console)
+    shown: list[str] = []
+    show = observer._show
+
+    def recorded(*arguments: object) -> None:
+        show(*arguments)  # type: ignore[arg-type]
+        shown.append(" ".join(map(str, arguments)))
+
+    observer._show = recorded  # type: ignore[method-assign, assignment]
+    with observer:
+        run_experiment(bench.experiment(), tmp_path / "run", observer=observer)
+    assert shown[:2] == ["loading data and model", "loading training images 15 15"]
+    assert "rounds rounds 0 4" in shown
+    first = shown.index("clients clients 0 3")
+    assert shown[first : first + 5] == [
+        "clients clients 0 3",
+        "epochs client 0, sft",
+        "epochs epochs of client 0 1 2",
+        "epochs epochs of client 0 2 2",
+        "clients clients 1 3",
+    ]
+    assert "epochs epochs of client 2 3 3" in shown  # an RL round has three
+    assert shown[-2:] == ["epochs server and scoring", "rounds rounds 4 4"]
+    text = screen.getvalue()
+    for line in ("round 1/4 sft", "round 4/4 rl", "zero-shot"):
+        assert line in text
+
+
+def test_a_real_terminal_gets_bars(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    leader, follower = pty.openpty()
+    read: list[bytes] = []
+
+    def listen() -> None:
+        while True:
+            try:
+                part = os.read(leader, 4096)
+            except OSError:  # what Linux says when the other side is closed
+                return
+            if not part:
+                return
+            read.append(part)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    with os.fdopen(follower, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        assert main(["run", *bench.flags("--output", tmp_path / "run")]) == 0
+    listener.join(timeout=20)
+    os.close(leader)
+    screen = b"".join(read).decode()
+    assert "━━━━" in screen
+    assert "rounds" in screen
+    assert "round 4/4 rl" in screen
+
+
+def test_which_observer() -> None:
+    assert type(choose_observer(quiet=True, terminal=True)) is QuietObserver
+    assert type(choose_observer(quiet=False, terminal=False)) is LineObserver
+    assert type(choose_observer(quiet=False, terminal=True)) is BarObserver
+
+
+def test_words_for_numbers() -> None:
+    assert [percent(None), percent(float("nan")), percent(71.26)] == ["–", "–", "71.3"]
+    assert [size(950), size(1_260_000), size(3_000_000_000)] == ["0.9 kB", "1.3 MB", "3.0 GB"]
+    assert [duration(59.4), duration(61), duration(3 * 3600 + 125)] == ["59 s", "1 min 01 s", "3 h 02 min"]

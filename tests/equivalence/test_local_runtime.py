@@ -1,0 +1,244 @@
+"""The reference runtime: who takes part, what is refused, and that watching changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import tensor_bytes
+from feddtl.errors import ClientError
+from feddtl.evaluate import score_global, score_local
+from feddtl.runtimes.local import (
+    LocalRuntime,
+    Progress,
+    RoundObserver,
+    choose_clients,
+    mean,
+    require_finite_tensors,
+)
+
+
+def equal(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def make_runtime(federation, experiment, **options):
+    algorithm = build_algorithm(federation.task, experiment)
+    return LocalRuntime(
+        algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment, **options
+    ), Progress(algorithm.init_server())
+
+
+def test_choice_of_clients_is_seeded_and_differs_by_round():
+    first = [choose_clients(20, 0.2, 7, number) for number in range(1, 30)]
+    assert first == [choose_clients(20, 0.2, 7, number) for number in range(1, 30)]
+    assert len({tuple(chosen) for chosen in first}) > 20
+    assert first != [choose_clients(20, 0.2, 8, number) for number in range(1, 30)]
+
+
+@given(clients=st.integers(1, 120), percent=st.integers(1, 100), number=st.integers(1, 50))
+def test_choice_has_the_size_that_was_asked_for(clients, percent, number):
+    """⌈p·K⌉ in exact integers: 7 % of 100 clients are 7, although 0.07 * 100 is 7.000000000000001."""
+    chosen = choose_clients(clients, percent / 100, 0, number)
+    assert len(chosen) == -(-percent * clients // 100)
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(range(clients))
+
+
+def test_choice_of_a_tiny_share_is_one_client():
+    assert len(choose_clients(10, 1e-12, 0, 1)) == 1
+
+
+def test_clients_are_chosen_uniformly():
+    """2,000 rounds of 2 of 5: each client 800 times, standard deviation √(2000·0.4·0.6) = 22."""
+    counts = Counter(client for number in range(2000) for client in choose_clients(5, 0.4, 0, number))
+    assert all(abs(counts[client] - 800) < 4 * 22 for client in range(5))
+
+
+class Diary(RoundObserver):
+    def __init__(self):
+        self.events = []
+
+    def round_started(self, round_number, stage, clients):
+        self.events.append(("round", round_number, stage, list(clients)))
+
+    def epoch_finished(self, client, epoch, epochs):
+        self.events.append(("epoch", client, epoch, epochs))
+
+    def client_finished(self, client):
+        self.events.append(("client", client))
+
+    def round_finished(self, record):
+        self.events.append(("done", record["round"]))
+
+
+def test_only_the_chosen_clients_train(federation, make_experiment):
+    experiment = make_experiment(participation=0.5)
+    diary = Diary()
+    runtime, start = make_runtime(federation, experiment, observer=diary)
+    records = runtime.run(start).records
+    for record in records:
+        chosen = choose_clients(3, 0.5, 3, record["round"])
+        assert len(chosen) == 2
+        assert record["clients"] == chosen
+        assert list(record["train_by_client"]) == chosen
+    trained = [event[1] for event in diary.events if event[0] == "client"]
+    assert trained == [client for record in records for client in record["clients"]]
+
+
+def test_observer_is_told_in_order(federation, make_experiment):
+    diary = Diary()
+    runtime, start = make_runtime(federation, make_experiment(rounds=3), observer=diary)
+    runtime.run(start)
+    clients = [
+        event for client in range(3) for event in [*(("epoch", client, e, 2) for e in (1, 2)), ("client", client)]
+    ]
+    expected = []
+    for number, stage in ((1, "sft"), (2, "sft"), (3, "rl")):
+        expected += [("round", number, stage, [0, 1, 2]), *clients, ("done", number)]
+    assert diary.events == expected
+
+
+@pytest.mark.parametrize("done", [0, 2], ids=["sft", "rl"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_client_stops_the_round_and_is_named(federation, make_experiment, randomised, done, value):
+    """One number of one image of client 1. Nothing of the round is kept: no checkpoint is asked for."""
+    experiment = make_experiment()
+    algorithm = build_algorithm(federation.task, experiment)
+    clients = federation.clients(algorithm)
+    clients[1].activations[2, 0, 5] = value
+    saved = []
+    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
+    with pytest.raises(ClientError, match=f"update of client 1 in round {done + 1} holds NaN") as caught:
+        runtime.run(Progress(randomised(algorithm.init_server(), done)), saved.append)
+    assert "learning_rate" in caught.value.hint
+    assert saved == []
+
+
+def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_experiment):
+    experiment = make_experiment(participation=0.3, rounds=3)
+    algorithm = build_algorithm(federation.task, experiment)
+    clients = federation.clients(algorithm)
+    took_part = {client for number in (1, 2, 3) for client in choose_clients(3, 0.3, 3, number)}
+    for client in set(range(3)) - took_part:
+        clients[client].activations[:] = float("nan")
+    assert took_part != {0, 1, 2}
+    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
+    assert runtime.run(Progress(algorithm.init_server())).state.round == 3
+
+
+def test_broken_server_training_is_named(federation, make_experiment):
+    runtime, start = make_runtime(federation, make_experiment(server={"learning_rate": 1e30}))
+    with pytest.raises(ClientError, match=r"server's state after round 1 .*'text/"):
+        runtime.run(start)
+
+
+def test_finite_check_skips_integers_and_names_the_tensor():
+    require_finite_tensors({"labels": torch.tensor([1, 2]), "x": torch.ones(2)}, "It")
+    with pytest.raises(ClientError, match="It holds NaN or infinite values in 'x'"):
+        require_finite_tensors({"ok": torch.ones(1), "x": torch.tensor([1.0, -math.inf])}, "It")
+
+
+def test_scoring_does_not_change_training(federation, make_experiment):
+    """Scored after every round with all client models, or once at the end: the same state, bit for bit."""
+    often, seldom = (
+        make_experiment(evaluation={"every": every, "client_models": models})
+        for every, models in ((1, "every"), (100, "never"))
+    )
+    results = []
+    for experiment in (often, seldom):
+        runtime, start = make_runtime(federation, experiment)
+        results.append(runtime.run(start))
+    assert equal(results[0].state.tensors, results[1].state.tensors)
+    assert ["base" in record for record in results[0].records] == [True] * 4
+    assert ["base" in record for record in results[1].records] == [False, False, False, True]
+    assert ["client_models" in record for record in results[0].records] == [True] * 4
+    assert "client_models" not in results[1].records[-1]
+    last = {key: results[1].records[-1][key] for key in ("local", "base", "novel", "harmonic_mean")}
+    assert last == {key: results[0].records[-1][key] for key in last}
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+def test_run_that_goes_on_from_any_round_equals_an_uninterrupted_one(federation, make_experiment, method):
+    experiment = make_experiment(method=method, participation=0.7)
+    runtime, start = make_runtime(federation, experiment)
+    saved = []
+    whole = runtime.run(start, saved.append)
+    assert [progress.state.round for progress in saved] == [1, 2, 3, 4]
+    for progress in saved[:3]:
+        again, _ = make_runtime(federation, experiment)
+        resumed = again.run(progress)
+        assert equal(resumed.state.tensors, whole.state.tensors)
+        assert [{**r, "seconds_training": 0, "seconds_evaluation": 0} for r in resumed.records] == [
+            {**r, "seconds_training": 0, "seconds_evaluation": 0} for r in whole.records
+        ]
+
+
+def test_record_of_a_round(federation, make_experiment):
+    """Bytes counted from the messages themselves, means weighted by 7, 5 and 6 images, scores of the right models."""
+    experiment = make_experiment(rounds=3, evaluation={"client_models": "last"})
+    algorithm = build_algorithm(federation.task, experiment)
+    clients, sets = federation.clients(algorithm), federation.sets(algorithm)
+    saved = []
+    LocalRuntime(algorithm, clients, sets, experiment).run(Progress(algorithm.init_server()), saved.append)
+    state, record = saved[1].state, saved[2].records[-1]
+
+    payload = algorithm.broadcast(state)
+    updates = [algorithm.client_update(payload, data, {}) for data in clients]
+    aggregate = algorithm.aggregate(state, updates)
+    assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
+    assert record["bytes_up"] == sum(tensor_bytes(update.weights, update.samples) for update in updates)
+    for name in updates[0].metrics:
+        expected = sum(n * update.metrics[name] for n, update in zip((7, 5, 6), updates, strict=True)) / 18
+        assert record["train"][name] == pytest.approx(expected)
+    assert record["server"] == aggregate.metrics
+    own = {update.client: algorithm.classifier(state, update) for update in updates}
+    scores = score_global(algorithm.classifier(aggregate.state), sets, 0.0)
+    assert (record["base"], record["novel"]) == (scores.base, scores.novel)
+    assert record["local"] == pytest.approx(sum(score_local(own, sets)) / 2)
+    each = [score_global(own[client], sets, 0.0) for client in range(3)]
+    assert record["client_models"]["base"] == pytest.approx(sum(score.base for score in each) / 3)
+    assert record["client_models"]["novel"] == pytest.approx(sum(score.novel for score in each) / 3)
+
+
+def test_scores_before_training_are_those_of_zero_shot(federation, make_experiment):
+    runtime, _ = make_runtime(federation, make_experiment())
+    zero_shot, _ = make_runtime(federation, make_experiment(method="zero-shot"))
+    assert runtime.score_before_training() == zero_shot.score_before_training()
+
+
+def test_mean_leaves_out_what_could_not_be_scored():
+    assert mean([10.0, float("nan"), 40.0]) == 25.0
+    assert math.isnan(mean([float("nan")]))
+    assert math.isnan(mean([]))
+
+
+def test_what_a_client_keeps_comes_back_to_it_alone(federation, make_experiment):
+    """A method with personal tensors: each client finds what it kept in its own last round, and none on the wire."""
+    experiment = make_experiment(participation=0.5)
+    algorithm = build_algorithm(federation.task, experiment)
+    found, plain = [], algorithm.client_update
+
+    def keep_rounds(payload, data, personal, observer):
+        found.append((data.client, payload.round, [int(v) for v in personal.get("rounds", torch.empty(0))]))
+        kept = torch.cat([personal.get("rounds", torch.empty(0)), torch.tensor([float(payload.round)])])
+        return replace(plain(payload, data, {}, observer), personal={"rounds": kept})
+
+    algorithm.client_update = keep_rounds
+    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
+    progress = runtime.run(Progress(algorithm.init_server()))
+    took_part = {client: [n for n in range(1, 5) if client in choose_clients(3, 0.5, 3, n)] for client in range(3)}
+    for client, number, rounds in found:
+        assert rounds == [earlier for earlier in took_part[client] if earlier < number]
+    assert {client: kept["rounds"].tolist() for client, kept in progress.personal.items()} == {
+        client: rounds for client, rounds in took_part.items() if rounds
+    }
+    untouched, start = make_runtime(federation, experiment)
+    assert [r["bytes_up"] for r in untouched.run(start).records] == [r["bytes_up"] for r in progress.records]

@@ -1,0 +1,155 @@
+"""The experiment's values: the paper's defaults, and every limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddtl.config import (
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    LocalConfig,
+    LoraConfig,
+    RlConfig,
+    ScheduleConfig,
+    ServerConfig,
+)
+from feddtl.errors import ConfigError
+
+TABLES: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "lora": LoraConfig,
+    "schedule": ScheduleConfig,
+    "local": LocalConfig,
+    "rl": RlConfig,
+    "server": ServerConfig,
+    "evaluation": EvaluationConfig,
+    "compute": ComputeConfig,
+}
+
+# (table, key, values that are allowed, values that are not)
+LIMITS = [
+    ("data", "shots", [1, 16], [0, -1]),
+    ("data", "alpha", [1e-6, 100.0], [0.0, -0.1, math.nan, math.inf]),
+    ("data", "clients", [1, 100], [0]),
+    ("data", "min_images", [0, 8], [-1]),
+    ("data", "source", ["shapes", "a/b"], [""]),
+    ("data", "prompt", ["", "a {class}"], ["a photo", "{klass}"]),
+    ("lora", "rank", [1, 64], [0]),
+    ("lora", "alpha", [0.0, 8.0], [-1.0, math.nan]),
+    ("lora", "targets", ["q_proj", "q_proj, fc1 ,out_proj"], ["", ",", "qkv", "q_proj;k_proj"]),
+    ("schedule", "sft_rounds", [0, 19], [-1]),
+    ("local", "epochs", [1], [0]),
+    ("local", "learning_rate", [1e-9, 1.0], [0.0, -1e-3, math.nan, math.inf]),
+    ("local", "batch_size", [1], [0]),
+    ("rl", "epochs", [1], [0]),
+    ("rl", "group_size", [2, 64], [1, 0]),
+    ("rl", "noise_std", [0.0, 5.0], [-0.1, math.nan]),
+    ("rl", "clip", [0.01, 0.99], [0.0, 1.0, math.nan]),
+    ("rl", "kl_weight", [0.0, 10.0], [-0.5, math.inf]),
+    ("rl", "anchor_weight", [0.0, 1.0], [-0.1, 1.1]),
+    ("rl", "max_log_ratio", [1.0, 80.0], [0.5, 81.0]),
+    ("server", "epochs", [0, 5], [-1]),
+    ("server", "learning_rate", [1e-9], [0.0, math.nan]),
+    ("server", "batch_size", [1], [0]),
+    ("server", "max_embeddings_per_class", [0, 16], [-1]),
+    ("evaluation", "every", [1, 5], [0]),
+    ("compute", "loading_threads", [1, 8], [0]),
+]
+
+
+def test_the_paper_s_values_are_the_defaults() -> None:
+    """ViT-B/16 apart: T = 20, K = 5, 16 shots, rank 4, Adam 1e-3, batch 64, G = 3, sigma = 0.1, beta = 0.5."""
+    experiment = Experiment()
+    assert (experiment.rounds, experiment.data.clients, experiment.data.shots, experiment.data.alpha) == (
+        20,
+        5,
+        16,
+        0.1,
+    )
+    assert (experiment.lora.rank, experiment.lora.scaling, experiment.lora.first_image_block) == (4, 1.0, -2)
+    assert (experiment.local.epochs, experiment.local.learning_rate, experiment.local.batch_size) == (2, 1e-3, 64)
+    rl = experiment.rl
+    assert (rl.epochs, rl.group_size, rl.noise_std, rl.clip, rl.kl_weight, rl.anchor_weight) == (
+        3,
+        3,
+        0.1,
+        0.2,
+        0.5,
+        0.5,
+    )
+    assert (experiment.server.learning_rate, experiment.server.batch_size) == (1e-3, 64)
+    assert experiment.last_sft_round == 10
+
+
+@pytest.mark.parametrize(("table", "key", "good", "bad"), LIMITS, ids=[f"{limit[0]}.{limit[1]}" for limit in LIMITS])
+def test_limits(table: str, key: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        TABLES[table](**{key: value})
+    for value in bad:
+        with pytest.raises(ConfigError) as caught:
+            TABLES[table](**{key: value})
+        assert caught.value.message.startswith(f"{table}.{key} = {value!r}")
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("rounds", [0, -1]),
+        ("seed", [-1, 2**31]),
+        ("participation", [0.0, 1.01, math.nan]),
+        ("model", [""]),
+    ],
+)
+def test_limits_at_the_top(key: str, bad: list[Any]) -> None:
+    for value in bad:
+        with pytest.raises(ConfigError) as caught:
+            Experiment(**{key: value})
+        assert key in caught.value.message
+        assert repr(value) in caught.value.message
+
+
+def test_every_number_has_a_limit() -> None:
+    """A new numeric key without a line in LIMITS would go untested."""
+    free = {"lora.first_image_block", "lora.first_text_block"}  # known only when the model is
+    for table, kind in TABLES.items():
+        for field in dataclasses.fields(kind):
+            if field.type in ("int", "float") and f"{table}.{field.name}" not in free:
+                assert any((table, field.name) == limit[:2] for limit in LIMITS), f"{table}.{field.name}"
+
+
+def test_values_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Experiment().rounds = 3  # type: ignore[misc]
+
+
+@given(st.integers(1, 60), st.integers(0, 60))
+def test_the_sft_stage_ends_before_the_last_round(rounds: int, sft_rounds: int) -> None:
+    """M is what was asked for, or half of the rounds; a schedule without RL is refused, except for one round."""
+    try:
+        experiment = Experiment(rounds=rounds, schedule=ScheduleConfig(sft_rounds=sft_rounds))
+    except ConfigError as error:
+        assert sft_rounds >= rounds
+        assert "leaves no RL round" in error.message
+        return
+    last = experiment.last_sft_round
+    assert last == (sft_rounds or math.ceil(rounds / 2))
+    assert last < rounds or rounds == 1
+
+
+def test_sft_alone_lasts_all_rounds() -> None:
+    assert Experiment(rounds=7, schedule=ScheduleConfig("sft", sft_rounds=3)).last_sft_round == 7
+
+
+def test_lora_settings_as_the_methods_read_them() -> None:
+    assert LoraConfig(targets=" q_proj, fc1,").target_names == ("q_proj", "fc1")
+    assert LoraConfig(rank=4).scaling == 1.0
+    assert LoraConfig(rank=4, alpha=16.0).scaling == 4.0

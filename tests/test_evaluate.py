@@ -1,0 +1,162 @@
+"""Accuracies against counts by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddtl.algorithms import build_algorithm
+from feddtl.evaluate import (
+    EVALUATION_BATCH,
+    EvaluationSets,
+    Scores,
+    TestImages,
+    accuracy,
+    correct,
+    harmonic_mean,
+    mean_scores,
+    predict,
+    score_global,
+    score_local,
+)
+
+VECTORS = {"cat": (1.0, 0.0, 0.0), "dog": (0.0, 1.0, 0.0), "owl": (0.0, 0.0, 1.0)}
+
+
+class Lookup:
+    """Images are their own class token; `shift` turns every prediction to another class."""
+
+    def __init__(self, shift=0):
+        self.shift = shift
+
+    def image_features(self, activations):
+        return activations[:, 0].roll(self.shift, dims=-1)
+
+    def text_embeddings(self, class_names):
+        return torch.tensor([VECTORS[name] for name in class_names])
+
+
+def images(shown, labels, names, domains=None):
+    """Images that show classes, with labels that may disagree."""
+    tokens = torch.tensor([VECTORS[name] for name in shown]).view(-1, 1, 3)
+    noise = torch.full((len(shown), 2, 3), 7.0)
+    domains = torch.tensor(domains or [0] * len(shown))
+    return TestImages(torch.cat([tokens, noise], dim=1), torch.tensor(labels, dtype=torch.long), domains, names)
+
+
+def make_sets(shares=((0, 1, 2, 3),), domain_names=("all",)):
+    """Base: four images, three right. Novel: two images of one class, one right."""
+    base = images(["cat", "cat", "dog", "dog"], [0, 0, 1, 0], ("cat", "dog"), [0, 1, 1, 1])
+    novel = images(["owl", "dog"], [0, 0], ("owl", "dog"), [0, 1])
+    return EvaluationSets(base, novel, tuple(torch.tensor(share, dtype=torch.long) for share in shares), domain_names)
+
+
+def test_predictions_are_positions_in_the_given_list():
+    shown = images(["cat", "dog", "owl"], [0, 0, 0], ()).activations
+    assert predict(Lookup(), shown, ("owl", "cat", "dog")).tolist() == [1, 2, 0]
+    assert predict(Lookup(), shown[:2], ("dog", "cat")).tolist() == [1, 0]
+
+
+def test_predictions_do_not_depend_on_the_batch():
+    """More images than one batch takes, with a smaller last batch."""
+    count = EVALUATION_BATCH + 3
+    labels = torch.randint(3, (count,), generator=torch.Generator().manual_seed(0))
+    activations = torch.eye(3)[labels][:, None]
+    assert torch.equal(predict(Lookup(), activations, tuple(VECTORS)), labels)
+
+
+def test_16_bit_activations_are_scored_in_single_precision():
+    shown = images(["cat", "dog"], [0, 0], ()).activations
+    seen = []
+
+    class Watching(Lookup):
+        def image_features(self, activations):
+            seen.append(activations.dtype)
+            return super().image_features(activations)
+
+    assert predict(Watching(), shown.to(torch.bfloat16), ("cat", "dog")).tolist() == [0, 1]
+    assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("shape", [(0, 0, 0), (0, 5, 32)])
+def test_no_images_give_no_predictions(federation, make_experiment, shape):
+    """A domain without novel test images: (0, 0, 0) is what encoding an empty table gives."""
+    algorithm = build_algorithm(federation.task, make_experiment())
+    classifier = algorithm.classifier(algorithm.init_server())
+    assert predict(classifier, torch.empty(shape), ("cat",)).tolist() == []
+
+
+def test_accuracy_by_hand():
+    assert accuracy(torch.tensor([True, False, True, True])) == 75.0
+    assert math.isnan(accuracy(torch.tensor([], dtype=torch.bool)))
+
+
+def test_correct_compares_with_the_labels():
+    assert correct(Lookup(), make_sets().base).tolist() == [True, True, True, False]
+
+
+def test_global_scores_by_hand():
+    """3 of 4 base, 1 of 2 novel: HM = 2·75·50/125 = 60."""
+    scores = score_global(Lookup(), make_sets(), local=12.5)
+    assert (scores.local, scores.base, scores.novel) == (12.5, 75.0, 50.0)
+    assert scores.harmonic_mean == 60.0
+    assert scores.domains == {}
+    assert scores.as_dict() == {"local": 12.5, "base": 75.0, "novel": 50.0, "harmonic_mean": 60.0}
+
+
+def test_scores_by_domain():
+    """Domain 'real': base image 0 right, novel image 0 right. 'sketch': base 2 of 3, novel 0 of 1. 'clip': none."""
+    scores = score_global(Lookup(), make_sets(domain_names=("real", "sketch", "clip")), local=0.0)
+    assert list(scores.domains) == ["real", "sketch", "clip"]
+    assert scores.domains["real"] == (100.0, 100.0)
+    assert scores.domains["sketch"] == (pytest.approx(200 / 3), 0.0)
+    assert all(map(math.isnan, scores.domains["clip"]))
+
+
+def test_local_scores_are_each_clients_model_on_its_own_share():
+    """Client 0 has images 0 and 1, client 1 none, client 2 images 1, 2 and 3; client 2's model confuses all."""
+    sets = make_sets(shares=((0, 1), (), (1, 2, 3)))
+    assert score_local({0: Lookup(), 1: Lookup(), 2: Lookup()}, sets) == [100.0, pytest.approx(200 / 3)]
+    wrong = score_local({2: Lookup(shift=1), 0: Lookup()}, sets)
+    # Shifted, a cat is taken for a dog, and a dog (now an owl) for the first class: image 3's label is 0.
+    assert wrong == [100.0, pytest.approx(100 / 3)]
+
+
+def test_clients_that_did_not_take_part_are_not_scored():
+    sets = make_sets(shares=((0, 1), (2, 3), (3,)))
+    assert score_local({1: Lookup()}, sets) == [50.0]
+
+
+def test_selection_keeps_classes_and_picks_rows():
+    chosen = make_sets().base.select(torch.tensor([3, 1]))
+    assert chosen.labels.tolist() == [0, 0]
+    assert chosen.domains.tolist() == [1, 1]
+    assert chosen.class_names == ("cat", "dog")
+    assert chosen.activations[:, 0].tolist() == [list(VECTORS["dog"]), list(VECTORS["cat"])]
+
+
+def test_mean_over_models_is_of_base_and_novel():
+    """HM of the means: base (80 + 60)/2 = 70, novel (20 + 40)/2 = 30, HM = 2·70·30/100 = 42."""
+    scores = mean_scores([Scores(1.0, 80.0, 20.0), Scores(2.0, 60.0, 40.0)])
+    assert (scores.base, scores.novel) == (70.0, 30.0)
+    assert scores.harmonic_mean == pytest.approx(42.0)
+    assert math.isnan(scores.local)
+
+
+def test_harmonic_mean_by_hand():
+    assert harmonic_mean(90.0, 60.0) == 72.0
+    assert harmonic_mean(50.0, 0.0) == 0.0
+    assert harmonic_mean(0.0, 0.0) == 0.0
+    assert math.isnan(harmonic_mean(50.0, float("nan")))
+
+
+@given(base=st.floats(0.1, 100), novel=st.floats(0.1, 100))
+def test_harmonic_mean_lies_between_and_below_the_mean(base, novel):
+    """1/HM is the mean of 1/base and 1/novel."""
+    value = harmonic_mean(base, novel)
+    assert 1 / value == pytest.approx((1 / base + 1 / novel) / 2)
+    assert min(base, novel) - 1e-9 <= value <= (base + novel) / 2 + 1e-9

@@ -1,0 +1,96 @@
+"""Plots: what is drawn, and that the same numbers give the same file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from feddtl import plots
+from feddtl.errors import ConfigError, RunError
+from feddtl.plots import accuracy_curves, partition_heat_map
+
+RECORDS: list[dict[str, Any]] = [
+    {"round": 1, "stage": "sft", "base": 40.0, "novel": 50.0},
+    {"round": 2, "stage": "sft"},
+    {"round": 3, "stage": "rl", "base": 60.0, "novel": 55.0},
+    {"round": 4, "stage": "rl", "base": 65.0, "novel": 56.0},
+]
+ZERO_SHOT = {"base": 35.0, "novel": 38.0}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures as they are saved."""
+    seen: list[Any] = []
+    save = plots._save
+
+    def keep(figure: Any, path: Path) -> None:
+        seen.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", keep)
+    return seen
+
+
+def draw(path: Path) -> None:
+    partition_heat_map(np.arange(12).reshape(3, 4), ["ant", "bee", "cat", "dog"], "photos", path)
+
+
+def test_heat_map(tmp_path: Path, figures: list[Any]) -> None:
+    draw(tmp_path / "map.png")
+    axes = figures[0].axes[0]
+    image = axes.get_images()[0]
+    assert image.get_array().tolist() == np.arange(12).reshape(3, 4).tolist()
+    assert image.norm.vmin == 0  # white is none, whatever the smallest count
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["client 0", "client 1", "client 2"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "bee", "cat", "dog"]
+    assert axes.get_title() == "photos"
+
+
+def test_heat_map_of_many_classes_names_some(tmp_path: Path, figures: list[Any]) -> None:
+    partition_heat_map(np.ones((2, 500), np.int64), [f"kind {i}" for i in range(500)], "many", tmp_path / "map.png")
+    labels = [label.get_text() for label in figures[0].axes[0].get_xticklabels()]
+    assert 30 <= len(labels) <= 60
+    assert labels[:2] == ["kind 0", "kind 12"]
+
+
+def test_curves(tmp_path: Path, figures: list[Any]) -> None:
+    """A point for each scored round, zero-shot as a level, the RL rounds as a band."""
+    accuracy_curves(RECORDS, ZERO_SHOT, "photos", tmp_path / "curves.png")
+    axes = figures[0].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["base"].get_xdata()) == [1, 3, 4]
+    assert list(lines["novel"].get_ydata()) == [50.0, 55.0, 56.0]
+    assert set(lines["base, zero-shot"].get_ydata()) == {35.0}
+    assert "RL rounds" in [text.get_text() for text in axes.get_legend().get_texts()]
+    band = next(patch for patch in axes.patches if patch.get_label() == "RL rounds")
+    assert (band.get_x(), band.get_x() + band.get_width()) == (2.5, 4.5)
+
+
+def test_curves_without_rl(tmp_path: Path) -> None:
+    accuracy_curves(RECORDS[:2], ZERO_SHOT, "photos", tmp_path / "curves.svg")
+    assert "RL rounds" not in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png", ".pdf", ".SVG"])
+def test_same_numbers_same_file(tmp_path: Path, ending: str) -> None:
+    for name in ("one", "two"):
+        draw(tmp_path / f"{name}{ending}")
+    assert (tmp_path / f"one{ending}").read_bytes() == (tmp_path / f"two{ending}").read_bytes()
+
+
+def test_a_png_can_be_read(tmp_path: Path) -> None:
+    draw(tmp_path / "new" / "folder" / "map.png")
+    assert min(Image.open(tmp_path / "new" / "folder" / "map.png").size) > 200
+
+
+def test_bad_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"map\.gif"):
+        draw(tmp_path / "map.gif")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="Cannot write"):
+        draw(tmp_path / "file" / "map.png")
