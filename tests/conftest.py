@@ -210,7 +210,7 @@ def make_experiment() -> Callable[..., Experiment]:
 
     def make(**changes: Any) -> Experiment:
         default = Experiment(rounds=4, seed=3)
-        tables = {name: {**short.get(name, {}), **changes.pop(name, {})} for name in (*short, "evaluation")}
+        tables = {name: {**short.get(name, {}), **changes.pop(name, {})} for name in (*short, "uplink", "evaluation")}
         return replace(
             default,
             **{name: replace(getattr(default, name), **values) for name, values in tables.items()},

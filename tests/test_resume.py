@@ -81,19 +81,21 @@ def test_killed_while_loading_mid_round_and_at_the_checkpoint(
 ) -> None:
     folder = tmp_path / "run"
 
-    def lines_of_metrics() -> int:
+    def between_metrics_and_checkpoint() -> bool:
         file = folder / "metrics.jsonl"
-        return file.read_text().count("\n") if file.exists() else 0
+        lines = file.read_text().count("\n") if file.exists() else 0
+        return checkpoints(folder)[-1] > last[-1] and lines == int(checkpoints(folder)[-1][-4:]) + 1
 
     assert processes.kill_when(first_words(bench, folder), (folder / "config.json").exists)
     assert not (folder / "data.json").exists()  # it was still loading
 
     resume = ["run", "--resume", str(folder)]
     assert processes.kill_when(resume, later(0.04, lambda: checkpoints(folder) == ["round-0001"]))
-    assert checkpoints(folder) == ["round-0001"]  # it was in round 2
+    assert checkpoints(folder)[-1] < f"round-{ROUNDS:04d}"  # it was in round 2, or 3 on a fast machine
     assert processes.kill_when(resume, lambda: bool(drafts(folder / "checkpoints")), slow=0.05)
     assert drafts(folder / "checkpoints")  # it was writing the checkpoint
-    assert processes.kill_when(resume, lambda: lines_of_metrics() > len(checkpoints(folder)), slow=0.05)
+    last = checkpoints(folder)
+    assert processes.kill_when(resume, between_metrics_and_checkpoint, slow=0.05)
     assert processes.kill_when(resume, (folder / "adapter").exists, slow=0.05)
     assert not (folder / "summary.json").exists()  # it was writing what came out
     assert processes.run(resume) == 0
@@ -142,7 +144,7 @@ def test_killed_between_metrics_and_checkpoint(
 
 
 def test_kill_minus_nine_of_the_command_itself(bench: Bench, uninterrupted: dict[str, object], tmp_path: Path) -> None:
-    """Without any helper: `python -m feddtl` in a shell's environment, killed in the middle, and resumed."""
+    """The plain command: `python -m feddtl` in a shell's environment, killed in the middle, and resumed."""
     folder = tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "feddtl"]
@@ -266,7 +268,7 @@ def test_an_experiment_file_beside_resume_must_be_the_same(stopped: Path, capsys
 
 def test_device_and_threads_may_change(stopped: Path, whole: dict[str, object]) -> None:
     flags = ["--compute.device", "cpu", "--compute.loading-threads", "3"]
-    assert main(["run", "--resume", str(stopped), "--quiet", *flags]) == 0
+    assert main(["run", f"--resume={stopped}", "--quiet", *flags]) == 0
     assert outcome(stopped) == whole
 
 

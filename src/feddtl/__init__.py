@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RlConfig,
         ScheduleConfig,
         ServerConfig,
+        UplinkConfig,
     )
     from feddtl.data.federated import FederatedData, load_federated_data
     from feddtl.errors import FeddtlError
@@ -49,6 +50,7 @@ _HOMES = {
         "RlConfig",
         "ScheduleConfig",
         "ServerConfig",
+        "UplinkConfig",
     ),
     "feddtl.data.federated": ("FederatedData", "load_federated_data"),
     "feddtl.errors": ("FeddtlError",),
@@ -75,6 +77,7 @@ __all__ = [
     "ScheduleConfig",
     "ServerConfig",
     "TrainedModel",
+    "UplinkConfig",
     "__version__",
     "export_merged",
     "load_clip",

@@ -159,7 +159,7 @@ class RlConfig:
     noise_on: Literal["projected", "normalized"] = "projected"
     """Where the noise enters: the projected feature before, or after, its L2 normalisation (ours: before)."""
     action: Literal["argmax", "sample"] = "argmax"
-    """The class a noisy sample chooses: the most likely one, or a draw from the softmax (ours: argmax)."""
+    """The class a noisy sample chooses: the most likely one (paper), or a draw from the softmax."""
     rollout: Literal["round", "epoch", "batch"] = "round"
     """How often actions and the old policy are drawn anew (ours: once a round, at the received model)."""
     clip: float = 0.2
@@ -203,17 +203,25 @@ class ServerConfig:
     """Embeddings per step on the server (paper: 64)."""
     aggregation: Literal["factors", "product"] = "factors"
     """Average the LoRA factors A and B, or average B·A and truncate to the rank by SVD (ours: factors)."""
-    max_embeddings_per_class: int = 0
-    """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
         require_finite("server", self)
         require(self.epochs >= 0, "server.epochs", self.epochs, "0 or more")
         require(self.learning_rate > 0, "server.learning_rate", self.learning_rate, "a number above 0")
         require(self.batch_size >= 1, "server.batch_size", self.batch_size, "1 or more")
+
+
+@dataclass(frozen=True)
+class UplinkConfig:
+    """What a client uploads beside its adapter."""
+
+    max_embeddings_per_class: int = 0
+    """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
+
+    def __post_init__(self) -> None:
         require(
             self.max_embeddings_per_class >= 0,
-            "server.max_embeddings_per_class",
+            "uplink.max_embeddings_per_class",
             self.max_embeddings_per_class,
             "0 (all) or more",
         )
@@ -267,6 +275,7 @@ class Experiment:
     local: LocalConfig = field(default_factory=LocalConfig)
     rl: RlConfig = field(default_factory=RlConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    uplink: UplinkConfig = field(default_factory=UplinkConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 

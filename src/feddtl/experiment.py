@@ -21,6 +21,7 @@ from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, Scores, TestImages
 from feddtl.features import frozen_activations
 from feddtl.models.clip import Clip, load_clip
+from feddtl.plots import accuracy_curves
 from feddtl.runs import RunFolder
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 
@@ -93,12 +94,22 @@ def run_experiment(
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
-    folder.write_adapters(prepared.algorithm.adapters(progress.state), experiment.model)
     seconds = time.perf_counter() - begun + sum(_seconds(record) for record in start.records)
     summary = summarise(experiment, prepared.data, zero_shot, progress, seconds)
-    folder.write_summary(summary)
+    _write_outcome(folder, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
+
+
+def _write_outcome(
+    folder: RunFolder, algorithm: Algorithm, progress: Progress, zero_shot: Scores, summary: Summary
+) -> None:
+    """Adapters, curves and, last, the summary: a folder with a summary is a finished run."""
+    folder.write_adapters(algorithm.adapters(progress.state), summary["model"])
+    if progress.records:
+        title = f"{summary['method']} on {summary['dataset']}, {summary['regime']}, {summary['partition']}"
+        accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
+    folder.write_summary(summary)
 
 
 def prepare(experiment: Experiment, observer: RunObserver) -> Prepared:
@@ -191,8 +202,8 @@ def summarise(
         "rounds": progress.state.round,
         "zero_shot": _finite(zero_shot.as_dict()),
         "final": _finite({key: final[key] for key in headline}),
-        "final_domains": final["domains"],
-        "final_client_models": final.get("client_models"),
+        "final_domains": {name: [round(value, 4) for value in pair] for name, pair in final["domains"].items()},
+        "final_client_models": _finite(final.get("client_models") or {}) or None,
         # The best round on test images is shown, named as such; nothing is chosen by it.
         "best_round": best.get("round", 0),
         "best": _finite({key: best[key] for key in headline}),

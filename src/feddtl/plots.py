@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feddtl.errors import ConfigError
-from feddtl.storage import storage_errors
+from feddtl.storage import storage_errors, write_atomic
 
 ENDINGS = (".svg", ".png", ".pdf")
 DATELESS: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -67,7 +68,11 @@ def _save(figure: Any, path: Path) -> None:
     from matplotlib import rc_context
 
     require_plot_ending(path)
-    with storage_errors(path), rc_context({"svg.hashsalt": "feddtl"}):
+    ending = path.suffix.lower()
+    drawn = io.BytesIO()
+    # No date and no random identifiers inside, so that the same numbers give the same file.
+    with rc_context({"svg.hashsalt": "feddtl"}):
+        figure.savefig(drawn, format=ending[1:], dpi=150, metadata=DATELESS.get(ending))
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No date and no random identifiers inside, so that the same numbers give the same file.
-        figure.savefig(path, dpi=150, metadata=DATELESS.get(path.suffix.lower()))
+    write_atomic(path, drawn.getvalue())

@@ -34,6 +34,7 @@ from feddtl.runtimes.local import Progress, Record
 from feddtl.storage import (
     DRAFT,
     new_folder,
+    only_writer,
     remove_drafts,
     storage_errors,
     without_nan,
@@ -80,20 +81,33 @@ class RunFolder:
     def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
         """A folder with the experiment alone, so that a run killed while it is prepared can be resumed.
 
-        If an error ends the block before `create` was called, nothing of the folder stays.
+        This process holds it for the length of the block. If an error ends the block before `create` was
+        called, nothing of the folder stays.
         """
         cls.refuse_used(path)
         fresh = not path.exists()
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        try:
-            write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
+        with only_writer(path):
+            try:
+                folder._remove_drafts()
+                write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
+                yield folder
+            except FeddtlError:
+                if not folder.has_begun:
+                    folder._withdraw(fresh)
+                raise
+
+    @classmethod
+    @contextmanager
+    def resumed(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
+        """An existing run of this experiment, even one that was only announced, held by this process."""
+        folder = cls.find(path)
+        folder.require_same(experiment)
+        with only_writer(path):
+            folder._remove_drafts()
             yield folder
-        except FeddtlError:
-            if not folder.has_begun:
-                folder._withdraw(fresh)
-            raise
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment, data: Mapping[str, Any]) -> RunFolder:
@@ -141,11 +155,6 @@ class RunFolder:
     def data(self) -> dict[str, Any]:
         """What the data looked like: names, prompt, partition counts."""
         return dict(_read_json(self.path / DATA))
-
-    def remove_drafts(self) -> None:
-        """Remove what a killed process left half-written; nobody else may be writing here."""
-        for folder in (self.path, self.path / "checkpoints"):
-            remove_drafts(folder)
 
     def require_same(self, experiment: Experiment) -> None:
         """Raise RunError naming every key in which an experiment differs from this run's."""
@@ -215,11 +224,15 @@ class RunFolder:
                 found[int(match[1])] = path
         return [found[number] for number in sorted(found)]
 
+    def _remove_drafts(self) -> None:
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_drafts(folder)
+
     def _withdraw(self, folder_too: bool) -> None:
         with storage_errors(self.path):
             for name in (CONFIG, ENVIRONMENT):
                 (self.path / name).unlink(missing_ok=True)
-            self.remove_drafts()
+            self._remove_drafts()
             if folder_too:
                 self.path.rmdir()
 

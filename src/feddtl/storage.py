@@ -52,13 +52,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file in one step: a reader, or a crash, sees the old or the new content, never a part."""
     with storage_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
@@ -66,6 +66,11 @@ def write_text_atomic(path: Path, text: str) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_atomic` of a text in UTF-8."""
+    write_atomic(path, text.encode())
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

@@ -109,7 +109,7 @@ def test_uplink_embeddings_are_those_of_the_tuned_encoder(federation, algorithm)
 
 def test_embeddings_per_class_are_limited(federation, make_experiment):
     """Client 0 has three, two and two images of its classes; with a limit of 2 it sends two of each."""
-    limited = build_algorithm(federation.task, make_experiment(server={"max_embeddings_per_class": 2}))
+    limited = build_algorithm(federation.task, make_experiment(uplink={"max_embeddings_per_class": 2}))
     full = build_algorithm(federation.task, make_experiment())
     data = federation.clients(full)[0]
     state = full.init_server()

@@ -76,7 +76,7 @@ RL_OPTIONS = {
     "batch": {"rollout": "batch"},
     "sample": {"action": "sample"},
     "exact": {"kl": "exact"},
-    "probabilities": {"reference": "probabilities"},
+    "probabilities": {"reference": "probabilities", "anchor_weight": 0.8},
     "normalized": {"noise_on": "normalized", "noise_std": 0.05},
     "anchor-weight": {"anchor_weight": 0.9},
     "group-size": {"group_size": 2},

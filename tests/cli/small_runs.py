@@ -150,6 +150,7 @@ def outcome(run: Path) -> dict[str, object]:
         "last checkpoint": last.name,
         "state": (last / "state.safetensors").read_bytes(),
         "adapters": contents(run / "adapter"),
+        "curves": (run / "accuracy.svg").read_bytes(),
         "data": (run / "data.json").read_bytes(),
         "config": (run / "config.json").read_bytes(),
     }

@@ -39,6 +39,14 @@ class TestParquet:
         make_parquet("set/data/validation-00000-of-00001.parquet", [0, 1], names=["cat", "dog"])
         assert per_class(load_dataset(str(tmp_path / "set"))) == ([2, 2], [1, 1])
 
+    def test_files_in_the_subfolder_of_a_configuration(self, make_parquet: MakeParquet, tmp_path: Path) -> None:
+        make_parquet("set/plain_text/train-00000-of-00001.parquet", [0, 1], names=["cat", "dog"])
+        make_parquet("set/plain_text/test-00000-of-00001.parquet", [1, 0, 1], names=["cat", "dog"])
+        assert load_dataset(str(tmp_path / "set")).test.labels.tolist() == [1, 0, 1]
+        make_parquet("set/other/train-00000-of-00001.parquet", [0, 1], names=["cat", "dog"])
+        with pytest.raises(DataError, match="several subfolders: other, plain_text"):
+            load_dataset(str(tmp_path / "set"))
+
     @pytest.mark.parametrize("source", ["set", "set/part.parquet"])
     def test_one_file_without_splits(self, make_parquet: MakeParquet, tmp_path: Path, source: str) -> None:
         make_parquet("set/part.parquet", [0, 1] * 10, names=["cat", "dog"])

@@ -69,7 +69,7 @@ def test_runtime_equals_rounds_by_hand_with_clients_in_reverse(federation, make_
 
 def test_limited_uplink_is_drawn_anew_each_round(federation, make_experiment):
     """One of the images of a class goes up: which one depends on the round, for the same model and images."""
-    experiment = make_experiment(server={"max_embeddings_per_class": 1}, local={"learning_rate": 1e-9})
+    experiment = make_experiment(uplink={"max_embeddings_per_class": 1}, local={"learning_rate": 1e-9})
     algorithm = build_algorithm(federation.task, experiment)
     data = federation.clients(algorithm)[0]
     tensors = algorithm.broadcast(algorithm.init_server()).tensors

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from feddtl.algorithms import build_algorithm
@@ -43,6 +43,7 @@ def test_choice_of_clients_is_seeded_and_differs_by_round():
     assert first != [choose_clients(20, 0.2, 8, number) for number in range(1, 30)]
 
 
+@example(clients=100, percent=7, number=1)
 @given(clients=st.integers(1, 120), percent=st.integers(1, 100), number=st.integers(1, 50))
 def test_choice_has_the_size_that_was_asked_for(clients, percent, number):
     """⌈p·K⌉ in exact integers: 7 % of 100 clients are 7, although 0.07 * 100 is 7.000000000000001."""
@@ -122,6 +123,23 @@ def test_broken_client_stops_the_round_and_is_named(federation, make_experiment,
     assert saved == []
 
 
+@pytest.mark.parametrize("group", ["weights", "samples", "personal"])
+def test_every_part_of_an_update_is_checked(federation, make_experiment, group):
+    experiment = make_experiment()
+    algorithm = build_algorithm(federation.task, experiment)
+    plain = algorithm.client_update
+
+    def break_last_client(payload, data, personal, observer):
+        update = plain(payload, data, personal, observer)
+        broken = {**getattr(update, group), "extra": torch.tensor([1.0, float("nan")])}
+        return replace(update, **{group: broken}) if data.client == 2 else update
+
+    algorithm.client_update = break_last_client
+    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
+    with pytest.raises(ClientError, match=r"client 2 in round 1 .*'extra'"):
+        runtime.run(Progress(algorithm.init_server()))
+
+
 def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_experiment):
     experiment = make_experiment(participation=0.3, rounds=3)
     algorithm = build_algorithm(federation.task, experiment)
@@ -183,7 +201,10 @@ def test_run_that_goes_on_from_any_round_equals_an_uninterrupted_one(federation,
 
 def test_record_of_a_round(federation, make_experiment):
     """Bytes counted from the messages themselves, means weighted by 7, 5 and 6 images, scores of the right models."""
-    experiment = make_experiment(rounds=3, evaluation={"client_models": "last"})
+    # The server moves the text tower far, so that it matters which one a client's model is scored with.
+    experiment = make_experiment(
+        rounds=3, evaluation={"client_models": "last"}, server={"epochs": 8, "learning_rate": 0.3}
+    )
     algorithm = build_algorithm(federation.task, experiment)
     clients, sets = federation.clients(algorithm), federation.sets(algorithm)
     saved = []
@@ -199,10 +220,13 @@ def test_record_of_a_round(federation, make_experiment):
         expected = sum(n * update.metrics[name] for n, update in zip((7, 5, 6), updates, strict=True)) / 18
         assert record["train"][name] == pytest.approx(expected)
     assert record["server"] == aggregate.metrics
-    own = {update.client: algorithm.classifier(state, update) for update in updates}
+    own, mixed_up = (
+        {update.client: algorithm.classifier(begun, update) for update in updates} for begun in (state, aggregate.state)
+    )
     scores = score_global(algorithm.classifier(aggregate.state), sets, 0.0)
     assert (record["base"], record["novel"]) == (scores.base, scores.novel)
     assert record["local"] == pytest.approx(sum(score_local(own, sets)) / 2)
+    assert score_local(own, sets) != score_local(mixed_up, sets)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]
     assert record["client_models"]["base"] == pytest.approx(sum(score.base for score in each) / 3)
     assert record["client_models"]["novel"] == pytest.approx(sum(score.novel for score in each) / 3)

@@ -111,7 +111,7 @@ class FedDTL(Algorithm):
         """Unit class-token embeddings (n, e) and labels (n,) under the tuned encoder; patch tokens never leave."""
         embeddings = normalize(policy.all_features(adapters), dim=-1).cpu()
         labels = policy.labels.cpu()
-        limit = self._config.server.max_embeddings_per_class
+        limit = self._config.uplink.max_embeddings_per_class
         if limit:
             kept = sample_per_class(labels, limit, randomness.generator("uplink"))
             embeddings, labels = embeddings[kept], labels[kept]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from feddtl.cli.commands import Run
@@ -11,7 +10,7 @@ from feddtl.cli.terminal import choose_observer, print_summary
 from feddtl.errors import ConfigError
 from feddtl.experiment import Summary, run_experiment
 from feddtl.runs import RunFolder
-from feddtl.storage import json_text, only_writer
+from feddtl.storage import json_text
 
 
 def run(command: Run) -> int:
@@ -19,7 +18,8 @@ def run(command: Run) -> int:
     if command.resume and command.output:
         raise ConfigError("--resume and --output were both given.", "--resume DIR goes on in DIR itself.")
     output = command.resume or command.output or default_output(command)
-    with _folder_to_use(command, output) as folder, only_writer(output):
+    held = RunFolder.resumed if command.resume else RunFolder.announced
+    with held(output, command.config) as folder:
         try:
             summary = _summary(command, folder)
         except KeyboardInterrupt:
@@ -38,17 +38,7 @@ def default_output(command: Run) -> Path:
     return Path("runs") / f"{name}-seed{command.config.seed}"
 
 
-def _folder_to_use(command: Run, output: Path) -> AbstractContextManager[RunFolder]:
-    """The folder to resume, checked, or a new one that disappears again if its run cannot begin."""
-    if command.resume is None:
-        return RunFolder.announced(output, command.config)
-    folder = RunFolder.find(command.resume)
-    folder.require_same(command.config)
-    return nullcontext(folder)
-
-
 def _summary(command: Run, folder: RunFolder) -> Summary:
-    folder.remove_drafts()
     observer = choose_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
     with observer:
         return run_experiment(command.config, folder.path, resume=folder.has_begun, observer=observer)

@@ -162,12 +162,23 @@ def _parquet_splits(path: Path) -> tuple[list[Path], list[Path], tuple[str, ...]
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Parquet files of a folder, or of its subfolder data/ where the Hub keeps them."""
+    """Parquet files of a folder, or of the one subfolder where the Hub keeps them: data/, or a configuration's.
+
+    Raises:
+        DataError: Several subfolders other than data/ hold parquet files.
+    """
     for place in (folder, folder / "data"):
-        files = sorted(file for file in place.glob("*.parquet") if not file.name.startswith("."))
-        if files:
+        if files := _visible_parquet(place):
             return files
-    return []
+    places = [place for place in sorted(folder.iterdir()) if place.is_dir() and _visible_parquet(place)]
+    if len(places) > 1:
+        listed = ", ".join(place.name for place in places)
+        raise DataError(f"{folder} has parquet files in several subfolders: {listed}.", f"Name one: {places[0]}.")
+    return _visible_parquet(places[0]) if places else []
+
+
+def _visible_parquet(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 
 def _read_parquet(files: list[Path]) -> datasets.Dataset:
