@@ -49,7 +49,7 @@ LIMITS = [
     ("lora", "targets", ["q_proj", "q_proj, fc1 ,out_proj"], ["", ",", "qkv", "q_proj;k_proj"]),
     ("schedule", "sft_rounds", [0, 19], [-1]),
     ("local", "epochs", [1], [0]),
-    ("local", "learning_rate", [1e-9, 1.0], [0.0, -1e-3, math.nan, math.inf]),
+    ("local", "learning_rate", [1e-9, 1.0], [0.0, -1e-3, 1.5, math.nan, math.inf]),
     ("local", "batch_size", [1], [0]),
     ("rl", "epochs", [1], [0]),
     ("rl", "group_size", [2, 64], [1, 0]),

@@ -22,9 +22,15 @@ EXPERIMENT = Experiment(rounds=3)
 DATA = {"dataset": "photos", "base_classes": ["ant"]}
 
 
+def begun_run(path: Path, experiment: Experiment, data: dict[str, Any]) -> RunFolder:
+    with RunFolder.announced(path, experiment) as announced:
+        announced.begin(data)
+    return announced
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", EXPERIMENT, DATA)
+    return begun_run(tmp_path / "run", EXPERIMENT, DATA)
 
 
 def progress(number: int, **record: Any) -> Progress:
@@ -164,7 +170,7 @@ def test_an_announced_run_can_begin(tmp_path: Path) -> None:
     with RunFolder.announced(tmp_path / "deep" / "run", EXPERIMENT) as announced:
         assert names(announced.path) == ["config.json"]
         assert not announced.has_begun
-        RunFolder.create(announced.path, EXPERIMENT, DATA)
+        announced.begin(DATA)
     assert announced.has_begun
 
 
@@ -184,18 +190,25 @@ def test_an_announced_run_that_is_interrupted_can_be_found(tmp_path: Path) -> No
     assert found.experiment == EXPERIMENT
     with pytest.raises(RunError, match="stopped before its first round"):
         RunFolder.open(tmp_path / "run")
-    RunFolder.create(tmp_path / "run", EXPERIMENT, DATA)
+    begun_run(tmp_path / "run", EXPERIMENT, DATA)
 
 
 def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path) -> None:
     def begin_and_fail() -> None:
         with RunFolder.announced(tmp_path / "other", EXPERIMENT) as announced:
-            RunFolder.create(announced.path, EXPERIMENT, DATA)
+            announced.begin(DATA)
             raise DataError("Later.")
 
     with pytest.raises(DataError):
         begin_and_fail()
     assert RunFolder.open(tmp_path / "other").experiment == EXPERIMENT
+
+
+def test_a_run_goes_on_with_the_same_data_only(folder: RunFolder) -> None:
+    folder.begin({**DATA, "notes": ["worded anew"]})
+    with pytest.raises(RunError, match="changed since the run began: base_classes"):
+        folder.begin({**DATA, "base_classes": ["bee"]})
+    assert folder.data == DATA
 
 
 def test_a_run_in_use_is_left_to_its_process(tmp_path: Path) -> None:
@@ -213,7 +226,7 @@ def test_a_run_in_use_is_left_to_its_process(tmp_path: Path) -> None:
 def test_a_config_json_of_something_else_is_not_overwritten(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="nothing was changed"):
-        RunFolder.create(tmp_path, EXPERIMENT, DATA)
+        begun_run(tmp_path, EXPERIMENT, DATA)
     assert (tmp_path / "config.json").read_text() == content
 
 
@@ -227,7 +240,7 @@ def test_a_folder_in_use_is_refused(folder: RunFolder, tmp_path: Path) -> None:
         (tmp_path / "full", "not empty"),
     ):
         with pytest.raises(RunError, match=text):
-            RunFolder.create(path, EXPERIMENT, DATA)
+            begun_run(path, EXPERIMENT, DATA)
 
 
 def test_drafts_do_not_make_a_folder_used(tmp_path: Path) -> None:

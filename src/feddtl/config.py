@@ -142,7 +142,7 @@ class LocalConfig:
     def __post_init__(self) -> None:
         require_finite("local", self)
         require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
-        require(self.learning_rate > 0, "local.learning_rate", self.learning_rate, "a number above 0")
+        require(0 < self.learning_rate <= 1, "local.learning_rate", self.learning_rate, "above 0, up to 1")
         require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
 
 
@@ -207,7 +207,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         require_finite("server", self)
         require(self.epochs >= 0, "server.epochs", self.epochs, "0 or more")
-        require(self.learning_rate > 0, "server.learning_rate", self.learning_rate, "a number above 0")
+        require(0 < self.learning_rate <= 1, "server.learning_rate", self.learning_rate, "above 0, up to 1")
         require(self.batch_size >= 1, "server.batch_size", self.batch_size, "1 or more")
 
 

@@ -69,7 +69,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         output: Folder of the run; new or empty unless `resume`.
-        resume: Go on from the last checkpoint in `output`, which must be of the same experiment.
+        resume: Go on from the last checkpoint in `output`, which must be of the same experiment and images.
         observer: Told of progress.
 
     Returns:
@@ -78,16 +78,17 @@ def run_experiment(
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
-    observer = observer or RunObserver()
+    held = RunFolder.resumed if resume else RunFolder.announced
+    with held(output, experiment) as folder:
+        return _run_in(folder, experiment, observer or RunObserver())
+
+
+def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) -> Summary:
+    """Run, or go on, in a folder that this process holds."""
     begun = time.perf_counter()
-    if resume:
-        RunFolder.open(output).require_same(experiment)
-        saved = RunFolder.open(output).latest_progress()
-    else:
-        RunFolder.refuse_used(output)
-        saved = None
+    saved = folder.latest_progress() if folder.has_begun else None
     prepared = prepare(experiment, observer)
-    folder = RunFolder.open(output) if resume else RunFolder.create(output, experiment, describe_data(prepared.data))
+    folder.begin(describe_data(prepared.data))
     runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer)
     zero_shot = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())

@@ -53,7 +53,7 @@ class RunFolder:
     """One run's folder.
 
     Args:
-        path: The folder; see `create` and `open`.
+        path: The folder; see `announced`, `resumed` and `open`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class RunFolder:
     def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
         """A folder with the experiment alone, so that a run killed while it is prepared can be resumed.
 
-        This process holds it for the length of the block. If an error ends the block before `create` was
+        This process holds it for the length of the block. If an error ends the block before `begin` was
         called, nothing of the folder stays.
         """
         cls.refuse_used(path)
@@ -108,17 +108,6 @@ class RunFolder:
         with only_writer(path):
             folder._remove_drafts()
             yield folder
-
-    @classmethod
-    def create(cls, path: Path, experiment: Experiment, data: Mapping[str, Any]) -> RunFolder:
-        """New folder with the resolved experiment, the environment and what the data looks like."""
-        cls.refuse_used(path)
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
-        write_json_atomic(path / ENVIRONMENT, describe_environment())
-        write_json_atomic(path / DATA, data)
-        return cls(path)
 
     @classmethod
     def find(cls, path: Path) -> RunFolder:
@@ -165,6 +154,24 @@ class RunFolder:
             raise RunError(
                 f"{self.path} is the run of another experiment: {listed}.",
                 "Resume without these flags, or start a new run with another --output.",
+            )
+
+    def begin(self, data: Mapping[str, Any]) -> None:
+        """Write the environment and what the data looks like; in a run that began, the data must be the same.
+
+        Raises:
+            RunError: The images, their classes or their partition changed since the run began.
+        """
+        if not self.has_begun:
+            write_json_atomic(self.path / ENVIRONMENT, describe_environment())
+            write_json_atomic(self.path / DATA, data)
+            return
+        before = self.data
+        changed = [key for key in data if key != "notes" and data[key] != before.get(key)]
+        if changed:
+            raise RunError(
+                f"The data of {self.path} changed since the run began: {', '.join(changed)}.",
+                "Restore the images to resume, or start a new run with another --output.",
             )
 
     def save_progress(self, progress: Progress) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from feddtl.cli.commands import Run
 from feddtl.cli.terminal import choose_observer, print_summary
 from feddtl.errors import ConfigError
-from feddtl.experiment import Summary, run_experiment
-from feddtl.runs import RunFolder
+from feddtl.experiment import run_experiment
 from feddtl.storage import json_text
 
 
@@ -18,13 +17,13 @@ def run(command: Run) -> int:
     if command.resume and command.output:
         raise ConfigError("--resume and --output were both given.", "--resume DIR goes on in DIR itself.")
     output = command.resume or command.output or default_output(command)
-    held = RunFolder.resumed if command.resume else RunFolder.announced
-    with held(output, command.config) as folder:
-        try:
-            summary = _summary(command, folder)
-        except KeyboardInterrupt:
-            print(f"interrupted: `feddtl run --resume {output}` goes on from the last finished round.", file=sys.stderr)
-            return 130
+    observer = choose_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
+    try:
+        with observer:
+            summary = run_experiment(command.config, output, resume=command.resume is not None, observer=observer)
+    except KeyboardInterrupt:
+        print(f"interrupted: `feddtl run --resume {output}` goes on from the last finished round.", file=sys.stderr)
+        return 130
     if command.json:
         print(json_text(summary), end="")
     else:
@@ -36,9 +35,3 @@ def default_output(command: Run) -> Path:
     """runs/<experiment file's name or method>-seed<seed>."""
     name = command.experiment.stem if command.experiment else command.config.method
     return Path("runs") / f"{name}-seed{command.config.seed}"
-
-
-def _summary(command: Run, folder: RunFolder) -> Summary:
-    observer = choose_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
-    with observer:
-        return run_experiment(command.config, folder.path, resume=folder.has_begun, observer=observer)
