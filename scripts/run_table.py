@@ -3,8 +3,8 @@
     python scripts/run_table.py results/ablation_shapes_full.json experiments/ablation/shapes_full_*.toml \\
         --seeds 0 1 2 -- --evaluation.every 5
 
-Whatever follows `--` is passed to every run. A run whose folder already has a summary is not repeated; an
-interrupted one is resumed.
+Whatever follows `--` is passed to every run. A run whose folder is there already is resumed, or only read when it is
+finished; `feddtl` refuses that if the folder is of another experiment or of other flags.
 """
 
 from __future__ import annotations
@@ -23,14 +23,9 @@ COLUMNS = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_
 def run(experiment: Path, seed: int, runs: Path, flags: list[str]) -> dict[str, Any]:
     """Summary of one run, which is started, resumed or found finished."""
     folder = runs / f"{experiment.stem}-seed{seed}"
-    if not (folder / "summary.json").is_file():
-        command = [sys.executable, "-m", "feddtl", "run", str(experiment), "--seed", str(seed), *flags]
-        where = ["--resume", str(folder)] if (folder / "config.json").is_file() else ["--output", str(folder)]
-        if where[0] == "--resume":
-            command = [*command[:4], *where]
-        else:
-            command += where
-        subprocess.run(command, check=True)
+    where = "--resume" if (folder / "config.json").is_file() else "--output"
+    command = [sys.executable, "-m", "feddtl", "run", str(experiment), "--seed", str(seed), *flags, where, str(folder)]
+    subprocess.run(command, check=True)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary | {"experiment": str(experiment), "flags": flags}
 

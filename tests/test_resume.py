@@ -169,10 +169,10 @@ def stopped(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A run that went wrong in round 3, with checkpoints of rounds 1 and 2."""
     before = local.require_finite_tensors
 
-    def fail(tensors: object, owner: str) -> None:
+    def fail(tensors: object, owner: str, remedy: str) -> None:
         if "round 3" in owner:
             raise ClientError(f"{owner} is bad.")
-        before(tensors, owner)
+        before(tensors, owner, remedy)
 
     with monkeypatch.context() as patch:
         patch.setattr(local, "require_finite_tensors", fail)

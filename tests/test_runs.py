@@ -19,12 +19,13 @@ from feddtl.runs import RunFolder
 from feddtl.runtimes.local import Progress
 
 EXPERIMENT = Experiment(rounds=3)
+CPU = torch.device("cpu")
 DATA = {"dataset": "photos", "base_classes": ["ant"]}
 
 
 def begun_run(path: Path, experiment: Experiment, data: dict[str, Any]) -> RunFolder:
     with RunFolder.announced(path, experiment) as announced:
-        announced.begin(data)
+        announced.begin(data, CPU)
     return announced
 
 
@@ -170,7 +171,7 @@ def test_an_announced_run_can_begin(tmp_path: Path) -> None:
     with RunFolder.announced(tmp_path / "deep" / "run", EXPERIMENT) as announced:
         assert names(announced.path) == ["config.json"]
         assert not announced.has_begun
-        announced.begin(DATA)
+        announced.begin(DATA, CPU)
     assert announced.has_begun
 
 
@@ -196,7 +197,7 @@ def test_an_announced_run_that_is_interrupted_can_be_found(tmp_path: Path) -> No
 def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path) -> None:
     def begin_and_fail() -> None:
         with RunFolder.announced(tmp_path / "other", EXPERIMENT) as announced:
-            announced.begin(DATA)
+            announced.begin(DATA, CPU)
             raise DataError("Later.")
 
     with pytest.raises(DataError):
@@ -205,9 +206,9 @@ def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path)
 
 
 def test_a_run_goes_on_with_the_same_data_only(folder: RunFolder) -> None:
-    folder.begin({**DATA, "notes": ["worded anew"]})
+    folder.begin({**DATA, "notes": ["worded anew"]}, CPU)
     with pytest.raises(RunError, match="changed since the run began: base_classes"):
-        folder.begin({**DATA, "base_classes": ["bee"]})
+        folder.begin({**DATA, "base_classes": ["bee"]}, CPU)
     assert folder.data == DATA
 
 

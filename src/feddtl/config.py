@@ -6,30 +6,15 @@ Only scalars and nested tables, so that the same keys can travel as a run config
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from feddtl.checks import check_fields, require
 from feddtl.errors import ConfigError
 
 Method = Literal["feddtl", "fedlora", "zero-shot"]
 Regime = Literal["few-shot", "full"]
 PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
-
-
-def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Raise a ConfigError that names key, value and what is allowed."""
-    if not condition:
-        raise ConfigError(f"{key} = {value!r} is out of range.", f"Allowed: {allowed}.")
-
-
-def require_finite(table: str, config: object) -> None:
-    """Refuse NaN and infinities, which pass every comparison-based range check unnoticed."""
-    for entry in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, entry.name)
-        if isinstance(value, float):
-            require(math.isfinite(value), f"{table}.{entry.name}", value, "a finite number")
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class DataConfig:
     where that is less (ours)."""
 
     def __post_init__(self) -> None:
-        require_finite("data", self)
+        check_fields("data", self)
         require(bool(self.source), "data.source", self.source, "a name, a Hub id or a folder")
         require(
             not self.prompt or "{class}" in self.prompt,
@@ -93,7 +78,7 @@ class LoraConfig:
     """First adapted block of the text tower (ours: as the image tower)."""
 
     def __post_init__(self) -> None:
-        require_finite("lora", self)
+        check_fields("lora", self)
         require(self.rank >= 1, "lora.rank", self.rank, "1 or more")
         require(self.alpha >= 0, "lora.alpha", self.alpha, "0 (equal to the rank) or a positive number")
         known = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
@@ -125,6 +110,7 @@ class ScheduleConfig:
     """Rounds M of SFT before RL; 0: half of all rounds, rounded up (ours: M = 10 of T = 20)."""
 
     def __post_init__(self) -> None:
+        check_fields("schedule", self)
         require(self.sft_rounds >= 0, "schedule.sft_rounds", self.sft_rounds, "0 (half) or more")
 
 
@@ -140,7 +126,7 @@ class LocalConfig:
     """Images per step, in both stages (paper: 64)."""
 
     def __post_init__(self) -> None:
-        require_finite("local", self)
+        check_fields("local", self)
         require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
         require(0 < self.learning_rate <= 1, "local.learning_rate", self.learning_rate, "above 0, up to 1")
         require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
@@ -176,7 +162,7 @@ class RlConfig:
     """Log-ratio beyond which exp continues as its tangent, against overflow at logit scale 100 (ours)."""
 
     def __post_init__(self) -> None:
-        require_finite("rl", self)
+        check_fields("rl", self)
         require(self.epochs >= 1, "rl.epochs", self.epochs, "1 or more")
         require(self.group_size >= 2, "rl.group_size", self.group_size, "2 or more: advantages compare a group")
         require(self.noise_std >= 0, "rl.noise_std", self.noise_std, "0 or more")
@@ -205,7 +191,7 @@ class ServerConfig:
     """Average the LoRA factors A and B, or average B·A and truncate to the rank by SVD (ours: factors)."""
 
     def __post_init__(self) -> None:
-        require_finite("server", self)
+        check_fields("server", self)
         require(self.epochs >= 0, "server.epochs", self.epochs, "0 or more")
         require(0 < self.learning_rate <= 1, "server.learning_rate", self.learning_rate, "above 0, up to 1")
         require(self.batch_size >= 1, "server.batch_size", self.batch_size, "1 or more")
@@ -219,6 +205,7 @@ class UplinkConfig:
     """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
+        check_fields("uplink", self)
         require(
             self.max_embeddings_per_class >= 0,
             "uplink.max_embeddings_per_class",
@@ -237,6 +224,7 @@ class EvaluationConfig:
     """When each client's own model is scored on all base and novel test images as well."""
 
     def __post_init__(self) -> None:
+        check_fields("evaluation", self)
         require(self.every >= 1, "evaluation.every", self.every, "1 or more")
 
 
@@ -252,6 +240,7 @@ class ComputeConfig:
     """Precision in which the frozen blocks' output is kept; 16 bit halves the memory."""
 
     def __post_init__(self) -> None:
+        check_fields("compute", self)
         require(self.loading_threads >= 1, "compute.loading_threads", self.loading_threads, "1 or more")
 
 
@@ -280,7 +269,7 @@ class Experiment:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        require_finite("experiment", self)
+        check_fields("", self)
         require(bool(self.model), "model", self.model, "a Hub id, a folder or 'tiny-clip'")
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.rounds >= 1, "rounds", self.rounds, "1 or more")

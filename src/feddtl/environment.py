@@ -27,14 +27,14 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def describe_environment() -> dict[str, Any]:
-    """What a reader needs to repeat a run."""
+def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
+    """What a reader needs to repeat a run on a device, by default the one that 'auto' chooses."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "device": str(choose_device("auto")),
+        "device": str(device or choose_device("auto")),
         "packages": package_versions(),
     }
 

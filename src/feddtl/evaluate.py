@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from feddtl.algorithms.base import Classifier
-
-EVALUATION_BATCH = 512
+from feddtl.algorithms.stages import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from feddtl.algorithms import build_algorithm
@@ -18,7 +19,7 @@ from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
-from feddtl.evaluate import EvaluationSets, Scores, TestImages
+from feddtl.evaluate import EvaluationSets, Scores, TestImages, harmonic_mean
 from feddtl.features import frozen_activations
 from feddtl.models.clip import Clip, load_clip
 from feddtl.plots import accuracy_curves
@@ -85,10 +86,13 @@ def run_experiment(
 
 def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) -> Summary:
     """Run, or go on, in a folder that this process holds."""
+    if (finished := folder.summary) is not None:
+        observer.note(f"{folder.path} is finished already; this is its summary.")
+        return finished
     begun = time.perf_counter()
     saved = folder.latest_progress() if folder.has_begun else None
     prepared = prepare(experiment, observer)
-    folder.begin(describe_data(prepared.data))
+    folder.begin(describe_data(prepared.data), choose_device(experiment.compute.device))
     runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer)
     zero_shot = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())
@@ -126,11 +130,12 @@ def prepare(experiment: Experiment, observer: RunObserver) -> Prepared:
         report = partial(observer.images_encoded, what)
         return encode_images(experiment, clip, algorithm, table, report)
 
-    train = encode(data.train, "training images") if algorithm.trains else torch.zeros(len(data.train), 0, 0)
-    labels = torch.from_numpy(data.train.labels)
-    clients = tuple(
-        ClientData(client, train[positions], labels[positions]) for client, positions in enumerate(data.partition.train)
-    )
+    # In order of clients, so that each one's activations are a view and not a copy.
+    held = data.train.select(np.concatenate(data.partition.train))
+    train = encode(held, "training images") if algorithm.trains else torch.zeros(len(held), 0, 0)
+    sizes = [len(positions) for positions in data.partition.train]
+    parts = zip(torch.split(train, sizes), torch.split(torch.from_numpy(held.labels), sizes), strict=True)
+    clients = tuple(ClientData(client, activations, labels) for client, (activations, labels) in enumerate(parts))
     sets = EvaluationSets(
         _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
         _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
@@ -189,7 +194,7 @@ def summarise(
     """The content of `summary.json`; accuracies in percent, null where there was nothing to score."""
     scored = [record for record in progress.records if "base" in record]
     final: dict[str, Any] = scored[-1] if scored else {**zero_shot.as_dict(), "domains": dict(zero_shot.domains)}
-    best = max(scored, key=lambda record: record["harmonic_mean"], default=final)
+    best = max(scored, key=_comparable, default=final)
     headline = ("local", "base", "novel", "harmonic_mean")
     return {
         "method": experiment.method,
@@ -204,6 +209,7 @@ def summarise(
         "zero_shot": _finite(zero_shot.as_dict()),
         "final": _finite({key: final[key] for key in headline}),
         "final_domains": {name: [round(value, 4) for value in pair] for name, pair in final["domains"].items()},
+        "final_domain_mean": _domain_mean(final["domains"]),
         "final_client_models": _finite(final.get("client_models") or {}) or None,
         # The best round on test images is shown, named as such; nothing is chosen by it.
         "best_round": best.get("round", 0),
@@ -212,6 +218,20 @@ def summarise(
         "bytes_up": sum(record["bytes_up"] for record in progress.records),
         "bytes_down": sum(record["bytes_down"] for record in progress.records),
     }
+
+
+def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> dict[str, float | None] | None:
+    """Base and novel as means over domains, each domain counting alike; None where there is one domain."""
+    if not domains:
+        return None
+    base, novel = (sum(pair[index] for pair in domains.values()) / len(domains) for index in (0, 1))
+    return _finite({"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)})
+
+
+def _comparable(record: Mapping[str, Any]) -> float:
+    """HM, or base accuracy where there is no novel image."""
+    value: float = record["harmonic_mean"]
+    return record["base"] if math.isnan(value) else value
 
 
 def _seconds(record: dict[str, Any]) -> float:

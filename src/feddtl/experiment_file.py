@@ -7,20 +7,11 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
-from feddtl.config import Experiment, require
+from feddtl.checks import check_scalar
+from feddtl.config import Experiment
 from feddtl.errors import ConfigError, did_you_mean
-
-TYPE_NAMES: dict[Any, str] = {
-    bool: "a truth value",
-    int: "a whole number",
-    float: "a number",
-    str: 'a text in "quotes"',
-    list: "a list",
-    dict: "a table",
-}
-MOST_INTEGER = 10**300  # a larger one may not be a float
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -77,7 +68,7 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
                 raise ConfigError(f"{prefix}{key} must be a table, got {value!r}.", f"Write [{prefix}{key}].")
             arguments[key] = _build(hint, value, f"{prefix}{key}.")  # type: ignore[arg-type]
         else:
-            arguments[key] = _scalar(hint, value, f"{prefix}{key}")
+            arguments[key] = check_scalar(hint, value, f"{prefix}{key}")
     return kind(**arguments)
 
 
@@ -96,23 +87,3 @@ def _suggest(key: str, hints: Mapping[str, Any]) -> str:
     if not elsewhere:
         return did_you_mean(key, hints)
     return f"Did you mean {' or '.join(repr(dotted) for dotted in places[elsewhere[0]])}?"
-
-
-def _scalar(hint: Any, value: Any, key: str) -> Any:
-    if get_origin(hint) is Literal:
-        allowed = get_args(hint)
-        if value not in allowed:
-            raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(str(value), map(str, allowed)))
-        return value
-    # An integer is a fine float; a boolean is never a number here.
-    if hint is float and type(value) is int:
-        require(abs(value) < MOST_INTEGER, key, value, f"a number below {MOST_INTEGER:.0e}")
-        return float(value)
-    if type(value) is not hint:
-        wanted = TYPE_NAMES.get(hint, str(hint))
-        raise ConfigError(f"{key} = {value!r} is {_type_name(value)}.", f"Give {wanted}.")
-    return value
-
-
-def _type_name(value: Any) -> str:
-    return TYPE_NAMES.get(type(value), f"a {type(value).__name__}")

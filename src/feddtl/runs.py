@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -43,7 +44,7 @@ from feddtl.storage import (
 )
 
 KEPT_CHECKPOINTS = 2
-CONFIG, ENVIRONMENT, DATA = "config.json", "environment.json", "data.json"
+CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = ("compute.device", "compute.loading_threads")
@@ -156,14 +157,14 @@ class RunFolder:
                 "Resume without these flags, or start a new run with another --output.",
             )
 
-    def begin(self, data: Mapping[str, Any]) -> None:
+    def begin(self, data: Mapping[str, Any], device: torch.device) -> None:
         """Write the environment and what the data looks like; in a run that began, the data must be the same.
 
         Raises:
             RunError: The images, their classes or their partition changed since the run began.
         """
         if not self.has_begun:
-            write_json_atomic(self.path / ENVIRONMENT, describe_environment())
+            write_json_atomic(self.path / ENVIRONMENT, describe_environment(device))
             write_json_atomic(self.path / DATA, data)
             return
         before = self.data
@@ -208,9 +209,15 @@ class RunFolder:
         lines = "".join(_one_line(record) + "\n" for record in records)
         write_text_atomic(self.path / "metrics.jsonl", lines)
 
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The outcome; None until the run is finished."""
+        path = self.path / SUMMARY
+        return dict(_read_json(path)) if path.is_file() else None
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json."""
-        write_json_atomic(self.path / "summary.json", summary)
+        write_json_atomic(self.path / SUMMARY, summary)
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
         """adapter/visual and adapter/text in PEFT's format."""

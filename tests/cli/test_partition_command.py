@@ -20,7 +20,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     rows = [line.strip("│").split("│") for line in answer.out.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row[:4]] for row in rows] == [[str(client), "5", "3", "1"] for client in range(3)]
     assert sorted(row[4][1:4] for row in rows) == ["  █", " █ ", "█  "]
-    assert "note: Fewer than 16 training images" in answer.out
+    assert "note: Fewer than 16 training images" in answer.err
     assert "The first class is 'ant'" in answer.out
     assert not Path("runs").exists()
 

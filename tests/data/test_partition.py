@@ -101,6 +101,15 @@ def test_non_iid_deals_classes_disjointly_and_evenly() -> None:
     assert sorted(held.sum(axis=1)) == [2, 2, 3, 3]
 
 
+def test_non_iid_with_more_clients_than_classes_cuts_classes_evenly() -> None:
+    """7 clients, 3 classes of 20: one class is cut among three clients, the others between two."""
+    parts = divide("non-iid", cells(20, 3), cells(6, 3), clients=7, classes=3)
+    counts = parts.counts(cells(20, 3)[0], 3)
+    assert ((counts > 0).sum(axis=1) == 1).all()
+    assert sorted(counts.sum(axis=1).tolist()) == [6, 7, 7, 10, 10, 10, 10]
+    assert sum(len(part) for part in parts.test) == 18
+
+
 def test_non_iid_gives_nobody_only_classes_without_images() -> None:
     labels = np.repeat([0, 1, 2], 4)
     for seed in range(20):
@@ -207,7 +216,6 @@ def test_domain_dirichlet_keeps_clients_inside_one_domain() -> None:
     ("kind", "clients", "domains", "message", "hint"),
     [
         ("iid", 13, 1, "12 training images .* 13 clients", "at most 12"),
-        ("non-iid", 7, 1, "6 base classes .* 7 clients", "'dirichlet' or 'iid'"),
         ("domain", 3, 2, "3 clients and 2 domains", "'domain-dirichlet'"),
         ("domain", 3, 1, "has no domains", "'iid'"),
         ("domain-dirichlet", 1, 2, "1 clients and 2 domains", "'domain'"),

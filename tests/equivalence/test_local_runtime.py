@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import tensor_bytes
+from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
 from feddtl.evaluate import score_global, score_local
 from feddtl.runtimes.local import (
@@ -152,16 +153,24 @@ def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_exp
     assert runtime.run(Progress(algorithm.init_server())).state.round == 3
 
 
-def test_broken_server_training_is_named(federation, make_experiment):
-    runtime, start = make_runtime(federation, make_experiment(server={"learning_rate": 1e30}))
-    with pytest.raises(ClientError, match=r"server's state after round 1 .*'text/"):
+def test_broken_server_training_is_named(federation, make_experiment, monkeypatch):
+    healthy = FedDTL._train_text
+
+    def diverged(self, *arguments):
+        factors, metrics = healthy(self, *arguments)
+        return {name: tensor * math.nan for name, tensor in factors.items()}, metrics
+
+    monkeypatch.setattr(FedDTL, "_train_text", diverged)
+    runtime, start = make_runtime(federation, make_experiment())
+    with pytest.raises(ClientError, match=r"server's state after round 1 .*'text/") as caught:
         runtime.run(start)
+    assert "server.learning_rate" in caught.value.hint
 
 
 def test_finite_check_skips_integers_and_names_the_tensor():
-    require_finite_tensors({"labels": torch.tensor([1, 2]), "x": torch.ones(2)}, "It")
+    require_finite_tensors({"labels": torch.tensor([1, 2]), "x": torch.ones(2)}, "It", "Mend it")
     with pytest.raises(ClientError, match="It holds NaN or infinite values in 'x'"):
-        require_finite_tensors({"ok": torch.ones(1), "x": torch.tensor([1.0, -math.inf])}, "It")
+        require_finite_tensors({"ok": torch.ones(1), "x": torch.tensor([1.0, -math.inf])}, "It", "Mend it")
 
 
 def test_scoring_does_not_change_training(federation, make_experiment):

@@ -39,7 +39,7 @@ def show_partition(command: Partition) -> int:
 
 def _print(console: Console, data: FederatedData, counts: Counts) -> None:
     for note in data.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS))
     cells = merged(counts, each)
     console.print(_table(data, counts, cells))

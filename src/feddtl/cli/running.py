@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def run(command: Run) -> int:
         with observer:
             summary = run_experiment(command.config, output, resume=command.resume is not None, observer=observer)
     except KeyboardInterrupt:
-        print(f"interrupted: `feddtl run --resume {output}` goes on from the last finished round.", file=sys.stderr)
+        again = f"feddtl run --resume {shlex.quote(str(output))}"
+        print(f"interrupted: `{again}` goes on from where it stood.", file=sys.stderr)
         return 130
     if command.json:
         print(json_text(summary), end="")

@@ -196,6 +196,10 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     after = f" after {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
+    if summary["final_domains"]:
+        console.print(
+            domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=True
+        )
     if rounds:
         console.print(
             f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
@@ -204,6 +208,12 @@ def print_summary(summary: Summary, folder: Path) -> None:
             soft_wrap=True,
         )
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -> str:
+    """Base and novel by domain, and their means."""
+    pairs = {**domains, "mean": (mean["base"], mean["novel"])}
+    return "base/novel by domain: " + "  ".join(f"{n} {percent(a)}/{percent(b)}" for n, (a, b) in pairs.items())
 
 
 def size(count: int) -> str:

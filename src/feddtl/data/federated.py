@@ -73,6 +73,10 @@ def load_federated_data(config: DataConfig, seed: int) -> FederatedData:
     if config.regime == "few-shot":
         notes += _short_notes(train, config.shots, base_names)
         train = train.select(few_shot(train.labels, config.shots, seed))
+    if config.partition == "non-iid" and config.clients > len(base):
+        notes.append(
+            f"{config.clients} clients and {len(base)} base classes: some classes are cut among several clients."
+        )
     parts = partition(
         train.labels,
         train.domains,

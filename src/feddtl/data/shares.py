@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn, get_args
+from typing import NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feddtl.config import PartitionKind
 from feddtl.data.table import Indices
 from feddtl.errors import DataError
 from feddtl.seeding import numpy_generator
 
-PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
 PARTITION_KINDS: tuple[str, ...] = get_args(PartitionKind)
 Shares = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -40,8 +40,8 @@ def client_shares(
     if kind == "iid":
         return np.full(shape, 1.0 / clients)
     if kind == "non-iid":
-        owners = _class_owners(cells.sum(axis=0), clients, rng)
-        return np.broadcast_to(np.eye(clients)[:, None, owners], shape).copy()
+        per_class = _class_shares(cells.sum(axis=0), clients, rng)
+        return np.broadcast_to(per_class[:, None, :], shape).copy()
     if kind == "dirichlet":
         per_class = _dirichlet(cells.sum(axis=0), clients, alpha, min_samples, rng)
         return np.broadcast_to(per_class[:, None, :], shape).copy()
@@ -51,19 +51,22 @@ def client_shares(
     return _domain_dirichlet(cells, clients, alpha, min_samples, rng)
 
 
-def _class_owners(class_sizes: Counts, clients: int, rng: np.random.Generator) -> Indices:
-    """(C,) client of each class. Classes with images are dealt first, so that nobody gets empty ones only."""
+def _class_shares(class_sizes: Counts, clients: int, rng: np.random.Generator) -> Shares:
+    """(K, C) shares: whole classes, dealt in turn; with more clients than classes, several share one evenly.
+
+    Classes with images are dealt first, so that nobody gets empty ones only.
+    """
     present = int((class_sizes > 0).sum())
-    if present < clients:
-        raise DataError(
-            f"{present} base classes with training images cannot be dealt disjointly to {clients} clients.",
-            f"Use at most {present} clients, or the partition 'dirichlet' or 'iid'.",
-        )
     shuffled = rng.permutation(len(class_sizes))
     order = shuffled[np.argsort(class_sizes[shuffled] == 0, kind="stable")]
-    owners = np.empty(len(class_sizes), np.int64)
-    owners[order] = np.arange(len(class_sizes)) % clients
-    return owners
+    shares = np.zeros((clients, len(class_sizes)))
+    if present >= clients:
+        shares[np.arange(len(order)) % clients, order] = 1
+        return shares
+    shares[np.arange(clients), order[np.arange(clients) % present]] = 1
+    shares[0, order[present:]] = 1  # classes without training images still have test images to give away
+    shares /= shares.sum(axis=0)
+    return shares
 
 
 def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator) -> Indices:

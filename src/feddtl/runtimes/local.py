@@ -100,7 +100,9 @@ class LocalRuntime:
         payload = self._algorithm.broadcast(state)
         updates = [self._client_update(payload, client, progress.personal.get(client, {})) for client in chosen]
         aggregate = self._algorithm.aggregate(state, updates)
-        require_finite_tensors(aggregate.state.tensors, f"The server's state after round {number}")
+        require_finite_tensors(
+            aggregate.state.tensors, f"The server's state after round {number}", "Lower server.learning_rate"
+        )
         trained = time.perf_counter()
         record: Record = {
             "round": number,
@@ -123,7 +125,11 @@ class LocalRuntime:
 
         update = self._algorithm.client_update(payload, self._clients[client], personal, observe)
         for tensors in (update.weights, update.samples, update.personal):
-            require_finite_tensors(tensors, f"The update of client {client} in round {payload.round}")
+            require_finite_tensors(
+                tensors,
+                f"The update of client {client} in round {payload.round}",
+                "Lower local.learning_rate or check that client's images",
+            )
         self._observer.client_finished(client)
         return update
 
@@ -150,13 +156,13 @@ def choose_clients(clients: int, participation: float, seed: int, round_number: 
     return sorted(int(client) for client in generator.choice(clients, size=count, replace=False))
 
 
-def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str) -> None:
+def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str, remedy: str) -> None:
     """Raise ClientError naming owner and tensor if any value is NaN or infinite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ClientError(
                 f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
-                "Lower local.learning_rate or check that client's images; the last checkpoint is intact.",
+                f"{remedy}; the last checkpoint is intact.",
             )
 
 
