@@ -9,9 +9,7 @@ adapter/{visual, text}/     in PEFT's format
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from feddtl.algorithms.base import ServerState
-from feddtl.algorithms.naming import select, under
+from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import Experiment
 from feddtl.environment import describe_environment
 from feddtl.errors import ConfigError, FeddtlError, RunError
@@ -34,11 +29,11 @@ from feddtl.models.peft_format import save_adapter
 from feddtl.runtimes.local import Progress, Record
 from feddtl.storage import (
     DRAFT,
+    json_line,
     new_folder,
     only_writer,
     remove_drafts,
     storage_errors,
-    without_nan,
     write_json_atomic,
     write_text_atomic,
 )
@@ -178,20 +173,8 @@ class RunFolder:
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""
         self.write_metrics(progress.records)
-        folder = self._checkpoint(progress.state.round)
-        tensors = under("state", progress.state.tensors)
-        for client, personal in progress.personal.items():
-            tensors |= under(f"personal/{client}", personal)
-        with new_folder(folder) as draft:
-            # Copies: the anchor may share memory with the adapter, which the format refuses.
-            save_file({name: tensor.clone() for name, tensor in tensors.items()}, draft / "state.safetensors")
-            content = {
-                "round": progress.state.round,
-                "clients_with_state": sorted(progress.personal),
-                "state_sha256": _digest(draft / "state.safetensors"),
-                "records": list(progress.records),
-            }
-            (draft / "progress.json").write_text(_one_line(content), encoding="utf-8")
+        with new_folder(self._checkpoint(progress.state.round)) as draft:
+            write_checkpoint(draft, progress)
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -202,11 +185,11 @@ class RunFolder:
             RunError: It is damaged; the message says how to fall back to the one before.
         """
         found = self._checkpoints()
-        return _read_checkpoint(found[-1]) if found else None
+        return read_checkpoint(found[-1]) if found else None
 
     def write_metrics(self, records: tuple[Record, ...]) -> None:
         """metrics.jsonl with one line per round; null where there was nothing to measure."""
-        lines = "".join(_one_line(record) + "\n" for record in records)
+        lines = "".join(json_line(record) for record in records)
         write_text_atomic(self.path / "metrics.jsonl", lines)
 
     @property
@@ -251,23 +234,6 @@ class RunFolder:
                 self.path.rmdir()
 
 
-def _read_checkpoint(folder: Path) -> Progress:
-    try:
-        content = _read_json(folder / "progress.json")
-        if _digest(folder / "state.safetensors") != content["state_sha256"]:
-            raise ValueError("state.safetensors does not match its checksum")
-        tensors = load_file(folder / "state.safetensors")
-        personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
-        state = ServerState(int(content["round"]), select(tensors, "state"))
-        return Progress(state, personal, tuple(map(_with_nan, content["records"])))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RunError) as error:
-        raise RunError(
-            f"The checkpoint {folder} is damaged: {error}",
-            f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it, "
-            "or from the start where there is none.",
-        ) from None
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -291,20 +257,3 @@ def _holds_experiment(path: Path) -> bool:
     except RunError:
         return False
     return True
-
-
-def _one_line(value: Any) -> str:
-    return json.dumps(without_nan(value), allow_nan=False)
-
-
-def _with_nan(value: Any) -> Any:
-    """A record as it was before `without_nan`: what was not measured is NaN in memory and null in a file."""
-    if isinstance(value, dict):
-        return {key: _with_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(entry) for entry in value]
-    return math.nan if value is None else value
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

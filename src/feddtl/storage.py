@@ -68,6 +68,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
 
 
+def json_line(value: Any) -> str:
+    """One line of JSON with null for NaN."""
+    return json.dumps(without_nan(value), allow_nan=False) + "\n"
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """`write_atomic` of a text in UTF-8."""
     write_atomic(path, text.encode())

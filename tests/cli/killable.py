@@ -127,7 +127,7 @@ def _die_before(number: int) -> None:
     import shutil
     import tempfile
 
-    import feddtl.runs
+    import feddtl.checkpoints
 
     done = 0
 
@@ -147,7 +147,7 @@ def _die_before(number: int) -> None:
         (tempfile, "mkstemp"),
         (tempfile, "mkdtemp"),
         (shutil, "rmtree"),
-        (feddtl.runs, "save_file"),
+        (feddtl.checkpoints, "save_file"),
         (Path, "write_text"),
         (Path, "mkdir"),
         (Path, "chmod"),

@@ -126,7 +126,7 @@ def no_space(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("function", ["os.fsync", "feddtl.runs.save_file", "tempfile.mkdtemp"])
+@pytest.mark.parametrize("function", ["os.fsync", "feddtl.checkpoints.save_file", "tempfile.mkdtemp"])
 def test_disk_full_in_round_three(
     bench: Bench, feddtl: Command, finished: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from feddtl.algorithms.aggregate import average_lora, client_drift, update_norm
+from feddtl.algorithms.aggregate import average_lora, client_drift
 from feddtl.algorithms.base import (
     Aggregate,
     Algorithm,
@@ -31,7 +31,7 @@ from feddtl.algorithms.base import (
 from feddtl.algorithms.local import detached, train, trainable_copy
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
-from feddtl.algorithms.stages import LocalRandomness, Policy, train_stage
+from feddtl.algorithms.stages import LocalRandomness, Policy, fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
 from feddtl.objectives.supervised import clip_logits, supervised_loss
@@ -72,15 +72,13 @@ class FedDTL(Algorithm):
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
     ) -> Update:
         """Tune the visual LoRA; return it with the embeddings of the client's training images."""
-        received = select(payload.tensors, "visual")
-        adapters = trainable_copy(received, self._model.device)
-        anchor = {name: tensor.to(self._model.device) for name, tensor in select(payload.tensors, "anchor").items()}
         policy = self._policy(data, payload.tensors["text_embeddings"].to(self._model.device))
         randomness = LocalRandomness(self._task.seed, data.client, payload.round)
-        metrics = train_stage(self.stage(payload.round), policy, adapters, anchor, self._config, randomness, observer)
-        weights = detached(adapters)
-        metrics["update_norm"] = update_norm(weights, received)
-        return Update(data.client, len(data), weights, self._uplink(policy, adapters, randomness), metrics)
+        received, anchor = select(payload.tensors, "visual"), select(payload.tensors, "anchor")
+        adapters, metrics = fine_tune(
+            self.stage(payload.round), policy, received, anchor, self._config, randomness, observer
+        )
+        return Update(data.client, len(data), detached(adapters), self._uplink(policy, adapters, randomness), metrics)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average the visual LoRA, then tune the text LoRA on the uploaded embeddings."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from feddtl.algorithms.aggregate import average_lora, client_drift, update_norm
+from feddtl.algorithms.aggregate import average_lora, client_drift
 from feddtl.algorithms.base import (
     Aggregate,
     Algorithm,
@@ -23,10 +23,10 @@ from feddtl.algorithms.base import (
     Update,
     ignore_epochs,
 )
-from feddtl.algorithms.local import detached, trainable_copy
+from feddtl.algorithms.local import detached
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
-from feddtl.algorithms.stages import LocalRandomness, Policy, train_stage
+from feddtl.algorithms.stages import LocalRandomness, Policy, fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
 
@@ -63,22 +63,13 @@ class FedLoRA(Algorithm):
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
     ) -> Update:
         """Tune both towers on the client's images."""
-        received = select(payload.tensors, "model")
-        adapters = trainable_copy(received, self._model.device)
-        anchor = {name: tensor.to(self._model.device) for name, tensor in select(payload.tensors, "anchor").items()}
+        policy = self._policy(data)
         randomness = LocalRandomness(self._task.seed, data.client, payload.round)
-        metrics = train_stage(
-            self.stage(payload.round),
-            self._policy(data),
-            adapters,
-            anchor,
-            self._config,
-            randomness,
-            observer,
+        received, anchor = select(payload.tensors, "model"), select(payload.tensors, "anchor")
+        adapters, metrics = fine_tune(
+            self.stage(payload.round), policy, received, anchor, self._config, randomness, observer
         )
-        weights = detached(adapters)
-        metrics["update_norm"] = update_norm(weights, received)
-        return Update(data.client, len(data), weights, metrics=metrics)
+        return Update(data.client, len(data), detached(adapters), metrics=metrics)
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average both towers' LoRA."""

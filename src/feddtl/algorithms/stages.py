@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feddtl.algorithms.aggregate import update_norm
 from feddtl.algorithms.base import EpochObserver, ignore_epochs
-from feddtl.algorithms.local import LossFunction, train
+from feddtl.algorithms.local import LossFunction, detached, train, trainable_copy
 from feddtl.config import Experiment, LocalConfig, RlConfig
 from feddtl.models.lora import Tensors, mix
 from feddtl.objectives.grpo import (
@@ -74,19 +75,28 @@ class LocalRandomness:
         return torch_generator(self.seed, purpose, self.client, self.round)
 
 
-def train_stage(
+def fine_tune(
     stage: str,
     policy: Policy,
-    adapters: Tensors,
+    received: Mapping[str, Tensor],
     anchor: Mapping[str, Tensor],
     experiment: Experiment,
     randomness: LocalRandomness,
     observer: EpochObserver = ignore_epochs,
-) -> dict[str, float]:
-    """Local training of a round, 'sft' or 'rl'; see the two stages below."""
+) -> tuple[Tensors, dict[str, float]]:
+    """Local training of a round, 'sft' or 'rl', from the received adapters.
+
+    Returns:
+        The tuned adapters, on the device, and the stage's metrics with `update_norm`.
+    """
+    device = policy.labels.device
+    adapters = trainable_copy(received, device)
     if stage == "sft":
-        return supervised_stage(policy, adapters, experiment.local, randomness, observer)
-    return reinforcement_stage(policy, adapters, anchor, experiment.rl, experiment.local, randomness, observer)
+        metrics = supervised_stage(policy, adapters, experiment.local, randomness, observer)
+    else:
+        fixed = {name: tensor.to(device) for name, tensor in anchor.items()}
+        metrics = reinforcement_stage(policy, adapters, fixed, experiment.rl, experiment.local, randomness, observer)
+    return adapters, {**metrics, "update_norm": update_norm(detached(adapters), received)}
 
 
 def supervised_stage(

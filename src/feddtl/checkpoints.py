@@ -1,0 +1,65 @@
+"""Where a run stands, as a folder: state.safetensors, and progress.json with its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from feddtl.algorithms.base import ServerState
+from feddtl.algorithms.naming import select, under
+from feddtl.errors import RunError
+from feddtl.runtimes.local import Progress
+from feddtl.storage import json_line
+
+
+def write_checkpoint(folder: Path, progress: Progress) -> None:
+    """Write server state, the clients' personal state and all records into an empty folder."""
+    tensors = under("state", progress.state.tensors)
+    for client, personal in progress.personal.items():
+        tensors |= under(f"personal/{client}", personal)
+    # Copies: the anchor may share memory with the adapter, which the format refuses.
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
+    content = {
+        "round": progress.state.round,
+        "clients_with_state": sorted(progress.personal),
+        "state_sha256": _digest(folder / "state.safetensors"),
+        "records": list(progress.records),
+    }
+    (folder / "progress.json").write_text(json_line(content), encoding="utf-8")
+
+
+def read_checkpoint(folder: Path) -> Progress:
+    """What `write_checkpoint` wrote. Raises RunError, with the remedy, if the folder is damaged."""
+    try:
+        content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        if _digest(folder / "state.safetensors") != content["state_sha256"]:
+            raise ValueError("state.safetensors does not match its checksum")
+        tensors = load_file(folder / "state.safetensors")
+        personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
+        state = ServerState(int(content["round"]), select(tensors, "state"))
+        return Progress(state, personal, tuple(map(_with_nan, content["records"])))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(
+            f"The checkpoint {folder} is damaged: {error}",
+            f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it, "
+            "or from the start where there is none.",
+        ) from None
+
+
+def _with_nan(value: Any) -> Any:
+    """A record as it was before `without_nan`: what was not measured is NaN in memory and null in a file."""
+    if isinstance(value, dict):
+        return {key: _with_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(entry) for entry in value]
+    return math.nan if value is None else value
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
