@@ -286,3 +286,7 @@ class Experiment:
         if self.schedule.stages == "sft":
             return self.rounds
         return self.schedule.sft_rounds or (self.rounds + 1) // 2
+
+    def stage(self, round_number: int) -> Literal["sft", "rl"]:
+        """The stage of a round, from 1."""
+        return "sft" if round_number <= self.last_sft_round else "rl"

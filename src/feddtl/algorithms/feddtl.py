@@ -57,7 +57,7 @@ class FedDTL(Algorithm):
 
     def stage(self, round_number: int) -> str:
         """'sft' up to round M, then 'rl'."""
-        return "sft" if round_number <= self._config.last_sft_round else "rl"
+        return self._config.stage(round_number)
 
     def broadcast(self, state: ServerState) -> Payload:
         """Visual LoRA and text embeddings T (C, e); in the RL stage the SFT anchor too."""

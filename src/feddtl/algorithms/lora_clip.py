@@ -72,7 +72,7 @@ class LoraClassifier:
     Attributes:
         clip: The frozen model.
         prompt_template: Text with `{class}` in it.
-        first_image_block: Block whose input `logits` takes.
+        first_image_block: Block whose input `image_features` takes.
         first_text_block: Any block up to the first adapted one.
         image_lora: Adapter of the image tower.
         text_lora: Adapter of the text tower.
