@@ -43,6 +43,9 @@ class DataConfig:
     """Concentration of the Dirichlet partitions (paper: 0.1)."""
     clients: int = 5
     """Number of clients K (paper: 5)."""
+    views: int = 1
+    """Frozen views of each training image, used in turn round by round: the test transform, then random crops
+    with flips (ours: 1, no augmentation)."""
     min_images: int = 0
     """Fewest training images of a client under the Dirichlet partitions; 0: 8, or a quarter of the mean
     where that is less (ours)."""
@@ -59,6 +62,7 @@ class DataConfig:
         require(self.shots >= 1, "data.shots", self.shots, "1 or more")
         require(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         require(self.clients >= 1, "data.clients", self.clients, "1 or more")
+        require(self.views >= 1, "data.views", self.views, "1 or more")
         require(self.min_images >= 0, "data.min_images", self.min_images, "0 (automatic) or more")
 
 
@@ -234,14 +238,30 @@ class ComputeConfig:
 
     device: str = "auto"
     """'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1', 'mps'."""
-    loading_threads: int = 2
-    """Threads that read and resize images."""
-    activations: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision in which the frozen blocks' output is kept; 16 bit halves the memory."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the frozen blocks; adapters and logits stay float32. 'auto': the faster, measured once."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention kernel: PyTorch's fused one, or plain products. 'auto': the faster, measured once."""
+    clients_together: int = 0
+    """Clients whose steps run as one batched step; 0: as many as fill the device."""
+    loading_threads: int = 0
+    """Threads that read and resize images; 0: one per core."""
+    activations: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """Precision in which the frozen blocks' output is kept; 'auto': bfloat16 where the arithmetic is, else
+    float16; int8 has a scale per token."""
+    cache_folder: str = ""
+    """Where activations are kept for later runs; empty: FEDDTL_CACHE or ~/.cache/feddtl; 'off': nowhere."""
+    cache_disk_gb: float = 20.0
+    """Most gigabytes (10^9 bytes) of activations on disk; the longest unused go first."""
+    cache_memory_gb: float = 4.0
+    """Most gigabytes of activations held in memory; beyond it they are read from the memory-mapped cache."""
 
     def __post_init__(self) -> None:
         check_fields("compute", self)
-        require(self.loading_threads >= 1, "compute.loading_threads", self.loading_threads, "1 or more")
+        require(self.clients_together >= 0, "compute.clients_together", self.clients_together, "0 (automatic) or more")
+        require(self.loading_threads >= 0, "compute.loading_threads", self.loading_threads, "0 (all cores) or more")
+        require(self.cache_disk_gb > 0, "compute.cache_disk_gb", self.cache_disk_gb, "above 0; cache_folder 'off'")
+        require(self.cache_memory_gb >= 0, "compute.cache_memory_gb", self.cache_memory_gb, "0 or more")
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,21 @@ class ImageTower:
         hidden: Tensor = self._vision.pre_layrnorm(self._vision.embeddings(pixel_values))
         return hidden
 
+    @torch.no_grad()
+    def prefix(self, pixel_values: Tensor, stop: int) -> Tensor:
+        """What never changes of an image: (B, S, d), the input of block `stop`, from (B, 3, H, W) pixel values.
+
+        Where `stop` is the number of blocks, nothing changes at all: (B, e), the projected features.
+        """
+        hidden = self.embed(pixel_values)
+        if stop == len(self.stack):
+            return self.features(hidden, 0)
+        return self.stack.run(hidden, 0, stop=stop)
+
     def features(self, activations: Tensor, first_block: int, lora: Lora | None = None) -> Tensor:
-        """Projected class token (B, e), before normalisation, from the input of `first_block`, (B, S, d)."""
+        """Projected class token (B, e), before normalisation, from what `prefix` gives for `first_block`."""
+        if first_block == len(self.stack):
+            return activations
         rows = torch.zeros(len(activations), dtype=torch.long, device=activations.device)
         token = self.stack.run_to_rows(activations, first_block, rows, lora)
         projected: Tensor = self._projection(self._vision.post_layernorm(token))

@@ -1,0 +1,61 @@
+"""Where the time goes: seconds by phase, nothing counted twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+
+Phase = Literal["load", "decode", "prefix", "steps", "exchange", "server", "evaluation", "other"]
+"""load: model, data set and partition. decode: waiting for images to be read and resized. prefix: the frozen
+blocks. steps: local training. exchange: broadcasts, checks and copies of what travels. server: aggregation and
+server training. evaluation: scoring. other: the rest."""
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+class Stopwatch:
+    """Wall-clock seconds by phase; phases may nest, and a second belongs to the innermost one.
+
+    Args:
+        device: What to wait for at the borders of a phase, so that queued work counts where it was queued.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        self._seconds: dict[Phase, float] = {}
+        self._running: list[Phase] = []
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def measure(self, phase: Phase) -> Iterator[None]:
+        """Count the time inside for a phase."""
+        self._settle()
+        self._running.append(phase)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._running.pop()
+
+    def seconds(self) -> dict[Phase, float]:
+        """Seconds so far by phase, in the order of `PHASES`; 'other' is the time outside of every phase."""
+        self._settle()
+        return {phase: self._seconds[phase] for phase in PHASES if phase in self._seconds}
+
+    def _settle(self) -> None:
+        """Book the time since the last border for the innermost running phase."""
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        phase = self._running[-1] if self._running else "other"
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+
+def since(before: Mapping[Phase, float], after: Mapping[Phase, float]) -> dict[Phase, float]:
+    """Seconds by phase between two readings of a stopwatch."""
+    return {phase: after[phase] - before.get(phase, 0.0) for phase in after}
