@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feddtl.models.lora import Lora, adapted_linear, init_factors, layer_names, mix, truncate
+from feddtl.models.lora import Lora, LoraGroup, grouped, init_factors, layer_names, mix, truncate
 
 SHAPES = {"block.q_proj": (6, 9), "block.fc1": (11, 9)}
 
@@ -18,34 +18,56 @@ def product(factors, layer):
     return factors[f"{layer}.lora_B.weight"].double() @ factors[f"{layer}.lora_A.weight"].double()
 
 
-def test_adapted_linear_by_hand():
-    """W = [[1, 2]], bias 10, A = [[1, -1]], B = [[3]], scaling 0.5, x = (4, 1).
-
-    Plain: 1·4 + 2·1 + 10 = 16. Adapter: A x = 3, B·3 = 9, halved 4.5. Sum 20.5.
-    """
-    layer = torch.nn.Linear(2, 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.0, 2.0]]))
-        layer.bias.fill_(10.0)
+def test_adapted_layer_by_hand():
+    """W x + b = 16 with x = (4, 1), A = [[1, -1]], B = [[3]], scaling 0.5: A x = 3, B·3 = 9, halved 4.5; sum 20.5."""
     lora = Lora({"l.lora_A.weight": torch.tensor([[1.0, -1.0]]), "l.lora_B.weight": torch.tensor([[3.0]])}, 0.5)
-    x = torch.tensor([4.0, 1.0])
-    assert adapted_linear(layer, "l", x, lora).item() == 20.5
-    assert adapted_linear(layer, "another", x, lora).item() == 16.0
-    assert adapted_linear(layer, "l", x, None).item() == 16.0
+    x, plain = torch.tensor([[4.0, 1.0]]), torch.tensor([[16.0]])
+    assert lora.low_rank("l").add_to(plain, x).item() == 20.5
+    assert lora.low_rank("l").add_to(plain, x, gain=2.0).item() == 25.0
+    assert lora.low_rank("another") is None
 
 
-def test_gradients_of_adapted_linear_pass_gradcheck():
+def random_lora(generator, scaling=1.5):
+    a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 5), (4, 2)))
+    return Lora({"l.lora_A.weight": a.requires_grad_(), "l.lora_B.weight": b.requires_grad_()}, scaling)
+
+
+def test_gradients_of_the_adapter_pass_gradcheck():
     generator = torch.Generator().manual_seed(0)
-    layer = torch.nn.Linear(5, 4).double()
-    a, b, x = (
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        for shape in ((2, 5), (4, 2), (3, 2, 5))
+    lora = random_lora(generator)
+    x = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    plain = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def adapted(a, b, x, plain):
+        factors = {"l.lora_A.weight": a, "l.lora_B.weight": b}
+        return Lora(factors, 1.5).low_rank("l").add_to(plain, x)
+
+    assert torch.autograd.gradcheck(adapted, (*lora.factors.values(), x, plain))
+
+
+@pytest.mark.parametrize("between", [(), (7,), (2, 3)], ids=["row", "tokens", "heads"])
+def test_group_gives_every_sequence_its_owners_adapter(between):
+    """Values and gradients against each member alone, for tensors (B, d), (B, S, d) and (B, heads, S, d)."""
+    generator = torch.Generator().manual_seed(1)
+    members = [random_lora(generator) for _ in range(3)]
+    owners = torch.tensor([0, 2, 2, 1, 0])
+    x, plain = (torch.randn(5, *between, width, generator=generator, dtype=torch.float64) for width in (5, 4))
+    together = LoraGroup(members, owners).low_rank("l").add_to(plain, x)
+    alone = torch.stack(
+        [members[k].low_rank("l").add_to(plain[i : i + 1], x[i : i + 1])[0] for i, k in enumerate(owners.tolist())]
     )
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    leaves = [factor for member in members for factor in member.factors.values()]
+    weights = torch.randn(together.shape, generator=generator, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((result * weights).sum(), leaves) for result in (together, alone))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
-    def adapted(a, b, x):
-        return adapted_linear(layer, "l", x, Lora({"l.lora_A.weight": a, "l.lora_B.weight": b}, 1.5))
 
-    assert torch.autograd.gradcheck(adapted, (a, b, x))
+def test_group_of_one_is_the_member_itself():
+    lora = random_lora(torch.Generator().manual_seed(0))
+    assert grouped([lora], torch.zeros(3, dtype=torch.long)) is lora
+    assert LoraGroup([lora, lora], torch.zeros(3, dtype=torch.long)).low_rank("another") is None
 
 
 def test_initial_factors_follow_kaiming_uniform_with_zero_b():

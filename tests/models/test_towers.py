@@ -193,14 +193,14 @@ def test_layer_shapes_are_those_of_the_state_dict(clip, tower):
 
 def test_pick_rows_takes_one_token_of_each_sequence():
     hidden = torch.arange(12.0).view(2, 3, 2)
-    assert pick_rows(hidden, torch.tensor([2, 0])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
+    assert pick_rows(hidden, torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
 
 
 def test_row_mask_ends_at_the_row():
     """Row 0 sees itself only; row 2 of 4 sees three tokens."""
     mask = up_to_row_mask(torch.tensor([0, 2]), 4)
-    assert mask.shape == (2, 1, 1, 4)
-    assert mask[:, 0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
+    assert mask.shape == (2, 1, 4)
+    assert mask[:, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
 def test_preprocessing_is_resize_crop_and_normalise_without_augmentation(clip):

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from feddtl.errors import ModelError
-from feddtl.models.lora import Lora
-from feddtl.models.towers import BlockStack
+from feddtl.models.kernels import Kernels
+from feddtl.models.preprocess import Preprocessing
+from feddtl.models.towers import Adapter, BlockStack
 from feddtl.storage import new_folder
 
 EMBEDDED = "tiny-clip"
@@ -37,13 +38,54 @@ class ImageTower:
         )
         self._vision = vision
         self._projection = model.visual_projection
-        self._processor = processor
+        self.preprocessing = Preprocessing(processor)
+        self.name = Path(model.name_or_path).name if Path(model.name_or_path).is_dir() else str(model.name_or_path)
         self.device: torch.device = self._projection.weight.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Precision in which the blocks compute."""
+        return self.stack.precision
+
+    @property
+    def width(self) -> int:
+        """d: width of the hidden states."""
+        return int(self._projection.in_features)
+
+    @property
+    def feature_width(self) -> int:
+        """e: width of the joint space."""
+        return int(self._projection.out_features)
+
+    @property
+    def tokens(self) -> int:
+        """S: the class token and the patches."""
+        return int(self._vision.embeddings.num_positions)
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one pass through the blocks should hold."""
+        return self.stack.sequences_per_pass(self.tokens)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What beside the weights decides the output: attention heads, activation function, norms' epsilon."""
+        config = self._vision.config
+        return {key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+
+    def prefix_weights(self, stop: int) -> dict[str, Tensor]:
+        """Weights that decide what `prefix` gives for a block, by name."""
+        parts = {"embeddings": self._vision.embeddings, "pre_layrnorm": self._vision.pre_layrnorm}
+        parts |= {f"blocks.{index}": self.stack.blocks[index] for index in range(stop)}
+        if stop == len(self.stack):
+            parts |= {"post_layernorm": self._vision.post_layernorm, "projection": self._projection}
+        return {
+            f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+        }
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images to (B, 3, H, W) pixel values: the model's own test transform, no augmentation."""
-        pixels: Tensor = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels
+        return self.preprocessing(images)
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Input of block 0, (B, S, d): class token first, then the patches."""
@@ -61,12 +103,13 @@ class ImageTower:
             return self.features(hidden, 0)
         return self.stack.run(hidden, 0, stop=stop)
 
-    def features(self, activations: Tensor, first_block: int, lora: Lora | None = None) -> Tensor:
+    def features(self, activations: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
         """Projected class token (B, e), before normalisation, from what `prefix` gives for `first_block`."""
         if first_block == len(self.stack):
             return activations
         rows = torch.zeros(len(activations), dtype=torch.long, device=activations.device)
-        token = self.stack.run_to_rows(activations, first_block, rows, lora)
+        token = self.stack.run_to_rows(activations, first_block, rows, adapter)
+        token = token.to(self._projection.weight.dtype)
         projected: Tensor = self._projection(self._vision.post_layernorm(token))
         return projected
 
@@ -121,10 +164,11 @@ class TextTower:
         hidden: Tensor = self._text.embeddings(input_ids=ids)
         return hidden
 
-    def features(self, hidden: Tensor, ends: Tensor, first_block: int, lora: Lora | None = None) -> Tensor:
+    def features(self, hidden: Tensor, ends: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
         """Projected text features (C, e), before normalisation, from the input of `first_block`, (C, S, d)."""
         # The final layer norm acts on each token alone, so it may follow the choice of the row.
-        token = self.stack.run_to_rows(hidden, first_block, ends, lora)
+        token = self.stack.run_to_rows(hidden, first_block, ends, adapter)
+        token = token.to(self._projection.weight.dtype)
         projected: Tensor = self._projection(self._text.final_layer_norm(token))
         return projected
 
@@ -150,6 +194,11 @@ class Clip:
     model: Any
     tokenizer: Any
     processor: Any
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute the blocks of both towers with these kernels from now on."""
+        self.image.stack.use(kernels)
+        self.text.stack.use(kernels)
 
 
 def load_clip(source: str, device: torch.device | str = "cpu") -> Clip:

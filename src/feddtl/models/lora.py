@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from feddtl.seeding import torch_generator
 
@@ -19,6 +20,38 @@ Tensors = dict[str, Tensor]
 
 A_SUFFIX = ".lora_A.weight"
 B_SUFFIX = ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What adapters add to one layer: up · (mask ∘ down · x).
+
+    Attributes:
+        down: (R, in).
+        up: (out, R), with alpha/rank in it.
+        mask: (B, R) of 0 and 1: which of the R directions belong to each sequence; None: all of them.
+    """
+
+    down: Tensor
+    up: Tensor
+    mask: Tensor | None = None
+
+    def lower(self, inputs: Tensor) -> Tensor:
+        """Masked down · x: (B, ..., in) -> (B, ..., R)."""
+        return self.masked(inputs @ self.down.T.to(inputs.dtype))
+
+    def masked(self, low: Tensor) -> Tensor:
+        """(B, ..., R) with the directions of other sequences set to zero."""
+        if self.mask is None:
+            return low
+        between = [1] * (low.ndim - 2)
+        return low * self.mask.view(len(self.mask), *between, -1).to(low.dtype)
+
+    def add_to(self, output: Tensor, inputs: Tensor, gain: float = 1.0) -> Tensor:
+        """output + gain · up · down · x."""
+        low = self.lower(inputs)
+        up = (gain * self.up.T).to(low.dtype)
+        return torch.addmm(output.flatten(0, -2), low.flatten(0, -2), up).view(output.shape)
 
 
 @dataclass(frozen=True)
@@ -33,14 +66,42 @@ class Lora:
     factors: Mapping[str, Tensor]
     scaling: float
 
+    def low_rank(self, layer: str) -> LowRank | None:
+        """What is added to a layer; None where it has no adapter."""
+        if layer + A_SUFFIX not in self.factors:
+            return None
+        return LowRank(self.factors[layer + A_SUFFIX], self.scaling * self.factors[layer + B_SUFFIX])
 
-def adapted_linear(layer: nn.Module, name: str, inputs: Tensor, lora: Lora | None) -> Tensor:
-    """layer(x) + scaling · B A x for x of shape (..., in); the plain layer where it has no adapter."""
-    output: Tensor = layer(inputs)
-    if lora is None or name + A_SUFFIX not in lora.factors:
-        return output
-    a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]  # (r, in), (out, r)
-    return output + lora.scaling * ((inputs @ a.T) @ b.T)
+
+@dataclass(frozen=True)
+class LoraGroup:
+    """Adapters of several clients in one batch: each sequence is changed by its owner's alone.
+
+    The factors are concatenated, [B_1 … B_K] · diag(mask) · [A_1; …; A_K], so that K small products are one and
+    the frozen product, which all share, is one as well.
+
+    Attributes:
+        members: One adapter per client, all of the same layers and rank.
+        owners: (B,) member of each sequence.
+    """
+
+    members: Sequence[Lora]
+    owners: Tensor
+
+    def low_rank(self, layer: str) -> LowRank | None:
+        """What is added to a layer; None where it has no adapter."""
+        parts = [part for member in self.members if (part := member.low_rank(layer)) is not None]
+        if not parts:
+            return None
+        rank = parts[0].down.shape[0]
+        chosen = one_hot(self.owners, len(parts)).repeat_interleave(rank, dim=1)
+        down, up = torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1)
+        return LowRank(down, up, chosen)
+
+
+def grouped(members: Sequence[Lora], owners: Tensor) -> Lora | LoraGroup:
+    """One adapter for a batch whose sequences belong to several members; a single member needs no mask."""
+    return members[0] if len(members) == 1 else LoraGroup(members, owners)
 
 
 def init_factors(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Tensors:

@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from feddtl.errors import ConfigError
-from feddtl.models.lora import Lora, adapted_linear
+from feddtl.models.blocks import FrozenBlock, freeze
+from feddtl.models.kernels import Kernels, attend
+from feddtl.models.lora import Lora, LoraGroup, LowRank
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+Adapter = Lora | LoraGroup | None
+
+# On a CPU, a temporary above 32 MB is mapped and page-faulted anew at every use (glibc's largest threshold),
+# which costs as much as the arithmetic; further down, the processor's caches help too. See benchmarks/LOG.md.
+CPU_BYTES_PER_PASS = 12_000_000
+MAX_SEQUENCES_PER_PASS = 512
 
 
 class BlockStack:
@@ -33,9 +40,21 @@ class BlockStack:
         self.prefix = prefix
         self.heads = heads
         self.causal = causal
+        self.kernels = Kernels()
+        self._frozen: dict[int, FrozenBlock] = {}
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute with these kernels from now on."""
+        self.kernels = kernels
+        self._frozen = {}
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Precision of the hidden states."""
+        return self.kernels.precision or next(self.blocks.parameters()).dtype
 
     def resolve(self, first_block: int, key: str) -> int:
         """Index from 0 of a block given from either end. Raises ConfigError naming the key."""
@@ -57,66 +76,131 @@ class BlockStack:
                 shapes[f"{self.prefix}.{index}.{group}.{target}"] = (layer.out_features, layer.in_features)
         return shapes
 
-    def run(self, hidden: Tensor, start: int, lora: Lora | None = None, stop: int | None = None) -> Tensor:
+    def sequences_per_pass(self, tokens: int) -> int:
+        """Sequences of S tokens that one pass should hold on this device; more are cut into several passes."""
+        weight: Tensor = next(self.blocks.parameters())
+        if weight.device.type != "cpu":
+            return MAX_SEQUENCES_PER_PASS
+        widest: Any = self.blocks[0]
+        bytes_each = tokens * int(widest.mlp.fc1.out_features) * self.precision.itemsize
+        return max(1, min(MAX_SEQUENCES_PER_PASS, CPU_BYTES_PER_PASS // bytes_each))
+
+    def run(self, hidden: Tensor, start: int, adapter: Adapter = None, stop: int | None = None) -> Tensor:
         """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d)."""
+        hidden = hidden.to(self.precision)
         for index in range(start, len(self) if stop is None else stop):
-            hidden = self._block(index, hidden, lora, rows=None)
+            hidden = self._block(index, hidden, adapter)
         return hidden
 
-    def run_to_rows(self, hidden: Tensor, start: int, rows: Tensor, lora: Lora | None = None) -> Tensor:
+    def run_to_rows(self, hidden: Tensor, start: int, rows: Tensor, adapter: Adapter = None) -> Tensor:
         """Hidden state (B, d) of one token per sequence after the last block.
 
         Args:
             hidden: (B, S, d) input of block `start`.
             start: First block to run.
             rows: (B,) position of the token that is read; the last block computes no other.
-            lora: Adapters; layers without one run plain.
+            adapter: Adapters; layers without one run plain.
         """
         last = len(self) - 1
-        hidden = self.run(hidden, start, lora, stop=last)
-        return self._block(last, hidden, lora, rows=rows)[:, 0]
+        hidden = self.run(hidden, start, adapter, stop=last)
+        return self._last_block(hidden, rows, adapter)
 
-    def _block(self, index: int, hidden: Tensor, lora: Lora | None, rows: Tensor | None) -> Tensor:
-        block: Any = self.blocks[index]
-        attended = self._attention(index, block.layer_norm1(hidden), lora, rows)
-        hidden = attended + (hidden if rows is None else pick_rows(hidden, rows))
-        return hidden + self._mlp(index, block.layer_norm2(hidden), lora)
+    def release(self, stop: int) -> None:
+        """Forget the laid-out weights of the blocks before `stop`; they come back when they are needed."""
+        self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}
 
-    def _attention(self, index: int, hidden: Tensor, lora: Lora | None, rows: Tensor | None) -> Tensor:
-        layer: Any = self.blocks[index].self_attn
-        name = f"{self.prefix}.{index}.self_attn"
-        asking = hidden if rows is None else pick_rows(hidden, rows)
-        mask = up_to_row_mask(rows, hidden.shape[1]) if self.causal and rows is not None else None
-        query = adapted_linear(layer.q_proj, f"{name}.q_proj", asking, lora)
-        key = adapted_linear(layer.k_proj, f"{name}.k_proj", hidden, lora)
-        value = adapted_linear(layer.v_proj, f"{name}.v_proj", hidden, lora)
-        attended = scaled_dot_product_attention(
-            self._split(query),
-            self._split(key),
-            self._split(value),
-            attn_mask=mask,
-            is_causal=self.causal and rows is None,
+    def _block(self, index: int, hidden: Tensor, adapter: Adapter) -> Tensor:
+        block = self._weights(index)
+        normed = block.norm1(hidden)
+        projected = torch.split(block.query_key_value(normed), block.width, dim=-1)
+        query, key, value = (
+            self._split(self._adapted(output, index, layer, normed, adapter))
+            for output, layer in zip(projected, ATTENTION_LAYERS, strict=False)
         )
+        attended = attend(query, key, value, self.kernels.attention, causal=self.causal)
         merged = attended.transpose(1, 2).flatten(2)  # (B, S, d)
-        return adapted_linear(layer.out_proj, f"{name}.out_proj", merged, lora)
+        return self._finish(index, hidden, merged, adapter)
 
-    def _mlp(self, index: int, hidden: Tensor, lora: Lora | None) -> Tensor:
-        layer: Any = self.blocks[index].mlp
-        name = f"{self.prefix}.{index}.mlp"
-        widened = layer.activation_fn(adapted_linear(layer.fc1, f"{name}.fc1", hidden, lora))
-        return adapted_linear(layer.fc2, f"{name}.fc2", widened, lora)
+    def _last_block(self, hidden: Tensor, rows: Tensor, adapter: Adapter) -> Tensor:
+        """The last block for one token a sequence: (B, S, d) -> (B, d).
+
+        One query needs neither keys nor values of all tokens. With x_j the normalised tokens, head by head:
+        q·(W_k x_j + b_k) = (W_kᵀ q)·x_j + a constant, which softmax drops, and
+        Σ_j p_j (W_v x_j + b_v) = W_v (Σ_j p_j x_j) + b_v, since Σ_j p_j = 1.
+        That is 2·heads·S·d products a sequence in place of 2·S·d².
+        """
+        index, block = len(self) - 1, self._weights(len(self) - 1)
+        normed = block.norm1(hidden)
+        asking = pick_rows(normed, rows)
+        query = self._adapted(block.projection(0)(asking), index, "q_proj", asking, adapter)
+        query = query.view(len(query), self.heads, -1) * (block.width // self.heads) ** -0.5  # (B, heads, d_h)
+        scores = self._asked_of_tokens(index, query, adapter) @ normed.transpose(1, 2)  # (B, heads, S)
+        if self.causal:
+            scores = scores.masked_fill(~up_to_row_mask(rows, normed.shape[1]), -torch.inf)
+        gathered = scores.softmax(dim=-1) @ normed  # (B, heads, d)
+        merged = self._values_of(index, gathered, adapter).flatten(1)  # (B, d)
+        return self._finish(index, pick_rows(hidden, rows), merged, adapter)
+
+    def _asked_of_tokens(self, index: int, query: Tensor, adapter: Adapter) -> Tensor:
+        """W_kᵀ q of each head: (B, heads, d_h) -> (B, heads, d)."""
+        weight = self._by_head(self._weights(index).projection(1).weight)  # (heads, d_h, d)
+        asked = torch.einsum("bhc,hcd->bhd", query, weight)
+        if (low_rank := self._low_rank(index, "k_proj", adapter)) is None:
+            return asked
+        low = torch.einsum("bhc,hcr->bhr", query, self._by_head(low_rank.up.to(query.dtype)))
+        return asked + low_rank.masked(low) @ low_rank.down.to(query.dtype)
+
+    def _values_of(self, index: int, gathered: Tensor, adapter: Adapter) -> Tensor:
+        """W_v m + b_v of each head: (B, heads, d) -> (B, heads, d_h)."""
+        projection = self._weights(index).projection(2)
+        values = torch.einsum("bhd,hcd->bhc", gathered, self._by_head(projection.weight))
+        if projection.bias is not None:
+            values = values + projection.bias.view(self.heads, -1)
+        if (low_rank := self._low_rank(index, "v_proj", adapter)) is None:
+            return values
+        up = self._by_head(low_rank.up.to(gathered.dtype))
+        return values + torch.einsum("bhr,hcr->bhc", low_rank.lower(gathered), up)
+
+    def _finish(self, index: int, hidden: Tensor, merged: Tensor, adapter: Adapter) -> Tensor:
+        """What follows attention: output projection, MLP and both residual sums, for (B, ..., d)."""
+        block = self._weights(index)
+        hidden = self._adapted(block.out(merged), index, "out_proj", merged, adapter) + hidden
+        normed = block.norm2(hidden)
+        widened = self._adapted(block.fc1(normed), index, "fc1", normed, adapter, block.gain)
+        activated = block.activation(widened)
+        return self._adapted(block.fc2(activated), index, "fc2", activated, adapter, 1 / block.gain) + hidden
+
+    def _adapted(
+        self, output: Tensor, index: int, layer: str, inputs: Tensor, adapter: Adapter, gain: float = 1.0
+    ) -> Tensor:
+        low_rank = self._low_rank(index, layer, adapter)
+        return output if low_rank is None else low_rank.add_to(output, inputs, gain)
+
+    def _low_rank(self, index: int, layer: str, adapter: Adapter) -> LowRank | None:
+        if adapter is None:
+            return None
+        group = "self_attn" if layer in ATTENTION_LAYERS else "mlp"
+        return adapter.low_rank(f"{self.prefix}.{index}.{group}.{layer}")
+
+    def _weights(self, index: int) -> FrozenBlock:
+        if index not in self._frozen:
+            self._frozen[index] = freeze(self.blocks[index], self.kernels.precision)
+        return self._frozen[index]
+
+    def _by_head(self, matrix: Tensor) -> Tensor:
+        """(d, n) -> (heads, d_h, n)."""
+        return matrix.view(self.heads, -1, matrix.shape[-1])
 
     def _split(self, projected: Tensor) -> Tensor:
-        """(B, S, d) -> (B, heads, S, d / heads)."""
-        batch, length, width = projected.shape
-        return projected.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+        """(B, S, d) -> (B, heads, S, d_h)."""
+        return projected.view(*projected.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def pick_rows(hidden: Tensor, rows: Tensor) -> Tensor:
-    """(B, 1, d): token rows[b] of each sequence of (B, S, d)."""
-    return hidden.gather(1, rows[:, None, None].expand(-1, 1, hidden.shape[-1]))
+    """(B, d): token rows[b] of each sequence of (B, S, d)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), rows]
 
 
 def up_to_row_mask(rows: Tensor, length: int) -> Tensor:
-    """(B, 1, 1, S) mask that lets the token at rows[b] attend to itself and earlier tokens."""
-    return (torch.arange(length, device=rows.device) <= rows[:, None])[:, None, None, :]
+    """(B, 1, S) mask that lets the token at rows[b] attend to itself and earlier tokens."""
+    return (torch.arange(length, device=rows.device) <= rows[:, None])[:, None, :]

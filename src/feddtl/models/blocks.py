@@ -1,0 +1,111 @@
+"""One frozen transformer block as plain tensors, laid out for speed and equal to transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear, silu
+
+# quick_gelu(x) = x · sigmoid(1.702 x) = silu(1.702 x) / 1.702: with the factor moved into the frozen weights
+# around it, three passes over the widest tensor become one.
+QUICK_GELU_FACTOR = 1.702
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = W x + b with W of shape (out, in)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
+
+    def times(self, weight: float, bias: float) -> Linear:
+        """The layer with its weight and its bias multiplied."""
+        return Linear(self.weight * weight, None if self.bias is None else self.bias * bias)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer normalisation over the last dimension."""
+
+    weight: Tensor
+    bias: Tensor
+    epsilon: float
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return layer_norm(inputs, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+@dataclass(frozen=True)
+class FrozenBlock:
+    """Weights of one block.
+
+    Attributes:
+        norm1: Before attention.
+        query_key_value: The three projections as one, (3d, d).
+        out: Projection behind attention.
+        norm2: Before the MLP.
+        fc1: First MLP layer, its output times `gain`.
+        fc2: Second MLP layer, its input times `gain`.
+        activation: Between them; may change its input where no gradient is kept.
+        gain: 1.702 where `activation` is silu in place of quick_gelu, otherwise 1.
+    """
+
+    norm1: Norm
+    query_key_value: Linear
+    out: Linear
+    norm2: Norm
+    fc1: Linear
+    fc2: Linear
+    activation: Callable[[Tensor], Tensor]
+    gain: float
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.norm1.weight.shape[0]
+
+    def projection(self, which: int) -> Linear:
+        """Query (0), key (1) or value (2) projection alone, (d, d)."""
+        part = slice(which * self.width, (which + 1) * self.width)
+        bias = self.query_key_value.bias
+        return Linear(self.query_key_value.weight[part], None if bias is None else bias[part])
+
+
+@torch.no_grad()
+def freeze(block: Any, precision: torch.dtype | None) -> FrozenBlock:
+    """Copy of a CLIPEncoderLayer of transformers, in a precision (None: its own)."""
+
+    def cast(layer: Any) -> Linear:
+        bias = None if layer.bias is None else layer.bias.detach().to(precision or layer.bias.dtype)
+        return Linear(layer.weight.detach().to(precision or layer.weight.dtype), bias)
+
+    def norm(layer: Any) -> Norm:
+        kept = precision or layer.weight.dtype
+        return Norm(layer.weight.detach().to(kept), layer.bias.detach().to(kept), float(layer.eps))
+
+    attention, mlp = block.self_attn, block.mlp
+    parts = [cast(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    biases = [part.bias for part in parts if part.bias is not None]
+    folded = type(mlp.activation_fn).__name__ == "QuickGELUActivation"
+    gain = QUICK_GELU_FACTOR if folded else 1.0
+    return FrozenBlock(
+        norm1=norm(block.layer_norm1),
+        query_key_value=Linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None),
+        out=cast(attention.out_proj),
+        norm2=norm(block.layer_norm2),
+        fc1=cast(mlp.fc1).times(gain, gain) if folded else cast(mlp.fc1),
+        fc2=cast(mlp.fc2).times(1 / gain, 1.0) if folded else cast(mlp.fc2),
+        activation=_silu if folded else mlp.activation_fn,
+        gain=gain,
+    )
+
+
+def _silu(inputs: Tensor) -> Tensor:
+    return silu(inputs, inplace=not torch.is_grad_enabled())

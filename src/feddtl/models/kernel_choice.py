@@ -1,0 +1,137 @@
+"""Which precision and attention kernel are fastest on this device for this model: measured once, remembered."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from feddtl.models.clip import Clip, ImageTower
+from feddtl.models.kernels import AttentionKernel, Kernels, as_kernels
+from feddtl.models.lora import A_SUFFIX, Lora, init_factors
+from feddtl.storage import write_json_atomic
+
+REMEMBERED = "kernels.json"
+# bfloat16 costs accuracy in the last digits, and timings are noisy: the plainer choice stays unless it clearly loses.
+WORTH_BFLOAT16 = 1.2
+WORTH_EAGER = 1.1
+REPEATS = 3
+
+PrecisionName = Literal["float32", "bfloat16"]
+Candidate = tuple[PrecisionName, AttentionKernel]
+
+
+def choose_kernels(
+    clip: Clip,
+    first_block: int,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    attention: Literal["auto", "sdpa", "eager"] = "auto",
+    remembered_in: Path | None = None,
+) -> Kernels:
+    """The fastest kernels for a training step of the image tower's blocks from `first_block` on.
+
+    What is asked for is taken as it is; the rest is measured, a second or two on a model of ViT-B's size.
+
+    Args:
+        clip: The model on its device.
+        first_block: First trained block of the image tower.
+        precision: Wanted precision, or 'auto'.
+        attention: Wanted kernel, or 'auto'.
+        remembered_in: Folder where measurements are kept, so that runs on one machine choose alike; None: nowhere.
+    """
+    candidates: list[Candidate] = [
+        (kept, kernel)
+        for kept in ("float32", "bfloat16")
+        for kernel in ("sdpa", "eager")
+        if precision in ("auto", kept) and attention in ("auto", kernel)
+    ]
+    if len(candidates) == 1:
+        return as_kernels(*candidates[0])
+    file = None if remembered_in is None else remembered_in / REMEMBERED
+    seconds = _read(file).get(key := _key(clip.image, first_block), {})
+    missing = [candidate for candidate in candidates if "/".join(candidate) not in seconds]
+    if missing:
+        measured = {"/".join(pair): seconds_per_image(clip.image, first_block, as_kernels(*pair)) for pair in missing}
+        seconds = {**seconds, **measured}
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(file, {**_read(file), key: seconds})
+    return as_kernels(*prefer(candidates, lambda pair: float(seconds["/".join(pair)])))
+
+
+def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -> Candidate:
+    """The fastest candidate, leaning towards float32 and sdpa by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
+
+    def handicapped(pair: Candidate) -> float:
+        slower = WORTH_BFLOAT16 if pair[0] == "bfloat16" else 1.0
+        return seconds(pair) * slower * (WORTH_EAGER if pair[1] == "eager" else 1.0)
+
+    return min(candidates, key=handicapped)
+
+
+def seconds_per_image(tower: ImageTower, first_block: int, kernels: Kernels) -> float:
+    """Median seconds of a training step per image: forward and backward of the blocks from `first_block` on."""
+    before = tower.stack.kernels
+    tower.stack.use(kernels)
+    try:
+        return _time_steps(tower, min(first_block, len(tower.stack) - 1))
+    finally:
+        tower.stack.use(before)
+
+
+def _time_steps(tower: ImageTower, first_block: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    count = min(tower.images_per_pass, 64)
+    hidden = torch.randn(count, tower.tokens, tower.width, generator=generator)
+    hidden = hidden.to(tower.device, tower.precision)
+    shapes = tower.stack.layer_shapes(first_block, ("q_proj", "k_proj", "v_proj"))
+    drawn = init_factors(shapes, 4, seed=0)
+    factors = {name: (t if A_SUFFIX in name else t + 0.01).to(tower.device) for name, t in drawn.items()}
+    lora = Lora({name: tensor.requires_grad_() for name, tensor in factors.items()}, 1.0)
+    timings = []
+    with torch.enable_grad():
+        for _ in range(1 + REPEATS):
+            _wait(tower.device)
+            begun = time.perf_counter()
+            tower.features(hidden, first_block, lora).sum().backward()  # type: ignore[no-untyped-call]
+            _wait(tower.device)
+            timings.append(time.perf_counter() - begun)
+    return statistics.median(timings[1:]) / count
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _key(tower: ImageTower, first_block: int) -> str:
+    """Everything that decides the timings: device, library, threads, shapes."""
+    stack, device = tower.stack, tower.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
+    shape = f"{len(stack)} blocks of {tower.width}, {stack.heads} heads, {tower.tokens} tokens, from {first_block}"
+    return f"{name} | torch {torch.__version__}, {torch.get_num_threads()} threads | {shape}"
+
+
+def _processor() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        model = platform.processor()
+    return f"{model} {capability}"
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    """Earlier measurements; none where there is no file or it cannot be read, since they can be repeated."""
+    try:
+        content: dict[str, Any] = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content

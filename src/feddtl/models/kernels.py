@@ -1,0 +1,49 @@
+"""How the blocks are computed: the precision of the frozen arithmetic and the attention kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+AttentionKernel = Literal["sdpa", "eager"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A choice of arithmetic.
+
+    Attributes:
+        precision: Of frozen weights and hidden states; None: that of the model's weights. Adapters, final
+            projections and logits keep the precision of the model's weights.
+        attention: PyTorch's fused kernel ('sdpa'), or plain products ('eager').
+    """
+
+    precision: torch.dtype | None = None
+    attention: AttentionKernel = "sdpa"
+
+
+def as_kernels(precision: str, attention: AttentionKernel) -> Kernels:
+    """Kernels by the names that configurations use, e.g. 'bfloat16' and 'eager'."""
+    return Kernels(getattr(torch, precision), attention)
+
+
+def names_of(kernels: Kernels) -> dict[str, str]:
+    """The names that `as_kernels` takes."""
+    return {"precision": str(kernels.precision or torch.float32).removeprefix("torch."), "attention": kernels.attention}
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, kernel: AttentionKernel, *, causal: bool) -> Tensor:
+    """softmax(q·kᵀ/√d_h)·v for every token: (B, heads, S, d_h) each -> the same shape."""
+    if kernel == "sdpa":
+        return scaled_dot_product_attention(query, key, value, is_causal=causal)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, S, S)
+    if causal:
+        length = scores.shape[-1]
+        later = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    attended: Tensor = scores.softmax(dim=-1) @ value
+    return attended
