@@ -101,8 +101,8 @@ def test_uplink_embeddings_are_those_of_the_tuned_encoder(federation, algorithm)
     data = federation.clients(algorithm)[1]
     state = algorithm.init_server()
     update = algorithm.client_update(algorithm.broadcast(state), data, {})
-    tuned = algorithm.classifier(state, update).image_features(data.activations)
-    received = algorithm.classifier(state).image_features(data.activations)
+    tuned = algorithm.classifier(state, update).image_features(data.activations.all())
+    received = algorithm.classifier(state).image_features(data.activations.all())
     torch.testing.assert_close(update.samples["embeddings"], tuned, rtol=0, atol=1e-6)
     assert (update.samples["embeddings"] - received).abs().max() > 1e-3
 
@@ -179,11 +179,11 @@ def test_client_training_does_not_touch_what_it_was_given(federation, algorithm,
     data = federation.clients(algorithm)[0]
     kept = {name: tensor.clone() for name, tensor in payload.tensors.items()}
     weights = {name: tensor.clone() for name, tensor in federation.task.clip.model.state_dict().items()}
-    activations = data.activations.clone()
+    activations = data.activations.all().clone()
     one_round(algorithm, state, [data])
     assert equal(payload.tensors, kept)
     assert equal(federation.task.clip.model.state_dict(), weights)
-    assert torch.equal(data.activations, activations)
+    assert torch.equal(data.activations.all(), activations)
     assert all(parameter.grad is None for parameter in federation.task.clip.model.parameters())
 
 
@@ -213,11 +213,10 @@ def test_client_model_is_its_image_tower_with_the_text_tower_it_was_sent(federat
     own, received = algorithm.classifier(state, update), algorithm.classifier(state)
     names = federation.task.class_names
     assert torch.equal(own.text_embeddings(names), received.text_embeddings(names))
-    assert not torch.allclose(own.image_features(data.activations), received.image_features(data.activations))
+    images = data.activations.all()
+    assert not torch.allclose(own.image_features(images), received.image_features(images))
     tuned = ServerState(1, {**state.tensors, **under("visual", update.weights)})
-    assert torch.equal(
-        own.image_features(data.activations), algorithm.classifier(tuned).image_features(data.activations)
-    )
+    assert torch.equal(own.image_features(images), algorithm.classifier(tuned).image_features(images))
 
 
 def test_adapters_for_export_are_those_of_the_classifier(federation, algorithm, randomised):
@@ -225,10 +224,10 @@ def test_adapters_for_export_are_those_of_the_classifier(federation, algorithm, 
     adapters = algorithm.adapters(state)
     assert set(adapters) == {"visual", "text"}
     clip, data = federation.task.clip, federation.clients(algorithm)[0]
-    features = clip.image.features(data.activations, 2, adapters["visual"])
+    features = clip.image.features(data.activations.all(), 2, adapters["visual"])
     classifier = algorithm.classifier(state)
     torch.testing.assert_close(
-        torch.nn.functional.normalize(features, dim=-1), classifier.image_features(data.activations)
+        torch.nn.functional.normalize(features, dim=-1), classifier.image_features(data.activations.all())
     )
     assert all(lora.scaling == 1.5 for lora in adapters.values())
 
@@ -260,8 +259,8 @@ def test_epochs_are_reported(federation, algorithm, randomised):
     for done in (0, 2):
         seen = []
         payload = algorithm.broadcast(randomised(algorithm.init_server(), done))
-        algorithm.client_update(payload, data, {}, lambda epoch, epochs, seen=seen: seen.append((epoch, epochs)))
-        assert seen == [(1, 2), (2, 2)]
+        algorithm.client_update(payload, data, {}, lambda *event, seen=seen: seen.append(event))
+        assert seen == [(0, 1, 2), (0, 2, 2)]
 
 
 @pytest.mark.parametrize("key", ["first_image_block", "first_text_block"])

@@ -7,20 +7,31 @@ from itertools import chain
 import pytest
 import torch
 
-from feddtl.algorithms.local import detached, train, trainable_copy
+from feddtl.algorithms.local import Learner, detached, train, trainable_copy
+
+
+def mean_step(parameters, loss_function, seen=lambda rows: None):
+    """A step of one learner whose batch has this loss and these metrics."""
+
+    def step(batches):
+        rows = batches[0].rows
+        loss, metrics = loss_function(parameters, rows)
+        loss.backward()
+        return {name: value.detach()[None] * len(rows) for name, value in {**metrics, "loss": loss}.items()}
+
+    return step
 
 
 def run(loss_function, *, start=0.0, samples=4, epochs=1, batch=2, rate=0.1, seed=0, **options):
     """Plain gradient descent on one scalar `w`; returns it with the metrics."""
     parameters = {"w": torch.tensor(start, requires_grad=True)}
-    metrics = train(
-        parameters,
-        loss_function,
-        num_samples=samples,
+    learner = Learner(parameters, range(samples), torch.Generator().manual_seed(seed))
+    [metrics] = train(
+        [learner],
+        mean_step(parameters, loss_function),
         epochs=epochs,
         batch_size=batch,
         optimizer=torch.optim.SGD(parameters.values(), lr=rate),
-        generator=torch.Generator().manual_seed(seed),
         **options,
     )
     return parameters["w"].item(), metrics
@@ -75,8 +86,8 @@ def test_hook_runs_before_and_observer_after_each_epoch():
         samples=2,
         epochs=2,
         batch=2,
-        before_epoch=lambda parameters, epoch: events.append(("before", epoch)),
-        observer=lambda epoch, epochs: events.append(("after", epoch, epochs)),
+        before_epoch=lambda learner, epoch: events.append(("before", epoch)),
+        observer=lambda learner, epoch, epochs: events.append(("after", epoch, epochs)),
     )
     assert events == [("before", 0), "step", ("after", 1, 2), ("before", 1), "step", ("after", 2, 2)]
 

@@ -209,19 +209,23 @@ def test_sampled_actions_follow_the_softmax():
     feature, scale, draws = torch.randn(6, generator=generator(1)), 2.0, 20_000
     probabilities = (scale * torch.nn.functional.normalize(feature, dim=0) @ text.T).softmax(dim=-1)
     assert probabilities.min() > 0.02
-    actions = choose_actions(feature.expand(draws, 6), text, scale, generator(2))
+    uniform = torch.rand(draws, 4, generator=generator(2))
+    actions = choose_actions(feature.expand(draws, 6), text, scale, uniform)
     counts = torch.bincount(actions, minlength=4)
     chi_square = ((counts - draws * probabilities) ** 2 / (draws * probabilities)).sum()
     assert chi_square < 16.3
 
 
-def test_sampled_actions_depend_on_the_generator_only():
+def test_sampled_actions_depend_on_the_draws_only():
     text = torch.nn.functional.normalize(torch.randn(4, 6, generator=generator(0)), dim=-1)
     features = torch.randn(3, 50, 6, generator=generator(1))
-    first = choose_actions(features, text, 1.0, generator(5))
+    uniform, other = torch.rand(2, 3, 50, 4, generator=generator(5))
+    first = choose_actions(features, text, 1.0, uniform)
     torch.manual_seed(99)
-    assert torch.equal(first, choose_actions(features, text, 1.0, generator(5)))
-    assert not torch.equal(first, choose_actions(features, text, 1.0, generator(6)))
+    assert torch.equal(first, choose_actions(features, text, 1.0, uniform))
+    assert not torch.equal(first, choose_actions(features, text, 1.0, other))
+    assert first.max() < 4  # a draw of exactly 0 must not give NaN
+    assert choose_actions(features, text, 1.0, torch.zeros(3, 50, 4)).max() < 4
 
 
 @pytest.mark.parametrize("noise_on", ["projected", "normalized"])

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip
 from feddtl.models.lora import Lora, Tensors
 
@@ -36,16 +37,28 @@ class ClientData:
 
     Attributes:
         client: Id from 0.
-        activations: (N, S, d) input of the method's first changing image block.
+        activations: N · views rows (S, d), the input of the method's first changing image block; row
+            position · views + view.
         labels: (N,) base-class ids.
+        views: Frozen views of each image.
     """
 
     client: int
-    activations: Tensor
+    activations: Activations
     labels: Tensor
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def rows(self, positions: Tensor, round_number: int) -> Tensor:
+        """Activations (B, S, d) of images (B,), in the view whose turn it is.
+
+        One round sees one view of an image, so that the old policy, the reference and the upload agree; its
+        neighbours are seen in other views at the same time.
+        """
+        view = (round_number - 1 + positions) % self.views
+        return self.activations.rows(positions * self.views + view)
 
 
 @dataclass(frozen=True)
@@ -104,17 +117,22 @@ class Aggregate:
 
 
 class EpochObserver(Protocol):
-    """Told of each finished local epoch."""
+    """Told of each finished local epoch of each client."""
 
-    def __call__(self, epoch: int, epochs: int) -> None: ...
+    def __call__(self, client: int, epoch: int, epochs: int) -> None: ...
 
 
-def ignore_epochs(epoch: int, epochs: int) -> None:
+def ignore_epochs(client: int, epoch: int, epochs: int) -> None:
     """Observer for whoever does not watch."""
 
 
 class Classifier(Protocol):
     """Class names in, unit embeddings out; logits are s times their cosines."""
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one call of `image_features` should hold."""
+        ...
 
     def image_features(self, activations: Tensor) -> Tensor:
         """Unit image embeddings (B, e) from the input of the method's first changing image block, (B, S, d)."""
@@ -131,10 +149,12 @@ class Algorithm(ABC):
     Attributes:
         first_image_block: First block of the image tower that the method changes, from 0.
         trains: False for a method without training; a runtime then runs no round.
+        clients_together: Clients whose steps are best computed as one on this device; 1 where a method cannot.
     """
 
     first_image_block: int
     trains: bool = True
+    clients_together: int = 1
 
     @abstractmethod
     def init_server(self) -> ServerState:
@@ -149,6 +169,16 @@ class Algorithm(ABC):
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
     ) -> Update:
         """Local fine-tuning; depends on the payload, the client's data and what it kept, on nothing else."""
+
+    def client_updates(
+        self,
+        payload: Payload,
+        clients: Sequence[ClientData],
+        personal: Sequence[Tensors],
+        observer: EpochObserver = ignore_epochs,
+    ) -> list[Update]:
+        """`client_update` of several clients; a method may compute their steps together, equal up to rounding."""
+        return [self.client_update(payload, data, kept, observer) for data, kept in zip(clients, personal, strict=True)]
 
     @abstractmethod
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:

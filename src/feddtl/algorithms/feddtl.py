@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from feddtl.algorithms.aggregate import average_lora, client_drift
 from feddtl.algorithms.base import (
@@ -28,13 +28,14 @@ from feddtl.algorithms.base import (
     Update,
     ignore_epochs,
 )
-from feddtl.algorithms.local import detached, train, trainable_copy
+from feddtl.algorithms.local import Batch, Learner, adam, detached, train, trainable_copy
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
-from feddtl.algorithms.stages import LocalRandomness, Policy, fine_tune
+from feddtl.algorithms.policy import Policy
+from feddtl.algorithms.stages import LocalRandomness, fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
-from feddtl.objectives.supervised import clip_logits, supervised_loss
+from feddtl.objectives.supervised import clip_logits
 from feddtl.seeding import torch_generator
 
 
@@ -49,6 +50,7 @@ class FedDTL(Algorithm):
         self._config = experiment
         self._model = LoraClip(task, experiment.lora)
         self.first_image_block = self._model.first_image_block
+        self.clients_together = self._model.clients_together(experiment.local.batch_size)
 
     def init_server(self) -> ServerState:
         """Fresh LoRA in both towers; the anchor starts as the pre-trained image tower."""
@@ -62,7 +64,7 @@ class FedDTL(Algorithm):
     def broadcast(self, state: ServerState) -> Payload:
         """Visual LoRA and text embeddings T (C, e); in the RL stage the SFT anchor too."""
         with torch.no_grad():
-            embeddings = self._model.encode_text(select(state.tensors, "text"))
+            embeddings = self._model.encode_text(select(state.tensors, "text"))[0]
         tensors = {**under("visual", select(state.tensors, "visual")), "text_embeddings": embeddings.cpu()}
         if self.stage(state.round + 1) == "rl":
             tensors |= under("anchor", select(state.tensors, "anchor"))
@@ -72,13 +74,27 @@ class FedDTL(Algorithm):
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
     ) -> Update:
         """Tune the visual LoRA; return it with the embeddings of the client's training images."""
-        policy = self._policy(data, payload.tensors["text_embeddings"].to(self._model.device))
-        randomness = LocalRandomness(self._task.seed, data.client, payload.round)
+        return self.client_updates(payload, [data], [personal], observer)[0]
+
+    def client_updates(
+        self,
+        payload: Payload,
+        clients: Sequence[ClientData],
+        personal: Sequence[Tensors],
+        observer: EpochObserver = ignore_epochs,
+    ) -> list[Update]:
+        """`client_update` of several clients, their steps computed as one."""
+        policy = self._policy(clients, payload)
+        randomness = [LocalRandomness(self._task.seed, data.client, payload.round) for data in clients]
         received, anchor = select(payload.tensors, "visual"), select(payload.tensors, "anchor")
-        adapters, metrics = fine_tune(
-            self.stage(payload.round), policy, received, anchor, self._config, randomness, observer
-        )
-        return Update(data.client, len(data), detached(adapters), self._uplink(policy, adapters, randomness), metrics)
+        stage = self.stage(payload.round)
+        tuned = fine_tune(stage, policy, clients, received, anchor, self._config, randomness, observer)
+        embeddings = normalize(policy.all_features([adapters for adapters, _ in tuned]), dim=-1).cpu()
+        shares = torch.split(embeddings, [len(data) for data in clients])
+        return [
+            Update(data.client, len(data), detached(adapters), self._uplink(share, data.labels, source), metrics)
+            for data, (adapters, metrics), share, source in zip(clients, tuned, shares, randomness, strict=True)
+        ]
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average the visual LoRA, then tune the text LoRA on the uploaded embeddings."""
@@ -98,22 +114,17 @@ class FedDTL(Algorithm):
         """LoRA of both towers."""
         return {tower: self._model.lora(select(state.tensors, tower)) for tower in ("visual", "text")}
 
-    def _policy(self, data: ClientData, text_embeddings: Tensor) -> Policy:
-        def features(adapters: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-            return self._model.encode_images(data, positions, adapters)
+    def _policy(self, clients: Sequence[ClientData], payload: Payload) -> Policy:
+        anchor = payload.tensors["text_embeddings"].to(self._model.device)[None]  # (1, C, e): all clients' own
+        return self._model.policy(clients, payload.round, self._model.encode_images, lambda adapters: anchor)
 
-        labels = data.labels.to(self._model.device)
-        return Policy(features, lambda adapters: text_embeddings, labels, self._model.clip.logit_scale)
-
-    def _uplink(self, policy: Policy, adapters: Tensors, randomness: LocalRandomness) -> Tensors:
+    def _uplink(self, embeddings: Tensor, labels: Tensor, randomness: LocalRandomness) -> Tensors:
         """Unit class-token embeddings (n, e) and labels (n,) under the tuned encoder; patch tokens never leave."""
-        embeddings = normalize(policy.all_features(adapters), dim=-1).cpu()
-        labels = policy.labels.cpu()
         limit = self._config.uplink.max_embeddings_per_class
         if limit:
             kept = sample_per_class(labels, limit, randomness.generator("uplink"))
-            embeddings, labels = embeddings[kept], labels[kept]
-        return {"embeddings": embeddings, "labels": labels}
+            return {"embeddings": embeddings[kept], "labels": labels[kept]}
+        return {"embeddings": embeddings.clone(), "labels": labels.clone()}
 
     def _train_text(
         self, text: Tensors, updates: Sequence[Update], round_number: int
@@ -125,20 +136,22 @@ class FedDTL(Algorithm):
         labels = torch.cat([update.samples["labels"] for update in updates]).to(self._model.device)
         adapters = trainable_copy(text, self._model.device)
 
-        def loss_function(parameters: Mapping[str, Tensor], batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            anchor = self._model.encode_text(parameters)
-            predicted = clip_logits(embeddings[batch], anchor.detach(), scale).argmax(dim=-1)
-            loss = supervised_loss(embeddings[batch], anchor, labels[batch], scale)
-            return loss, {"accuracy": (predicted == labels[batch]).float().mean()}
+        def step(batches: Sequence[Batch]) -> dict[str, Tensor]:
+            batch = batches[0].rows.to(self._model.device, non_blocking=True)
+            logits = clip_logits(embeddings[batch], self._model.encode_text(adapters)[0], scale)
+            loss = cross_entropy(logits, labels[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            hits = logits.detach().argmax(dim=-1) == labels[batch]
+            return {"loss": loss.detach()[None] * len(batch), "accuracy": hits.sum(dtype=loss.dtype)[None]}
 
-        metrics = train(
-            adapters,
-            loss_function,
-            num_samples=len(labels),
+        order = torch_generator(self._task.seed, "server-batch-order", round_number)
+        server = Learner(adapters, range(len(labels)), order)
+        [metrics] = train(
+            [server],
+            step,
             epochs=config.epochs,
             batch_size=config.batch_size,
-            optimizer=torch.optim.Adam(adapters.values(), lr=config.learning_rate),
-            generator=torch_generator(self._task.seed, "server-batch-order", round_number),
+            optimizer=adam([server], config.learning_rate),
         )
         return detached(adapters), metrics
 

@@ -26,7 +26,7 @@ from feddtl.algorithms.base import (
 from feddtl.algorithms.local import detached
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
-from feddtl.algorithms.stages import LocalRandomness, Policy, fine_tune
+from feddtl.algorithms.stages import LocalRandomness, fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
 
@@ -42,6 +42,7 @@ class FedLoRA(Algorithm):
         self._config = experiment
         self._model = LoraClip(task, experiment.lora)
         self.first_image_block = self._model.first_image_block
+        self.clients_together = self._model.clients_together(experiment.local.batch_size)
 
     def init_server(self) -> ServerState:
         """Fresh LoRA in both towers."""
@@ -63,13 +64,25 @@ class FedLoRA(Algorithm):
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
     ) -> Update:
         """Tune both towers on the client's images."""
-        policy = self._policy(data)
-        randomness = LocalRandomness(self._task.seed, data.client, payload.round)
+        return self.client_updates(payload, [data], [personal], observer)[0]
+
+    def client_updates(
+        self,
+        payload: Payload,
+        clients: Sequence[ClientData],
+        personal: Sequence[Tensors],
+        observer: EpochObserver = ignore_epochs,
+    ) -> list[Update]:
+        """`client_update` of several clients, their steps computed as one."""
+        policy = self._model.policy(clients, payload.round, self._encode_images, self._encode_text)
+        randomness = [LocalRandomness(self._task.seed, data.client, payload.round) for data in clients]
         received, anchor = select(payload.tensors, "model"), select(payload.tensors, "anchor")
-        adapters, metrics = fine_tune(
-            self.stage(payload.round), policy, received, anchor, self._config, randomness, observer
-        )
-        return Update(data.client, len(data), detached(adapters), metrics=metrics)
+        stage = self.stage(payload.round)
+        tuned = fine_tune(stage, policy, clients, received, anchor, self._config, randomness, observer)
+        return [
+            Update(data.client, len(data), detached(adapters), metrics=metrics)
+            for data, (adapters, metrics) in zip(clients, tuned, strict=True)
+        ]
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average both towers' LoRA."""
@@ -88,11 +101,8 @@ class FedLoRA(Algorithm):
         factors = select(state.tensors, "model")
         return {tower: self._model.lora(select(factors, tower)) for tower in ("visual", "text")}
 
-    def _policy(self, data: ClientData) -> Policy:
-        def features(adapters: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-            return self._model.encode_images(data, positions, select(adapters, "visual"))
+    def _encode_images(self, adapters: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor) -> Tensor:
+        return self._model.encode_images([select(own, "visual") for own in adapters], activations, owners)
 
-        def text_embeddings(adapters: Mapping[str, Tensor]) -> Tensor:
-            return self._model.encode_text(select(adapters, "text"))
-
-        return Policy(features, text_embeddings, data.labels.to(self._model.device), self._model.clip.logit_scale)
+    def _encode_text(self, adapters: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        return self._model.encode_text(*(select(own, "text") for own in adapters))

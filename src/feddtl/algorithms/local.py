@@ -1,19 +1,49 @@
-"""The one local loop: every method's mini-batch training, on clients and on the server."""
+"""The one local loop: every method's mini-batch training, of one client, of several at once, and on the server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
-from feddtl.algorithms.base import EpochObserver, ignore_epochs
 from feddtl.models.lora import Tensors
 
-# (parameters, positions of the batch) -> (loss, metrics); metrics stay tensors so that no step waits for the device.
-LossFunction = Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
-# (parameters, epoch from 0), before an epoch.
-EpochHook = Callable[[Mapping[str, Tensor], int], None]
+
+@dataclass(frozen=True)
+class Learner:
+    """Who learns: a client, or the server.
+
+    Attributes:
+        parameters: Leaf tensors with gradients; changed in place.
+        rows: Its samples, as rows of the data that all learners of a loop have in common.
+        generator: CPU generator of the order.
+    """
+
+    parameters: Tensors
+    rows: range
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one learner sees in one step: its position among the learners, and rows (B,) on the CPU."""
+
+    learner: int
+    rows: Tensor
+
+
+# One step of the learners that still have batches: leaves the gradient of each one's mean loss in its parameters and
+# returns, for each metric, its sum over the rows of each batch, (batches,). They stay tensors on the device, so that
+# no step waits for it.
+StepFunction = Callable[[Sequence[Batch]], dict[str, Tensor]]
+# (learner, epoch from 0), before an epoch.
+EpochHook = Callable[[int, int], None]
+# (learner, epochs done, epochs), after an epoch.
+LearnerObserver = Callable[[int, int, int], None]
 
 
 def trainable_copy(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
@@ -26,53 +56,78 @@ def detached(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
+def adam(learners: Sequence[Learner], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam over all learners. It counts steps and keeps moments per tensor and passes over a learner without a
+    gradient, so each learner is trained as by an optimiser of its own."""
+    return torch.optim.Adam([tensor for learner in learners for tensor in learner.parameters.values()], learning_rate)
+
+
 def train(
-    parameters: Mapping[str, Tensor],
-    loss_function: LossFunction,
+    learners: Sequence[Learner],
+    step: StepFunction,
     *,
-    num_samples: int,
     epochs: int,
     batch_size: int,
     optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    before_epoch: EpochHook | None = None,
-    observer: EpochObserver = ignore_epochs,
-) -> dict[str, float]:
+    before_epoch: EpochHook = lambda learner, epoch: None,
+    observer: LearnerObserver = lambda learner, done, epochs: None,
+) -> list[dict[str, float]]:
     """Train leaf tensors in place for some epochs over shuffled mini-batches.
 
+    Learners take their n-th steps together. Which learners are trained together changes nothing but rounding.
+
     Args:
-        parameters: Leaf tensors with gradients, all of them in the optimiser.
-        loss_function: Loss and metrics of a batch of positions.
-        num_samples: Positions run from 0 to this.
-        epochs: Passes over all positions.
-        batch_size: Positions a step; the last batch of an epoch may be smaller.
-        optimizer: A fresh one: its state must not come from another client or round.
-        generator: CPU generator of the order.
-        before_epoch: Called before each epoch.
-        observer: Told after each epoch.
+        learners: Who learns.
+        step: One step; see `StepFunction`.
+        epochs: Passes of each learner over its samples.
+        batch_size: Samples a step and learner; the last batch of an epoch may be smaller.
+        optimizer: A fresh one over all parameters: its state must not come from another client or round.
+        before_epoch: Called before each epoch of each learner.
+        observer: Told after each epoch of each learner.
 
     Returns:
-        Metrics as means over all samples seen, `loss` and `gradient_norm` among them.
+        By learner, metrics as means over all samples seen, `gradient_norm` among them.
     """
+    courses = [
+        _batches(index, learner, epochs, batch_size, before_epoch, observer) for index, learner in enumerate(learners)
+    ]
     totals: dict[str, Tensor] = {}
-    device = next(iter(parameters.values())).device
+    for course in zip_longest(*courses):
+        batches = [batch for batch in course if batch is not None]
+        optimizer.zero_grad(set_to_none=True)
+        sums = step(batches)
+        norms = [gradient_norm(learners[batch.learner].parameters) * len(batch.rows) for batch in batches]
+        optimizer.step()
+        _add(totals, {**sums, "gradient_norm": torch.stack(norms)}, [batch.learner for batch in batches], len(learners))
+    means = {name: total.tolist() for name, total in totals.items()}
+    return [
+        {name: values[index] / (len(learner.rows) * epochs) for name, values in means.items()}
+        for index, learner in enumerate(learners)
+    ]
+
+
+def _batches(
+    index: int, learner: Learner, epochs: int, batch_size: int, before_epoch: EpochHook, observer: LearnerObserver
+) -> Iterator[Batch]:
+    """All batches of a learner; the observer is told when the step after an epoch's last batch is asked for."""
     for epoch in range(epochs):
-        if before_epoch is not None:
-            before_epoch(parameters, epoch)
-        order = torch.randperm(num_samples, generator=generator).to(device)
-        for batch in torch.split(order, batch_size):
-            loss, metrics = loss_function(parameters, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            metrics = {**metrics, "loss": loss.detach(), "gradient_norm": gradient_norm(parameters)}
-            optimizer.step()
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros((), device=device)) + value.detach() * len(batch)
-        observer(epoch + 1, epochs)
-    return {name: float(total) / (num_samples * epochs) for name, total in totals.items()}
+        before_epoch(index, epoch)
+        order = torch.randperm(len(learner.rows), generator=learner.generator) + learner.rows.start
+        for rows in torch.split(order, batch_size):
+            yield Batch(index, rows)
+        observer(index, epoch + 1, epochs)
+
+
+def _add(totals: Tensors, sums: Mapping[str, Tensor], learners: list[int], count: int) -> None:
+    for name, values in sums.items():
+        total = totals.setdefault(name, torch.zeros(count, device=values.device, dtype=values.dtype))
+        # Positions as a list of numbers would be copied to a GPU at every step; all learners are the usual case.
+        if len(learners) == count:
+            total += values
+        else:
+            total.index_add_(0, torch.tensor(learners, device=values.device), values)
 
 
 def gradient_norm(parameters: Mapping[str, Tensor]) -> Tensor:
     """‖∇‖₂ over all parameters that have a gradient."""
-    squares = [tensor.grad.square().sum() for tensor in parameters.values() if tensor.grad is not None]
-    return torch.stack(squares).sum().sqrt()
+    return get_total_norm([tensor.grad for tensor in parameters.values() if tensor.grad is not None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,16 @@ from torch.nn.functional import normalize
 
 from feddtl.algorithms.base import ClientData, Task
 from feddtl.algorithms.naming import under
+from feddtl.algorithms.policy import Policy
 from feddtl.config import LoraConfig
 from feddtl.models.clip import Clip, prompts_for
-from feddtl.models.lora import Lora, Tensors, init_factors
+from feddtl.models.lora import Lora, Tensors, grouped, init_factors
+
+# (factors of each owner, activations (B, S, d), owners (B,)) -> projected features (B, e)
+ImageEncoding = Callable[[Sequence[Mapping[str, Tensor]], Tensor, Tensor], Tensor]
+
+# The factors of all of them take part in every low-rank product: at 16 clients of rank 4 that is the cost of rank 64.
+MAX_CLIENTS_TOGETHER = 16
 
 
 class LoraClip:
@@ -48,16 +55,47 @@ class LoraClip:
         """Factors of one tower, without their group, as an adapter on the model's device."""
         return Lora({name: tensor.to(self.device) for name, tensor in factors.items()}, self._config.scaling)
 
-    def encode_text(self, factors: Mapping[str, Tensor]) -> Tensor:
-        """Unit text embeddings (C, e) of the task's classes."""
-        lora = self.lora(factors)
-        features = self.clip.text.features(self._text_activations, self._text_ends, self.first_text_block, lora)
-        return normalize(features, dim=-1)
+    def encode_text(self, *factors: Mapping[str, Tensor]) -> Tensor:
+        """Unit text embeddings (K, C, e) of the task's classes under each of K sets of factors."""
+        count, classes = len(factors), len(self._text_ends)
+        owners = torch.arange(count, device=self.device).repeat_interleave(classes)
+        adapter = grouped([self.lora(own) for own in factors], owners)
+        hidden, ends = self._text_activations.repeat(count, 1, 1), self._text_ends.repeat(count)
+        features = self.clip.text.features(hidden, ends, self.first_text_block, adapter)
+        return normalize(features, dim=-1).view(count, classes, -1)
 
-    def encode_images(self, data: ClientData, positions: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-        """Projected features (B, e), before normalisation, of a client's images at these positions."""
-        hidden = data.activations[positions.to(data.activations.device)].to(self.device, torch.float32)
-        return self.clip.image.features(hidden, self.first_image_block, self.lora(factors))
+    def encode_images(self, factors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor) -> Tensor:
+        """Projected features (B, e), before normalisation, each image under the factors of its owner, (B,)."""
+        adapter = grouped([self.lora(own) for own in factors], owners.to(self.device, non_blocking=True))
+        return self.clip.image.features(activations, self.first_image_block, adapter)
+
+    def policy(
+        self,
+        clients: Sequence[ClientData],
+        round_number: int,
+        features: ImageEncoding,
+        text_embeddings: Callable[[Sequence[Mapping[str, Tensor]]], Tensor],
+    ) -> Policy:
+        """The model on the images of some clients; see `Policy`."""
+        return Policy(
+            clients,
+            round_number,
+            features,
+            text_embeddings,
+            self.clip.logit_scale,
+            self.clip.image.feature_width,
+            self.device,
+            self.clip.image.images_per_pass,
+        )
+
+    def clients_together(self, batch_size: int) -> int:
+        """Clients whose batches fill one pass; where a single batch fills it, steps together save nothing.
+
+        Nor do they on a CPU in float32, where the larger product costs more in caches than it saves in calls.
+        """
+        if self.device.type == "cpu" and self.clip.image.precision != torch.bfloat16:
+            return 1
+        return max(1, min(MAX_CLIENTS_TOGETHER, self.clip.image.images_per_pass // batch_size))
 
     def classifier(self, visual: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> LoraClassifier:
         """Classifier with these factors in the two towers."""
@@ -84,6 +122,11 @@ class LoraClassifier:
     first_text_block: int
     image_lora: Lora | None = None
     text_lora: Lora | None = None
+
+    @property
+    def images_per_pass(self) -> int:
+        """See `ImageTower.images_per_pass`."""
+        return self.clip.image.images_per_pass
 
     @torch.no_grad()
     def image_features(self, activations: Tensor) -> Tensor:

@@ -28,9 +28,8 @@ class ZeroShot(Algorithm):
 
     def __init__(self, task: Task, experiment: Experiment) -> None:
         self._task = task
-        stack = task.clip.image.stack
-        # The same block as the methods it is compared with, so that they can share activations.
-        self.first_image_block = stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
+        # No block changes: only final features are kept.
+        self.first_image_block = len(task.clip.image.stack)
 
     def init_server(self) -> ServerState:
         """Empty."""

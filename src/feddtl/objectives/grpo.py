@@ -36,20 +36,16 @@ def noisy_features(
 
 
 def choose_actions(
-    features: Tensor,
-    text_embeddings: Tensor,
-    logit_scale: float,
-    generator: torch.Generator | None = None,
+    features: Tensor, text_embeddings: Tensor, logit_scale: float, uniform: Tensor | None = None
 ) -> Tensor:
     """Class that each (noisy) feature chooses: (..., e) -> (...) integer ids.
 
-    Without a generator the most likely class; with one a draw from the softmax, by the Gumbel-max identity
-    argmax_c(logit_c + g_c) ~ softmax(logits).
+    Without `uniform` the most likely class; with draws from U(0, 1) of the logits' shape (..., C) a draw from the
+    softmax, by the Gumbel-max identity argmax_c(logit_c + g_c) ~ softmax(logits).
     """
     logits = clip_logits(features, text_embeddings, logit_scale)
-    if generator is not None:
-        uniform = torch.rand(logits.shape, generator=generator).clamp_min(1e-20).to(logits.device)
-        logits = logits - torch.log(-torch.log(uniform))
+    if uniform is not None:
+        logits = logits - torch.log(-torch.log(uniform.clamp_min(1e-20)))
     return logits.argmax(dim=-1)
 
 
@@ -129,7 +125,7 @@ def roll_out(
     logit_scale: float,
     noise: Tensor,
     noise_on: Literal["projected", "normalized"] = "projected",
-    action_generator: torch.Generator | None = None,
+    uniform: Tensor | None = None,
 ) -> Rollout:
     """Actions, advantages and old log-probabilities of one batch.
 
@@ -140,10 +136,10 @@ def roll_out(
         logit_scale: s.
         noise: (G, B, e).
         noise_on: See `noisy_features`.
-        action_generator: See `choose_actions`.
+        uniform: (G, B, C); see `choose_actions`.
     """
     noisy = noisy_features(features, noise, noise_on)
-    actions = choose_actions(noisy, text_embeddings, logit_scale, action_generator)  # (G, B)
+    actions = choose_actions(noisy, text_embeddings, logit_scale, uniform)  # (G, B)
     rewards = (actions == labels).to(features.dtype)
     log_policy = clip_logits(features, text_embeddings, logit_scale).log_softmax(dim=-1)  # (B, C)
     return Rollout(actions, group_advantages(rewards), action_log_probs(log_policy, actions), all_equal_groups(rewards))
