@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.features import frozen_activations
+from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip, load_clip
 
 # The first use of a tower is slow, so a time limit per example says nothing; the same examples every time.
@@ -30,6 +31,14 @@ MakeClip = Callable[..., Path]
 IMAGE_SIZE = 16
 CONTEXT = 64
 LOGIT_SCALE = 20.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep their activations and measurements where nobody else's are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDDTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -177,8 +186,9 @@ class Federation:
         table = self.tables[client]
         return self.task.clip.image.preprocess([table.read(index) for index in range(len(table))])
 
-    def _encode(self, table: ImageTable, algorithm: Algorithm, dtype: torch.dtype) -> torch.Tensor:
-        return frozen_activations(self.task.clip.image, table, algorithm.first_image_block, dtype=dtype)
+    def _encode(self, table: ImageTable, algorithm: Algorithm, dtype: torch.dtype) -> Activations:
+        found = frozen_activations(self.task.clip.image, table, algorithm.first_image_block, dtype=dtype)
+        return Activations.of(found)
 
     def _test(self, table: ImageTable, names: tuple[str, ...], algorithm: Algorithm, dtype: torch.dtype) -> TestImages:
         activations = self._encode(table, algorithm, dtype)
@@ -199,13 +209,15 @@ def federation(clip: Clip, make_images: Callable[..., ImageTable]) -> Federation
 
 @pytest.fixture(scope="session")
 def make_experiment() -> Callable[..., Experiment]:
-    """A short experiment: 2 SFT rounds of 4, batches of 3, scaling 1.5; tables are changed key by key."""
+    """A short experiment: 2 SFT rounds of 4, batches of 3, scaling 1.5, one client at a time; tables are changed
+    key by key."""
     short: dict[str, dict[str, Any]] = {
         "lora": {"rank": 3, "alpha": 4.5},
         "schedule": {"sft_rounds": 2},
         "local": {"batch_size": 3},
         "rl": {"epochs": 2, "noise_std": 0.2, "group_size": 4},
         "server": {"batch_size": 4},
+        "compute": {"clients_together": 1, "precision": "float32", "attention": "sdpa"},
     }
 
     def make(**changes: Any) -> Experiment:

@@ -1,17 +1,26 @@
-"""Images through the frozen blocks, once: (N, S, d) activations that every later step starts from."""
+"""Images through the frozen blocks, once: the activations that every later step starts from."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from feddtl.config import ComputeConfig
+from feddtl.data.loading import read_ahead, thread_count
 from feddtl.data.table import ImageTable
+from feddtl.encoding import ImageViews, PrefixPipeline
+from feddtl.models.activations import Activations
+from feddtl.models.assembly import Assembly
+from feddtl.models.cache import Note, open_cache_folder
+from feddtl.models.cache_namespace import CacheNamespace
+from feddtl.models.claims import Claim
 from feddtl.models.clip import ImageTower
+from feddtl.models.identity import prefix_identity
+from feddtl.models.packed import RowLayout, StoredPrecision, joined
+from feddtl.models.segment_writer import SegmentWriter
+from feddtl.timing import Stopwatch
 
 PREFIX_BATCH = 128
 
@@ -29,49 +38,224 @@ def frozen_activations(
     threads: int = 1,
     progress: FeatureProgress = lambda done, total: None,
 ) -> Tensor:
-    """Input of `first_block` for every image, on the CPU.
+    """What the frozen blocks give for every image, on the CPU: the plain way, without any cache.
 
     Args:
         tower: The frozen image tower.
         table: Images to encode.
-        first_block: First block that changes; the blocks before it run here and never again.
-        dtype: Storage precision; the arithmetic is float32.
+        first_block: First block that changes; the blocks before it run here.
+        dtype: Storage precision; the arithmetic is the tower's.
         threads: Threads that read and resize; their number does not change the result.
         progress: Told of images done.
 
     Returns:
-        (N, S, d).
+        (N, S, d) input of `first_block`; (N, e) final features where `first_block` is the number of blocks.
 
     Raises:
         DataError: An image cannot be read.
     """
-    result: Tensor | None = None
-    done = 0
-    for pixels in _pixel_batches(tower, table, threads):
-        hidden = tower.stack.run(tower.embed(pixels.to(tower.device)), 0, stop=first_block)
-        if result is None:
-            result = torch.empty(len(table), *hidden.shape[1:], dtype=dtype)
-        result[done : done + len(hidden)] = hidden.to(dtype).cpu()
-        done += len(hidden)
-        progress(done, len(table))
-    if result is None:
-        return torch.empty(0, 0, 0, dtype=dtype)
-    return result
+    starts = range(0, len(table), PREFIX_BATCH)
+
+    def load(start: int) -> Tensor:
+        stop = min(start + PREFIX_BATCH, len(table))
+        return tower.preprocess([table.read(index) for index in range(start, stop)])
+
+    parts: list[Tensor] = []
+    for pixels in read_ahead(load, starts, threads=threads):
+        parts.append(tower.prefix(pixels.to(tower.device), first_block).to(dtype).cpu())
+        progress(sum(map(len, parts)), len(table))
+    return torch.cat(parts) if parts else torch.empty(0, 0, 0, dtype=dtype)
 
 
-def _pixel_batches(tower: ImageTower, table: ImageTable, threads: int) -> Iterator[Tensor]:
-    """(B, 3, H, W) batches in order; reading and resizing run ahead of the model."""
-    batches = [range(start, min(start + PREFIX_BATCH, len(table))) for start in range(0, len(table), PREFIX_BATCH)]
+def row_layout(tower: ImageTower, first_block: int, compute: ComputeConfig) -> RowLayout:
+    """What is kept of each image: 16-bit activations by default; final features, which are small, in float32."""
+    if first_block == len(tower.stack):
+        return RowLayout((tower.feature_width,), "float32")
+    automatic: StoredPrecision = "bfloat16" if tower.precision == torch.bfloat16 else "float16"
+    precision = automatic if compute.activations == "auto" else compute.activations
+    return RowLayout((tower.tokens, tower.width), precision)
 
-    def load(batch: range) -> Tensor:
-        return tower.preprocess([table.read(index) for index in batch])
 
-    pool = ThreadPoolExecutor(threads)
-    waiting = deque(pool.submit(load, batch) for batch in batches[: threads + 1])
-    upcoming = iter(batches[threads + 1 :])
-    try:
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(load, batch) for batch in islice(upcoming, 1))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+class _Job:
+    """One table on its way through the encoder.
+
+    Attributes:
+        views: Views of its images, N positions.
+        keys: (R,) key of each distinct row; empty without a cache.
+        index: (N,) row of each position.
+        assembly: The rows.
+        given_up: Rows that fit neither into memory nor on disk.
+    """
+
+    def __init__(
+        self, views: ImageViews, keys: Sequence[bytes], layout: RowLayout, budget: int, progress: FeatureProgress
+    ) -> None:
+        self.views = views
+        # One image under two names is one row; without keys, every position is its own.
+        names: Sequence[bytes | int] = keys or range(len(views))
+        rows: dict[bytes | int, int] = {}
+        self.index = torch.tensor([rows.setdefault(name, len(rows)) for name in names], dtype=torch.long)
+        self.keys = list(dict.fromkeys(keys))
+        self.assembly = Assembly(layout, len(rows), budget)
+        self.given_up: set[int] = set()
+        self._positions = [0] * len(rows)
+        self._copies = self.index.bincount(minlength=len(rows))
+        for position, row in reversed(list(enumerate(self.index.tolist()))):
+            self._positions[row] = position
+        self._done = 0
+        self._progress = progress
+
+    def load(self, row: int) -> Tensor:
+        """Pixels of a row. Raises DataError."""
+        return self.views.load(self._positions[row])
+
+    def missing(self) -> list[int]:
+        """Rows that are still to come."""
+        return [row for row in self.assembly.missing() if row not in self.given_up]
+
+    def give_up(self, rows: Sequence[int]) -> None:
+        """These rows are computed when they are used, not before."""
+        self.given_up.update(rows)
+        self.report(rows)
+
+    def report(self, rows: Sequence[int]) -> None:
+        """These rows are done; each counts once."""
+        if len(rows):
+            at = torch.tensor(rows)
+            self._done += int(self._copies[at].sum())
+            self._copies[at] = 0
+            self._progress(self._done, len(self.views))
+
+
+class ImageEncoder:
+    """Sends tables of images through the frozen blocks of one tower, or finds what an earlier run kept of them.
+
+    Args:
+        tower: The frozen image tower.
+        first_block: First block that changes; the number of blocks where none does, for final features.
+        compute: Precision, cache and threads.
+        note: Told of what the user should know.
+        stopwatch: Counts 'load', 'decode' and 'prefix'.
+
+    Raises:
+        ConfigError: A cache folder was asked for that cannot be written.
+    """
+
+    def __init__(
+        self,
+        tower: ImageTower,
+        first_block: int,
+        compute: ComputeConfig,
+        *,
+        note: Note = lambda text: None,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        self._preprocessing = tower.preprocessing
+        self._compute = compute
+        self._note = note
+        self._stopwatch = stopwatch or Stopwatch()
+        self._layout = row_layout(tower, first_block, compute)
+        self._threads = thread_count(compute.loading_threads)
+        self._pipeline = PrefixPipeline(tower, first_block, self._layout.precision, self._threads, self._stopwatch)
+        self._memory_left = int(compute.cache_memory_gb * 1e9)
+        self._cache: CacheNamespace | None = None
+        folder = open_cache_folder(compute.cache_folder, note)
+        if folder is not None:
+            identity = prefix_identity(tower, first_block, self._layout.precision)
+            self._cache = CacheNamespace(folder, identity, self._layout, int(compute.cache_disk_gb * 1e9), note)
+
+    def encode(
+        self, table: ImageTable, progress: FeatureProgress = lambda done, total: None, views: int = 1
+    ) -> Activations:
+        """Activations of every view of every image; row p · views + v is view v of the image at position p.
+
+        They are in memory as far as `compute.cache_memory_gb`, counted over all calls, allows; on disk beyond it; and
+        computed at each use where the disk is too small as well. The values are the same in every case.
+
+        Args:
+            table: N images.
+            progress: Told of views done, those of earlier runs included.
+            views: Views of each image; see `Preprocessing.view`.
+
+        Returns:
+            N · views rows.
+
+        Raises:
+            DataError: An image cannot be read.
+            ModelError: An activation is too large for the precision it is to be kept in.
+        """
+        images = ImageViews(table, views, self._preprocessing)
+        with self._stopwatch.measure("decode"):
+            keys = [] if self._cache is None else images.keys(self._threads)
+        job = _Job(images, keys, self._layout, self._memory_left, progress)
+        self._memory_left -= job.assembly.nbytes
+        if self._cache is None:
+            self._compute_rows(job, job.missing(), 0, None)
+        else:
+            self._fill(job, self._cache)
+        return job.assembly.finish(lambda rows: self._computed(job, rows), job.index)
+
+    def _fill(self, job: _Job, cache: CacheNamespace) -> None:
+        """Take what the cache has, compute what nobody else does, and wait for the rest."""
+        self._take(job, cache)
+        while rows := {job.keys[row]: row for row in job.missing()}:
+            with cache.claim(rows) as claim:
+                if claim.keys:
+                    self._compute_and_keep(job, [rows[key] for key in claim.keys], cache, claim)
+            if not claim.keys:
+                self._note(f"Another process is encoding {len(rows)} of these images; waiting for it.")
+                cache.wait_for_others(rows)
+            self._take(job, cache)
+
+    def _take(self, job: _Job, cache: CacheNamespace) -> None:
+        """Take missing rows that the cache has."""
+        with self._stopwatch.measure("load"):
+            missing = job.missing()
+            found = cache.find({job.keys[row] for row in missing})
+            places = {row: found[job.keys[row]] for row in missing if job.keys[row] in found}
+            job.assembly.take(places, lambda segment, error: cache.drop(segment.path, error))
+        job.report([row for row in places if job.assembly.has(row)])
+
+    def _compute_and_keep(self, job: _Job, rows: list[int], cache: CacheNamespace, claim: Claim) -> None:
+        room = min(cache.room(), len(rows))
+        with SegmentWriter(cache, claim, room, job.assembly.stored, self._note) as writer:
+            self._compute_rows(job, rows, room, writer)
+        job.give_up([row for row in rows if not job.assembly.has(row)])
+
+    def _compute_rows(self, job: _Job, rows: list[int], room: int, writer: SegmentWriter | None) -> None:
+        """Compute rows into memory and, as far as there is room, onto the disk; give up what fits into neither."""
+        held = job.assembly.held
+        # What has no place in memory is the first to get one on disk.
+        beyond, inside = [row for row in rows if row >= held], [row for row in rows if row < held]
+        self._explain(room, beyond, inside)
+        job.give_up(beyond[room:])
+
+        def wanted() -> Iterator[int]:
+            yield from (row for row in beyond[:room] if writer is not None and not writer.failed)
+            yield from inside
+
+        for done, packed in self._pipeline.run(job.load, wanted()):
+            job.assembly.hold(done, packed)
+            if writer is not None:
+                writer.add(done, [job.keys[row] for row in done], packed)
+            job.report(done)
+
+    def _explain(self, room: int, beyond: Sequence[int], inside: Sequence[int]) -> None:
+        """Say what fits nowhere, and what the next run will have to compute again."""
+        place = "compute.cache_folder is 'off'"
+        if self._cache is not None:
+            free = f"compute.cache_disk_gb = {self._compute.cache_disk_gb:g}, or the disk's free space"
+            place = f"the cache {self._cache.folder} is too small ({free})"
+        if lost := len(beyond[room:]):
+            self._note(
+                f"{lost} images go through the frozen blocks again whenever they are used: memory is too small "
+                f"(compute.cache_memory_gb = {self._compute.cache_memory_gb:g}) and {place}. They need "
+                f"{lost * self._layout.nbytes / 1e9:.3g} GB; compute.activations = 'int8' halves that."
+            )
+        elif self._cache is not None and room < len(beyond) + len(inside):
+            left = len(beyond) + len(inside) - room
+            self._note(f"{left} images are kept for this run only: {place}. The next run encodes them again.")
+
+    def _computed(self, job: _Job, rows: Tensor) -> Tensor:
+        """Given-up rows (B,), computed now, exactly as they would have been kept."""
+        return joined([packed for _, packed in self._pipeline.run(job.load, rows.tolist())]).floats()

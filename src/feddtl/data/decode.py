@@ -1,7 +1,8 @@
-"""One way to decode an image, whatever source it comes from."""
+"""One way to decode an image, and to name it by its content, whatever source it comes from."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from feddtl.errors import DataError
+
+DIGEST_BYTES = 16
 
 
 def decode_rgb(source: Path | bytes, where: str) -> Image.Image:
@@ -23,8 +26,9 @@ def decode_rgb(source: Path | bytes, where: str) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            upright = ImageOps.exif_transpose(image)
-            return _to_8_bit(upright, where).convert("RGB")
+            # In place: what transposes nothing would be copied whole.
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(_to_8_bit(image, where))
     except DataError:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
@@ -33,6 +37,32 @@ def decode_rgb(source: Path | bytes, where: str) -> Image.Image:
             f"Cannot read the image {where}: {error}",
             "Replace the file with an intact copy, or remove it from the data set.",
         ) from error
+
+
+def encoded_digest(source: Path | bytes, where: str) -> bytes:
+    """Name of an image by its encoded bytes: equal for copies under any name. Arguments and errors as `decode_rgb`."""
+    try:
+        encoded = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Cannot read the image {where}: {error.strerror}.",
+            "Restore the file, or remove it from the data set.",
+        ) from None
+    return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+
+
+def pixel_digest(width: int, height: int, pixels: bytes) -> bytes:
+    """Name of an image by its RGB pixels, row by row."""
+    size = b"%d x %d" % (width, height)
+    return hashlib.blake2b(pixels, digest_size=DIGEST_BYTES, person=size.ljust(16)[:16]).digest()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image itself where it is RGB, which `convert` would copy."""
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _to_8_bit(image: Image.Image, where: str) -> Image.Image:

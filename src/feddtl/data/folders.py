@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from feddtl.data.decode import decode_rgb
+from feddtl.data.decode import decode_rgb, encoded_digest
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError
 
@@ -27,6 +27,10 @@ class FolderReader:
     def __call__(self, row: int) -> Image.Image:
         """RGB image of one row. Raises DataError naming the file."""
         return decode_rgb(self.files[row], str(self.files[row]))
+
+    def digest(self, row: int) -> bytes:
+        """Name of one row's content. Raises DataError naming the file."""
+        return encoded_digest(self.files[row], str(self.files[row]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
-from feddtl.data.decode import decode_rgb
+from feddtl.data.decode import decode_rgb, encoded_digest
 from feddtl.data.folders import check_same_classes, readable
 from feddtl.data.table import ImageDataset, ImageTable, Indices
 from feddtl.errors import DataError
@@ -35,12 +35,20 @@ class HubReader:
 
     def __call__(self, row: int) -> Image.Image:
         """RGB image of one row. Raises DataError naming split and row."""
+        return decode_rgb(*self._encoded(row))
+
+    def digest(self, row: int) -> bytes:
+        """Name of one row's content. Raises DataError naming split and row."""
+        return encoded_digest(*self._encoded(row))
+
+    def _encoded(self, row: int) -> tuple[Path | bytes, str]:
+        """Encoded image, or the file that holds it, and what errors call it."""
         encoded = self.split[row][self.column] or {}
         where = f"in row {row} of {self.where}"
         if encoded.get("bytes"):
-            return decode_rgb(encoded["bytes"], where)
+            return encoded["bytes"], where
         if encoded.get("path"):
-            return decode_rgb(Path(encoded["path"]), f"{encoded['path']} {where}")
+            return Path(encoded["path"]), f"{encoded['path']} {where}"
         raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
 
 

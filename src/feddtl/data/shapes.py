@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from feddtl.data.decode import pixel_digest
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
 from feddtl.seeding import numpy_generator
@@ -67,6 +68,11 @@ class ArrayReader:
     def __call__(self, row: int) -> Image.Image:
         """RGB image of one row."""
         return Image.fromarray(self.pixels[row])
+
+    def digest(self, row: int) -> bytes:
+        """Name of one row's content."""
+        height, width, _ = self.pixels[row].shape
+        return pixel_digest(width, height, self.pixels[row].tobytes())
 
 
 def render(colours: IntArray, shapes: IntArray, domains: IntArray, generator: np.random.Generator) -> ByteArray:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-# Reads the i-th image of a source as RGB; raises DataError naming the file when it cannot.
-ImageReader = Callable[[int], Image.Image]
+from feddtl.data.decode import pixel_digest
+
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """Images of a source by row. Both methods raise DataError naming the image when it cannot be read."""
+
+    def __call__(self, row: int) -> Image.Image:
+        """RGB image."""
+        ...
+
+    def digest(self, row: int) -> bytes:
+        """16 bytes that name the image's content, found without decoding it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,13 +32,13 @@ class ImageTable:
     """Images of one split with integer labels; nothing is decoded before `read`.
 
     Attributes:
-        reader: Reads row i of the underlying source as an RGB image.
+        reader: Reads row i of the underlying source as an RGB image; a plain function will do.
         rows: (N,) rows of the source that belong to this table.
         labels: (N,) class ids.
         domains: (N,) domain ids; all zero where the source has no domains.
     """
 
-    reader: ImageReader
+    reader: ImageReader | Callable[[int], Image.Image]
     rows: Indices
     labels: Indices
     domains: Indices
@@ -35,6 +49,17 @@ class ImageTable:
     def read(self, index: int) -> Image.Image:
         """RGB image at a position of this table. Raises DataError when it cannot be decoded."""
         return self.reader(int(self.rows[index]))
+
+    def digest(self, index: int) -> bytes:
+        """16 bytes that name the content of the image at a position, whatever its file is called.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        if isinstance(self.reader, ImageReader):
+            return self.reader.digest(int(self.rows[index]))
+        image = self.read(index).convert("RGB")
+        return pixel_digest(*image.size, image.tobytes())
 
     def select(self, indices: Sequence[int] | Indices) -> ImageTable:
         """The table of these positions, in this order."""

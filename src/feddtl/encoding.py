@@ -1,0 +1,125 @@
+"""From images to rows of activations: reading and resizing in threads while the model works on what came before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from feddtl.data.loading import read_ahead
+from feddtl.data.table import ImageTable
+from feddtl.models.clip import ImageTower
+from feddtl.models.packed import Packed, StoredPrecision, pack
+from feddtl.models.preprocess import Preprocessing, view_key
+from feddtl.timing import Stopwatch
+
+# More images in a pass are hardly faster, and the last pass of a table is filled up.
+MOST_TOGETHER = 128
+# Images that a thread reads and resizes before it hands them on.
+LOADED_TOGETHER = 16
+# Images that a thread names before it hands the names on.
+NAMED_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class ImageViews:
+    """n views of every image of a table; position p is view p % n of image p // n.
+
+    Attributes:
+        table: The images.
+        views: Of each image.
+        preprocessing: The model's.
+    """
+
+    table: ImageTable
+    views: int
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.table) * self.views
+
+    def load(self, position: int) -> Tensor:
+        """One view, read and cut. Raises DataError."""
+        index, view = divmod(position, self.views)
+        # The test transform needs no key.
+        key = view_key(self.table.digest(index), view) if view else b""
+        return self.preprocessing.view(self.table.read(index), view, key)
+
+    def keys(self, threads: int) -> list[bytes]:
+        """What names each view by its content. Raises DataError."""
+
+        def name(start: int) -> list[bytes]:
+            digests = map(self.table.digest, range(start, min(start + NAMED_TOGETHER, len(self.table))))
+            return [view_key(digest, view) for digest in digests for view in range(self.views)]
+
+        starts = range(0, len(self.table), NAMED_TOGETHER)
+        return [key for part in read_ahead(name, starts, threads=threads) for key in part]
+
+
+class PrefixPipeline:
+    """Runs images through the blocks of a tower before block `stop`.
+
+    Every pass has the same number of images, filled up with black ones: matrix products round alike only at equal
+    sizes, and a row must not depend on which other images were missing in a cache.
+
+    Args:
+        tower: The frozen image tower.
+        stop: First block not to run; the number of blocks for final features.
+        precision: As rows are kept.
+        threads: Threads that read and resize; their number does not change the result.
+        stopwatch: Counts 'decode', the time without pixels, and 'prefix', that with them.
+    """
+
+    def __init__(
+        self, tower: ImageTower, stop: int, precision: StoredPrecision, threads: int, stopwatch: Stopwatch
+    ) -> None:
+        self._tower = tower
+        self._stop = stop
+        self._precision = precision
+        self._threads = threads
+        self._stopwatch = stopwatch
+        together = min(tower.images_per_pass, MOST_TOGETHER)
+        self._chunk = min(together, LOADED_TOGETHER)
+        self._chunks = together // self._chunk
+
+    def run(self, load: Callable[[int], Tensor], items: Iterable[int]) -> Iterator[tuple[list[int], Packed]]:
+        """Items in their order, pass by pass, each with its rows on the CPU.
+
+        Args:
+            load: One item's pixels, called in threads.
+            items: What to compute; asked for a little ahead.
+
+        Raises:
+            DataError: An image cannot be read.
+            ModelError: An activation is too large for its precision.
+        """
+
+        def load_chunk(chunk: list[int]) -> tuple[list[int], Tensor]:
+            pixels = torch.stack([load(item) for item in chunk])
+            return chunk, pixels.pin_memory() if self._tower.device.type == "cuda" else pixels
+
+        upcoming = iter(items)
+        chunks = iter(lambda: list(islice(upcoming, self._chunk)), [])
+        loaded = read_ahead(load_chunk, chunks, threads=self._threads, ahead=self._chunks + 1)
+        while True:
+            with self._stopwatch.measure("decode"):
+                parts = list(islice(loaded, self._chunks))
+            if not parts:
+                return
+            with self._stopwatch.measure("prefix"):
+                rows = self._pass([pixels for _, pixels in parts])
+            yield [item for chunk, _ in parts for item in chunk], rows
+
+    def _pass(self, parts: list[Tensor]) -> Packed:
+        """One pass: pixels of images to their rows."""
+        count, done = sum(map(len, parts)), 0
+        together = self._chunk * self._chunks
+        pixels = torch.zeros(together, *parts[0].shape[1:], dtype=parts[0].dtype, device=self._tower.device)
+        for part in parts:
+            pixels[done : done + len(part)].copy_(part, non_blocking=True)
+            done += len(part)
+        hidden = self._tower.prefix(self._tower.preprocessing.finish(pixels), self._stop)
+        return pack(hidden[:count], self._precision).to("cpu")

@@ -1,0 +1,165 @@
+"""The cache folder: activations of all models and runs, below one cap, readable by their owner alone.
+
+A folder per namespace (see `cache_namespace`) holds segments, files that appear whole or not at all and never
+change. Together they stay below a cap; the longest unused go first. A process that still reads a removed segment
+is not disturbed. Activations of private images can be inverted, hence the closed folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feddtl.errors import ConfigError
+from feddtl.models.claims import CLAIM, LOCK, claimed
+from feddtl.models.segments import SEGMENT_SUFFIX
+from feddtl.storage import storage_errors
+
+ENVIRONMENT = "FEDDTL_CACHE"
+OFF = "off"
+META = "meta.json"
+SEGMENT = "segment-"
+# Left free on the disk for everything else.
+FREE_MARGIN = 1_000_000_000
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One namespace of a cache.
+
+    Attributes:
+        path: Its folder.
+        identity: What decides its activations; see `feddtl.models.identity`.
+        images: Views of images in it.
+        nbytes: Bytes on disk.
+        last_used: Seconds since the epoch.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    images: int
+    nbytes: int
+    last_used: float
+
+
+def cache_folder(setting: str = "") -> Path | None:
+    """Folder that `compute.cache_folder` means; None for 'off'. Nothing is created."""
+    named = setting or os.environ.get(ENVIRONMENT, "")
+    if named == OFF:
+        return None
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "feddtl"
+
+
+def open_cache_folder(setting: str, note: Note) -> Path | None:
+    """The folder, created where it was missing; None for 'off', or where the default one cannot be written.
+
+    Raises:
+        ConfigError: A folder that was asked for cannot be written.
+    """
+    folder = cache_folder(setting)
+    if folder is None:
+        return None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        probe = folder / f".probe-{secrets.token_hex(8)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = f"The cache folder {folder} cannot be written: {error.strerror}."
+        if setting or os.environ.get(ENVIRONMENT):
+            raise ConfigError(
+                reason,
+                f"Name another one in compute.cache_folder or {ENVIRONMENT}, or '{OFF}' to keep nothing on disk.",
+            ) from None
+        note(f"{reason} Activations are not kept for later runs.")
+        return None
+    return folder
+
+
+def cache_contents(folder: Path) -> list[CacheEntry]:
+    """Every namespace of a cache, the last used first."""
+    entries = []
+    for meta in folder.glob(f"*/{META}"):
+        # Another process may be removing it.
+        with suppress(OSError, ValueError):
+            identity = json.loads(meta.read_text(encoding="utf-8"))
+            statuses = {path: path.stat() for path in _segments(meta.parent)}
+            last_used = max((status.st_mtime for status in statuses.values()), default=meta.stat().st_mtime)
+            size = sum(status.st_size for status in statuses.values())
+            entries.append(CacheEntry(meta.parent, identity, sum(map(images_in, statuses)), size, last_used))
+    return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
+
+
+def clear_cache(folder: Path) -> int:
+    """Remove all activations of a cache; runs that use them go on undisturbed. Returns the bytes freed."""
+    freed = 0
+    for entry in cache_contents(folder):
+        freed += entry.nbytes
+        with storage_errors(entry.path):
+            # Claiming nothing removes what killed processes left.
+            with claimed(entry.path, ()):
+                for path in _segments(entry.path):
+                    path.unlink(missing_ok=True)
+            if not any(entry.path.glob(f"{CLAIM}*")):
+                for name in (META, LOCK):
+                    (entry.path / name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    entry.path.rmdir()
+    return freed
+
+
+def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
+    """Bytes that can be added below the cap and on the disk, if need be in place of segments that are not needed."""
+    statuses = _statuses(folder)
+    kept = sum(status.st_size for path, status in statuses.items() if path in needed)
+    removable = sum(status.st_size for status in statuses.values()) - kept
+    return max(0, min(cap - kept, shutil.disk_usage(folder).free - FREE_MARGIN + removable))
+
+
+def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> None:
+    """Remove the longest unused segments, but none that is needed, until `size` more bytes fit.
+
+    The folder must be locked.
+
+    Raises:
+        OSError: They do not fit (ENOSPC).
+    """
+    if free_bytes(folder, cap, needed) < size:
+        raise OSError(errno.ENOSPC, f"There is no room for {size / 1e6:.0f} MB more")
+    statuses = _statuses(folder)
+    total = sum(status.st_size for status in statuses.values())
+    short = max(total + size - cap, size + FREE_MARGIN - shutil.disk_usage(folder).free)
+    for path in sorted(statuses.keys() - set(needed), key=lambda path: (statuses[path].st_mtime_ns, path)):
+        if short <= 0:
+            break
+        path.unlink(missing_ok=True)
+        short -= statuses[path].st_size
+
+
+def images_in(segment: Path) -> int:
+    """Rows of a segment, by its name."""
+    return int(segment.name.removeprefix(SEGMENT).split("-")[0])
+
+
+def _segments(namespace: Path) -> list[Path]:
+    return sorted(namespace.glob(f"{SEGMENT}*{SEGMENT_SUFFIX}"))
+
+
+def _statuses(folder: Path) -> dict[Path, os.stat_result]:
+    """Every segment of every namespace; those that another process removes meanwhile are left out."""
+    statuses = {}
+    for path in folder.glob(f"*/{SEGMENT}*{SEGMENT_SUFFIX}"):
+        with suppress(FileNotFoundError):
+            statuses[path] = path.stat()
+    return statuses

@@ -1,0 +1,156 @@
+"""One namespace of the cache: activations of one model, preprocessing, block and precision, by image content."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+from feddtl.models.cache import META, SEGMENT, Note, free_bytes, make_room
+from feddtl.models.claims import Claim, claimed, locked, wait_for_claims
+from feddtl.models.packed import Packed, RowLayout
+from feddtl.models.segments import KEY_BYTES, SEGMENT_SUFFIX, DamagedSegmentError, Segment, segment_chunks, write_all
+from feddtl.storage import DRAFT, storage_errors, write_json_atomic
+
+# A kill loses at most this much work; a larger cap has larger segments, so that no run opens too many files.
+SEGMENT_BYTES = 64_000_000
+MOST_SEGMENTS = 256
+# A row's key and checksum; a segment's header.
+_EXTRA_BYTES = KEY_BYTES + 8
+HEADER_BYTES = 1024
+
+Place = tuple[Segment, int]
+
+
+class CacheNamespace:
+    """What a run finds in one namespace and adds to it.
+
+    Args:
+        folder: Of the whole cache; must exist.
+        identity: What decides the activations, as JSON; 'name' and below are for readers only.
+        layout: Of the rows.
+        cap: Most bytes of all namespaces together.
+        note: Told of what the user should know.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], layout: RowLayout, cap: int, note: Note) -> None:
+        self.folder = folder
+        self.layout = layout
+        self.cap = cap
+        self._identity = identity
+        self._note = note
+        self._needed: set[Path] = set()
+        decisive = {key: value for key, value in identity.items() if key != "name"}
+        text = json.dumps(decisive, sort_keys=True)
+        self._home = folder / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def segment_rows(self) -> int:
+        """Rows that a segment should hold."""
+        return max(1, max(SEGMENT_BYTES, self.cap // MOST_SEGMENTS) // self._row_bytes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.layout.nbytes + _EXTRA_BYTES
+
+    def find(self, keys: Collection[bytes]) -> dict[bytes, Place]:
+        """Where the rows of these keys are, for those that are there; what is found counts as used now."""
+        wanted, found = set(keys), dict[bytes, Place]()
+        for path in sorted(self._home.glob(f"{SEGMENT}*{SEGMENT_SUFFIX}")) if wanted else []:
+            segment = self._open(path)
+            hits = [] if segment is None else [at for at, key in enumerate(segment.keys) if key in wanted]
+            if segment is not None and hits:
+                for row in hits:
+                    found[segment.keys[row]] = (segment, row)
+                    wanted.discard(segment.keys[row])
+                self._needed.add(path)
+                with suppress(OSError):
+                    os.utime(path)
+        return found
+
+    def drop(self, path: Path, reason: object) -> None:
+        """Remove a segment that is damaged, and say so."""
+        self._note(f"A damaged file of the cache was removed; its images are encoded again ({path}: {reason}).")
+        self._needed.discard(path)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+    def claim(self, keys: Collection[bytes]) -> AbstractContextManager[Claim]:
+        """Claim what no other process is computing; see `feddtl.models.claims`."""
+        with storage_errors(self._home):
+            self._home.mkdir(mode=0o700, exist_ok=True)
+            if not (self._home / META).exists():
+                write_json_atomic(self._home / META, self._identity)
+        return claimed(self._home, keys)
+
+    def wait_for_others(self, keys: Collection[bytes]) -> None:
+        """Return when no other process is computing rows of these keys."""
+        wait_for_claims(self._home, keys)
+
+    def room(self) -> int:
+        """Rows that can be added, if need be in place of segments that this run does not use."""
+        free = free_bytes(self.folder, self.cap, self._needed)
+        headers = HEADER_BYTES * (1 + free // (self.segment_rows * self._row_bytes))
+        return max(0, free - headers) // self._row_bytes
+
+    def add(self, claim: Claim, keys: Sequence[bytes], parts: Sequence[Packed]) -> Segment:
+        """Keep rows in a new segment.
+
+        Args:
+            claim: Under which they were computed.
+            keys: Of all rows, in order.
+            parts: The rows, contiguous and on the CPU.
+
+        Raises:
+            OSError: The disk, or the cap, does not take them.
+        """
+        draft = self._home / f".{SEGMENT}{claim.token}-{secrets.token_hex(4)}{DRAFT}"
+        path = self._home / f"{SEGMENT}{len(keys)}-{secrets.token_hex(8)}{SEGMENT_SUFFIX}"
+        try:
+            with locked(self.folder):
+                make_room(self.folder, len(keys) * self._row_bytes + HEADER_BYTES, self.cap, self._needed)
+                _write(draft, segment_chunks(keys, parts, self.layout))
+                draft.rename(path)
+                self._needed.add(path)
+            _flush(self._home)
+            return Segment(path, self.layout)
+        except DamagedSegmentError as error:
+            raise OSError(errno.EIO, f"what was written to {path} reads differently ({error})") from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _open(self, path: Path) -> Segment | None:
+        try:
+            return Segment(path, self.layout)
+        except FileNotFoundError:
+            return None
+        except DamagedSegmentError as error:
+            self.drop(path, error)
+        except OSError as error:
+            self._note(f"A file of the cache cannot be read; its images are encoded again ({path}: {error.strerror}).")
+        return None
+
+
+def _write(path: Path, chunks: Any) -> None:
+    """A new file that is on the disk when this returns."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_all(file, chunks)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _flush(folder: Path) -> None:
+    """Make a folder's entries survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,171 @@
+"""CLIP's image preprocessing, equal to transformers' processor in every bit and faster, and random crops."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+# The random views of CLIP's few-shot literature (CoOp): RandomResizedCrop and a flip.
+CROP_AREA = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PlainTransform:
+    """Resize, centre crop, rescale and normalise: what the processors of nearly all CLIPs do.
+
+    Attributes:
+        resize_to: The shorter side after resizing, or (width, height).
+        crop: (width, height) cut from the middle; fits into every resized image.
+        resample: Pillow's filter.
+        largest: Pixel values are divided by it.
+        mean: Per channel, subtracted next.
+        std: Per channel, divided by last.
+    """
+
+    resize_to: int | tuple[int, int]
+    crop: tuple[int, int]
+    resample: Image.Resampling
+    largest: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def cut(self, image: Image.Image) -> Tensor:
+        """RGB image to (H, W, 3) bytes."""
+        resized = image.resize(self._resized_size(image.size), self.resample)
+        left, top = ((have - want) // 2 for have, want in zip(resized.size, self.crop, strict=True))
+        return _as_bytes(resized.crop((left, top, left + self.crop[0], top + self.crop[1])))
+
+    def squeeze(self, image: Image.Image) -> Tensor:
+        """RGB image resized to the crop's size without regard to its proportions: (H, W, 3) bytes."""
+        return _as_bytes(image.resize(self.crop, self.resample))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) bytes to (B, 3, H, W) pixel values, by the operations of the processor in its order."""
+        values = pixels.permute(0, 3, 1, 2).contiguous().float().div_(self.largest)
+        mean, std = (torch.tensor(part, device=pixels.device).view(3, 1, 1) for part in (self.mean, self.std))
+        return values.sub_(mean).div_(std)
+
+    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        if isinstance(self.resize_to, tuple):
+            return self.resize_to
+        width, height = size
+        longer = int(self.resize_to * max(size) / min(size))
+        return (self.resize_to, longer) if width <= height else (longer, self.resize_to)
+
+
+class Preprocessing:
+    """From RGB images to pixel values: a part for each image in any thread, a part for a batch on any device.
+
+    Args:
+        processor: transformers' CLIPImageProcessorPil; used itself where its settings are unusual.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._plain = plain_transform(processor)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the pixel values, as JSON."""
+        settings: dict[str, Any] = self._processor.to_dict()
+        return {name: settings[name] for name in sorted(settings)}
+
+    def cut(self, image: Image.Image) -> Tensor:
+        """The test transform up to normalisation, for one RGB image; a batch of results goes to `finish`."""
+        return self._plain.cut(image) if self._plain else self._processed(image)
+
+    def view(self, image: Image.Image, view: int, key: bytes) -> Tensor:
+        """As `cut`, of one view: 0 is the test transform, others are random crops, mirrored half of the time.
+
+        Args:
+            image: RGB image.
+            view: From 0.
+            key: `view_key` of image and view; the crop depends on it alone.
+        """
+        if view == 0:
+            return self.cut(image)
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(key)))
+        part = image.crop(random_box(image.size, generator))
+        if generator.random() < 0.5:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self._plain.squeeze(part) if self._plain else self._processed(part)
+
+    def finish(self, batch: Tensor) -> Tensor:
+        """(B, 3, H, W) pixel values from a batch of what `cut` gave, on the device where it lies."""
+        return self._plain.normalise(batch) if self._plain else batch
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Test transform: RGB images of any size to (B, 3, H, W) pixel values."""
+        return self.finish(torch.stack([self.cut(image) for image in images]))
+
+    def _processed(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"]
+        return pixels[0]
+
+
+def view_key(digest: bytes, view: int) -> bytes:
+    """16 bytes that name a view of an image by the image's content."""
+    return hashlib.blake2b(digest + view.to_bytes(4), digest_size=16).digest()
+
+
+def plain_transform(processor: Any) -> PlainTransform | None:
+    """A processor's settings; None where they ask for anything but resize, centre crop, rescale, normalise."""
+    usual = all(getattr(processor, f"do_{step}", False) for step in ("resize", "center_crop", "rescale", "normalize"))
+    unusual = getattr(processor, "do_pad", None) or type(processor).__name__ != "CLIPImageProcessorPil"
+    if not usual or unusual or isinstance(processor.image_mean, float) or isinstance(processor.image_std, float):
+        return None
+    size, crop = dict(processor.size), dict(processor.crop_size)
+    wanted = {name: value for name, value in size.items() if value is not None}
+    resize_to: int | tuple[int, int]
+    if wanted.keys() == {"shortest_edge"}:
+        resize_to = wanted["shortest_edge"]
+        fits = max(crop["height"], crop["width"]) <= resize_to
+    elif wanted.keys() == {"height", "width"}:
+        resize_to = (wanted["width"], wanted["height"])
+        fits = crop["width"] <= resize_to[0] and crop["height"] <= resize_to[1]
+    else:
+        return None
+    largest = round(1 / processor.rescale_factor)
+    if not fits or not _divides_like(largest, processor.rescale_factor):
+        return None
+    mean, std = (tuple(map(float, part)) for part in (processor.image_mean, processor.image_std))
+    size_of_crop = (crop["width"], crop["height"])
+    return PlainTransform(resize_to, size_of_crop, Image.Resampling(processor.resample), float(largest), mean, std)
+
+
+def random_box(size: tuple[int, int], generator: np.random.Generator) -> Box:
+    """(left, top, right, bottom) of a random crop as RandomResizedCrop of torchvision draws it."""
+    width, height = size
+    for _ in range(CROP_ATTEMPTS):
+        area = width * height * generator.uniform(*CROP_AREA)
+        ratio = math.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(generator.integers(width - crop_width + 1))
+            top = int(generator.integers(height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+    # A very long or very small image: the largest part of its middle whose proportions are allowed.
+    crop_width = min(width, round(height * CROP_RATIO[1]))
+    crop_height = min(height, round(width / CROP_RATIO[0]))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _divides_like(largest: int, factor: float) -> bool:
+    """Whether dividing in float32 gives what the processor's product in float64 does, for every byte."""
+    levels = np.arange(256)
+    return bool(np.array_equal((levels * factor).astype(np.float32), levels.astype(np.float32) / np.float32(largest)))
+
+
+def _as_bytes(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB") if image.mode != "RGB" else image))

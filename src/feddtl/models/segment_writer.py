@@ -1,0 +1,81 @@
+"""Rows into segments of the cache, written while the next ones are being computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from feddtl.models.cache import Note
+from feddtl.models.cache_namespace import CacheNamespace
+from feddtl.models.claims import Claim
+from feddtl.models.packed import Packed
+from feddtl.models.segments import Segment
+
+# Told of rows that are now on disk, in the order of the segment.
+Stored = Callable[[Sequence[int], Segment], None]
+
+
+class SegmentWriter:
+    """Collects rows until they fill a segment; what is left is written when the `with` block ends, however it ends.
+
+    Args:
+        namespace: Where segments go.
+        claim: Under which the rows are computed.
+        room: Rows to keep; later ones are ignored.
+        stored: Told of rows that are on disk.
+        note: Told when the disk takes no more.
+    """
+
+    def __init__(self, namespace: CacheNamespace, claim: Claim, room: int, stored: Stored, note: Note) -> None:
+        self._namespace = namespace
+        self._claim = claim
+        self._room = room
+        self._stored = stored
+        self._note = note
+        self._rows: list[int] = []
+        self._keys: list[bytes] = []
+        self._parts: list[Packed] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: tuple[list[int], Future[Segment]] | None = None
+        self.failed = False
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._begin_writing()
+        self._end_writing()
+        self._thread.shutdown()
+
+    def add(self, rows: Sequence[int], keys: Sequence[bytes], packed: Packed) -> None:
+        """Keep rows under their keys, as far as there is room."""
+        count = 0 if self.failed else min(len(rows), self._room)
+        if not count:
+            return
+        self._room -= count
+        self._rows += rows[:count]
+        self._keys += keys[:count]
+        self._parts.append(packed.pick(slice(count)))
+        if len(self._rows) >= self._namespace.segment_rows:
+            self._begin_writing()
+
+    def _begin_writing(self) -> None:
+        self._end_writing()
+        if self._rows and not self.failed:
+            job = self._thread.submit(self._namespace.add, self._claim, self._keys, self._parts)
+            self._writing = (self._rows, job)
+        self._rows, self._keys, self._parts = [], [], []
+
+    def _end_writing(self) -> None:
+        if self._writing is None:
+            return
+        rows, job = self._writing
+        self._writing = None
+        try:
+            self._stored(rows, job.result())
+        except OSError as error:
+            self.failed = True
+            self._note(f"The cache {self._namespace.folder} takes no more activations: {error.strerror or error}.")
