@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feddtl.algorithms.base import Classifier
-from feddtl.algorithms.stages import EVALUATION_BATCH
+from feddtl.models.activations import Activations
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TestImages:
     """Test images of one class list, once through the frozen blocks.
 
     Attributes:
-        activations: (N, S, d).
+        activations: Of N images, at the method's first changing image block.
         labels: (N,) positions in `class_names`.
         domains: (N,) domain ids.
         class_names: The classes a model chooses from.
@@ -26,16 +26,15 @@ class TestImages:
 
     __test__ = False  # not a test class, whatever its name
 
-    activations: Tensor
+    activations: Activations
     labels: Tensor
     domains: Tensor
     class_names: tuple[str, ...]
 
     def select(self, positions: Tensor) -> TestImages:
-        """The images at these positions, with the same classes."""
-        return TestImages(
-            self.activations[positions], self.labels[positions], self.domains[positions], self.class_names
-        )
+        """The images at these positions, with the same classes; no activation is copied."""
+        chosen = self.activations.select(positions)
+        return TestImages(chosen, self.labels[positions], self.domains[positions], self.class_names)
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,16 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, activations: Tensor, class_names: Sequence[str]) -> Tensor:
+def predict(classifier: Classifier, activations: Activations, class_names: Sequence[str]) -> Tensor:
     """(N,) predicted positions in `class_names`."""
     if not len(activations):
         return torch.empty(0, dtype=torch.long)
     text = classifier.text_embeddings(class_names)
     parts = [
-        (classifier.image_features(part.to(text.device, torch.float32)) @ text.T).argmax(dim=-1).cpu()
-        for part in torch.split(activations, EVALUATION_BATCH)
+        (classifier.image_features(activations.rows(positions).to(text.device)) @ text.T).argmax(dim=-1)
+        for positions in torch.split(torch.arange(len(activations)), classifier.images_per_pass)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 def correct(classifier: Classifier, images: TestImages) -> Tensor:
@@ -130,6 +129,12 @@ def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> 
                 accuracy(novel[sets.novel.domains == index]),
             )
     return Scores(local, accuracy(base), accuracy(novel), domains)
+
+
+def score_shares(classifier: Classifier, sets: EvaluationSets) -> list[float]:
+    """Accuracy of one model on each client's share, for clients that have test images, by client id."""
+    hits = correct(classifier, sets.base)
+    return [accuracy(hits[share]) for share in sets.shares if len(share)]
 
 
 def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> list[float]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import Algorithm, ClientData, Task
@@ -20,11 +19,16 @@ from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, Scores, TestImages, harmonic_mean
-from feddtl.features import frozen_activations
+from feddtl.features import ImageEncoder
+from feddtl.models.activations import Activations
+from feddtl.models.cache import cache_folder
 from feddtl.models.clip import Clip, load_clip
+from feddtl.models.kernel_choice import choose_kernels
+from feddtl.models.kernels import Kernels
 from feddtl.plots import accuracy_curves
 from feddtl.runs import RunFolder
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.timing import Stopwatch, add_seconds
 
 Summary = dict[str, Any]
 
@@ -54,12 +58,14 @@ class Prepared:
         algorithm: The method on its task.
         clients: Every client's activations, by client id.
         sets: What is scored.
+        kernels: How the blocks compute.
     """
 
     data: FederatedData
     algorithm: Algorithm
     clients: tuple[ClientData, ...]
     sets: EvaluationSets
+    kernels: Kernels
 
 
 def run_experiment(
@@ -89,17 +95,18 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     if (finished := folder.summary) is not None:
         observer.note(f"{folder.path} is finished already; this is its summary.")
         return finished
-    begun = time.perf_counter()
+    device = choose_device(experiment.compute.device)
+    stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
-    prepared = prepare(experiment, observer)
-    folder.begin(describe_data(prepared.data), choose_device(experiment.compute.device))
-    runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer)
+    prepared = prepare(experiment, observer, stopwatch, folder.kernels if folder.has_begun else None)
+    folder.begin(describe_data(prepared.data), device, prepared.kernels)
+    runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch)
     zero_shot = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
-    seconds = time.perf_counter() - begun + sum(_seconds(record) for record in start.records)
+    seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     summary = summarise(experiment, prepared.data, zero_shot, progress, seconds)
     _write_outcome(folder, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
@@ -117,32 +124,80 @@ def _write_outcome(
     folder.write_summary(summary)
 
 
-def prepare(experiment: Experiment, observer: RunObserver) -> Prepared:
-    """Load data and model, partition, and send every image once through the frozen blocks."""
-    device = choose_device(experiment.compute.device)
-    data = load_federated_data(experiment.data, experiment.seed)
-    for note in data.notes:
-        observer.note(note)
-    clip = load_clip(experiment.model, device)
-    algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
+def prepare(
+    experiment: Experiment,
+    observer: RunObserver | None = None,
+    stopwatch: Stopwatch | None = None,
+    kernels: Kernels | None = None,
+) -> Prepared:
+    """Load data and model, partition, and send every image once through the frozen blocks.
 
-    def encode(table: ImageTable, what: str) -> torch.Tensor:
-        report = partial(observer.images_encoded, what)
-        return encode_images(experiment, clip, algorithm, table, report)
+    Args:
+        experiment: What to run.
+        observer: Told of progress.
+        stopwatch: Counts the time.
+        kernels: How blocks compute, as an earlier part of this run did; None: as the experiment says.
+    """
+    observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
+    with stopwatch.measure("load"):
+        data = load_federated_data(experiment.data, experiment.seed)
+        for note in data.notes:
+            observer.note(note)
+        clip = load_model(experiment, kernels)
+        algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
+    encoder = ImageEncoder(
+        clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
+    )
 
-    # In order of clients, so that each one's activations are a view and not a copy.
-    held = data.train.select(np.concatenate(data.partition.train))
-    train = encode(held, "training images") if algorithm.trains else torch.zeros(len(held), 0, 0)
-    sizes = [len(positions) for positions in data.partition.train]
-    parts = zip(torch.split(train, sizes), torch.split(torch.from_numpy(held.labels), sizes), strict=True)
-    clients = tuple(ClientData(client, activations, labels) for client, (activations, labels) in enumerate(parts))
+    def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
+        return encoder.encode(table, partial(observer.images_encoded, what), views=views)
+
+    clients = _clients(experiment, data, encode) if algorithm.trains else _without_images(data)
     sets = EvaluationSets(
         _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
         _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
         tuple(map(torch.from_numpy, data.partition.test)),
         data.domain_names,
     )
-    return Prepared(data, algorithm, clients, sets)
+    # A later run of this process may train other blocks; the weights laid out for the frozen ones are not needed.
+    clip.image.stack.release(algorithm.first_image_block)
+    return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels)
+
+
+def load_model(experiment: Experiment, kernels: Kernels | None = None) -> Clip:
+    """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for."""
+    compute = experiment.compute
+    clip = load_clip(experiment.model, choose_device(compute.device))
+    first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
+    folder = cache_folder(compute.cache_folder)
+    clip.use(kernels or choose_kernels(clip, first_block, compute.precision, compute.attention, folder))
+    return clip
+
+
+def _clients(
+    experiment: Experiment, data: FederatedData, encode: Callable[[ImageTable, str, int], Activations]
+) -> tuple[ClientData, ...]:
+    """Every client's images; all are encoded together, and a client's activations are a view of them."""
+    views = experiment.data.views
+    activations = encode(data.train, "training images", views)
+    labels = torch.from_numpy(data.train.labels)
+    return tuple(
+        ClientData(client, activations.select(rows_of_views(positions, views)), labels[positions], views)
+        for client, positions in enumerate(map(torch.from_numpy, data.partition.train))
+    )
+
+
+def _without_images(data: FederatedData) -> tuple[ClientData, ...]:
+    """Clients of a method that trains nothing."""
+    nothing = torch.empty(0, dtype=torch.long)
+    return tuple(
+        ClientData(client, Activations.of(torch.empty(0, 0)), nothing) for client in range(len(data.partition.train))
+    )
+
+
+def rows_of_views(positions: Tensor, views: int) -> Tensor:
+    """Rows of all views of images (N,), image by image: (N · views,)."""
+    return (positions[:, None] * views + torch.arange(views)).flatten()
 
 
 def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
@@ -150,25 +205,7 @@ def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
     return Task(clip, data.base_names, data.prompt_template, seed)
 
 
-def encode_images(
-    experiment: Experiment,
-    clip: Clip,
-    algorithm: Algorithm,
-    table: ImageTable,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> torch.Tensor:
-    """(N, S, d) input of the algorithm's first changing block."""
-    return frozen_activations(
-        clip.image,
-        table,
-        algorithm.first_image_block,
-        dtype=getattr(torch, experiment.compute.activations),
-        threads=experiment.compute.loading_threads,
-        progress=progress,
-    )
-
-
-def _test_images(table: ImageTable, activations: torch.Tensor, names: tuple[str, ...]) -> TestImages:
+def _test_images(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
     return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
 
 
@@ -189,9 +226,17 @@ def describe_data(data: FederatedData) -> dict[str, Any]:
 
 
 def summarise(
-    experiment: Experiment, data: FederatedData, zero_shot: Scores, progress: Progress, seconds: float
+    experiment: Experiment, data: FederatedData, zero_shot: Scores, progress: Progress, seconds: Mapping[str, float]
 ) -> Summary:
-    """The content of `summary.json`; accuracies in percent, null where there was nothing to score."""
+    """The content of `summary.json`; accuracies in percent, null where there was nothing to score.
+
+    Args:
+        experiment: What was run.
+        data: On what.
+        zero_shot: Scores before training.
+        progress: Where it ended.
+        seconds: By phase; see `feddtl.timing.Phase`.
+    """
     scored = [record for record in progress.records if "base" in record]
     final: dict[str, Any] = scored[-1] if scored else {**zero_shot.as_dict(), "domains": dict(zero_shot.domains)}
     best = max(scored, key=_comparable, default=final)
@@ -214,7 +259,8 @@ def summarise(
         # The best round on test images is shown, named as such; nothing is chosen by it.
         "best_round": best.get("round", 0),
         "best": _finite({key: best[key] for key in headline}),
-        "seconds": round(seconds, 2),
+        "seconds": round(sum(seconds.values()), 2),
+        "seconds_by_phase": {phase: round(value, 3) for phase, value in seconds.items()},
         "bytes_up": sum(record["bytes_up"] for record in progress.records),
         "bytes_down": sum(record["bytes_down"] for record in progress.records),
     }
@@ -232,10 +278,6 @@ def _comparable(record: Mapping[str, Any]) -> float:
     """HM, or base accuracy where there is no novel image."""
     value: float = record["harmonic_mean"]
     return record["base"] if math.isnan(value) else value
-
-
-def _seconds(record: dict[str, Any]) -> float:
-    return float(record["seconds_training"]) + float(record["seconds_evaluation"])
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -24,6 +24,7 @@ from feddtl.config import Experiment
 from feddtl.environment import describe_environment
 from feddtl.errors import ConfigError, FeddtlError, RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten
+from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
 from feddtl.runtimes.local import Progress, Record
@@ -42,7 +43,14 @@ KEPT_CHECKPOINTS = 2
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
-FREE_ON_RESUME = ("compute.device", "compute.loading_threads")
+FREE_ON_RESUME = (
+    "compute.device",
+    "compute.clients_together",
+    "compute.loading_threads",
+    "compute.cache_folder",
+    "compute.cache_disk_gb",
+    "compute.cache_memory_gb",
+)
 
 
 class RunFolder:
@@ -141,6 +149,12 @@ class RunFolder:
         """What the data looked like: names, prompt, partition counts."""
         return dict(_read_json(self.path / DATA))
 
+    @property
+    def kernels(self) -> Kernels:
+        """How the run's blocks compute, so that it goes on with the same arithmetic."""
+        chosen = _read_json(self.path / ENVIRONMENT)["kernels"]
+        return as_kernels(chosen["precision"], chosen["attention"])
+
     def require_same(self, experiment: Experiment) -> None:
         """Raise RunError naming every key in which an experiment differs from this run's."""
         mine, asked = (flatten(experiment_to_dict(e)) for e in (self.experiment, experiment))
@@ -152,14 +166,15 @@ class RunFolder:
                 "Resume without these flags, or start a new run with another --output.",
             )
 
-    def begin(self, data: Mapping[str, Any], device: torch.device) -> None:
+    def begin(self, data: Mapping[str, Any], device: torch.device, kernels: Kernels) -> None:
         """Write the environment and what the data looks like; in a run that began, the data must be the same.
 
         Raises:
             RunError: The images, their classes or their partition changed since the run began.
         """
         if not self.has_begun:
-            write_json_atomic(self.path / ENVIRONMENT, describe_environment(device))
+            environment = {**describe_environment(device), "kernels": names_of(kernels)}
+            write_json_atomic(self.path / ENVIRONMENT, environment)
             write_json_atomic(self.path / DATA, data)
             return
         before = self.data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
-from feddtl.features import PREFIX_BATCH, frozen_activations
+from feddtl.features import ImageEncoder
+from feddtl.models.activations import joined
 from feddtl.models.clip import Clip, load_clip
 from feddtl.runs import RunFolder
 
@@ -76,12 +77,12 @@ class TrainedModel:
         """Probability of each class for each picture, (N, C) on the CPU; rows sum to 1. Arguments as `predict`."""
         text = self.classifier.text_embeddings(tuple(class_names) or self.class_names)  # (C, e)
         parts = [torch.empty(0, len(text))]
-        for start in range(0, len(images), PREFIX_BATCH):
-            batch = [ImageOps.exif_transpose(image).convert("RGB") for image in images[start : start + PREFIX_BATCH]]
+        size = self.classifier.images_per_pass
+        for start in range(0, len(images), size):
+            batch = [ImageOps.exif_transpose(image).convert("RGB") for image in images[start : start + size]]
             pixels = self.clip.image.preprocess(batch).to(self.clip.image.device)
-            stack = self.clip.image.stack
-            hidden = stack.run(self.clip.image.embed(pixels), 0, stop=self.algorithm.first_image_block)
-            logits = self.clip.logit_scale * self.classifier.image_features(hidden) @ text.T
+            activations = self.clip.image.prefix(pixels, self.algorithm.first_image_block)
+            logits = self.clip.logit_scale * self.classifier.image_features(activations) @ text.T
             parts.append(logits.softmax(dim=-1).cpu())
         return torch.cat(parts)
 
@@ -125,6 +126,7 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     run = RunFolder.open(folder)
     experiment, data = run.experiment, run.data
     clip = load_clip(experiment.model, choose_device(device))
+    clip.use(run.kernels)
     task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
     algorithm = build_algorithm(task, experiment)
     progress = run.latest_progress()
@@ -141,6 +143,7 @@ def score_run(
     *,
     class_lists: Sequence[str] = ("base", "novel", "all"),
     device: str = "auto",
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[ClassListScore]:
     """Accuracy of a run's model on the test images of any data set.
 
@@ -149,6 +152,7 @@ def score_run(
         data: Which images: source, domains, prompt and columns count; None: the run's own.
         class_lists: Which class lists to score, of 'base', 'novel' and 'all'.
         device: See `ComputeConfig.device`.
+        note: Told what the user should know, e.g. that nothing can be kept on disk.
 
     Raises:
         FeddtlError: No finished run, data that cannot be used, or no class list.
@@ -157,34 +161,26 @@ def score_run(
         raise ConfigError("There is no class list to score.", "Name some of base, novel, all.")
     dataset = load_source(data or RunFolder.open(folder).experiment.data)
     model = load_trained_model(folder, device, dataset.prompt_template)
+    encoder = ImageEncoder(model.clip.image, model.algorithm.first_image_block, model.experiment.compute, note=note)
     base, novel = base_novel_classes(len(dataset.class_names))
     parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
-    images = {name: _encode(model, dataset, classes) for name, classes in parts.items()}
+    images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
     return [_score(model, dataset, name, images[name]) for name in class_lists]
 
 
-def _encode(model: TrainedModel, dataset: ImageDataset, classes: range) -> TestImages:
+def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> TestImages:
     table = of_classes(dataset.test, classes)
-    compute = model.experiment.compute
-    activations = frozen_activations(
-        model.clip.image,
-        table,
-        model.algorithm.first_image_block,
-        dtype=getattr(torch, compute.activations),
-        threads=compute.loading_threads,
-    )
     names = tuple(dataset.class_names[label] for label in classes)
-    return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
+    labels, domains = torch.from_numpy(table.labels), torch.from_numpy(table.domains)
+    return TestImages(encoder.encode(table), labels, domains, names)
 
 
 def _joined(base: TestImages, novel: TestImages) -> TestImages:
     """The images of both halves, choosing among the classes of both."""
-    # A half without images has no activations either: nothing to join.
-    filled = [part.activations for part in (base, novel) if len(part.labels)]
     return TestImages(
-        torch.cat(filled),
+        joined([base.activations, novel.activations]),
         torch.cat([base.labels, novel.labels + len(base.class_names)]),
         torch.cat([base.domains, novel.domains]),
         base.class_names + novel.class_names,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -59,3 +59,8 @@ class Stopwatch:
 def since(before: Mapping[Phase, float], after: Mapping[Phase, float]) -> dict[Phase, float]:
     """Seconds by phase between two readings of a stopwatch."""
     return {phase: after[phase] - before.get(phase, 0.0) for phase in after}
+
+
+def add_seconds(*parts: Mapping[Any, float]) -> dict[str, float]:
+    """Sum by phase of several readings, in the order of `PHASES`."""
+    return {phase: sum(part.get(phase, 0.0) for part in parts) for phase in PHASES if any(phase in p for p in parts)}

@@ -165,7 +165,7 @@ def round_line(record: Record, rounds: int) -> str:
     scores = "not scored"
     if "base" in record:
         scores = scores_line(record)
-    seconds = record["seconds_training"] + record["seconds_evaluation"]
+    seconds = sum(record["seconds"].values())
     return f"round {record['round']:>{width}}/{rounds} {stage:<4}  {scores}  {progress}  {seconds:.1f} s"
 
 
@@ -207,6 +207,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -214,6 +215,16 @@ def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -
     """Base and novel by domain, and their means."""
     pairs = {**domains, "mean": (mean["base"], mean["novel"])}
     return "base/novel by domain: " + "  ".join(f"{n} {percent(a)}/{percent(b)}" for n, (a, b) in pairs.items())
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """Where the time went, the longest phase first; phases below half a percent are summed up as 'rest'."""
+    total = sum(seconds.values()) or 1.0
+    shares = {phase: value / total for phase, value in seconds.items()}
+    shown = sorted((phase for phase, share in shares.items() if share >= 0.005), key=lambda phase: -shares[phase])
+    parts = [f"{phase} {duration(seconds[phase], precise=True)} ({shares[phase]:.0%})" for phase in shown]
+    rest = sum(value for phase, value in seconds.items() if phase not in shown)
+    return "time went to: " + "  ".join([*parts, *([f"rest {duration(rest, precise=True)}"] if rest else [])])
 
 
 def size(count: int) -> str:
@@ -224,9 +235,11 @@ def size(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
-def duration(seconds: float) -> str:
-    """Seconds, minutes and seconds, or hours and minutes."""
+def duration(seconds: float, *, precise: bool = False) -> str:
+    """Seconds (with one decimal if precise), minutes and seconds, or hours and minutes."""
     whole = round(seconds)
+    if precise and seconds < 59.95:
+        return f"{seconds:.1f} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,10 @@ from torch import Tensor
 from feddtl.algorithms.base import Aggregate, Algorithm, ClientData, Payload, ServerState, Update, tensor_bytes
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
-from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local
+from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local, score_shares
 from feddtl.models.lora import Tensors
 from feddtl.seeding import numpy_generator
+from feddtl.timing import Stopwatch, since
 
 Record = dict[str, Any]
 
@@ -61,6 +61,7 @@ class LocalRuntime:
         sets: What is scored.
         experiment: Rounds, participation, evaluation and seed.
         observer: Told what happens.
+        stopwatch: Counts the time; a new one by default.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class LocalRuntime:
         sets: EvaluationSets,
         experiment: Experiment,
         observer: RoundObserver | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._algorithm = algorithm
         self._clients = clients
         self._sets = sets
         self._experiment = experiment
         self._observer = observer or RoundObserver()
+        self._stopwatch = stopwatch or Stopwatch()
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
@@ -88,22 +91,25 @@ class LocalRuntime:
     def score_before_training(self) -> Scores:
         """Scores of the untrained global model, which is zero-shot CLIP; `local` is on each client's share."""
         classifier = self._algorithm.classifier(self._algorithm.init_server())
-        local = score_local(dict.fromkeys(range(len(self._clients)), classifier), self._sets)
-        return score_global(classifier, self._sets, mean(local))
+        with self._stopwatch.measure("evaluation"):
+            return score_global(classifier, self._sets, mean(score_shares(classifier, self._sets)))
 
     def _round(self, progress: Progress) -> Progress:
-        begun = time.perf_counter()
+        begun = self._stopwatch.seconds()
         state, number = progress.state, progress.state.round + 1
         chosen = choose_clients(len(self._clients), self._experiment.participation, self._experiment.seed, number)
         stage = self._algorithm.stage(number)
         self._observer.round_started(number, stage, chosen)
-        payload = self._algorithm.broadcast(state)
-        updates = [self._client_update(payload, client, progress.personal.get(client, {})) for client in chosen]
-        aggregate = self._algorithm.aggregate(state, updates)
+        with self._stopwatch.measure("exchange"):
+            payload = self._algorithm.broadcast(state)
+        updates = self._client_updates(payload, chosen, progress.personal)
+        with self._stopwatch.measure("server"):
+            aggregate = self._algorithm.aggregate(state, updates)
         require_finite_tensors(
             aggregate.state.tensors, f"The server's state after round {number}", "Lower server.learning_rate"
         )
-        trained = time.perf_counter()
+        with self._stopwatch.measure("evaluation"):
+            scores = self._scores(state, updates, aggregate)
         record: Record = {
             "round": number,
             "stage": stage,
@@ -111,27 +117,46 @@ class LocalRuntime:
             **_metrics(updates, aggregate),
             "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in updates),
             "bytes_down": tensor_bytes(payload.tensors) * len(updates),
-            **self._scores(state, updates, aggregate),
-            "seconds_training": round(trained - begun, 3),
-            "seconds_evaluation": round(time.perf_counter() - trained, 3),
+            **scores,
+            "seconds": {name: round(value, 3) for name, value in since(begun, self._stopwatch.seconds()).items()},
         }
         self._observer.round_finished(record)
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
         return Progress(aggregate.state, personal, (*progress.records, record))
 
-    def _client_update(self, payload: Payload, client: int, personal: Tensors) -> Update:
-        def observe(epoch: int, epochs: int) -> None:
-            self._observer.epoch_finished(client, epoch, epochs)
+    def _client_updates(self, payload: Payload, chosen: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
+        """Updates of the chosen clients, as many at once as the method and the device take."""
+        together = self._experiment.compute.clients_together or self._algorithm.clients_together
+        updates: list[Update] = []
+        for start in range(0, len(chosen), together):
+            clients = chosen[start : start + together]
+            data, kept = [self._clients[client] for client in clients], [personal.get(c, {}) for c in clients]
+            with self._stopwatch.measure("steps"):
+                found = self._train(payload, data, kept)
+            with self._stopwatch.measure("exchange"):
+                for update in found:
+                    self._check(update, payload.round)
+            updates += found
+        return updates
 
-        update = self._algorithm.client_update(payload, self._clients[client], personal, observe)
+    def _train(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
+        observe = self._observer.epoch_finished
+        if len(data) > 1:
+            updates = self._algorithm.client_updates(payload, data, kept, observe)
+            if all(map(is_finite, updates)):
+                return updates
+        # One client's NaN may have reached the others of a batched step: alone, each answers for itself.
+        return [self._algorithm.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
+
+    def _check(self, update: Update, round_number: int) -> None:
+        """Raise ClientError if an update is not finite; otherwise it has arrived."""
         for tensors in (update.weights, update.samples, update.personal):
             require_finite_tensors(
                 tensors,
-                f"The update of client {client} in round {payload.round}",
+                f"The update of client {update.client} in round {round_number}",
                 "Lower local.learning_rate or check that client's images",
             )
-        self._observer.client_finished(client)
-        return update
+        self._observer.client_finished(update.client)
 
     def _scores(self, state: ServerState, updates: Sequence[Update], aggregate: Aggregate) -> Record:
         settings, number = self._experiment.evaluation, aggregate.state.round
@@ -164,6 +189,13 @@ def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str, remedy: st
                 f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
                 f"{remedy}; the last checkpoint is intact.",
             )
+
+
+def is_finite(update: Update) -> bool:
+    """Whether an update holds neither NaN nor an infinite value."""
+    groups = (update.weights, update.samples, update.personal)
+    tensors = [tensor for group in groups for tensor in group.values() if tensor.is_floating_point()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def mean(values: Sequence[float]) -> float:
