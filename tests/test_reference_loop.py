@@ -1,0 +1,165 @@
+"""The benchmark's opponent does the same work as feddtl: same draws, same adapters; and the harness runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.naming import select
+from feddtl.evaluate import score_global, score_local
+from feddtl.models.clip import prompts_for
+from feddtl.seeding import torch_generator
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+reference_loop = pytest.importorskip("benchmarks.reference_loop", reason="the opponent needs peft")
+
+from benchmarks.reference_parts import Compute, Federation, Images, Settings, State  # noqa: E402
+
+CLOSE = {"rtol": 0, "atol": 1e-4}
+PREFIX = "base_model.model."
+# The reference has one batch size, which leaves a remainder for every client; a clip range narrow enough to act, and
+# an uneven mix of anchor and received model.
+TELLING = {"server": {"batch_size": 3}, "rl": {"clip": 0.02, "anchor_weight": 0.8}}
+
+
+def same_settings(experiment, roles):
+    rl = experiment.rl
+    return Settings(
+        rounds=experiment.rounds,
+        sft_rounds=experiment.last_sft_round,
+        sft_epochs=experiment.local.epochs,
+        rl_epochs=rl.epochs,
+        server_epochs=experiment.server.epochs,
+        batch_size=experiment.local.batch_size,
+        learning_rate=experiment.local.learning_rate,
+        rank=experiment.lora.rank,
+        lora_alpha=experiment.lora.alpha,
+        group_size=rl.group_size,
+        noise_std=rl.noise_std,
+        clip=rl.clip,
+        kl_weight=rl.kl_weight,
+        anchor_weight=rl.anchor_weight,
+        roles=roles,
+    )
+
+
+def same_images(federation):
+    def images(table):
+        pixels = federation.task.clip.image.preprocess([table.read(row) for row in range(len(table))])
+        return Images(pixels, torch.from_numpy(table.labels))
+
+    task = federation.task
+    return Federation(
+        [images(table) for table in federation.tables],
+        images(federation.test_base),
+        images(federation.test_novel),
+        (torch.arange(4), torch.arange(0), torch.arange(4, 12)),
+        prompts_for(task.class_names, task.prompt_template),
+        prompts_for(("teapot", "ice cream"), task.prompt_template),
+    )
+
+
+def in_peft_names(factors):
+    return {PREFIX + name: tensor for name, tensor in factors.items()}
+
+
+def assert_same(theirs, ours):
+    assert theirs.keys() == in_peft_names(ours).keys()
+    for name, tensor in in_peft_names(ours).items():
+        torch.testing.assert_close(theirs[name], tensor, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture
+def build(federation, clip_folder):
+    """A reference loop on the shared tiny federation, drawing what feddtl draws."""
+
+    def make(experiment, roles="per-role", padding="longest"):
+        def draws(purpose, *numbers):
+            return torch_generator(federation.task.seed, purpose, *numbers)
+
+        settings, compute = same_settings(experiment, roles), Compute(evaluation_batch=4, padding=padding)
+        return reference_loop.ReferenceLoop(clip_folder, same_images(federation), settings, compute, compute, draws)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("round_number", "roles", "padding"),
+    [(1, "per-role", "longest"), (1, "per-role", "max_length")]
+    + [(3, roles, "longest") for roles in ("per-role", "per-sample", "once")],
+)
+def test_a_round_gives_feddtls_adapters(federation, make_experiment, randomised, build, round_number, roles, padding):
+    """SFT in round 1, RL in round 3: broadcast, losses, adapters, uplink, average, text training, scores."""
+    experiment = make_experiment(**TELLING)
+    algorithm = build_algorithm(federation.task, experiment)
+    state = randomised(algorithm.init_server(), round_number - 1)
+    loop = build(experiment, roles, padding)
+    groups = {group: select(state.tensors, group) for group in ("visual", "text", "anchor")}
+    theirs = State(**{group: in_peft_names(factors) for group, factors in groups.items()})
+
+    payload, text = algorithm.broadcast(state), loop.broadcast(theirs)
+    torch.testing.assert_close(text, payload.tensors["text_embeddings"], **CLOSE)
+    updates = [algorithm.client_update(payload, data, {}) for data in federation.clients(algorithm)]
+    results = loop.local(theirs, text, round_number)
+    for update, (adapter, embeddings, loss) in zip(updates, results, strict=True):
+        assert update.metrics["loss"] == pytest.approx(loss, abs=1e-4)
+        assert_same(adapter, update.weights)
+        torch.testing.assert_close(embeddings, update.samples["embeddings"], **CLOSE)
+
+    after, their_after = algorithm.aggregate(state, updates).state, loop.aggregate(theirs, results, round_number)
+    for group in ("visual", "text", "anchor"):
+        assert_same(getattr(their_after, group), select(after.tensors, group))
+
+    sets = federation.sets(algorithm)
+    local = score_local({update.client: algorithm.classifier(state, update) for update in updates}, sets)
+    scores = score_global(algorithm.classifier(after), sets, sum(local) / len(local))
+    expected = {"local": scores.local, "base": scores.base, "novel": scores.novel}
+    assert loop.evaluate(their_after, [adapter for adapter, _, _ in results], text) == pytest.approx(expected)
+
+
+def test_whole_run_gives_feddtls_final_adapters(federation, make_experiment, build):
+    """Both stages in turn, from the same fresh factors."""
+    experiment = make_experiment(**TELLING)
+    algorithm = build_algorithm(federation.task, experiment)
+    state, loop = algorithm.init_server(), build(experiment)
+    start = {group: in_peft_names(select(state.tensors, group)) for group in ("visual", "text", "anchor")}
+    loop.start = lambda: State(**start)
+    clients = federation.clients(algorithm)
+    for _ in range(experiment.rounds):
+        payload = algorithm.broadcast(state)
+        state = algorithm.aggregate(state, [algorithm.client_update(payload, data, {}) for data in clients]).state
+    final, records = loop.run()
+    assert len(records) == experiment.rounds
+    for group in ("visual", "text", "anchor"):
+        assert_same(getattr(final, group), select(state.tensors, group))
+
+
+@pytest.mark.slow
+def test_bench_runs_end_to_end(tmp_path):
+    """All quick measures, whole runs in child processes among them; a later call keeps the lines of an earlier one."""
+    output = tmp_path / "results.json"
+    options = ["--quick", "--repeats", "1", "--work", str(tmp_path / "work"), "--output", str(output)]
+    command = [sys.executable, "-m", "benchmarks.bench"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, text=True)
+    first = json.loads(output.read_text())["rows"]
+    assert {"SFT local epoch, all clients", "Evaluation round", "Peak memory of that run"} <= first.keys()
+    for row in first.values():
+        # Times this short say nothing; a difference of two may even be negative.
+        assert None not in (row["ours"], row["reference"], row["ratio"])
+        assert row["machine"]["packages"]["peft"] != "missing"
+        assert (row["met"] is None) == (not row["target"])
+    assert str(tmp_path) not in output.read_text()
+
+    subprocess.run([*command, "evaluation", *options], cwd=ROOT, check=True, capture_output=True, text=True)
+    second = json.loads(output.read_text())["rows"]
+    assert second.keys() == first.keys()
+    assert second["Evaluation round"] != first["Evaluation round"]
+    assert second["Growth: twice the images"] == first["Growth: twice the images"]
