@@ -81,6 +81,6 @@ def test_cut_of_the_tower_does_not_change_features(federation, make_experiment, 
         torch.testing.assert_close(features, reference, rtol=0, atol=1e-6)
     untouched = build_algorithm(task, make_experiment(method="zero-shot"))
     plain = untouched.classifier(untouched.init_server())
-    activations = frozen_activations(task.clip.image, federation.test_base, 2)
+    activations = frozen_activations(task.clip.image, federation.test_base, untouched.first_image_block)
     assert not torch.allclose(plain.image_features(activations), reference, atol=1e-3)
     assert select(state.tensors, "visual")

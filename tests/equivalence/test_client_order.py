@@ -73,7 +73,7 @@ def test_limited_uplink_is_drawn_anew_each_round(federation, make_experiment):
     algorithm = build_algorithm(federation.task, experiment)
     data = federation.clients(algorithm)[0]
     tensors = algorithm.broadcast(algorithm.init_server()).tensors
-    everything = algorithm.classifier(algorithm.init_server()).image_features(data.activations)
+    everything = algorithm.classifier(algorithm.init_server()).image_features(data.activations.all())
     sent = []
     for number in (1, 2, 1):
         upload = algorithm.client_update(Payload(number, tensors), data, {}).samples["embeddings"]

@@ -16,6 +16,7 @@ from feddtl.algorithms.base import tensor_bytes
 from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
 from feddtl.evaluate import score_global, score_local
+from feddtl.models.activations import Activations
 from feddtl.runtimes.local import (
     LocalRuntime,
     Progress,
@@ -35,6 +36,13 @@ def make_runtime(federation, experiment, **options):
     return LocalRuntime(
         algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment, **options
     ), Progress(algorithm.init_server())
+
+
+def with_value(data, where, value):
+    """A client with other activations."""
+    changed = data.activations.all().clone()
+    changed[where] = value
+    return replace(data, activations=Activations.of(changed))
 
 
 def test_choice_of_clients_is_seeded_and_differs_by_round():
@@ -115,7 +123,7 @@ def test_broken_client_stops_the_round_and_is_named(federation, make_experiment,
     experiment = make_experiment()
     algorithm = build_algorithm(federation.task, experiment)
     clients = federation.clients(algorithm)
-    clients[1].activations[2, 0, 5] = value
+    clients[1] = with_value(clients[1], (2, 0, 5), value)
     saved = []
     runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
     with pytest.raises(ClientError, match=f"update of client 1 in round {done + 1} holds NaN") as caught:
@@ -147,7 +155,7 @@ def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_exp
     clients = federation.clients(algorithm)
     took_part = {client for number in (1, 2, 3) for client in choose_clients(3, 0.3, 3, number)}
     for client in set(range(3)) - took_part:
-        clients[client].activations[:] = float("nan")
+        clients[client] = with_value(clients[client], slice(None), float("nan"))
     assert took_part != {0, 1, 2}
     runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
     assert runtime.run(Progress(algorithm.init_server())).state.round == 3
@@ -203,9 +211,7 @@ def test_run_that_goes_on_from_any_round_equals_an_uninterrupted_one(federation,
         again, _ = make_runtime(federation, experiment)
         resumed = again.run(progress)
         assert equal(resumed.state.tensors, whole.state.tensors)
-        assert [{**r, "seconds_training": 0, "seconds_evaluation": 0} for r in resumed.records] == [
-            {**r, "seconds_training": 0, "seconds_evaluation": 0} for r in whole.records
-        ]
+        assert [{**r, "seconds": {}} for r in resumed.records] == [{**r, "seconds": {}} for r in whole.records]
 
 
 def test_record_of_a_round(federation, make_experiment):
