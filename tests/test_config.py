@@ -63,7 +63,11 @@ LIMITS = [
     ("server", "batch_size", [1], [0]),
     ("uplink", "max_embeddings_per_class", [0, 16], [-1]),
     ("evaluation", "every", [1, 5], [0]),
-    ("compute", "loading_threads", [1, 8], [0]),
+    ("data", "views", [1, 8], [0]),
+    ("compute", "loading_threads", [0, 8], [-1]),
+    ("compute", "clients_together", [0, 8], [-1]),
+    ("compute", "cache_disk_gb", [0.1, 1000.0], [0.0, -1.0, math.nan]),
+    ("compute", "cache_memory_gb", [0.0, 64.0], [-1.0, math.inf]),
 ]
 
 

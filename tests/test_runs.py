@@ -13,6 +13,7 @@ import torch
 from feddtl.algorithms.base import ServerState
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.errors import DataError, RunError
+from feddtl.models.kernels import Kernels
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora
 from feddtl.models.peft_format import load_adapter
 from feddtl.runs import RunFolder
@@ -20,12 +21,13 @@ from feddtl.runtimes.local import Progress
 
 EXPERIMENT = Experiment(rounds=3)
 CPU = torch.device("cpu")
+KERNELS = Kernels(torch.bfloat16, "eager")
 DATA = {"dataset": "photos", "base_classes": ["ant"]}
 
 
 def begun_run(path: Path, experiment: Experiment, data: dict[str, Any]) -> RunFolder:
     with RunFolder.announced(path, experiment) as announced:
-        announced.begin(data, CPU)
+        announced.begin(data, CPU, KERNELS)
     return announced
 
 
@@ -171,7 +173,7 @@ def test_an_announced_run_can_begin(tmp_path: Path) -> None:
     with RunFolder.announced(tmp_path / "deep" / "run", EXPERIMENT) as announced:
         assert names(announced.path) == ["config.json"]
         assert not announced.has_begun
-        announced.begin(DATA, CPU)
+        announced.begin(DATA, CPU, KERNELS)
     assert announced.has_begun
 
 
@@ -197,7 +199,7 @@ def test_an_announced_run_that_is_interrupted_can_be_found(tmp_path: Path) -> No
 def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path) -> None:
     def begin_and_fail() -> None:
         with RunFolder.announced(tmp_path / "other", EXPERIMENT) as announced:
-            announced.begin(DATA, CPU)
+            announced.begin(DATA, CPU, KERNELS)
             raise DataError("Later.")
 
     with pytest.raises(DataError):
@@ -206,9 +208,9 @@ def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path)
 
 
 def test_a_run_goes_on_with_the_same_data_only(folder: RunFolder) -> None:
-    folder.begin({**DATA, "notes": ["worded anew"]}, CPU)
+    folder.begin({**DATA, "notes": ["worded anew"]}, CPU, KERNELS)
     with pytest.raises(RunError, match="changed since the run began: base_classes"):
-        folder.begin({**DATA, "base_classes": ["bee"]}, CPU)
+        folder.begin({**DATA, "base_classes": ["bee"]}, CPU, KERNELS)
     assert folder.data == DATA
 
 
@@ -248,6 +250,17 @@ def test_drafts_do_not_make_a_folder_used(tmp_path: Path) -> None:
     (tmp_path / ".config.json.abc.draft").write_text("{")
     with RunFolder.announced(tmp_path, EXPERIMENT):
         assert names(tmp_path) == ["config.json"]
+
+
+def test_kernels_of_a_run_are_remembered(folder: RunFolder) -> None:
+    assert RunFolder.open(folder.path).kernels == KERNELS
+
+
+def test_where_it_runs_may_change(folder: RunFolder) -> None:
+    free = {"clients_together": 3, "cache_folder": "off", "cache_disk_gb": 1.0, "cache_memory_gb": 0.0}
+    folder.require_same(Experiment(rounds=3, compute=ComputeConfig(**free)))
+    with pytest.raises(RunError, match=r"compute\.precision is 'auto' there, 'float32' here"):
+        folder.require_same(Experiment(rounds=3, compute=ComputeConfig(precision="float32")))
 
 
 def test_another_experiment_is_named_key_by_key(folder: RunFolder) -> None:

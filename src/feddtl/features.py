@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -93,15 +94,13 @@ class _Job:
         self.views = views
         # One image under two names is one row; without keys, every position is its own.
         names: Sequence[bytes | int] = keys or range(len(views))
-        rows: dict[bytes | int, int] = {}
-        self.index = torch.tensor([rows.setdefault(name, len(rows)) for name in names], dtype=torch.long)
+        rows = {name: row for row, name in enumerate(dict.fromkeys(names))}
+        self.index = torch.tensor([rows[name] for name in names], dtype=torch.long)
         self.keys = list(dict.fromkeys(keys))
         self.assembly = Assembly(layout, len(rows), budget)
         self.given_up: set[int] = set()
-        self._positions = [0] * len(rows)
+        self._positions = {rows[name]: position for position, name in enumerate(names)}
         self._copies = self.index.bincount(minlength=len(rows))
-        for position, row in reversed(list(enumerate(self.index.tolist()))):
-            self._positions[row] = position
         self._done = 0
         self._progress = progress
 
@@ -199,7 +198,13 @@ class ImageEncoder:
         """Take what the cache has, compute what nobody else does, and wait for the rest."""
         self._take(job, cache)
         while rows := {job.keys[row]: row for row in job.missing()}:
-            with cache.claim(rows) as claim:
+            with ExitStack() as stack:
+                try:
+                    claim = stack.enter_context(cache.claim(rows))
+                except OSError as error:
+                    self._note(f"The cache {cache.folder} cannot be written: {error.strerror or error}.")
+                    self._compute_rows(job, list(rows.values()), 0, None)
+                    return
                 if claim.keys:
                     self._compute_and_keep(job, [rows[key] for key in claim.keys], cache, claim)
             if not claim.keys:
@@ -247,10 +252,11 @@ class ImageEncoder:
             free = f"compute.cache_disk_gb = {self._compute.cache_disk_gb:g}, or the disk's free space"
             place = f"the cache {self._cache.folder} is too small ({free})"
         if lost := len(beyond[room:]):
+            hint = "" if self._layout.precision == "int8" else "; less with compute.activations = 'int8'"
             self._note(
                 f"{lost} images go through the frozen blocks again whenever they are used: memory is too small "
                 f"(compute.cache_memory_gb = {self._compute.cache_memory_gb:g}) and {place}. They need "
-                f"{lost * self._layout.nbytes / 1e9:.3g} GB; compute.activations = 'int8' halves that."
+                f"{lost * self._layout.nbytes / 1e9:.3g} GB{hint}."
             )
         elif self._cache is not None and room < len(beyond) + len(inside):
             left = len(beyond) + len(inside) - room

@@ -142,7 +142,7 @@ def final_state(run: Path) -> dict[str, Tensor]:
 
 def outcome(run: Path) -> dict[str, object]:
     """All that two runs of the same experiment must share to the last bit: metrics, state and adapters."""
-    timed = {"seconds"}
+    timed = {"seconds", "seconds_by_phase"}
     last = max((run / "checkpoints").iterdir())
     return {
         "records": records(run),

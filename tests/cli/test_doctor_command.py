@@ -26,7 +26,7 @@ def test_a_healthy_installation(feddtl: Command) -> None:
 def test_json(feddtl: Command) -> None:
     answer = feddtl("doctor", "--json")
     found = json.loads(answer.out)
-    assert set(found) == {"python", "packages", "device", "embedded model", "Hub cache", "disk"}
+    assert set(found) == {"python", "packages", "device", "embedded model", "Hub cache", "activation cache", "disk"}
     assert all(check["ok"] for check in found.values())
     assert torch.__version__.split("+")[0] in found["packages"]["found"]
 

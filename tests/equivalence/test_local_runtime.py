@@ -218,7 +218,7 @@ def test_record_of_a_round(federation, make_experiment):
     """Bytes counted from the messages themselves, means weighted by 7, 5 and 6 images, scores of the right models."""
     # The server moves the text tower far, so that it matters which one a client's model is scored with.
     experiment = make_experiment(
-        rounds=3, evaluation={"client_models": "last"}, server={"epochs": 8, "learning_rate": 0.3}
+        rounds=3, evaluation={"client_models": "last"}, server={"epochs": 8, "learning_rate": 0.1}
     )
     algorithm = build_algorithm(federation.task, experiment)
     clients, sets = federation.clients(algorithm), federation.sets(algorithm)

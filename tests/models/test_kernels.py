@@ -10,7 +10,7 @@ import torch
 from feddtl.models import kernel_choice
 from feddtl.models.blocks import freeze
 from feddtl.models.clip import load_clip
-from feddtl.models.kernel_choice import REMEMBERED, choose_kernels, prefer, seconds_per_image
+from feddtl.models.kernel_choice import REMEMBERED, best_seconds, choose_kernels, prefer
 from feddtl.models.kernels import Kernels, as_kernels, attend, names_of
 from feddtl.models.lora import Lora, grouped
 
@@ -130,11 +130,12 @@ def test_plainer_kernels_stay_unless_they_clearly_lose():
 def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch):
     measured = []
 
-    def pretend(tower, first_block, kernels):
-        measured.append(kernels)
-        return {("float32", "sdpa"): 4.0, ("bfloat16", "eager"): 1.0}.get(tuple(names_of(kernels).values()), 3.0)
+    def pretend(tower, first_block, choices):
+        measured.extend(choices)
+        seconds = {("float32", "sdpa"): 4.0, ("bfloat16", "eager"): 1.0}
+        return [seconds.get(tuple(names_of(kernels).values()), 3.0) for kernels in choices]
 
-    monkeypatch.setattr(kernel_choice, "seconds_per_image", pretend)
+    monkeypatch.setattr(kernel_choice, "best_seconds", pretend)
     assert choose_kernels(own_clip, 2, remembered_in=tmp_path) == Kernels(torch.bfloat16, "eager")
     assert len(measured) == 4
     assert choose_kernels(own_clip, 2, remembered_in=tmp_path) == Kernels(torch.bfloat16, "eager")
@@ -150,14 +151,33 @@ def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch)
 
 
 def test_what_is_asked_for_is_not_measured(own_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_choice, "seconds_per_image", pytest.fail)
+    monkeypatch.setattr(kernel_choice, "best_seconds", pytest.fail)
     assert choose_kernels(own_clip, 2, "bfloat16", "sdpa", tmp_path) == Kernels(torch.bfloat16, "sdpa")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_candidate_is_tried_thrice_a_fast_one_until_time_is_up(own_clip, monkeypatch):
+    """The best of all turns counts: the first turn of the second candidate is disturbed."""
+    calls = []
+
+    def step_of(tower, first_block):
+        def step():
+            calls.append(names_of(tower.stack.kernels)["precision"])
+            return {"float32": 2.0}.get(calls[-1], 9.0 if len(calls) < 5 else 1.0)
+
+        return step
+
+    monkeypatch.setattr(kernel_choice, "_training_step", step_of)
+    monkeypatch.setattr(kernel_choice, "SECONDS_TO_SPEND", 0.0)
+    choices = [Kernels(torch.float32), Kernels(torch.bfloat16)]
+    assert best_seconds(own_clip.image, 2, choices) == [2.0, 1.0]
+    assert calls == 4 * ["float32", "float32", "bfloat16", "bfloat16"]
 
 
 @pytest.mark.parametrize("first_block", [2, 4])
 def test_measurement_leaves_the_tower_as_it_was(own_clip, first_block):
     """Block 4 of 4 is a method that changes no block: the last one is measured."""
-    assert seconds_per_image(own_clip.image, first_block, Kernels(torch.bfloat16, "eager")) > 0
+    choices = [Kernels(torch.float32), Kernels(torch.bfloat16, "eager")]
+    assert all(0 < seconds < 60 for seconds in best_seconds(own_clip.image, first_block, choices))
     assert own_clip.image.stack.kernels == Kernels()
     assert all(parameter.grad is None for parameter in own_clip.model.parameters())

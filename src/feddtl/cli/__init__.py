@@ -1,4 +1,7 @@
-"""The command line: `feddtl run | evaluate | export | partition | doctor`. Heavy imports happen inside the commands."""
+"""The command line: `feddtl run | evaluate | export | partition | cache | doctor`.
+
+Heavy imports happen inside the commands.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.commands import Cache, Doctor, Evaluate, Export, Partition, Run
 from feddtl.cli.experiment_argument import experiment_default
 from feddtl.errors import FeddtlError
 
@@ -21,6 +24,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Partition, tyro.conf.subcommand("partition")]
+    | Annotated[Cache, tyro.conf.subcommand("cache")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
@@ -46,12 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parse(words: Sequence[str]) -> Run | Evaluate | Export | Partition | Doctor:
+def _parse(words: Sequence[str]) -> Command:
     if words and words[0] in ("run", "partition"):
         return _parse_with_experiment(words)
-    command: Run | Evaluate | Export | Partition | Doctor = tyro.cli(
-        Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES
-    )
+    command: Command = tyro.cli(Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES)
     return command
 
 

@@ -113,6 +113,25 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Show what is kept of images that went through the frozen blocks, or remove it."""
+
+    clear: bool = False
+    """Remove all of it, and the measurements that chose precision and kernels; runs that are going on are not
+    disturbed."""
+    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR")] = ""
+    """The cache; default: FEDDTL_CACHE or ~/.cache/feddtl."""
+    json: bool = False
+    """Print the contents as JSON."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.caching import cache
+
+        return cache(self)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Check the installation: versions, device, model cache, disk."""
 

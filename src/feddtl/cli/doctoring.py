@@ -71,6 +71,16 @@ def _hub_cache() -> tuple[bool, str]:
     return True, f"{cache}, {kept} repositories kept, {mode}"
 
 
+def _activations() -> tuple[bool, str]:
+    from feddtl.models.cache import cache_contents, cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        return True, "off: every run sends its images through the frozen blocks again"
+    kept = sum(entry.nbytes for entry in cache_contents(folder))
+    return True, f"{folder}, {kept / 1e9:.1f} GB kept (`feddtl cache` shows more)"
+
+
 def _disk() -> tuple[bool, str]:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     return free >= LEAST_FREE_GIGABYTES and os.access(Path.cwd(), os.W_OK), f"{free:.1f} GB free in {Path.cwd()}"
@@ -82,5 +92,6 @@ CHECKS: dict[str, Callable[[], tuple[bool, str]]] = {
     "device": _device,
     "embedded model": _model,
     "Hub cache": _hub_cache,
+    "activation cache": _activations,
     "disk": _disk,
 }

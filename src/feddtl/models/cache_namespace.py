@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from feddtl.models.cache import META, SEGMENT, Note, free_bytes, make_room
 from feddtl.models.claims import Claim, claimed, locked, wait_for_claims
 from feddtl.models.packed import Packed, RowLayout
 from feddtl.models.segments import KEY_BYTES, SEGMENT_SUFFIX, DamagedSegmentError, Segment, segment_chunks, write_all
-from feddtl.storage import DRAFT, storage_errors, write_json_atomic
+from feddtl.storage import DRAFT, json_text
 
 # A kill loses at most this much work; a larger cap has larger segments, so that no run opens too many files.
 SEGMENT_BYTES = 64_000_000
@@ -33,7 +33,7 @@ class CacheNamespace:
 
     Args:
         folder: Of the whole cache; must exist.
-        identity: What decides the activations, as JSON; 'name' and below are for readers only.
+        identity: What decides the activations, as JSON; its 'name' is for readers only.
         layout: Of the rows.
         cap: Most bytes of all namespaces together.
         note: Told of what the user should know.
@@ -82,11 +82,13 @@ class CacheNamespace:
             path.unlink(missing_ok=True)
 
     def claim(self, keys: Collection[bytes]) -> AbstractContextManager[Claim]:
-        """Claim what no other process is computing; see `feddtl.models.claims`."""
-        with storage_errors(self._home):
-            self._home.mkdir(mode=0o700, exist_ok=True)
-            if not (self._home / META).exists():
-                write_json_atomic(self._home / META, self._identity)
+        """Claim what no other process is computing; see `feddtl.models.claims`. Raises OSError."""
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (self._home / META).exists():
+            # Written as a draft: another process may be reading.
+            draft = self._home / f".{secrets.token_hex(8)}{DRAFT}"
+            draft.write_text(json_text(self._identity), encoding="utf-8")
+            draft.replace(self._home / META)
         return claimed(self._home, keys)
 
     def wait_for_others(self, keys: Collection[bytes]) -> None:
@@ -116,10 +118,11 @@ class CacheNamespace:
             with locked(self.folder):
                 make_room(self.folder, len(keys) * self._row_bytes + HEADER_BYTES, self.cap, self._needed)
                 _write(draft, segment_chunks(keys, parts, self.layout))
-                draft.rename(path)
+                segment = Segment(draft, self.layout)
+                segment.path = draft.rename(path)
                 self._needed.add(path)
             _flush(self._home)
-            return Segment(path, self.layout)
+            return segment
         except DamagedSegmentError as error:
             raise OSError(errno.EIO, f"what was written to {path} reads differently ({error})") from None
         finally:
@@ -137,7 +140,7 @@ class CacheNamespace:
         return None
 
 
-def _write(path: Path, chunks: Any) -> None:
+def _write(path: Path, chunks: Iterator[memoryview]) -> None:
     """A new file that is on the disk when this returns."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

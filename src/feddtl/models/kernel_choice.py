@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from feddtl.errors import RunError
 from feddtl.models.clip import Clip, ImageTower
 from feddtl.models.kernels import AttentionKernel, Kernels, as_kernels
 from feddtl.models.lora import A_SUFFIX, Lora, init_factors
@@ -21,7 +23,11 @@ REMEMBERED = "kernels.json"
 # bfloat16 costs accuracy in the last digits, and timings are noisy: the plainer choice stays unless it clearly loses.
 WORTH_BFLOAT16 = 1.2
 WORTH_EAGER = 1.1
-REPEATS = 3
+# Candidates take turns, so that a busy moment meets all of them, and the best time counts: what else the machine
+# does can only add to it.
+LEAST_TURNS, MOST_TURNS = 3, 20
+SECONDS_TO_SPEND = 2.0
+MOST_IMAGES = 64
 
 PrecisionName = Literal["float32", "bfloat16"]
 Candidate = tuple[PrecisionName, AttentionKernel]
@@ -57,11 +63,10 @@ def choose_kernels(
     seconds = _read(file).get(key := _key(clip.image, first_block), {})
     missing = [candidate for candidate in candidates if "/".join(candidate) not in seconds]
     if missing:
-        measured = {"/".join(pair): seconds_per_image(clip.image, first_block, as_kernels(*pair)) for pair in missing}
-        seconds = {**seconds, **measured}
+        measured = best_seconds(clip.image, first_block, [as_kernels(*pair) for pair in missing])
+        seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(file, {**_read(file), key: seconds})
+            _remember(file, key, seconds)
     return as_kernels(*prefer(candidates, lambda pair: float(seconds["/".join(pair)])))
 
 
@@ -75,34 +80,43 @@ def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -
     return min(candidates, key=handicapped)
 
 
-def seconds_per_image(tower: ImageTower, first_block: int, kernels: Kernels) -> float:
-    """Median seconds of a training step per image: forward and backward of the blocks from `first_block` on."""
-    before = tower.stack.kernels
-    tower.stack.use(kernels)
+def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]) -> list[float]:
+    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels."""
+    before, begun = tower.stack.kernels, time.perf_counter()
+    best = [math.inf] * len(choices)
     try:
-        return _time_steps(tower, min(first_block, len(tower.stack) - 1))
+        for turn in range(1 + MOST_TURNS):
+            if turn > LEAST_TURNS and time.perf_counter() - begun > SECONDS_TO_SPEND:
+                break
+            for index, kernels in enumerate(choices):
+                tower.stack.use(kernels)
+                step = _training_step(tower, min(first_block, len(tower.stack) - 1))
+                step()
+                best[index] = min(best[index], step())
     finally:
         tower.stack.use(before)
+    return best
 
 
-def _time_steps(tower: ImageTower, first_block: int) -> float:
+def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
+    """A step on random activations and adapters that, called, takes these seconds per image."""
     generator = torch.Generator().manual_seed(0)
-    count = min(tower.images_per_pass, 64)
+    count = min(tower.images_per_pass, MOST_IMAGES)
     hidden = torch.randn(count, tower.tokens, tower.width, generator=generator)
     hidden = hidden.to(tower.device, tower.precision)
-    shapes = tower.stack.layer_shapes(first_block, ("q_proj", "k_proj", "v_proj"))
-    drawn = init_factors(shapes, 4, seed=0)
+    drawn = init_factors(tower.stack.layer_shapes(first_block, ("q_proj", "k_proj", "v_proj")), 4, seed=0)
     factors = {name: (t if A_SUFFIX in name else t + 0.01).to(tower.device) for name, t in drawn.items()}
     lora = Lora({name: tensor.requires_grad_() for name, tensor in factors.items()}, 1.0)
-    timings = []
-    with torch.enable_grad():
-        for _ in range(1 + REPEATS):
-            _wait(tower.device)
-            begun = time.perf_counter()
+
+    def step() -> float:
+        _wait(tower.device)
+        begun = time.perf_counter()
+        with torch.enable_grad():
             tower.features(hidden, first_block, lora).sum().backward()  # type: ignore[no-untyped-call]
-            _wait(tower.device)
-            timings.append(time.perf_counter() - begun)
-    return statistics.median(timings[1:]) / count
+        _wait(tower.device)
+        return (time.perf_counter() - begun) / count
+
+    return step
 
 
 def _wait(device: torch.device) -> None:
@@ -126,6 +140,14 @@ def _processor() -> str:
     except OSError:
         model = platform.processor()
     return f"{model} {capability}"
+
+
+def _remember(file: Path, key: str, seconds: dict[str, float]) -> None:
+    """Keep measurements; where the folder cannot be written, the next run measures again."""
+    with suppress(OSError, RunError):
+        # Activations of private images may come to lie beside it.
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json_atomic(file, {**_read(file), key: seconds})
 
 
 def _read(file: Path | None) -> dict[str, Any]:

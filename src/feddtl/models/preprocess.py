@@ -82,7 +82,7 @@ class Preprocessing:
 
     def cut(self, image: Image.Image) -> Tensor:
         """The test transform up to normalisation, for one RGB image; a batch of results goes to `finish`."""
-        return self._plain.cut(image) if self._plain else self._processed(image)
+        return self._plain.cut(_as_rgb(image)) if self._plain else self._processed(image)
 
     def view(self, image: Image.Image, view: int, key: bytes) -> Tensor:
         """As `cut`, of one view: 0 is the test transform, others are random crops, mirrored half of the time.
@@ -95,7 +95,7 @@ class Preprocessing:
         if view == 0:
             return self.cut(image)
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(key)))
-        part = image.crop(random_box(image.size, generator))
+        part = _as_rgb(image).crop(random_box(image.size, generator))
         if generator.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self._plain.squeeze(part) if self._plain else self._processed(part)
@@ -168,4 +168,8 @@ def _divides_like(largest: int, factor: float) -> bool:
 
 
 def _as_bytes(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image.convert("RGB") if image.mode != "RGB" else image))
+    return torch.from_numpy(np.array(image))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")

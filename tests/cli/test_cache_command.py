@@ -1,0 +1,50 @@
+"""`feddtl cache`: what runs keep for one another, and how it goes away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.small_runs import Bench, Command
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDDTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_run_fills_it_and_the_next_one_reads_no_image(bench: Bench, feddtl: Command, own_folder: Path) -> None:
+    flags = ("--compute.precision", "float32", "--rounds", 2)
+    assert feddtl("run", *bench.flags(*flags, "--output", "first")).code == 0
+    listed = json.loads(feddtl("cache", "--json").out)
+    assert listed["folder"] == str(own_folder)
+    [entry] = listed["contents"]
+    assert entry["images"] > 0
+    assert entry["nbytes"] > 0
+    assert (own_folder.stat().st_mode & 0o777) == 0o700
+    # Another method that leaves the same blocks alone uses the same activations: nothing goes through the prefix.
+    assert feddtl("run", *bench.flags(*flags, "--method", "fedlora", "--output", "second")).code == 0
+    assert json.loads(feddtl("cache", "--json").out)["contents"][0]["images"] == entry["images"]
+    phases = json.loads(Path("second/summary.json").read_text())["seconds_by_phase"]
+    assert phases.get("prefix", 0.0) == 0.0
+
+
+def test_table_and_clearing(bench: Bench, feddtl: Command, own_folder: Path) -> None:
+    feddtl("run", *bench.flags("--rounds", 2, "--output", "run"))
+    shown = feddtl("cache").out
+    for text in ("model", "images", "ago", str(own_folder)):
+        assert text in shown
+    assert "freed" in feddtl("cache", "--clear").out
+    assert json.loads(feddtl("cache", "--json").out)["contents"] == []
+    assert not (own_folder / "kernels.json").exists()
+
+
+def test_an_empty_and_a_switched_off_cache(feddtl: Command, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "0.0 kB in" in feddtl("cache").out
+    assert not own_folder.exists()
+    monkeypatch.setenv("FEDDTL_CACHE", "off")
+    answer = feddtl("cache")
+    assert answer.code == 1
+    assert "'off'" in answer.err
