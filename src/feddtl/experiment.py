@@ -150,7 +150,8 @@ def prepare(
     )
 
     def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
-        return encoder.encode(table, partial(observer.images_encoded, what), views=views)
+        found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
+        return found.to_device(clip.image.device)
 
     clients = _clients(experiment, data, encode) if algorithm.trains else _without_images(data)
     sets = EvaluationSets(

@@ -264,4 +264,5 @@ class ImageEncoder:
 
     def _computed(self, job: _Job, rows: Tensor) -> Tensor:
         """Given-up rows (B,), computed now, exactly as they would have been kept."""
-        return joined([packed for _, packed in self._pipeline.run(job.load, rows.tolist())]).floats()
+        parts = [packed for _, packed in self._pipeline.run(job.load, rows.tolist())]
+        return joined(parts or [self._layout.empty(0)]).floats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from feddtl.models.activations import Activations, HeldRows, JoinedRows, Recompu
 from feddtl.models.cache_namespace import Place
 from feddtl.models.packed import Packed, RowLayout
 from feddtl.models.segments import DamagedSegmentError, Segment, SegmentRows
+
+# Threads that read from the disk at once.
+READERS = 4
 
 
 class Assembly:
@@ -67,15 +71,24 @@ class Assembly:
         by_segment: dict[Segment, list[int]] = {}
         for row, (segment, _) in places.items():
             by_segment.setdefault(segment, []).append(row)
-        for segment, rows in by_segment.items():
+
+        def read(item: tuple[Segment, list[int]]) -> DamagedSegmentError | None:
+            segment, rows = item
             inside = np.array(sorted(row for row in rows if row < self.held), np.int64)
             try:
-                segment.read(np.array([places[row][1] for row in inside], np.int64), self._memory, inside)
+                segment.read_checked(np.array([places[row][1] for row in inside], np.int64), self._memory, inside)
             except DamagedSegmentError as error:
-                damaged(segment, error)
-                continue
-            self._in_memory[torch.from_numpy(inside)] = True
-            self._on_disk |= {row: places[row] for row in rows if row >= self.held}
+                return error
+            return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            results = zip(by_segment.items(), pool.map(read, by_segment.items()), strict=True)
+            for (segment, rows), error in results:
+                if error is not None:
+                    damaged(segment, error)
+                    continue
+                self._in_memory[torch.tensor([row for row in rows if row < self.held], dtype=torch.long)] = True
+                self._on_disk |= {row: places[row] for row in rows if row >= self.held}
 
     def finish(self, compute: Callable[[Tensor], Tensor], index: Tensor) -> Activations:
         """The rows, wherever they are.

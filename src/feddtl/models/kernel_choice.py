@@ -26,8 +26,8 @@ WORTH_EAGER = 1.1
 # Candidates take turns, so that a busy moment meets all of them, and the best time counts: what else the machine
 # does can only add to it.
 LEAST_TURNS, MOST_TURNS = 3, 20
-SECONDS_TO_SPEND = 2.0
-MOST_IMAGES = 64
+SECONDS_TO_SPEND = 1.5
+MOST_IMAGES = 320
 
 PrecisionName = Literal["float32", "bfloat16"]
 Candidate = tuple[PrecisionName, AttentionKernel]

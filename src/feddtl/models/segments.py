@@ -26,9 +26,9 @@ from feddtl.models.packed import Packed, RowLayout
 
 SEGMENT_SUFFIX = ".safetensors"
 KEY_BYTES = 16
+METADATA = "__metadata__"
+CHANGED = "its rows have changed"
 _TYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8"}
-# Linux takes at most 1024 buffers a call.
-_BUFFERS_A_CALL = 256
 _LENGTH = struct.Struct("<Q")
 
 
@@ -43,6 +43,7 @@ class Segment:
         path: Its file.
         keys: Of its rows, in order.
         layout: Of its rows.
+        checks: (n,) `row_checks` of its rows when they were written.
     """
 
     def __init__(self, path: Path, layout: RowLayout) -> None:
@@ -63,49 +64,52 @@ class Segment:
             expected, end = _header(count, layout)
         except (ValueError, KeyError, struct.error, OSError, OverflowError, TypeError, MemoryError) as error:
             raise DamagedSegmentError(str(error)) from None
-        self._start = _LENGTH.size + length
-        if header != expected or os.fstat(self._file).st_size != self._start + end:
+        start = _LENGTH.size + length
+        if header != expected or os.fstat(self._file).st_size != start + end:
             raise DamagedSegmentError("its size or content is not what it should be")
-        self._at = {name: self._start + part["data_offsets"][0] for name, part in header.items() if name[0] != "_"}
-        checks = np.empty(count, np.int64)
-        keys = np.empty((count, KEY_BYTES), np.uint8)
-        self._fill([_bytes_of(torch.from_numpy(checks))], self._at["checks"])
-        self._fill([_bytes_of(torch.from_numpy(keys))], self._at["keys"])
-        self._checks = torch.from_numpy(checks)
-        joined = keys.tobytes()
-        self.keys = [joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES)]
+        self._at = {name: start + part["data_offsets"][0] for name, part in header.items() if name != METADATA}
+        self.checks: NDArray[np.int64] = np.empty(count, np.int64)
+        keys = bytearray(count * KEY_BYTES)
+        self._fill(self.checks.view(np.uint8).data, self._at["checks"])
+        self._fill(memoryview(keys), self._at["keys"])
+        self.keys = [bytes(keys[at : at + KEY_BYTES]) for at in range(0, len(keys), KEY_BYTES)]
 
     def read(self, rows: NDArray[np.int64], out: Packed, places: NDArray[np.int64]) -> None:
-        """Copy rows into places of `out`, which is contiguous.
+        """Copy rows into places of `out`, which is contiguous; they are yet to be compared with `checks`.
 
         Raises:
-            DamagedSegmentError: The rows are not what was written.
+            DamagedSegmentError: The file has become shorter, or its disk fails.
         """
-        sizes = {"values": self.layout.value_bytes, "scales": self.layout.scale_bytes}
         # Neighbours in the file that are neighbours in `out` are read at once.
         cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
         runs = list(zip(np.split(rows, cuts), np.split(places, cuts), strict=True)) if len(rows) else []
-        for (name, size), part in zip(sizes.items(), out.parts, strict=False):
+        sizes = (self.layout.value_bytes, self.layout.scale_bytes)
+        for name, size, part in zip(("values", "scales"), sizes, out.parts, strict=False):
             target = _bytes_of(part)
             for run, at in runs:
                 place = slice(int(at[0]) * size, (int(at[-1]) + 1) * size)
-                self._fill([target[place]], self._at[name] + int(run[0]) * size)
-        if not torch.equal(row_checks(out.pick(torch.from_numpy(places))), self._checks[torch.from_numpy(rows)]):
-            raise DamagedSegmentError("its rows have changed")
+                self._fill(target[place], self._at[name] + int(run[0]) * size)
 
-    def _fill(self, buffers: list[memoryview], offset: int) -> None:
-        """Read buffers that lie one behind another in the file."""
-        for buffer in buffers:
-            done = 0
-            while done < len(buffer):
-                try:
-                    count = os.preadv(self._file, [buffer[done:]], offset + done)
-                except OSError as error:
-                    raise DamagedSegmentError(error.strerror) from None
-                if not count:
-                    raise DamagedSegmentError("it has become shorter")
-                done += count
-            offset += done
+    def read_checked(self, rows: NDArray[np.int64], out: Packed, places: NDArray[np.int64]) -> None:
+        """As `read`, for ascending places. Raises DamagedSegmentError also where rows are not what was written."""
+        self.read(rows, out, places)
+        if len(places):
+            together = places[-1] - places[0] + 1 == len(places)
+            read = out.pick(slice(int(places[0]), int(places[-1]) + 1) if together else torch.from_numpy(places))
+            if not np.array_equal(row_checks(read).numpy(), self.checks[rows]):
+                raise DamagedSegmentError(CHANGED)
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        """Read as many bytes as a buffer has."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._file, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise DamagedSegmentError(error.strerror) from None
+            if not count:
+                raise DamagedSegmentError("it has become shorter")
+            done += count
 
 
 class SegmentRows:
@@ -129,17 +133,25 @@ class SegmentRows:
         at = positions.cpu().numpy()
         out = self._segments[0].layout.empty(len(at))
         owners, rows = self._owners[at], self._rows[at]
+        expected = np.empty(len(at), np.int64)
         for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
-            segment = self._segments[owner]
+            segment, places = self._segments[owner], np.flatnonzero(owners == owner)
             try:
                 segment.read(rows[places], out, places)
             except DamagedSegmentError as error:
-                raise RunError(
-                    f"Cached activations in {segment.path} cannot be read any more: {error}.",
-                    "Remove this file and go on with the run; its images are then computed anew.",
-                ) from None
+                raise _unreadable(segment, error) from None
+            expected[places] = segment.checks[rows[places]]
+        changed = np.flatnonzero(row_checks(out).numpy() != expected)
+        if len(changed):
+            raise _unreadable(self._segments[owners[changed[0]]], CHANGED)
         return out.floats()
+
+
+def _unreadable(segment: Segment, reason: object) -> RunError:
+    return RunError(
+        f"Cached activations in {segment.path} cannot be read any more: {reason}.",
+        "Remove this file and go on with the run; its images are then computed anew.",
+    )
 
 
 def segment_chunks(keys: Sequence[bytes], parts: Sequence[Packed], layout: RowLayout) -> Iterator[memoryview]:
@@ -172,7 +184,7 @@ def row_checks(packed: Packed) -> Tensor:
     """(N,) sum of the 8-byte words of each row, modulo 2⁶⁴: tells damaged rows at the speed of memory."""
     total = torch.zeros(len(packed), dtype=torch.int64)
     for part in packed.parts:
-        rows = part.flatten(1).contiguous().view(torch.uint8)
+        rows = part.unsqueeze(-1).flatten(1).contiguous().view(torch.uint8)
         words = next(kind for kind in (torch.int64, torch.int32, torch.int16, torch.uint8) if _divides(kind, rows))
         total += rows.view(words).sum(dim=1, dtype=torch.int64)
     return total
@@ -190,7 +202,7 @@ def _header(count: int, layout: RowLayout) -> tuple[dict[str, Any], int]:
         "checks": ("I64", [count], count * 8),
         "keys": ("U8", [count, KEY_BYTES], count * KEY_BYTES),
     }
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
     end = 0
     for name, (kind, shape, size) in tensors.items():
         if size or name != "scales":
