@@ -1,6 +1,6 @@
 """Two rounds of many clients in a process of its own: prints the peak of its memory in bytes.
 
-    python many_clients.py CLIP_FOLDER CLIENTS
+python many_clients.py CLIP_FOLDER CLIENTS
 """
 
 from __future__ import annotations
