@@ -39,14 +39,14 @@ def test_activations_are_the_input_of_the_block(clip, table, block):
         pixels = clip.processor(images=table.read(index), return_tensors="pt")["pixel_values"]
         vision = clip.model.vision_model
         states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
-        torch.testing.assert_close(activations[index], states[block][0], rtol=0, atol=2e-6)
+        torch.testing.assert_close(activations[index], states[block][0], rtol=0, atol=4e-6)
 
 
 def test_batch_size_does_not_change_the_result(clip, table, monkeypatch):
     whole = frozen_activations(clip.image, table, 2)
     for size in (1, 4, 25):
         monkeypatch.setattr(feddtl.features, "PREFIX_BATCH", size)
-        torch.testing.assert_close(frozen_activations(clip.image, table, 2), whole, rtol=0, atol=2e-6)
+        torch.testing.assert_close(frozen_activations(clip.image, table, 2), whole, rtol=0, atol=4e-6)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -119,7 +119,7 @@ def test_16_bit_is_the_rounding_of_the_float32_result(clip, table, dtype):
 def test_selected_table_gives_the_selected_rows(clip, table):
     chosen = table.select([24, 3, 3, 10])
     whole = frozen_activations(clip.image, table, 2)
-    torch.testing.assert_close(frozen_activations(clip.image, chosen, 2), whole[[24, 3, 3, 10]], rtol=0, atol=2e-6)
+    torch.testing.assert_close(frozen_activations(clip.image, chosen, 2), whole[[24, 3, 3, 10]], rtol=0, atol=4e-6)
     assert not torch.allclose(whole[24], whole[3])
 
 

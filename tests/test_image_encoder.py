@@ -220,13 +220,12 @@ def test_everything_that_decides_the_result_has_its_own_place(make_encoder, clip
     from feddtl.models.kernels import Kernels
 
     changed = {
-        name: load_clip(str(clip_folder)) for name in ("weights", "embeddings", "precision", "attention", "mean")
+        name: load_clip(str(clip_folder)) for name in ("weights", "embeddings", "precision", "mean")
     }
     vision = changed["weights"].model.vision_model
     vision.encoder.layers[1].mlp.fc1.bias.data[3] += 1e-3
     changed["embeddings"].model.vision_model.embeddings.class_embedding.data[0] += 1e-3
     changed["precision"].use(Kernels(torch.bfloat16))
-    changed["attention"].use(Kernels(None, "eager"))
     changed["mean"].image.preprocessing._processor.image_mean = (0.5, 0.4, 0.4)
     counted = []
     for name, other in changed.items():

@@ -241,7 +241,8 @@ class ComputeConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen blocks; adapters and logits stay float32. 'auto': the faster, measured once."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """Attention kernel: PyTorch's fused one, or plain products. 'auto': the faster, measured once."""
+    """Attention kernel of the trained blocks: PyTorch's fused one, or plain products. 'auto': the faster, measured
+    once. Frozen blocks use the fused one."""
     clients_together: int = 0
     """Clients whose steps run as one batched step; 0: as many as fill the device."""
     loading_threads: int = 0

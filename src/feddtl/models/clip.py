@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import linear
 
 from feddtl.errors import ModelError
 from feddtl.models.kernels import Kernels
@@ -88,8 +89,19 @@ class ImageTower:
         return self.preprocessing(images)
 
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """Input of block 0, (B, S, d): class token first, then the patches."""
-        hidden: Tensor = self._vision.pre_layrnorm(self._vision.embeddings(pixel_values))
+        """Input of block 0, (B, S, d): class token first, then the patches.
+
+        The patches do not overlap, so their convolution is one product of matrices.
+        """
+        embeddings = self._vision.embeddings
+        weight = embeddings.patch_embedding.weight  # (d, 3, p, p)
+        side = weight.shape[-1]
+        batch, channels, height, width = pixel_values.shape
+        cut = pixel_values.to(self.precision).view(batch, channels, height // side, side, width // side, side)
+        patches = linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight.flatten(1).to(self.precision))
+        first = embeddings.class_embedding.expand(batch, 1, -1)
+        positions = embeddings.position_embedding.weight
+        hidden: Tensor = self._vision.pre_layrnorm(torch.cat([first, patches.to(first.dtype)], dim=1) + positions)
         return hidden
 
     @torch.no_grad()
@@ -98,20 +110,31 @@ class ImageTower:
 
         Where `stop` is the number of blocks, nothing changes at all: (B, e), the projected features.
         """
+        if len(pixel_values) > self.images_per_pass:
+            parts = torch.split(pixel_values, self.images_per_pass)
+            return torch.cat([self.prefix(part, stop) for part in parts])
         hidden = self.embed(pixel_values)
+        # Without a backward pass the fused kernel is the faster one, and what is kept depends on no choice.
         if stop == len(self.stack):
-            return self.features(hidden, 0)
-        return self.stack.run(hidden, 0, stop=stop)
+            return self._project(self.stack.run_to_rows(hidden, 0, class_tokens(hidden), attention="sdpa"))
+        return self.stack.run(hidden, 0, stop=stop, attention="sdpa")
 
     def features(self, activations: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
         """Projected class token (B, e), before normalisation, from what `prefix` gives for `first_block`."""
         if first_block == len(self.stack):
             return activations
-        rows = torch.zeros(len(activations), dtype=torch.long, device=activations.device)
-        token = self.stack.run_to_rows(activations, first_block, rows, adapter)
+        return self._project(self.stack.run_to_rows(activations, first_block, class_tokens(activations), adapter))
+
+    def _project(self, token: Tensor) -> Tensor:
+        """Class token (B, d) after the last block to features (B, e), in the precision of the model's weights."""
         token = token.to(self._projection.weight.dtype)
         projected: Tensor = self._projection(self._vision.post_layernorm(token))
         return projected
+
+
+def class_tokens(hidden: Tensor) -> Tensor:
+    """(B,) position of the class token in images (B, S, d)."""
+    return torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
 
 
 class TextTower:

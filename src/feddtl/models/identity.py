@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feddtl.models.clip import ImageTower
-from feddtl.models.kernels import names_of
 from feddtl.models.packed import StoredPrecision
 
 # Of everything that is not named below: how images are decoded, views drawn, rows rounded and files laid out.
@@ -23,7 +22,7 @@ FORMAT = 1
 def prefix_identity(tower: ImageTower, stop: int, stored: StoredPrecision) -> dict[str, Any]:
     """Everything that decides `tower.prefix(·, stop)` as it is kept, as JSON; 'name' is for readers only.
 
-    Device and kernels change the last digits alone, but a result must not depend on which run filled the cache.
+    The device changes the last digits alone, but a result must not depend on which run filled the cache.
     """
     return {
         "name": tower.name,
@@ -34,7 +33,7 @@ def prefix_identity(tower: ImageTower, stop: int, stored: StoredPrecision) -> di
         "block": stop,
         "blocks": len(tower.stack),
         "stored": stored,
-        "kernels": names_of(tower.stack.kernels),
+        "precision": str(tower.precision).removeprefix("torch."),
         "device": tower.device.type,
     }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from feddtl.errors import ConfigError
 from feddtl.models.blocks import FrozenBlock, freeze
-from feddtl.models.kernels import Kernels, attend
+from feddtl.models.kernels import AttentionKernel, Kernels, attend
 from feddtl.models.lora import Lora, LoraGroup, LowRank
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -85,14 +85,31 @@ class BlockStack:
         bytes_each = tokens * int(widest.mlp.fc1.out_features) * self.precision.itemsize
         return max(1, min(MAX_SEQUENCES_PER_PASS, CPU_BYTES_PER_PASS // bytes_each))
 
-    def run(self, hidden: Tensor, start: int, adapter: Adapter = None, stop: int | None = None) -> Tensor:
-        """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d)."""
+    def run(
+        self,
+        hidden: Tensor,
+        start: int,
+        adapter: Adapter = None,
+        stop: int | None = None,
+        attention: AttentionKernel | None = None,
+    ) -> Tensor:
+        """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d).
+
+        `attention` takes the place of the chosen kernel.
+        """
         hidden = hidden.to(self.precision)
         for index in range(start, len(self) if stop is None else stop):
-            hidden = self._block(index, hidden, adapter)
+            hidden = self._block(index, hidden, adapter, attention or self.kernels.attention)
         return hidden
 
-    def run_to_rows(self, hidden: Tensor, start: int, rows: Tensor, adapter: Adapter = None) -> Tensor:
+    def run_to_rows(
+        self,
+        hidden: Tensor,
+        start: int,
+        rows: Tensor,
+        adapter: Adapter = None,
+        attention: AttentionKernel | None = None,
+    ) -> Tensor:
         """Hidden state (B, d) of one token per sequence after the last block.
 
         Args:
@@ -100,16 +117,17 @@ class BlockStack:
             start: First block to run.
             rows: (B,) position of the token that is read; the last block computes no other.
             adapter: Adapters; layers without one run plain.
+            attention: See `run`.
         """
         last = len(self) - 1
-        hidden = self.run(hidden, start, adapter, stop=last)
+        hidden = self.run(hidden, start, adapter, last, attention)
         return self._last_block(hidden, rows, adapter)
 
     def release(self, stop: int) -> None:
         """Forget the laid-out weights of the blocks before `stop`; they come back when they are needed."""
         self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}
 
-    def _block(self, index: int, hidden: Tensor, adapter: Adapter) -> Tensor:
+    def _block(self, index: int, hidden: Tensor, adapter: Adapter, attention: AttentionKernel) -> Tensor:
         block = self._weights(index)
         normed = block.norm1(hidden)
         projected = torch.split(block.query_key_value(normed), block.width, dim=-1)
@@ -117,7 +135,7 @@ class BlockStack:
             self._split(self._adapted(output, index, layer, normed, adapter))
             for output, layer in zip(projected, ATTENTION_LAYERS, strict=False)
         )
-        attended = attend(query, key, value, self.kernels.attention, causal=self.causal)
+        attended = attend(query, key, value, attention, causal=self.causal)
         merged = attended.transpose(1, 2).flatten(2)  # (B, S, d)
         return self._finish(index, hidden, merged, adapter)
 
