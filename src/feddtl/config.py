@@ -239,7 +239,7 @@ class ComputeConfig:
     device: str = "auto"
     """'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1', 'mps'."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the frozen blocks; adapters and logits stay float32. 'auto': the faster, measured once."""
+    """Arithmetic of the blocks; adapters and logits stay float32. 'auto': the faster, measured once per machine."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Attention kernel of the trained blocks: PyTorch's fused one, or plain products. 'auto': the faster, measured
     once. Frozen blocks use the fused one."""
@@ -255,13 +255,13 @@ class ComputeConfig:
     cache_disk_gb: float = 20.0
     """Most gigabytes (10^9 bytes) of activations on disk; the longest unused go first."""
     cache_memory_gb: float = 4.0
-    """Most gigabytes of activations held in memory; beyond it they are read from the memory-mapped cache."""
+    """Most gigabytes of activations held in memory; beyond it they are read from the cache on disk."""
 
     def __post_init__(self) -> None:
         check_fields("compute", self)
         require(self.clients_together >= 0, "compute.clients_together", self.clients_together, "0 (automatic) or more")
         require(self.loading_threads >= 0, "compute.loading_threads", self.loading_threads, "0 (all cores) or more")
-        require(self.cache_disk_gb > 0, "compute.cache_disk_gb", self.cache_disk_gb, "above 0; cache_folder 'off'")
+        require(self.cache_disk_gb > 0, "compute.cache_disk_gb", self.cache_disk_gb, "above 0")
         require(self.cache_memory_gb >= 0, "compute.cache_memory_gb", self.cache_memory_gb, "0 or more")
 
 
