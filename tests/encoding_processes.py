@@ -75,11 +75,11 @@ def random_table(count: int, seed: int) -> Any:
 def small_passes() -> None:
     """Passes of 4 images and segments of 8, so that 30 images are several of either."""
     import feddtl.encoding
-    import feddtl.models.cache_namespace
+    import feddtl.models.cache.namespace
 
     feddtl.encoding.MOST_TOGETHER = 4
-    feddtl.models.cache_namespace.SEGMENT_BYTES = 8 * (5 * 32 * 4 + 24)
-    feddtl.models.cache_namespace.MOST_SEGMENTS = 10**12
+    feddtl.models.cache.namespace.SEGMENT_BYTES = 8 * (5 * 32 * 4 + 24)
+    feddtl.models.cache.namespace.MOST_SEGMENTS = 10**12
 
 
 def serve() -> None:

@@ -15,15 +15,15 @@ from encoding_processes import EncodingProcesses, random_table
 from PIL import Image
 
 import feddtl.encoding
-import feddtl.models.cache
-import feddtl.models.cache_namespace
+import feddtl.models.cache.folder
+import feddtl.models.cache.namespace
 from feddtl.config import ComputeConfig
 from feddtl.data.table import ImageTable
 from feddtl.errors import ConfigError, DataError, ModelError
 from feddtl.features import ImageEncoder, frozen_activations
 from feddtl.models.activations import HeldRows
+from feddtl.models.cache.packed import pack
 from feddtl.models.clip import load_clip
-from feddtl.models.packed import pack
 from feddtl.timing import Stopwatch
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -36,8 +36,8 @@ ROW = 5 * 32 * 4
 def small_passes(monkeypatch):
     """Passes of 4 images and segments of 8, so that 30 images are several of either."""
     monkeypatch.setattr(feddtl.encoding, "MOST_TOGETHER", 4)
-    monkeypatch.setattr(feddtl.models.cache_namespace, "SEGMENT_BYTES", 8 * (ROW + 24))
-    monkeypatch.setattr(feddtl.models.cache_namespace, "MOST_SEGMENTS", 10**12)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "SEGMENT_BYTES", 8 * (ROW + 24))
+    monkeypatch.setattr(feddtl.models.cache.namespace, "MOST_SEGMENTS", 10**12)
 
 
 @pytest.fixture
@@ -219,9 +219,7 @@ def test_everything_that_decides_the_result_has_its_own_place(make_encoder, clip
     """Each change computes all images again; changing it back computes none."""
     from feddtl.models.kernels import Kernels
 
-    changed = {
-        name: load_clip(str(clip_folder)) for name in ("weights", "embeddings", "precision", "mean")
-    }
+    changed = {name: load_clip(str(clip_folder)) for name in ("weights", "embeddings", "precision", "mean")}
     vision = changed["weights"].model.vision_model
     vision.encoder.layers[1].mlp.fc1.bias.data[3] += 1e-3
     changed["embeddings"].model.vision_model.embeddings.class_embedding.data[0] += 1e-3
@@ -289,7 +287,7 @@ def test_the_memory_budget_holds_over_all_calls(make_encoder, table, exact):
 
 def test_too_small_a_disk_keeps_what_fits_and_says_so(make_encoder, table, exact, notes, passes, monkeypatch):
     """No memory, and a cap for 8 to 16 of 30 images."""
-    monkeypatch.setattr(feddtl.models.cache, "FREE_MARGIN", 0)
+    monkeypatch.setattr(feddtl.models.cache.folder, "FREE_MARGIN", 0)
     cap = (16 * (ROW + 24) + 2048) / 1e9
     activations = make_encoder(cache_memory_gb=0.0, cache_disk_gb=cap).encode(table)
     kept = sum(passes)
@@ -309,7 +307,7 @@ def test_too_small_a_disk_keeps_what_fits_and_says_so(make_encoder, table, exact
 
 
 def test_memory_goes_on_where_the_disk_ends(make_encoder, table, exact, notes, passes, monkeypatch, tmp_path):
-    monkeypatch.setattr(feddtl.models.cache, "FREE_MARGIN", 10**18)
+    monkeypatch.setattr(feddtl.models.cache.folder, "FREE_MARGIN", 10**18)
     rows = make_encoder().encode(table).all()
     torch.testing.assert_close(rows, exact, rtol=0, atol=1e-6)
     assert len(passes) == 8
@@ -321,7 +319,7 @@ def test_memory_goes_on_where_the_disk_ends(make_encoder, table, exact, notes, p
 @pytest.mark.parametrize("memory", [4.0, 0.0])
 def test_a_disk_that_fills_up_on_the_way(make_encoder, table, exact, notes, monkeypatch, tmp_path, memory):
     """The second segment is refused: what was written stays, the rest is held or computed anew."""
-    write, done = feddtl.models.cache_namespace.write_all, []
+    write, done = feddtl.models.cache.namespace.write_all, []
 
     def full(file, chunks):
         done.append(file)
@@ -329,7 +327,7 @@ def test_a_disk_that_fills_up_on_the_way(make_encoder, table, exact, notes, monk
             raise OSError(28, "No space left on device")
         write(file, chunks)
 
-    monkeypatch.setattr(feddtl.models.cache_namespace, "write_all", full)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "write_all", full)
     activations = make_encoder(cache_memory_gb=memory).encode(table)
     torch.testing.assert_close(activations.all(), exact, rtol=0, atol=1e-6)
     assert any("takes no more activations: No space left on device" in note for note in notes)

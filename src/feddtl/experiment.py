@@ -21,7 +21,7 @@ from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, Scores, TestImages, harmonic_mean
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations
-from feddtl.models.cache import cache_folder
+from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels

@@ -13,14 +13,14 @@ from feddtl.data.loading import read_ahead, thread_count
 from feddtl.data.table import ImageTable
 from feddtl.encoding import ImageViews, PrefixPipeline
 from feddtl.models.activations import Activations
-from feddtl.models.assembly import Assembly
-from feddtl.models.cache import Note, open_cache_folder
-from feddtl.models.cache_namespace import CacheNamespace
-from feddtl.models.claims import Claim
+from feddtl.models.cache.assembly import Assembly
+from feddtl.models.cache.claims import Claim
+from feddtl.models.cache.folder import Note, open_cache_folder
+from feddtl.models.cache.identity import prefix_identity
+from feddtl.models.cache.namespace import CacheNamespace
+from feddtl.models.cache.packed import RowLayout, StoredPrecision, joined
+from feddtl.models.cache.segment_writer import SegmentWriter
 from feddtl.models.clip import ImageTower
-from feddtl.models.identity import prefix_identity
-from feddtl.models.packed import RowLayout, StoredPrecision, joined
-from feddtl.models.segment_writer import SegmentWriter
 from feddtl.timing import Stopwatch
 
 PREFIX_BATCH = 128

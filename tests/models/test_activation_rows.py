@@ -8,7 +8,7 @@ import torch
 
 from feddtl.errors import ModelError
 from feddtl.models.activations import Activations, HeldRows, JoinedRows, RecomputedRows, joined
-from feddtl.models.packed import Packed, RowLayout, pack
+from feddtl.models.cache.packed import Packed, RowLayout, pack
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 

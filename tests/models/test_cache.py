@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import feddtl.models.cache
-import feddtl.models.cache_namespace
+import feddtl.models.cache.folder
+import feddtl.models.cache.namespace
 from feddtl.errors import ConfigError, RunError
 from feddtl.models.activations import Activations
-from feddtl.models.cache import cache_contents, cache_folder, clear_cache, open_cache_folder
-from feddtl.models.cache_namespace import CacheNamespace
-from feddtl.models.claims import claimed, wait_for_claims
-from feddtl.models.packed import RowLayout, pack
-from feddtl.models.segments import DamagedSegmentError, Segment, SegmentRows
+from feddtl.models.cache.claims import claimed, wait_for_claims
+from feddtl.models.cache.folder import cache_contents, cache_folder, clear_cache, open_cache_folder
+from feddtl.models.cache.namespace import CacheNamespace
+from feddtl.models.cache.packed import RowLayout, pack
+from feddtl.models.cache.segments import DamagedSegmentError, Segment, SegmentRows
 
 IDENTITY = {"name": "some CLIP", "block": 2, "weights": "abc"}
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -193,8 +193,8 @@ def test_meta_says_what_is_inside(make_namespace, layout, tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """Segments as small as they are given; no margin on the disk."""
-    monkeypatch.setattr(feddtl.models.cache, "FREE_MARGIN", 0)
-    monkeypatch.setattr(feddtl.models.cache_namespace, "HEADER_BYTES", 400)
+    monkeypatch.setattr(feddtl.models.cache.folder, "FREE_MARGIN", 0)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "HEADER_BYTES", 400)
 
 
 @pytest.mark.usefixtures("small")
@@ -244,7 +244,7 @@ def test_a_smaller_cap_shrinks_the_cache_at_the_next_write(make_namespace, layou
 def test_the_disk_keeps_a_margin(make_namespace, layout, monkeypatch):
     namespace = make_namespace()
     assert namespace.room() > 1000
-    monkeypatch.setattr(feddtl.models.cache, "FREE_MARGIN", 10**18)
+    monkeypatch.setattr(feddtl.models.cache.folder, "FREE_MARGIN", 10**18)
     assert namespace.room() == 0
     with pytest.raises(OSError, match="no room"):
         add(namespace, [1], random_rows(1, layout))
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_nothing_half_written(make_namespace, layout, monkeyp
         os.write(file, next(iter(chunks)))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feddtl.models.cache_namespace, "write_all", full)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "write_all", full)
     with pytest.raises(OSError, match="No space left"):
         add(make_namespace(), [1], random_rows(1, layout))
     assert segment_files(tmp_path) == []

@@ -12,7 +12,7 @@ from rich.table import Table
 from feddtl.cli.commands import Cache
 from feddtl.cli.terminal import duration, size
 from feddtl.errors import ConfigError
-from feddtl.models.cache import CacheEntry, cache_contents, cache_folder, clear_cache
+from feddtl.models.cache.folder import CacheEntry, cache_contents, cache_folder, clear_cache
 from feddtl.models.kernel_choice import REMEMBERED
 from feddtl.storage import json_text
 

@@ -72,7 +72,7 @@ def _hub_cache() -> tuple[bool, str]:
 
 
 def _activations() -> tuple[bool, str]:
-    from feddtl.models.cache import cache_contents, cache_folder
+    from feddtl.models.cache.folder import cache_contents, cache_folder
 
     folder = cache_folder()
     if folder is None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from feddtl.models.packed import Packed
+from feddtl.models.cache.packed import Packed
 
 # Of a device's free memory; the rest is for training.
 DEVICE_SHARE = 0.5

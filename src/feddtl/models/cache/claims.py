@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.models.segments import KEY_BYTES
+from feddtl.models.cache.segments import KEY_BYTES
 from feddtl.storage import DRAFT
 
 LOCK = ".lock"

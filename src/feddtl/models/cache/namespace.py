@@ -12,10 +12,17 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from feddtl.models.cache import META, SEGMENT, Note, free_bytes, make_room
-from feddtl.models.claims import Claim, claimed, locked, wait_for_claims
-from feddtl.models.packed import Packed, RowLayout
-from feddtl.models.segments import KEY_BYTES, SEGMENT_SUFFIX, DamagedSegmentError, Segment, segment_chunks, write_all
+from feddtl.models.cache.claims import Claim, claimed, locked, wait_for_claims
+from feddtl.models.cache.folder import META, SEGMENT, Note, free_bytes, make_room
+from feddtl.models.cache.packed import Packed, RowLayout
+from feddtl.models.cache.segments import (
+    KEY_BYTES,
+    SEGMENT_SUFFIX,
+    DamagedSegmentError,
+    Segment,
+    segment_chunks,
+    write_all,
+)
 from feddtl.storage import DRAFT, json_text
 
 # A kill loses at most this much work; a larger cap has larger segments, so that no run opens too many files.
@@ -82,7 +89,7 @@ class CacheNamespace:
             path.unlink(missing_ok=True)
 
     def claim(self, keys: Collection[bytes]) -> AbstractContextManager[Claim]:
-        """Claim what no other process is computing; see `feddtl.models.claims`. Raises OSError."""
+        """Claim what no other process is computing; see `feddtl.models.cache.claims`. Raises OSError."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self._home / META).exists():
             # Written as a draft: another process may be reading.

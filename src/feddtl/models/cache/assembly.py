@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from feddtl.models.activations import Activations, HeldRows, JoinedRows, RecomputedRows, RowSource
-from feddtl.models.cache_namespace import Place
-from feddtl.models.packed import Packed, RowLayout
-from feddtl.models.segments import DamagedSegmentError, Segment, SegmentRows
+from feddtl.models.cache.namespace import Place
+from feddtl.models.cache.packed import Packed, RowLayout
+from feddtl.models.cache.segments import DamagedSegmentError, Segment, SegmentRows
 
 # Threads that read from the disk at once.
 READERS = 4

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from feddtl.models.cache import Note
-from feddtl.models.cache_namespace import CacheNamespace
-from feddtl.models.claims import Claim
-from feddtl.models.packed import Packed
-from feddtl.models.segments import Segment
+from feddtl.models.cache.claims import Claim
+from feddtl.models.cache.folder import Note
+from feddtl.models.cache.namespace import CacheNamespace
+from feddtl.models.cache.packed import Packed
+from feddtl.models.cache.segments import Segment
 
 # Told of rows that are now on disk, in the order of the segment.
 Stored = Callable[[Sequence[int], Segment], None]

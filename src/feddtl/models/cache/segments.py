@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feddtl.errors import RunError
-from feddtl.models.packed import Packed, RowLayout
+from feddtl.models.cache.packed import Packed, RowLayout
 
 SEGMENT_SUFFIX = ".safetensors"
 KEY_BYTES = 16

@@ -1,6 +1,6 @@
 """The cache folder: activations of all models and runs, below one cap, readable by their owner alone.
 
-A folder per namespace (see `cache_namespace`) holds segments, files that appear whole or not at all and never
+A folder per namespace (see `namespace`) holds segments, files that appear whole or not at all and never
 change. Together they stay below a cap; the longest unused go first. A process that still reads a removed segment
 is not disturbed. Activations of private images can be inverted, hence the closed folders.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from feddtl.errors import ConfigError
-from feddtl.models.claims import CLAIM, LOCK, claimed
-from feddtl.models.segments import SEGMENT_SUFFIX
+from feddtl.models.cache.claims import CLAIM, LOCK, claimed
+from feddtl.models.cache.segments import SEGMENT_SUFFIX
 from feddtl.storage import storage_errors
 
 ENVIRONMENT = "FEDDTL_CACHE"
@@ -39,7 +39,7 @@ class CacheEntry:
 
     Attributes:
         path: Its folder.
-        identity: What decides its activations; see `feddtl.models.identity`.
+        identity: What decides its activations; see `feddtl.models.cache.identity`.
         images: Views of images in it.
         nbytes: Bytes on disk.
         last_used: Seconds since the epoch.

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feddtl.models.cache.packed import StoredPrecision
 from feddtl.models.clip import ImageTower
-from feddtl.models.packed import StoredPrecision
 
 # Of everything that is not named below: how images are decoded, views drawn, rows rounded and files laid out.
 FORMAT = 1
