@@ -120,14 +120,15 @@ def prefix_flops(shape_name: str) -> float:
 def suffix_step_flops(shape_name: str) -> float:
     """Floating-point operations per image that an SFT step needs behind the frozen blocks, forward and backward.
 
-    Only the class token leaves the last block, so there one row asks, and keys and values are of all rows.
+    Only the class token leaves the last block, so there one row asks, and no key or value of another is needed.
     Frozen weights need no gradient, and nothing below the first adapted block does; LoRA's own are left out.
     """
     shape = SHAPES[shape_name]
     width, _, _, inner = shape.image
     tokens = shape.tokens
     first = tokens * (8 * width**2 + 4 * width * inner) + 4 * tokens**2 * width
-    last = tokens * 4 * width**2 + 4 * width**2 + 4 * tokens * width + 4 * width * inner
-    last_backward = last + 4 * tokens * width
+    heads = shape.image[2]
+    last = 8 * width**2 + 4 * heads * tokens * width + 4 * width * inner
+    last_backward = last + 4 * heads * tokens * width
     first_backward = tokens * (2 * width**2 + 4 * width * inner) + 8 * tokens**2 * width
     return float(first + last + last_backward + first_backward)

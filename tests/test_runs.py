@@ -256,6 +256,12 @@ def test_kernels_of_a_run_are_remembered(folder: RunFolder) -> None:
     assert RunFolder.open(folder.path).kernels == KERNELS
 
 
+def test_an_environment_of_another_version(folder: RunFolder) -> None:
+    (folder.path / "environment.json").write_text("{}")
+    with pytest.raises(RunError, match="written by another version: it names no kernels"):
+        _ = folder.kernels
+
+
 def test_where_it_runs_may_change(folder: RunFolder) -> None:
     free = {"clients_together": 3, "cache_folder": "off", "cache_disk_gb": 1.0, "cache_memory_gb": 0.0}
     folder.require_same(Experiment(rounds=3, compute=ComputeConfig(**free)))

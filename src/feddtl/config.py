@@ -239,7 +239,8 @@ class ComputeConfig:
     device: str = "auto"
     """'auto' (a GPU when there is one), 'cpu', 'cuda', 'cuda:1', 'mps'."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the blocks; adapters and logits stay float32. 'auto': the faster, measured once per machine."""
+    """Arithmetic of the blocks; adapter parameters and logits stay float32. 'auto': the faster, measured once per
+    machine."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Attention kernel of the trained blocks: PyTorch's fused one, or plain products. 'auto': the faster, measured
     once. Frozen blocks use the fused one."""

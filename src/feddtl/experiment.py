@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feddtl.algorithms import build_algorithm
+from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.base import Algorithm, ClientData, Task
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, load_federated_data
@@ -166,9 +166,14 @@ def prepare(
 
 
 def load_model(experiment: Experiment, kernels: Kernels | None = None) -> Clip:
-    """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for."""
+    """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for.
+
+    What is measured is a training step, so a method that trains nothing computes in float32.
+    """
     compute = experiment.compute
     clip = load_clip(experiment.model, choose_device(compute.device))
+    if not METHODS[experiment.method].trains and compute.precision == "auto":
+        return clip
     first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
     folder = cache_folder(compute.cache_folder)
     clip.use(kernels or choose_kernels(clip, first_block, compute.precision, compute.attention, folder))

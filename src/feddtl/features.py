@@ -15,7 +15,7 @@ from feddtl.encoding import ImageViews, PrefixPipeline
 from feddtl.models.activations import Activations
 from feddtl.models.cache.assembly import Assembly
 from feddtl.models.cache.claims import Claim
-from feddtl.models.cache.folder import Note, open_cache_folder
+from feddtl.models.cache.folder import Note, cache_folder, open_cache_folder
 from feddtl.models.cache.identity import prefix_identity
 from feddtl.models.cache.namespace import CacheNamespace
 from feddtl.models.cache.packed import RowLayout, StoredPrecision, joined
@@ -205,8 +205,11 @@ class ImageEncoder:
                     self._note(f"The cache {cache.folder} cannot be written: {error.strerror or error}.")
                     self._compute_rows(job, list(rows.values()), 0, None)
                     return
-                if claim.keys:
-                    self._compute_and_keep(job, [rows[key] for key in claim.keys], cache, claim)
+                # Another process may have kept them since they were looked for.
+                self._take(job, cache)
+                left = set(job.missing())
+                if mine := [rows[key] for key in claim.keys if rows[key] in left]:
+                    self._compute_and_keep(job, mine, cache, claim)
             if not claim.keys:
                 self._note(f"Another process is encoding {len(rows)} of these images; waiting for it.")
                 cache.wait_for_others(rows)
@@ -247,7 +250,8 @@ class ImageEncoder:
 
     def _explain(self, room: int, beyond: Sequence[int], inside: Sequence[int]) -> None:
         """Say what fits nowhere, and what the next run will have to compute again."""
-        place = "compute.cache_folder is 'off'"
+        off = cache_folder(self._compute.cache_folder) is None
+        place = "the cache is 'off'" if off else "the cache folder cannot be written"
         if self._cache is not None:
             free = f"compute.cache_disk_gb = {self._compute.cache_disk_gb:g}, or the disk's free space"
             place = f"the cache {self._cache.folder} is too small ({free})"

@@ -152,8 +152,14 @@ class RunFolder:
     @property
     def kernels(self) -> Kernels:
         """How the run's blocks compute, so that it goes on with the same arithmetic."""
-        chosen = _read_json(self.path / ENVIRONMENT)["kernels"]
-        return as_kernels(chosen["precision"], chosen["attention"])
+        try:
+            chosen = _read_json(self.path / ENVIRONMENT)["kernels"]
+            return as_kernels(chosen["precision"], chosen["attention"])
+        except (KeyError, TypeError, AttributeError):
+            raise RunError(
+                f"{self.path / ENVIRONMENT} was written by another version: it names no kernels.",
+                "Use that version, or start a new run.",
+            ) from None
 
     def require_same(self, experiment: Experiment) -> None:
         """Raise RunError naming every key in which an experiment differs from this run's."""

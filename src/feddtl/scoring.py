@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +161,9 @@ def score_run(
         raise ConfigError("There is no class list to score.", "Name some of base, novel, all.")
     dataset = load_source(data or RunFolder.open(folder).experiment.data)
     model = load_trained_model(folder, device, dataset.prompt_template)
-    encoder = ImageEncoder(model.clip.image, model.algorithm.first_image_block, model.experiment.compute, note=note)
+    # The cache of this machine: the run may have been made on another.
+    compute = replace(model.experiment.compute, cache_folder="")
+    encoder = ImageEncoder(model.clip.image, model.algorithm.first_image_block, compute, note=note)
     base, novel = base_novel_classes(len(dataset.class_names))
     parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
     images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}

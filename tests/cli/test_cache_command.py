@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,33 @@ def test_table_and_clearing(bench: Bench, feddtl: Command, own_folder: Path) -> 
     assert "freed" in feddtl("cache", "--clear").out
     assert json.loads(feddtl("cache", "--json").out)["contents"] == []
     assert not (own_folder / "kernels.json").exists()
+
+
+def test_folders_of_others_are_left_alone(bench: Bench, feddtl: Command, own_folder: Path) -> None:
+    """A cache folder in which somebody else keeps things, and a namespace whose description is lost."""
+    feddtl("run", *bench.flags("--rounds", 2, "--output", "run"))
+    foreign = own_folder / "dataset" / "meta.json"
+    foreign.parent.mkdir()
+    foreign.write_text("[]")
+    [meta] = [path for path in own_folder.glob("*/meta.json") if path != foreign]
+    meta.unlink()
+    [entry] = json.loads(feddtl("cache", "--json").out)["contents"]
+    assert (entry["identity"], entry["images"] > 0) == ({}, True)
+    assert "?" in feddtl("cache").out
+    feddtl("cache", "--clear")
+    assert foreign.read_text() == "[]"
+    assert not meta.parent.exists()
+
+
+def test_a_run_is_scored_where_its_cache_folder_cannot_exist(
+    bench: Bench, feddtl: Command, own_folder: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    feddtl("run", *bench.flags("--rounds", 2, "--output", "run", "--compute.cache-folder", there))
+    shutil.rmtree(there)
+    there.write_text("a file")
+    assert feddtl("evaluate", "run").code == 0
+    assert any(own_folder.iterdir())
 
 
 def test_an_empty_and_a_switched_off_cache(feddtl: Command, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

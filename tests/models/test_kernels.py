@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch)
 
     def pretend(tower, first_block, choices):
         measured.extend(choices)
-        seconds = {("float32", "sdpa"): 4.0, ("bfloat16", "eager"): 1.0}
+        seconds = {("float32", "sdpa"): 4.0, ("bfloat16", "eager"): 1.0, ("bfloat16", "sdpa"): math.inf}
         return [seconds.get(tuple(names_of(kernels).values()), 3.0) for kernels in choices]
 
     monkeypatch.setattr(kernel_choice, "best_seconds", pretend)
@@ -145,9 +146,10 @@ def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch)
     choose_kernels(own_clip, 3, remembered_in=tmp_path)
     assert len(measured) == 8
     assert len(json.loads((tmp_path / REMEMBERED).read_text())) == 2
-    (tmp_path / REMEMBERED).write_text("{")
-    choose_kernels(own_clip, 2, attention="sdpa", remembered_in=tmp_path)
-    assert len(measured) == 10
+    for damaged, count in (("{", 10), ("[]", 12)):
+        (tmp_path / REMEMBERED).write_text(damaged)
+        choose_kernels(own_clip, 2, attention="sdpa", remembered_in=tmp_path)
+        assert len(measured) == count
 
 
 def test_what_is_asked_for_is_not_measured(own_clip, tmp_path, monkeypatch):
@@ -169,9 +171,28 @@ def test_a_slow_candidate_is_tried_thrice_a_fast_one_until_time_is_up(own_clip, 
 
     monkeypatch.setattr(kernel_choice, "_training_step", step_of)
     monkeypatch.setattr(kernel_choice, "SECONDS_TO_SPEND", 0.0)
+    monkeypatch.setattr(kernel_choice, "HOPELESS", 100.0)
     choices = [Kernels(torch.float32), Kernels(torch.bfloat16)]
     assert best_seconds(own_clip.image, 2, choices) == [2.0, 1.0]
     assert calls == 4 * ["float32", "float32", "bfloat16", "bfloat16"]
+
+
+def test_a_hopeless_candidate_is_tried_once_and_one_without_memory_never_wins(own_clip, monkeypatch):
+    calls = []
+
+    def step_of(tower, first_block):
+        def step():
+            calls.append(tower.stack.kernels)
+            if tower.stack.kernels.attention == "eager":
+                raise torch.OutOfMemoryError
+            return 1.0 if tower.stack.kernels.precision == torch.float32 else 9.0
+
+        return step
+
+    monkeypatch.setattr(kernel_choice, "_training_step", step_of)
+    choices = [Kernels(torch.float32), Kernels(torch.bfloat16), Kernels(torch.float32, "eager")]
+    assert best_seconds(own_clip.image, 2, choices) == [1.0, 9.0, math.inf]
+    assert calls.count(choices[1]) == calls.count(choices[2]) == 1
 
 
 @pytest.mark.parametrize("first_block", [2, 4])

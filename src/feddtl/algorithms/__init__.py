@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from feddtl.algorithms.base import Algorithm, Task
 from feddtl.algorithms.feddtl import FedDTL
 from feddtl.algorithms.fedlora import FedLoRA
 from feddtl.algorithms.zeroshot import ZeroShot
 from feddtl.config import Experiment
 
-METHODS: dict[str, Callable[[Task, Experiment], Algorithm]] = {
+METHODS: dict[str, type[Algorithm]] = {
     "feddtl": FedDTL,
     "fedlora": FedLoRA,
     "zero-shot": ZeroShot,

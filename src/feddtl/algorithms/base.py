@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from feddtl.config import Experiment
 from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip
 from feddtl.models.lora import Lora, Tensors
@@ -155,6 +156,10 @@ class Algorithm(ABC):
     first_image_block: int
     trains: bool = True
     clients_together: int = 1
+
+    @abstractmethod
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        """The method on a task, with an experiment's settings."""
 
     @abstractmethod
     def init_server(self) -> ServerState:

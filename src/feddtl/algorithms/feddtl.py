@@ -31,8 +31,9 @@ from feddtl.algorithms.base import (
 from feddtl.algorithms.local import Batch, Learner, adam, detached, train, trainable_copy
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
+from feddtl.algorithms.objective import LocalRandomness
 from feddtl.algorithms.policy import Policy
-from feddtl.algorithms.stages import LocalRandomness, fine_tune
+from feddtl.algorithms.stages import fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
 from feddtl.objectives.supervised import clip_logits

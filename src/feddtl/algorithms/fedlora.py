@@ -26,7 +26,8 @@ from feddtl.algorithms.base import (
 from feddtl.algorithms.local import detached
 from feddtl.algorithms.lora_clip import LoraClip
 from feddtl.algorithms.naming import select, under
-from feddtl.algorithms.stages import LocalRandomness, fine_tune
+from feddtl.algorithms.objective import LocalRandomness
+from feddtl.algorithms.stages import fine_tune
 from feddtl.config import Experiment
 from feddtl.models.lora import Lora, Tensors
 

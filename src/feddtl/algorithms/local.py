@@ -121,11 +121,10 @@ def _batches(
 def _add(totals: Tensors, sums: Mapping[str, Tensor], learners: list[int], count: int) -> None:
     for name, values in sums.items():
         total = totals.setdefault(name, torch.zeros(count, device=values.device, dtype=values.dtype))
-        # Positions as a list of numbers would be copied to a GPU at every step; all learners are the usual case.
         if len(learners) == count:
             total += values
         else:
-            total.index_add_(0, torch.tensor(learners, device=values.device), values)
+            total.index_add_(0, torch.tensor(learners).to(values.device, non_blocking=True), values)
 
 
 def gradient_norm(parameters: Mapping[str, Tensor]) -> Tensor:

@@ -143,5 +143,4 @@ class LoraClassifier:
 @torch.no_grad()
 def frozen_text(clip: Clip, class_names: Sequence[str], template: str, stop: int) -> tuple[Tensor, Tensor]:
     """Input of text block `stop`, (C, S, d), and each end of text, (C,)."""
-    ids, ends = clip.text.tokenize(prompts_for(class_names, template))
-    return clip.text.stack.run(clip.text.embed(ids), 0, stop=stop), ends
+    return clip.text.prefix(tuple(prompts_for(class_names, template)), stop)

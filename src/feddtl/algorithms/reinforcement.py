@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from feddtl.algorithms.local import Batch, Learner
+from feddtl.algorithms.objective import LocalRandomness, Objective
 from feddtl.algorithms.policy import Piece, Policy
-from feddtl.algorithms.stages import LocalRandomness, Objective
 from feddtl.config import RlConfig
 from feddtl.models.lora import mix
 from feddtl.objectives.grpo import (
@@ -73,7 +73,7 @@ class Reinforcement(Objective):
             return
         for batch in batches:
             learner = self.learners[batch.learner]
-            own = batch.rows - learner.rows.start
+            own = (batch.rows - learner.rows.start).to(self.policy.device, non_blocking=True)
             for purpose, draw in enumerate(self._draw_noise(batch.learner, len(batch.rows))):
                 if draw is not None:
                     room = self._noise[purpose].setdefault(batch.learner, _for_all(draw, learner))

@@ -51,11 +51,12 @@ def _table(entries: list[CacheEntry]) -> Table:
         table.add_column(heading, justify="right" if heading in ("images", "size") else "left")
     for entry in entries:
         identity = entry.identity
-        block, blocks = identity["block"], identity["blocks"]
+        block, blocks = identity.get("block"), identity.get("blocks")
+        kept = "final features" if block == blocks else f"input of block {block} of {blocks}"
         table.add_row(
-            str(identity["name"]),
-            "final features" if block == blocks else f"input of block {block} of {blocks}",
-            str(identity["stored"]),
+            str(identity.get("name", "?")),
+            kept if identity else "?",
+            str(identity.get("stored", "?")),
             str(entry.images),
             size(entry.nbytes),
             f"{duration(max(0.0, time.time() - entry.last_used))} ago",

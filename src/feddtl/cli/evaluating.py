@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,13 @@ from feddtl.storage import json_text
 
 def evaluate(command: Evaluate) -> int:
     """Print accuracy per class list, and per domain where there are several."""
-    scores = score_run(command.folder, data_to_score(command), class_lists=command.classes, device=command.device)
+    scores = score_run(
+        command.folder,
+        data_to_score(command),
+        class_lists=command.classes,
+        device=command.device,
+        note=lambda text: print(f"note: {text}", file=sys.stderr),
+    )
     if command.json:
         print(json_text([score.as_dict() for score in scores]), end="")
     else:

@@ -36,7 +36,7 @@ class HeldRows:
 
     def gather(self, positions: Tensor) -> Tensor:
         """Rows at positions (B,), on the device that holds them."""
-        return self.packed.pick(positions.to(self.packed.values.device)).floats()
+        return self.packed.pick(positions.to(self.packed.values.device, non_blocking=True)).floats()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from feddtl.storage import new_folder
 
 EMBEDDED = "tiny-clip"
 LEGACY_END_OF_TEXT = 2
+# Base, novel and all classes, below the trained blocks and from the start.
+REMEMBERED_TEXTS = 6
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 
 
@@ -153,6 +155,7 @@ class TextTower:
         self._tokenizer = tokenizer
         self._eos = int(model.config.text_config.eos_token_id)
         self._context = int(model.config.text_config.max_position_embeddings)
+        self._prefixes: dict[tuple[tuple[str, ...], int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self.device: torch.device = self._projection.weight.device
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -186,6 +189,20 @@ class TextTower:
         """Input of block 0, (C, S, d), for token ids (C, S)."""
         hidden: Tensor = self._text.embeddings(input_ids=ids)
         return hidden
+
+    @torch.no_grad()
+    def prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
+        """What never changes of texts: (C, S, d), the input of block `stop`, and each end of text, (C,).
+
+        The latest few are remembered, since every model of a round is asked for the same classes.
+        """
+        key = (prompts, stop, self.stack.precision)
+        if key not in self._prefixes:
+            ids, ends = self.tokenize(prompts)
+            while len(self._prefixes) >= REMEMBERED_TEXTS:
+                del self._prefixes[next(iter(self._prefixes))]
+            self._prefixes[key] = (self.stack.run(self.embed(ids), 0, stop=stop, attention="sdpa"), ends)
+        return self._prefixes[key]
 
     def features(self, hidden: Tensor, ends: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
         """Projected text features (C, e), before normalisation, from the input of `first_block`, (C, S, d)."""

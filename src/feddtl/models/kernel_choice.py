@@ -20,6 +20,8 @@ from feddtl.models.lora import A_SUFFIX, Lora, init_factors
 from feddtl.storage import write_json_atomic
 
 REMEMBERED = "kernels.json"
+# Elsewhere a clock sees when work is queued and not when it is done.
+MEASURED_DEVICES = ("cpu", "cuda")
 # bfloat16 costs accuracy in the last digits, and timings are noisy: the plainer choice stays unless it clearly loses.
 WORTH_BFLOAT16 = 1.2
 WORTH_EAGER = 1.1
@@ -27,6 +29,8 @@ WORTH_EAGER = 1.1
 # does can only add to it.
 LEAST_TURNS, MOST_TURNS = 3, 20
 SECONDS_TO_SPEND = 1.5
+# Times the best: not tried again.
+HOPELESS = 5.0
 MOST_IMAGES = 320
 
 PrecisionName = Literal["float32", "bfloat16"]
@@ -42,7 +46,8 @@ def choose_kernels(
 ) -> Kernels:
     """The fastest kernels for a training step of the image tower's blocks from `first_block` on.
 
-    What is asked for is taken as it is; the rest is measured, a second or two on a model of ViT-B's size.
+    What is asked for is taken as it is; the rest is measured on a CPU and on CUDA, a few seconds on a model of ViT-B's
+    size, and float32 with sdpa elsewhere.
 
     Args:
         clip: The model on its device.
@@ -57,7 +62,7 @@ def choose_kernels(
         for kernel in ("sdpa", "eager")
         if precision in ("auto", kept) and attention in ("auto", kernel)
     ]
-    if len(candidates) == 1:
+    if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
         return as_kernels(*candidates[0])
     file = None if remembered_in is None else remembered_in / REMEMBERED
     seconds = _read(file).get(key := _key(clip.image, first_block), {})
@@ -67,7 +72,13 @@ def choose_kernels(
         seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
         if file is not None:
             _remember(file, key, seconds)
-    return as_kernels(*prefer(candidates, lambda pair: float(seconds["/".join(pair)])))
+
+    def seconds_of(pair: Candidate) -> float:
+        # JSON has no infinity: what needs more memory than there is was remembered as null.
+        known = seconds["/".join(pair)]
+        return math.inf if known is None else float(known)
+
+    return as_kernels(*prefer(candidates, seconds_of))
 
 
 def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -> Candidate:
@@ -89,13 +100,24 @@ def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]
             if turn > LEAST_TURNS and time.perf_counter() - begun > SECONDS_TO_SPEND:
                 break
             for index, kernels in enumerate(choices):
+                # A processor without bfloat16 takes many times as long with it: once is enough to know.
+                if turn and best[index] > HOPELESS * min(best):
+                    continue
                 tower.stack.use(kernels)
                 step = _training_step(tower, min(first_block, len(tower.stack) - 1))
-                step()
-                best[index] = min(best[index], step())
+                first = _seconds(step)
+                best[index] = min(best[index], first if first > HOPELESS * min(best) else _seconds(step))
     finally:
         tower.stack.use(before)
     return best
+
+
+def _seconds(step: Callable[[], float]) -> float:
+    """Seconds of a step; infinite where the device's memory is too small for it."""
+    try:
+        return step()
+    except torch.OutOfMemoryError:
+        return math.inf
 
 
 def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
@@ -153,7 +175,7 @@ def _remember(file: Path, key: str, seconds: dict[str, float]) -> None:
 def _read(file: Path | None) -> dict[str, Any]:
     """Earlier measurements; none where there is no file or it cannot be read, since they can be repeated."""
     try:
-        content: dict[str, Any] = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+        content = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}

@@ -22,6 +22,8 @@ Adapter = Lora | LoraGroup | None
 # On a CPU, a temporary above 32 MB is mapped and page-faulted anew at every use (glibc's largest threshold),
 # which costs as much as the arithmetic; further down, the processor's caches help too. See benchmarks/LOG.md.
 CPU_BYTES_PER_PASS = 12_000_000
+# On a GPU the pass only has to leave room for the rest.
+GPU_BYTES_PER_PASS = 500_000_000
 MAX_SEQUENCES_PER_PASS = 512
 
 
@@ -78,12 +80,13 @@ class BlockStack:
 
     def sequences_per_pass(self, tokens: int) -> int:
         """Sequences of S tokens that one pass should hold on this device; more are cut into several passes."""
-        weight: Tensor = next(self.blocks.parameters())
-        if weight.device.type != "cpu":
-            return MAX_SEQUENCES_PER_PASS
-        widest: Any = self.blocks[0]
-        bytes_each = tokens * int(widest.mlp.fc1.out_features) * self.precision.itemsize
-        return max(1, min(MAX_SEQUENCES_PER_PASS, CPU_BYTES_PER_PASS // bytes_each))
+        first: Any = self.blocks[0]
+        widest = tokens * int(first.mlp.fc1.out_features)
+        limit = CPU_BYTES_PER_PASS
+        if first.mlp.fc1.weight.device.type != "cpu":
+            # The scores of eager attention count as well.
+            widest, limit = max(widest, self.heads * tokens**2), GPU_BYTES_PER_PASS
+        return max(1, min(MAX_SEQUENCES_PER_PASS, limit // (widest * self.precision.itemsize)))
 
     def run(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -27,6 +28,8 @@ ENVIRONMENT = "FEDDTL_CACHE"
 OFF = "off"
 META = "meta.json"
 SEGMENT = "segment-"
+# `CacheNamespace` names its folder by 16 bytes of a hash.
+NAMESPACE = re.compile("[0-9a-f]{32}")
 # Left free on the disk for everything else.
 FREE_MARGIN = 1_000_000_000
 
@@ -57,7 +60,7 @@ def cache_folder(setting: str = "") -> Path | None:
     named = setting or os.environ.get(ENVIRONMENT, "")
     if named == OFF:
         return None
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "feddtl"
+    return Path(named or "~/.cache/feddtl").expanduser()
 
 
 def open_cache_folder(setting: str, note: Note) -> Path | None:
@@ -88,16 +91,15 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
 
 
 def cache_contents(folder: Path) -> list[CacheEntry]:
-    """Every namespace of a cache, the last used first."""
+    """Every namespace of a cache, the last used first; one whose description is lost has none."""
     entries = []
-    for meta in folder.glob(f"*/{META}"):
+    for namespace in _namespaces(folder):
         # Another process may be removing it.
-        with suppress(OSError, ValueError):
-            identity = json.loads(meta.read_text(encoding="utf-8"))
-            statuses = {path: path.stat() for path in _segments(meta.parent)}
-            last_used = max((status.st_mtime for status in statuses.values()), default=meta.stat().st_mtime)
+        with suppress(FileNotFoundError):
+            statuses = {path: path.stat() for path in _segments(namespace)}
+            last_used = max((status.st_mtime for status in statuses.values()), default=namespace.stat().st_mtime)
             size = sum(status.st_size for status in statuses.values())
-            entries.append(CacheEntry(meta.parent, identity, sum(map(images_in, statuses)), size, last_used))
+            entries.append(CacheEntry(namespace, _identity(namespace), sum(map(images_in, statuses)), size, last_used))
     return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
 
 
@@ -117,6 +119,20 @@ def clear_cache(folder: Path) -> int:
                 with suppress(OSError):
                     entry.path.rmdir()
     return freed
+
+
+def _namespaces(folder: Path) -> list[Path]:
+    """Folders of ours: named by a hash, with a description or with segments."""
+    named = [path for path in folder.glob("*") if NAMESPACE.fullmatch(path.name) and path.is_dir()]
+    return [path for path in named if (path / META).is_file() or _segments(path)]
+
+
+def _identity(namespace: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((namespace / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
@@ -148,8 +164,9 @@ def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> No
 
 
 def images_in(segment: Path) -> int:
-    """Rows of a segment, by its name."""
-    return int(segment.name.removeprefix(SEGMENT).split("-")[0])
+    """Rows of a segment, by its name; 0 for a name that is not ours."""
+    count = segment.name.removeprefix(SEGMENT).split("-")[0]
+    return int(count) if count.isdecimal() else 0
 
 
 def _segments(namespace: Path) -> list[Path]:
