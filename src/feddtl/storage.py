@@ -97,12 +97,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield draft
             for entry in (*draft.rglob("*"), draft):
-                _flush(entry)
+                flush(entry)
             draft.chmod(0o755)
             if replace:
                 shutil.rmtree(path, ignore_errors=True)
             draft.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -141,8 +141,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _flush(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
+def flush(path: Path) -> None:
+    """Make a file, or a folder's entries, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -76,9 +76,6 @@ class Policy:
         self._rows_per_pass = rows_per_pass
         self._starts = torch.tensor([0, *accumulate(len(data) for data in clients)])
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def rows_of(self, client: int) -> range:
         """Rows of the client at this position."""
         return range(int(self._starts[client]), int(self._starts[client + 1]))
@@ -119,7 +116,7 @@ class Policy:
 
     def _everything(self, clients: Sequence[int] | None = None) -> list[Batch]:
         chosen = range(len(self._clients)) if clients is None else clients
-        return [Batch(client, torch.arange(*_ends(self.rows_of(client)))) for client in chosen]
+        return [Batch(client, torch.arange(self._starts[client], self._starts[client + 1])) for client in chosen]
 
     def _activations(self, rows: Tensor) -> Tensor:
         """(R, S, d) on the device; rows of one client stand together."""
@@ -129,7 +126,3 @@ class Policy:
         found = [self._clients[client].rows(share - self._starts[client], self._round) for client, share in shares]
         together = found[0] if len(found) == 1 else torch.cat(found)
         return together.to(self.device, non_blocking=True)
-
-
-def _ends(rows: range) -> tuple[int, int]:
-    return rows.start, rows.stop

@@ -183,19 +183,24 @@ def choose_clients(clients: int, participation: float, seed: int, round_number: 
 
 def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str, remedy: str) -> None:
     """Raise ClientError naming owner and tensor if any value is NaN or infinite."""
+    if (name := first_not_finite(tensors)) is not None:
+        raise ClientError(
+            f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
+            f"{remedy}; the last checkpoint is intact.",
+        )
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor with a NaN or infinite value; None where there is none."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ClientError(
-                f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
-                f"{remedy}; the last checkpoint is intact.",
-            )
+            return name
+    return None
 
 
 def is_finite(update: Update) -> bool:
     """Whether an update holds neither NaN nor an infinite value."""
-    groups = (update.weights, update.samples, update.personal)
-    tensors = [tensor for group in groups for tensor in group.values() if tensor.is_floating_point()]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(first_not_finite(tensors) is None for tensors in (update.weights, update.samples, update.personal))
 
 
 def mean(values: Sequence[float]) -> float:

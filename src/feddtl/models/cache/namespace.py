@@ -23,7 +23,7 @@ from feddtl.models.cache.segments import (
     segment_chunks,
     write_all,
 )
-from feddtl.storage import DRAFT, json_text
+from feddtl.storage import DRAFT, flush, json_text
 
 # A kill loses at most this much work; a larger cap has larger segments, so that no run opens too many files.
 SEGMENT_BYTES = 64_000_000
@@ -128,7 +128,7 @@ class CacheNamespace:
                 segment = Segment(draft, self.layout)
                 segment.path = draft.rename(path)
                 self._needed.add(path)
-            _flush(self._home)
+            flush(self._home)
             return segment
         except DamagedSegmentError as error:
             raise OSError(errno.EIO, f"what was written to {path} reads differently ({error})") from None
@@ -155,12 +155,3 @@ def _write(path: Path, chunks: Iterator[memoryview]) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _flush(folder: Path) -> None:
-    """Make a folder's entries survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
