@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "reference" / "configuration.md"
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 INTRODUCTION = """\
-<!-- Written by scripts/write_config_reference.py from src/feddtl/config.py. Do not edit. -->
+<!-- Written by scripts/write_config_reference.py from src/feddtl/config/. Do not edit. -->
 # Configuration
 
 Every setting has one name. It is the key in an experiment file and the flag on the command line:

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from feddtl.config import Experiment
+from feddtl.config import METHOD_TITLES, Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver, Summary
 from feddtl.runtimes.local import Record
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
-METHOD_TITLES = {"feddtl": "FedDTL", "fedlora": "FedLoRA", "zero-shot": "Zero-shot"}
 
 
 def percent(value: float | None) -> str:

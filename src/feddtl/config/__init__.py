@@ -1,0 +1,36 @@
+"""The experiment as frozen dataclasses: one field, one TOML key, one flag.
+
+Field docstrings say what the FedDTL paper (arXiv 2605.27900) states, or the paper of the method whose table it is;
+"ours" marks what they leave open. Only scalars and nested tables, so that the same keys can travel as a run
+configuration.
+"""
+
+from __future__ import annotations
+
+from feddtl.config.data import DataConfig, PartitionKind, Regime
+from feddtl.config.experiment import METHOD_TITLES, Experiment, Method
+from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
+from feddtl.config.running import ComputeConfig, EvaluationConfig
+from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
+
+__all__ = [
+    "METHOD_TITLES",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "Experiment",
+    "FedCLIPConfig",
+    "FedMaPLeConfig",
+    "FedPGPConfig",
+    "LocalConfig",
+    "LoraConfig",
+    "Method",
+    "PFedMMAConfig",
+    "PartitionKind",
+    "PromptFLConfig",
+    "Regime",
+    "RlConfig",
+    "ScheduleConfig",
+    "ServerConfig",
+    "UplinkConfig",
+]

@@ -1,0 +1,60 @@
+"""Which images, and who holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from feddtl.checks import check_fields, require
+
+Regime = Literal["few-shot", "full"]
+PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and who holds them."""
+
+    source: str = "shapes"
+    """Catalogue name, Hub id (owner/name), local folder of images or parquet files, or 'shapes'."""
+    domains: str = ""
+    """Comma-separated domain names to use; empty: all domains of the source."""
+    prompt: str = ""
+    """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
+    image_column: str = ""
+    """Image column of a Hub or parquet source; empty: found by its type."""
+    label_column: str = ""
+    """Label column; empty: found by its type and name."""
+    domain_column: str = ""
+    """Domain column; empty: 'domain' where there is one."""
+    regime: Regime = "few-shot"
+    """'few-shot': `shots` training images per base class; 'full': all of them (both in the paper)."""
+    shots: int = 16
+    """Training images per base class in the few-shot regime (paper: 16)."""
+    partition: PartitionKind = "non-iid"
+    """Who gets which base training images (paper: non-iid and dirichlet; domain for feature shift)."""
+    alpha: float = 0.1
+    """Concentration of the Dirichlet partitions (paper: 0.1)."""
+    clients: int = 5
+    """Number of clients K (paper: 5)."""
+    views: int = 1
+    """Frozen views of each training image, used in turn round by round: the test transform, then random crops
+    with flips (ours: 1, no augmentation)."""
+    min_images: int = 0
+    """Fewest training images of a client under the Dirichlet partitions; 0: 8, or a quarter of the mean
+    where that is less (ours)."""
+
+    def __post_init__(self) -> None:
+        check_fields("data", self)
+        require(bool(self.source), "data.source", self.source, "a name, a Hub id or a folder")
+        require(
+            not self.prompt or "{class}" in self.prompt,
+            "data.prompt",
+            self.prompt,
+            "a text with {class} in it",
+        )
+        require(self.shots >= 1, "data.shots", self.shots, "1 or more")
+        require(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
+        require(self.clients >= 1, "data.clients", self.clients, "1 or more")
+        require(self.views >= 1, "data.views", self.views, "1 or more")
+        require(self.min_images >= 0, "data.min_images", self.min_images, "0 (automatic) or more")
