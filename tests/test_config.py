@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.config import (
-    ComputeConfig,
-    DataConfig,
-    EvaluationConfig,
     Experiment,
-    LocalConfig,
     LoraConfig,
-    RlConfig,
     ScheduleConfig,
-    ServerConfig,
-    UplinkConfig,
 )
 from feddtl.errors import ConfigError
 
 TABLES: dict[str, type[Any]] = {
-    "data": DataConfig,
-    "lora": LoraConfig,
-    "schedule": ScheduleConfig,
-    "local": LocalConfig,
-    "rl": RlConfig,
-    "server": ServerConfig,
-    "uplink": UplinkConfig,
-    "evaluation": EvaluationConfig,
-    "compute": ComputeConfig,
+    name: kind for name, kind in get_type_hints(Experiment).items() if dataclasses.is_dataclass(kind)
 }
 
 # (table, key, values that are allowed, values that are not)
@@ -49,6 +34,21 @@ LIMITS = [
     ("lora", "targets", ["q_proj", "q_proj, fc1 ,out_proj"], ["", ",", "qkv", "q_proj;k_proj"]),
     ("schedule", "sft_rounds", [0, 19], [-1]),
     ("local", "epochs", [1], [0]),
+    ("local", "momentum", [0.0, 0.99], [-0.1, 1.0, math.nan]),
+    ("local", "weight_decay", [0.0, 0.1], [-1e-4, math.nan, math.inf]),
+    ("promptfl", "context_length", [1, 16], [0]),
+    ("promptfl", "init_std", [0.0, 1.0], [-0.1, math.nan]),
+    ("fedmaple", "initial_text", ["a photo", "x"], ["", " "]),
+    ("fedmaple", "depth", [1, 12], [0]),
+    ("fedmaple", "init_std", [0.0, 1.0], [-0.1, math.nan]),
+    ("fedpgp", "context_length", [1, 16], [0]),
+    ("fedpgp", "bottleneck", [1, 16], [0]),
+    ("fedpgp", "init_std", [0.0, 1.0], [-0.1, math.nan]),
+    ("fedpgp", "contrast_weight", [0.0, 2.0], [-0.1, math.nan]),
+    ("fedpgp", "contrast_temperature", [0.01, 1.0], [0.0, -0.5, math.inf]),
+    ("pfedmma", "blocks", [1, 12], [0]),
+    ("pfedmma", "width", [1, 32], [0]),
+    ("pfedmma", "scale", [1e-4, 1.0], [0.0, -0.1, math.nan]),
     ("local", "learning_rate", [1e-9, 1.0], [0.0, -1e-3, 1.5, math.nan, math.inf]),
     ("local", "batch_size", [1], [0]),
     ("rl", "epochs", [1], [0]),

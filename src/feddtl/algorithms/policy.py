@@ -116,7 +116,7 @@ class Policy:
 
     def _everything(self, clients: Sequence[int] | None = None) -> list[Batch]:
         chosen = range(len(self._clients)) if clients is None else clients
-        return [Batch(client, torch.arange(self._starts[client], self._starts[client + 1])) for client in chosen]
+        return [Batch(client, torch.tensor(self.rows_of(client))) for client in chosen]
 
     def _activations(self, rows: Tensor) -> Tensor:
         """(R, S, d) on the device; rows of one client stand together."""
