@@ -12,7 +12,7 @@ from torch import Tensor
 from feddtl.data.loading import read_ahead
 from feddtl.data.table import ImageTable
 from feddtl.models.cache.packed import Packed, StoredPrecision, pack
-from feddtl.models.clip import ImageTower
+from feddtl.models.image_tower import ImageTower
 from feddtl.models.preprocess import Preprocessing, view_key
 from feddtl.timing import Stopwatch
 

@@ -20,7 +20,7 @@ from feddtl.models.cache.identity import prefix_identity
 from feddtl.models.cache.namespace import CacheNamespace
 from feddtl.models.cache.packed import RowLayout, StoredPrecision, joined
 from feddtl.models.cache.segment_writer import SegmentWriter
-from feddtl.models.clip import ImageTower
+from feddtl.models.image_tower import ImageTower
 from feddtl.timing import Stopwatch
 
 PREFIX_BATCH = 128

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP, which every method is before its first round."""
+"""Zero-shot CLIP, which methods of LoRA are before their first round."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.naming import select, under
+from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.evaluate import predict
 
 
@@ -27,7 +28,23 @@ def test_zero_shot_predictions_are_those_of_transformers(federation, make_experi
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_zero_shot_before_training(federation, make_experiment, method):
+def test_zero_shot_can_be_scored_on_the_activations_of_every_method(federation, make_experiment, method):
+    """Whatever block a method starts from; its own untrained model may be another, as with random prompts."""
+    names = ("teapot", *federation.task.class_names)
+    algorithm = build_algorithm(federation.task, make_experiment(method=method))
+    classifier = zero_shot_classifier(federation.task, algorithm.first_image_block)
+    reference = build_algorithm(federation.task, make_experiment(method="zero-shot"))
+    expected = reference.classifier(reference.init_server())
+    ours, theirs = (
+        model.image_features(federation.clients(asked)[0].activations.all())
+        for model, asked in ((classifier, algorithm), (expected, reference))
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(classifier.text_embeddings(names), expected.text_embeddings(names), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+def test_methods_of_lora_are_zero_shot_before_training(federation, make_experiment, method):
     """B = 0, so that the adapters add nothing."""
     names = ("teapot", *federation.task.class_names)
     algorithm = build_algorithm(federation.task, make_experiment(method=method))

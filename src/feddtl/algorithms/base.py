@@ -148,11 +148,14 @@ class Algorithm(ABC):
     """A federated method.
 
     Attributes:
-        first_image_block: First block of the image tower that the method changes, from 0.
+        task: What all parties agree on.
+        first_image_block: First block of the image tower that the method changes, from 0; the number of blocks where
+            it changes none.
         trains: False for a method without training; a runtime then runs no round.
         clients_together: Clients whose steps are best computed as one on this device; 1 where a method cannot.
     """
 
+    task: Task
     first_image_block: int
     trains: bool = True
     clients_together: int = 1

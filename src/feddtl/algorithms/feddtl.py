@@ -47,7 +47,7 @@ class FedDTL(Algorithm):
     """
 
     def __init__(self, task: Task, experiment: Experiment) -> None:
-        self._task = task
+        self.task = task
         self._config = experiment
         self._model = LoraClip(task, experiment.lora)
         self.first_image_block = self._model.first_image_block
@@ -86,7 +86,7 @@ class FedDTL(Algorithm):
     ) -> list[Update]:
         """`client_update` of several clients, their steps computed as one."""
         policy = self._policy(clients, payload)
-        randomness = [LocalRandomness(self._task.seed, data.client, payload.round) for data in clients]
+        randomness = [LocalRandomness(self.task.seed, data.client, payload.round) for data in clients]
         received, anchor = select(payload.tensors, "visual"), select(payload.tensors, "anchor")
         stage = self.stage(payload.round)
         tuned = fine_tune(stage, policy, clients, received, anchor, self._config, randomness, observer)
@@ -145,7 +145,7 @@ class FedDTL(Algorithm):
             hits = logits.detach().argmax(dim=-1) == labels[batch]
             return {"loss": loss.detach()[None] * len(batch), "accuracy": hits.sum(dtype=loss.dtype)[None]}
 
-        order = torch_generator(self._task.seed, "server-batch-order", round_number)
+        order = torch_generator(self.task.seed, "server-batch-order", round_number)
         server = Learner(adapters, range(len(labels)), order)
         [metrics] = train(
             [server],

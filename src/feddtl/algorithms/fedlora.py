@@ -39,7 +39,7 @@ class FedLoRA(Algorithm):
     """
 
     def __init__(self, task: Task, experiment: Experiment) -> None:
-        self._task = task
+        self.task = task
         self._config = experiment
         self._model = LoraClip(task, experiment.lora)
         self.first_image_block = self._model.first_image_block
@@ -76,7 +76,7 @@ class FedLoRA(Algorithm):
     ) -> list[Update]:
         """`client_update` of several clients, their steps computed as one."""
         policy = self._model.policy(clients, payload.round, self._encode_images, self._encode_text)
-        randomness = [LocalRandomness(self._task.seed, data.client, payload.round) for data in clients]
+        randomness = [LocalRandomness(self.task.seed, data.client, payload.round) for data in clients]
         received, anchor = select(payload.tensors, "model"), select(payload.tensors, "anchor")
         stage = self.stage(payload.round)
         tuned = fine_tune(stage, policy, clients, received, anchor, self._config, randomness, observer)

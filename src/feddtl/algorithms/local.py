@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from feddtl.config import LocalConfig
 from feddtl.models.lora import Tensors
 
 
@@ -60,6 +62,17 @@ def adam(learners: Sequence[Learner], learning_rate: float) -> torch.optim.Optim
     """Adam over all learners. It counts steps and keeps moments per tensor and passes over a learner without a
     gradient, so each learner is trained as by an optimiser of its own."""
     return torch.optim.Adam([tensor for learner in learners for tensor in learner.parameters.values()], learning_rate)
+
+
+def local_optimizer(
+    learners: Sequence[Learner], config: LocalConfig, own: Literal["adam", "sgd"]
+) -> torch.optim.Optimizer:
+    """A fresh optimiser of a client's round: the configured one, or with 'auto' the method's own."""
+    chosen = own if config.optimizer == "auto" else config.optimizer
+    if chosen == "adam":
+        return adam(learners, config.learning_rate)
+    parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
+    return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
 
 
 def train(

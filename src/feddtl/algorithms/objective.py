@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,15 @@ class Objective(ABC):
             text: (parts, C, e) or (1, C, e) unit rows.
         """
 
+    def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
+        """A term of each part's loss that depends on the trained texts alone, (parts,); None where there is none.
+
+        Args:
+            adapters: Of each part.
+            text: (parts, C, e) or (1, C, e) unit rows.
+        """
+        return None
+
     def before_epoch(self, learner: int, epoch: int) -> None:
         """Called before each epoch of each learner."""
         return
@@ -72,8 +81,15 @@ class Objective(ABC):
             for name, values in {**metrics, "loss": losses.detach()}.items():
                 total = sums.setdefault(name, torch.zeros(len(batches), device=values.device, dtype=values.dtype))
                 total.index_add_(0, parts, values)
+        term = self.text_term(adapters, text)
         if text.requires_grad:
-            text.backward(anchor.grad)  # type: ignore[no-untyped-call]
+            # The term's gradient reaches the text by the same pass.
+            roots = [text] if term is None else [text, term.sum()]
+            torch.autograd.backward(roots, [anchor.grad] if term is None else [anchor.grad, None])
+        if term is not None:
+            sizes = torch.tensor([len(batch.rows) for batch in batches], device=term.device)
+            sums["text_term"] = term.detach() * sizes
+            sums["loss"] = sums["loss"] + sums["text_term"]
         return sums
 
     @staticmethod

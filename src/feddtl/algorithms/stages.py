@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from feddtl.algorithms.aggregate import update_norm
 from feddtl.algorithms.base import ClientData, EpochObserver, ignore_epochs
-from feddtl.algorithms.local import Learner, adam, detached, train, trainable_copy
+from feddtl.algorithms.local import Learner, detached, local_optimizer, train, trainable_copy
 from feddtl.algorithms.objective import LocalRandomness, Objective
 from feddtl.algorithms.policy import Piece, Policy
 from feddtl.algorithms.reinforcement import Reinforcement
@@ -69,7 +69,7 @@ def fine_tune(
         objective.step,
         epochs=experiment.local.epochs if stage == "sft" else experiment.rl.epochs,
         batch_size=experiment.local.batch_size,
-        optimizer=adam(learners, experiment.local.learning_rate),
+        optimizer=local_optimizer(learners, experiment.local, "adam"),
         before_epoch=objective.before_epoch,
         observer=lambda index, done, epochs: observer(clients[index].client, done, epochs),
     )

@@ -27,7 +27,7 @@ class ZeroShot(Algorithm):
     trains = False
 
     def __init__(self, task: Task, experiment: Experiment) -> None:
-        self._task = task
+        self.task = task
         # No block changes: only final features are kept.
         self.first_image_block = len(task.clip.image.stack)
 
@@ -51,8 +51,13 @@ class ZeroShot(Algorithm):
 
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The pre-trained model."""
-        return LoraClassifier(self._task.clip, self._task.prompt_template, self.first_image_block, 0)
+        return zero_shot_classifier(self.task, self.first_image_block)
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """None."""
         return {}
+
+
+def zero_shot_classifier(task: Task, first_image_block: int) -> Classifier:
+    """The pre-trained model on activations at any block: what every method is compared with."""
+    return LoraClassifier(task.clip, task.prompt_template, first_image_block, 0)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 
 from feddtl.errors import RunError
-from feddtl.models.clip import Clip, ImageTower
+from feddtl.models.clip import Clip
+from feddtl.models.image_tower import ImageTower
 from feddtl.models.kernels import AttentionKernel, Kernels, as_kernels
 from feddtl.models.lora import A_SUFFIX, Lora, init_factors
 from feddtl.storage import write_json_atomic

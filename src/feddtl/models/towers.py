@@ -126,6 +126,10 @@ class BlockStack:
         hidden = self.run(hidden, start, adapter, last, attention)
         return self._last_block(hidden, rows, adapter)
 
+    def first_norm(self, index: int, hidden: Tensor) -> Tensor:
+        """Hidden states (B, ..., d) after the norm in front of a block's attention."""
+        return self._weights(index).norm1(hidden)
+
     def release(self, stop: int) -> None:
         """Forget the laid-out weights of the blocks before `stop`; they come back when they are needed."""
         self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from feddtl.algorithms.base import Aggregate, Algorithm, ClientData, Payload, ServerState, Update, tensor_bytes
+from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
 from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local, score_shares
@@ -89,8 +90,8 @@ class LocalRuntime:
         return progress
 
     def score_before_training(self) -> Scores:
-        """Scores of the untrained global model, which is zero-shot CLIP; `local` is on each client's share."""
-        classifier = self._algorithm.classifier(self._algorithm.init_server())
+        """Scores of zero-shot CLIP; `local` is on each client's share."""
+        classifier = zero_shot_classifier(self._algorithm.task, self._algorithm.first_image_block)
         with self._stopwatch.measure("evaluation"):
             return score_global(classifier, self._sets, mean(score_shares(classifier, self._sets)))
 

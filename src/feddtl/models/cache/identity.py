@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feddtl.models.cache.packed import StoredPrecision
-from feddtl.models.clip import ImageTower
+from feddtl.models.image_tower import ImageTower
 
 # Of everything that is not named below: how images are decoded, views drawn, rows rounded and files laid out.
 FORMAT = 1
