@@ -70,9 +70,19 @@ def shell_lines(page: Path) -> Iterator[str]:
 def feddtl_commands(page: Path) -> list[list[str]]:
     """Words behind `feddtl` of every command; a bare `feddtl run` in the prose becomes its help."""
     inline = [found for found in re.findall(r"`(feddtl [^`]+)`", prose(page)) if "COMMAND" not in found]
-    words = [shlex.split(line, comments=True) for line in [*shell_lines(page), *inline]]
+    words = [as_the_shell_reads(line) for line in [*shell_lines(page), *inline]]
     found = [command[1:] for command in words if command[:1] == ["feddtl"]]
     return [[*command, "--help"] if len(command) == 1 and command[0] != "doctor" else command for command in found]
+
+
+def as_the_shell_reads(line: str) -> list[str]:
+    """Words of a line, those with a `*` replaced by the files they match."""
+    words = shlex.split(line, comments=True)
+    return [
+        found
+        for word in words
+        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else [word])
+    ]
 
 
 @each_page
