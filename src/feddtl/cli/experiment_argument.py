@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from feddtl.cli.commands import Partition, Run
+from feddtl.cli.commands import Compare, Partition, Run
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
 
 Kind = TypeVar("Kind", Run, Partition)
 SWITCHES = ("-h", "--help", "--json", "--quiet")
+MANY_VALUES = ("--seeds",)
 
 
 def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
@@ -24,28 +26,53 @@ def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
         ConfigError: The experiment file is missing or wrong.
         RunError: The folder to resume holds no run.
     """
-    named = _first_positional(words)
+    named = next(positionals(words), None)
     if named is not None:
-        if not named.endswith(".toml"):
-            raise ConfigError(f"'{named}' is not an experiment file.", "Give a .toml file first, then flags.")
-        return replace(kind(), experiment=Path(named), config=load_experiment(Path(named)))
+        path = experiment_path(named)
+        return replace(kind(), experiment=path, config=load_experiment(path))
     resume = _value_of("--resume", words)
     if kind is Run and resume is not None:
         return replace(kind(), config=_experiment_of_run(Path(resume)))
     return kind()
 
 
-def _first_positional(words: Sequence[str]) -> str | None:
-    """The first word that is neither a flag nor the value of one; every flag but a switch has a value."""
-    is_value = False
+def comparison_defaults(words: Sequence[str]) -> dict[Path, Compare]:
+    """The command once for each experiment file that the words name, with the values of the file.
+
+    Raises:
+        ConfigError: There is no file, one is missing or wrong, or two have one name.
+    """
+    paths = [experiment_path(word) for word in positionals(words)]
+    if not paths:
+        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files, then flags.")
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if (other := by_name.setdefault(path.stem, path)) is not path:
+            raise ConfigError(
+                f"Two experiment files are called '{path.stem}': {other} and {path}.",
+                "Their runs would have one folder; rename one of them.",
+            )
+    return {path: Compare(experiments=tuple(paths), config=load_experiment(path)) for path in paths}
+
+
+def experiment_path(word: str) -> Path:
+    """The file that a word names. Raises ConfigError if it cannot be an experiment's."""
+    if not word.endswith(".toml"):
+        raise ConfigError(f"'{word}' is not an experiment file.", "Give a .toml file first, then flags.")
+    return Path(word)
+
+
+def positionals(words: Sequence[str]) -> Iterator[str]:
+    """Words that are neither flags nor values of one; a switch has no value, most other flags have one."""
+    values: float = 0  # how many of the next words belong to the flag
     for word in words:
-        if word.startswith("-") and not is_value:
-            is_value = word not in SWITCHES and "=" not in word
-        elif is_value:
-            is_value = False
+        if word.startswith("-") and (values == 0 or values == math.inf):
+            flag, equals, _ = word.partition("=")
+            values = 0 if equals or flag in SWITCHES else math.inf if flag in MANY_VALUES else 1
+        elif values:
+            values -= 1
         else:
-            return word
-    return None
+            yield word
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:
