@@ -52,7 +52,7 @@ def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:
     ]
     assert rows[0]["final.harmonic_mean"] == "60.0"
     assert (rows[0]["final_domains.fog.base"], rows[0]["final_domains.fog.novel"]) == ("61.5", "62.5")
-    assert rows[2]["label"] == "FedLoRA (SFT only)"
+    assert rows[2]["label"] == "FedLoRA"
     assert rows[2]["final.novel"] == ""
     assert rows[3]["failure"] == "The disk is full."
 

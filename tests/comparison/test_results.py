@@ -12,7 +12,7 @@ from feddtl.config import DataConfig
 def test_zero_shot_comes_first_from_the_summaries() -> None:
     """Its base accuracy is 40 + seed here, whatever the experiment."""
     [table] = setting_results([*by_seed("a", 60, 70), *by_seed("b", 50, 40, method="fedlora")])
-    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL", "FedLoRA"]
+    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL", "FedLoRA + two-stage"]
     assert table.rows[0].final["base"] == {0: 40.0, 1: 41.0}
     assert table.rows[0].costs == {}
 
@@ -29,7 +29,7 @@ def test_differences_to_the_best_by_hand() -> None:
     assert table.best == "FedDTL"
     difference = {row.label: row.difference for row in table.rows}
     assert difference["FedDTL"] is None
-    found = difference["FedLoRA"]
+    found = difference["FedLoRA + two-stage"]
     assert found is not None
     assert (found.mean, found.n) == (-20, 3)
     assert found.p == pytest.approx(1 - (12 / 14) ** 0.5)

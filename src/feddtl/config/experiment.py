@@ -23,14 +23,15 @@ METHOD_TITLES: dict[Method, str] = {
     "fedclip": "FedCLIP",
     "zero-shot": "Zero-shot",
 }
-# Those that have both stages; their titles say when there is only one.
-TWO_STAGE_METHODS: tuple[Method, ...] = ("feddtl", "fedlora")
 
 
 def method_title(method: Method, stages: str) -> str:
-    """Title of a method in tables, 'FedDTL (SFT only)' where its RL stage was left out."""
-    only = " (SFT only)" if method in TWO_STAGE_METHODS and stages == "sft" else ""
-    return METHOD_TITLES[method] + only
+    """Title of a method in tables; says so where FedDTL has no RL stage, or FedLoRA has one."""
+    if method == "feddtl" and stages == "sft":
+        return f"{METHOD_TITLES[method]} (SFT only)"
+    if method == "fedlora" and stages == "sft-then-rl":
+        return f"{METHOD_TITLES[method]} + two-stage"
+    return METHOD_TITLES[method]
 
 
 @dataclass(frozen=True)
