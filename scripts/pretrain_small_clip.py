@@ -6,12 +6,12 @@ Run: python scripts/pretrain_small_clip.py --output models/small-clip --write-ha
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -20,14 +20,14 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from feddtl.checks import check_scalar, require
 from feddtl.cli.terminal import duration
 from feddtl.environment import choose_device
-from feddtl.errors import FeddtlError
+from feddtl.errors import FeddtlError, RunError
 from feddtl.seeding import derive_seed, torch_generator
 from feddtl.storage import new_folder
 from pretraining import folder
 from pretraining.captions import PROMPT, TEMPLATES, texts, tokenize
 from pretraining.card import Made, model_card
 from pretraining.fitting import calibrate_projection
-from pretraining.images import Pixels, halves, joined, load_images, refuse_existing, write_halves
+from pretraining.images import Pixels, halves, joined, load_images, write_halves
 from pretraining.text import build_tokenizer
 from pretraining.training import Training, accuracy, on_device
 
@@ -78,7 +78,7 @@ class Options:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("rate", "checkpoint_minutes"):
             value = getattr(self, name)
-            require(check_scalar(float, value, name) > 0 and np.isfinite(value), name, value, "a number above 0")
+            require(check_scalar(float, value, name) > 0 and math.isfinite(value), name, value, "a number above 0")
         require(self.width >= 64 and self.width % 64 == 0, "width", self.width, "64, 128, 192 and so on")
         require(self.patch_size in (2, 4, 8, 16), "patch_size", self.patch_size, "2, 4, 8 or 16")
 
@@ -156,7 +156,11 @@ def prepare(options: Options, pixels: Pixels, device: torch.device) -> tuple[Tra
 
 
 def train(training: Training, checkpoint: Path, settings: dict[str, object], minutes: float) -> None:
-    """All steps that are left, with a line every 20 seconds and a checkpoint every few minutes."""
+    """All steps that are left, with a line every 20 seconds and a checkpoint every few minutes.
+
+    Raises:
+        RunError: The loss is no longer a number, or the checkpoint cannot be written.
+    """
     printed = saved = time.perf_counter()
     started, first, before = printed, training.done, training.seconds
     losses: list[Tensor] = []
@@ -167,6 +171,10 @@ def train(training: Training, checkpoint: Path, settings: dict[str, object], min
             continue
         # The loss leaves the device here, which waits for the steps to be over.
         loss = torch.stack(losses).mean().item()
+        if not math.isfinite(loss):
+            raise RunError(
+                f"The loss is {loss} at step {training.done} or just before.", "Begin anew with a lower --rate."
+            )
         printed, losses = time.perf_counter(), []
         training.seconds = before + printed - started
         pace = (printed - started) / (training.done - first)
@@ -193,11 +201,21 @@ def measure(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, test: dict[str
     }
 
 
+def refuse_existing(options: Options) -> None:
+    """Raise RunError where something is in the way, before any work is done."""
+    hints = {options.output: "Choose another --output, or remove it."}
+    if not options.resume:
+        hints[options.checkpoint] = "Add --resume to go on from it, or remove it to begin anew."
+    if options.write_halves is not None:
+        hints[options.write_halves] = "Remove it, or leave --write-halves out: the halves are the same every time."
+    for path, hint in hints.items():
+        if path.exists():
+            raise RunError(f"{path} is there already.", hint)
+
+
 def run(options: Options) -> None:
     """Load, train, measure, save."""
-    refuse_existing(options.output, "Choose another --output, or remove it.")
-    if not options.resume:
-        refuse_existing(options.checkpoint, "Add --resume to go on from it, or remove it to begin anew.")
+    refuse_existing(options)
     device = choose_device(options.device)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     data = load_data(options)
@@ -227,12 +245,15 @@ def run(options: Options) -> None:
 
 
 def main() -> int:
-    """Exit code 1 where input, data or machine are at fault."""
+    """Exit code: 0 done, 1 where input, data or machine are at fault, 130 interrupted."""
     try:
         run(tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
     except FeddtlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -15,7 +15,7 @@ from feddtl.data.decode import pixel_digest
 from feddtl.data.loading import read_ahead, thread_count
 from feddtl.data.sources import load_dataset
 from feddtl.data.table import ImageDataset, ImageTable, Indices
-from feddtl.errors import DataError, RunError
+from feddtl.errors import DataError
 from feddtl.storage import new_folder
 from pretraining.folder import IMAGE_SIDE
 
@@ -46,7 +46,7 @@ class Pixels:
 
     def identity(self) -> str:
         """Name of the images, their order and their classes, in hexadecimal digits."""
-        found = hashlib.blake2b(self.images.tobytes(), digest_size=16)
+        found = hashlib.blake2b(self.images.data, digest_size=16)
         found.update(self.labels.tobytes() + "\n".join(self.class_names).encode())
         return found.hexdigest()
 
@@ -66,7 +66,8 @@ def load_images(name: str, root: Path | None) -> tuple[Pixels, Pixels]:
             f"There is no folder {root / name}.",
             f"Put {name} there as train-*.parquet and test-*.parquet, or leave --data-root out to use the Hub.",
         )
-    dataset = load_dataset(name if root is None else str(root / name))
+    # An absolute path is never taken for the catalogue's name.
+    dataset = load_dataset(name if root is None else str((root / name).absolute()))
     return _decoded(dataset, dataset.train), _decoded(dataset, dataset.test)
 
 
@@ -107,20 +108,13 @@ def write_halves(folder: Path, pretraining: Pixels, federation: Pixels, test: Pi
     """Write both halves as parquet in Hub format, the one for federation with the test images.
 
     Raises:
-        RunError: The folder is there already, or cannot be written.
+        RunError: The folder cannot be written.
     """
-    refuse_existing(folder, "Remove it, or leave --write-halves out: the halves are the same every time.")
     with new_folder(folder) as draft:
         for name, splits in ((PRETRAINING, {"train": pretraining}), (FEDERATION, {"train": federation, "test": test})):
             (draft / name).mkdir()
             for split, pixels in splits.items():
                 _write_parquet(draft / name / f"{split}-00000-of-00001.parquet", pixels)
-
-
-def refuse_existing(path: Path, hint: str) -> None:
-    """Raise RunError where something is at the path already."""
-    if path.exists():
-        raise RunError(f"{path} is there already.", hint)
 
 
 def _write_parquet(path: Path, pixels: Pixels) -> None:

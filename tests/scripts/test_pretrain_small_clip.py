@@ -75,8 +75,7 @@ def test_three_steps_give_a_folder_that_loads_and_scores_what_was_printed(
     features = clip.image.features(clip.image.prefix(images, 0), 0)
     prompts, ends = clip.text.prefix(tuple(f"a photo of a {name}." for name in TEN), 0)
     texts = clip.text.features(prompts, ends, 0)
-    normalised = (torch.nn.functional.normalize(part, dim=-1) for part in (features, texts))
-    image, text = normalised
+    image, text = (torch.nn.functional.normalize(part, dim=-1) for part in (features, texts))
     accuracy = 100 * ((image @ text.t()).argmax(-1).numpy() == test.labels).mean()
     assert f"CIFAR-10: {accuracy:.1f} %" in printed
     card = (options.output / "README.md").read_text("utf-8")
@@ -126,10 +125,24 @@ def interrupted_after(steps: int, step: Callable[[Training], torch.Tensor]) -> C
     return interrupt
 
 
-def test_the_folder_is_not_replaced(script: ModuleType, options: Any) -> None:
-    options.output.mkdir(parents=True)
-    with pytest.raises(RunError, match="is there already"):
+@pytest.mark.parametrize("name", ["output", "write_halves"])
+def test_a_folder_that_is_there_is_not_replaced(script: ModuleType, options: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RunError, match="taken is there already"):
+        script.run(replace(options, **{name: tmp_path / "taken"}))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(
+    script: ModuleType, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(training: Training) -> torch.Tensor:
+        training.done += 1
+        return torch.tensor(float("nan"))
+
+    monkeypatch.setattr(Training, "step", broken)
+    with pytest.raises(RunError, match="The loss is nan at step 1"):
         script.run(options)
+    assert not options.checkpoint.exists()
 
 
 def test_a_resumption_without_a_checkpoint_is_refused(script: ModuleType, options: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.data.sources import load_dataset
-from feddtl.errors import DataError, RunError
+from feddtl.errors import DataError
 from pretraining.images import FEDERATION, PRETRAINING, Pixels, halves, joined, load_images, write_halves
 
 
@@ -80,11 +80,13 @@ def test_written_halves_are_sources_and_a_lossless_copy_gives_the_same_halves(tm
     assert [contents(half) for half in halves(copy)] == [contents(half) for half in (pretraining, federation)]
 
 
-def test_halves_do_not_replace_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "halves").mkdir()
-    pixels = noise([0, 1])
-    with pytest.raises(RunError, match="is there already"):
-        write_halves(tmp_path / "halves", pixels, pixels, pixels)
+def test_a_folder_with_the_name_of_a_catalogue_entry_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_halves(tmp_path / "halves", noise([0, 1]), noise([0, 1, 1]), noise([0, 1]))
+    (tmp_path / "halves" / FEDERATION).rename(tmp_path / "cifar10")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_images("cifar10", Path())[0]) == 3
 
 
 def test_sets_are_joined_by_class_name() -> None:
