@@ -1,0 +1,59 @@
+"""A model folder in Hugging Face format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from pretraining.text import CONTEXT
+
+IMAGE_SIDE = 32
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+Shape = dict[str, int]
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, image: Shape, text: Shape, joint_width: int) -> CLIPModel:
+    """Untrained CLIP for 32 x 32 pixels.
+
+    Args:
+        tokenizer: Gives the vocabulary and the special tokens.
+        image: Shape of the image tower under the names of `CLIPVisionConfig`.
+        text: Shape of the text tower under the names of `CLIPTextConfig`.
+        joint_width: Width of the projected features.
+    """
+    vision = {"image_size": IMAGE_SIDE, "projection_dim": joint_width, **image}
+    words = {
+        "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, "projection_dim": joint_width,
+        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, **text,
+    }  # fmt: skip
+    return CLIPModel(CLIPConfig(vision_config=vision, text_config=words, projection_dim=joint_width))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) values from 0 to 1, to what the image processor of the folder gives."""
+    mean, std = (torch.tensor(part, device=pixels.device).view(3, 1, 1) for part in (MEAN, STD))
+    return (pixels - mean) / std
+
+
+def write_model(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, card: str, output: Path) -> None:
+    """Write what `from_pretrained` reads, and the model card, into a folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    # safetensors writes for the owner alone; an installed package is read by everyone.
+    (output / "model.safetensors").chmod(0o644)
+    tokenizer.save_pretrained(output)
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": IMAGE_SIDE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": MEAN, "image_std": STD,
+    }  # fmt: skip
+    (output / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
+    (output / "README.md").write_text(card, "utf-8")
