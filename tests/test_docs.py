@@ -24,7 +24,8 @@ from feddtl.cli import main
 from feddtl.cli.commands import Doctor, Evaluate, Export, Partition, Run
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.runtimes.local import LocalRuntime, Progress
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,9 @@ from feddtl.config import Experiment
 ExperimentFile = Annotated[
     Path | None,
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="EXPERIMENT.toml", help="Experiment file; see experiments/."),
+    tyro.conf.arg(
+        metavar="EXPERIMENT.toml", help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/."
+    ),
 ]
 FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 # No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.

@@ -12,6 +12,7 @@ from feddtl.cli.commands import Partition, Run
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
+from feddtl.experiment_grid import split_choice
 
 Kind = TypeVar("Kind", Run, Partition)
 SWITCHES = ("-h", "--help", "--json", "--quiet")
@@ -26,7 +27,7 @@ def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
     """
     named = _first_positional(words)
     if named is not None:
-        if not named.endswith(".toml"):
+        if split_choice(Path(named))[0].suffix != ".toml":
             raise ConfigError(f"'{named}' is not an experiment file.", "Give a .toml file first, then flags.")
         return replace(kind(), experiment=Path(named), config=load_experiment(Path(named)))
     resume = _value_of("--resume", words)
