@@ -56,6 +56,8 @@ class Evaluate:
     """Folder of the run."""
     source: Annotated[str, tyro.conf.arg(name="data.source")] = ""
     """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
+    """Folder with a sub-folder per data set; default: the Hub for a new source, the run's own otherwise."""
     domains: Annotated[str, tyro.conf.arg(name="data.domains")] = ""
     """Comma-separated domains; default: all of a new source, the run's own otherwise."""
     prompt: Annotated[str, tyro.conf.arg(name="data.prompt")] = ""
