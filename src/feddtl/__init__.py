@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from feddtl.comparison.files import Comparison, load_comparison
+    from feddtl.comparison.grid import ComparisonObserver, compare
     from feddtl.config import (
         ComputeConfig,
         DataConfig,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "feddtl.comparison.files": ("Comparison", "load_comparison"),
+    "feddtl.comparison.grid": ("ComparisonObserver", "compare"),
     "feddtl.config": (
         "ComputeConfig",
         "DataConfig",
@@ -64,6 +68,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Clip",
+    "Comparison",
+    "ComparisonObserver",
     "ComputeConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -79,8 +85,10 @@ __all__ = [
     "TrainedModel",
     "UplinkConfig",
     "__version__",
+    "compare",
     "export_merged",
     "load_clip",
+    "load_comparison",
     "load_experiment",
     "load_experiments",
     "load_federated_data",

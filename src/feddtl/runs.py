@@ -151,6 +151,11 @@ class RunFolder:
         return dict(_read_json(self.path / DATA))
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and kernels, as they were when the run began."""
+        return dict(_read_json(self.path / ENVIRONMENT))
+
+    @property
     def kernels(self) -> Kernels:
         """How the run's blocks compute, so that it goes on with the same arithmetic."""
         try:

@@ -1,4 +1,4 @@
-"""The command line: `feddtl run | evaluate | export | partition | cache | doctor`.
+"""The command line: `feddtl run | compare | evaluate | export | partition | cache | doctor`.
 
 Heavy imports happen inside the commands.
 """
@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Cache, Doctor, Evaluate, Export, Partition, Run
-from feddtl.cli.experiment_argument import experiment_default
-from feddtl.errors import FeddtlError
+from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
+from feddtl.errors import ConfigError, FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Partition, tyro.conf.subcommand("partition")]
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: Sequence[str]) -> Command:
+    if words and words[0] == "compare":
+        return _parse_comparison(words[1:])
     if words and words[0] in ("run", "partition"):
         return _parse_with_experiment(words)
     command: Command = tyro.cli(Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES)
@@ -70,6 +74,26 @@ def _parse_with_experiment(words: Sequence[str]) -> Run | Partition:
         config=SWITCHES,
         default=experiment_default(Partition, words[1:]),
     )
+
+
+def _parse_comparison(words: Sequence[str]) -> Compare:
+    """The same flags over each experiment of the files, as `run` reads them over one."""
+    if any(word.partition("=")[0] == "--seed" for word in words):
+        raise ConfigError("--seed was given, but a comparison has several.", "Give --seeds, with one seed or more.")
+    if not {"-h", "--help"}.isdisjoint(words):
+        return _parse_compare(words, Compare())
+    experiments = comparison_experiments(words)
+    # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
+    name, first = next(iter(experiments.items()))
+    try:
+        command = _parse_compare(words, Compare(config=first))
+    except ConfigError as error:
+        raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
+    return replace(command, resolved=with_flags(experiments, command.config, words))
+
+
+def _parse_compare(words: Sequence[str], default: Compare) -> Compare:
+    return tyro.cli(Compare, prog="feddtl compare", args=words, config=SWITCHES, default=default)
 
 
 __all__ = ["main"]

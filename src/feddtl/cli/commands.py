@@ -17,6 +17,11 @@ ExperimentFile = Annotated[
         metavar="EXPERIMENT.toml", help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/."
     ),
 ]
+ExperimentFiles = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="EXPERIMENT.toml [EXPERIMENT.toml ...]", help="Experiment files with different names."),
+]
 FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 # No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.
 Flags = Annotated[Experiment, tyro.conf.arg(name="")]
@@ -46,6 +51,34 @@ class Run:
         from feddtl.cli.running import run
 
         return run(self)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run experiments over seeds and write tables of them: methods x settings x seeds.
+
+    Flags override every experiment file. What is finished is kept, what was interrupted goes on; see
+    docs/how-to/compare.md.
+    """
+
+    experiments: ExperimentFiles = ()
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
+    """Seeds; each experiment runs with each of them. --seed is not a flag of this command."""
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/comparison")
+    """Folder of the comparison, new or one to go on with: tables, and a run folder for each experiment and seed."""
+    json: bool = False
+    """Print comparison.json on standard output, and nothing else there."""
+    quiet: bool = False
+    """No progress, only the final tables."""
+    config: Flags = field(default_factory=Experiment)
+    resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
+    """The experiments of the files by name, in their order, with the flags over them."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.comparing import compare_experiments
+
+        return compare_experiments(self)
 
 
 @dataclass(frozen=True)

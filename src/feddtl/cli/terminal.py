@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from feddtl.config import METHOD_TITLES, Experiment
+from feddtl.config import METHOD_TITLES, Experiment, method_title
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver, Summary
@@ -189,7 +189,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
     """Zero-shot beside the method, then where everything lies."""
     console = Console()
     rounds = summary["rounds"]
-    name = METHOD_TITLES[summary["method"]] + (" (SFT only)" if summary["stages"] == "sft" else "")
+    name = method_title(summary["method"], summary["stages"])
     rows: dict[str, Any] = {"Zero-shot": summary["zero_shot"]}
     if rounds:
         rows[name] = summary["final"]

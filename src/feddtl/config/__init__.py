@@ -8,7 +8,7 @@ configuration.
 from __future__ import annotations
 
 from feddtl.config.data import DataConfig, PartitionKind, Regime
-from feddtl.config.experiment import METHOD_TITLES, Experiment, Method
+from feddtl.config.experiment import METHOD_TITLES, Experiment, Method, method_title
 from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
@@ -33,4 +33,5 @@ __all__ = [
     "ScheduleConfig",
     "ServerConfig",
     "UplinkConfig",
+    "method_title",
 ]

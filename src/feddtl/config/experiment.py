@@ -23,6 +23,14 @@ METHOD_TITLES: dict[Method, str] = {
     "fedclip": "FedCLIP",
     "zero-shot": "Zero-shot",
 }
+# Those that have both stages; their titles say when there is only one.
+TWO_STAGE_METHODS: tuple[Method, ...] = ("feddtl", "fedlora")
+
+
+def method_title(method: Method, stages: str) -> str:
+    """Title of a method in tables, 'FedDTL (SFT only)' where its RL stage was left out."""
+    only = " (SFT only)" if method in TWO_STAGE_METHODS and stages == "sft" else ""
+    return METHOD_TITLES[method] + only
 
 
 @dataclass(frozen=True)

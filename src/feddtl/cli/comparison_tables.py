@@ -1,0 +1,61 @@
+"""Tables of a comparison on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from feddtl.comparison.tables import Cell, Table
+
+PADDING = 3  # a blank on each side of a column, and one between columns
+
+
+def print_tables(console: Console, tables: Sequence[Table]) -> None:
+    """Each table, every group of columns for itself and cut where a line has no room for it, and its notes."""
+    for table in tables:
+        console.print(Text(table.title, style="bold"), soft_wrap=True)
+        for columns in parts(table, console.width):
+            console.print(rich_table(table, columns))
+        for note in table.notes:
+            console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print()
+
+
+def parts(table: Table, width: int) -> Iterator[range]:
+    """Neighbouring columns of one group that fit a line behind the labels; at least one, however narrow it is."""
+    room = width - 1 - PADDING - max((len(label) for label, _ in table.rows), default=0)
+    begin, used = 0, 0
+    for index, column in enumerate(table.columns):
+        needed = column_width(table, index) + PADDING
+        if index > begin and (used + needed > room or column.group != table.columns[begin].group):
+            yield range(begin, index)
+            begin, used = index, 0
+        used += needed
+    if table.columns:
+        yield range(begin, len(table.columns))
+
+
+def column_width(table: Table, index: int) -> int:
+    """Of the widest cell, or of the longest word of the heading, which may be broken between words."""
+    cells = (len(cells[index].text) for _, cells in table.rows)
+    return max(*(len(word) for word in table.columns[index].heading.split()), *cells)
+
+
+def rich_table(table: Table, columns: range) -> RichTable:
+    """Some columns of a table, which are of one group."""
+    group = table.columns[columns.start].group
+    drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(group) if group else None, title_justify="left")
+    drawn.add_column("", no_wrap=True)
+    for index in columns:
+        drawn.add_column(Text(table.columns[index].heading), justify="right", min_width=column_width(table, index))
+    for label, cells in table.rows:
+        drawn.add_row(Text(label), *(_text(cells[index]) for index in columns))
+    return drawn
+
+
+def _text(cell: Cell) -> Text:
+    return Text(cell.text, style="bold" if cell.best else "")

@@ -1,0 +1,186 @@
+"""The files of a comparison: table.md, table.tex, table.csv and comparison.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from feddtl.comparison.outcomes import Failure, Outcome, outcome_of
+from feddtl.comparison.rendering import latex, markdown
+from feddtl.comparison.results import (
+    COSTS,
+    ConditionResults,
+    MethodResults,
+    SettingResults,
+    condition_results,
+    setting_results,
+)
+from feddtl.comparison.statistics import spread_of
+from feddtl.comparison.tables import Table, comparison_tables
+from feddtl.config import method_title
+from feddtl.dotted import flatten
+from feddtl.errors import RunError
+from feddtl.experiment_file import experiment_to_dict
+from feddtl.storage import write_json_atomic, write_text_atomic
+
+COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
+FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
+# What of the settings a row of the CSV file names; the rest is in comparison.json.
+SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells that are done and cells that failed; everything else follows from them.
+
+    Attributes:
+        outcomes: Finished cells.
+        failures: Cells that could not be run.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...] = field(default=())
+
+    @cached_property
+    def settings(self) -> tuple[SettingResults, ...]:
+        """Results of each setting."""
+        return setting_results(self.outcomes)
+
+    @cached_property
+    def conditions(self) -> tuple[ConditionResults, ...]:
+        """Means over the data sets of each condition."""
+        return condition_results(self.settings)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Summary and a table for each setting, as text."""
+        return comparison_tables(self.settings, self.conditions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
+        environment = self.outcomes[0].environment if self.outcomes else {}
+        return {
+            "environment": environment,
+            "runs": [_record(outcome, environment) for outcome in self.outcomes],
+            "failures": [asdict(failure) for failure in self.failures],
+            "settings": [_setting_as_dict(results) for results in self.settings],
+            "means_over_data_sets": [_condition_as_dict(results) for results in self.conditions],
+        }
+
+
+def _record(outcome: Outcome, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """With its environment only where that is not the usual one, so that a file of one machine names it once."""
+    own = {} if outcome.environment == usual else {"environment": outcome.environment}
+    return {**outcome.as_record(), **own}
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """All files of a comparison's folder, each replaced in one step; comparison.json, which marks it as one, first."""
+    write_json_atomic(folder / COMPARISON, comparison.as_dict())
+    write_text_atomic(folder / MARKDOWN, markdown(comparison.tables))
+    write_text_atomic(folder / LATEX, latex(comparison.tables))
+    write_text_atomic(folder / CSV, csv_text(comparison))
+
+
+def load_comparison(path: Path) -> Comparison:
+    """The comparison of a folder, of its comparison.json, or of a file of results/.
+
+    Raises:
+        RunError: There is none, or it cannot be read.
+    """
+    file = path / COMPARISON if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        records, environment = content["runs"], content["environment"]
+    except OSError as error:
+        raise RunError(
+            f"Cannot read {file}: {error.strerror}.", "Give the --output folder of `feddtl compare`."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{file} is no comparison.", "Give a comparison.json as `feddtl compare` writes it.") from None
+    failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
+    return Comparison(tuple(outcome_of(record, environment) for record in records), failures)
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One row for each cell: what it is, whether it is finished, and every number of its summary."""
+    rows = [*map(_csv_row, comparison.outcomes), *map(_csv_row_of_failure, comparison.failures)]
+    columns = list(dict.fromkeys(column for row in rows for column in row)) or ["experiment", "seed", "state"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _csv_row(outcome: Outcome) -> dict[str, Any]:
+    experiment = outcome.experiment
+    settings = flatten(experiment_to_dict(experiment))
+    label = method_title(experiment.method, experiment.schedule.stages)
+    named = {key: settings[key] for key in SETTINGS_IN_CSV}
+    head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": label}
+    return {**head, **_scalars(outcome.summary), **named}
+
+
+def _csv_row_of_failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "experiment": failure.name,
+        "seed": failure.seed,
+        "state": "failed",
+        "label": "",
+        "failure": failure.message,
+    }
+
+
+def _scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys; base and novel by domain each get one of their own."""
+    flat: dict[str, Any] = {}
+    for key, value in flatten(summary).items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            flat.update(zip((f"{key}.base", f"{key}.novel"), value, strict=False))
+        else:
+            flat[key] = value
+    return flat
+
+
+def _setting_as_dict(results: SettingResults) -> dict[str, Any]:
+    condition = asdict(results.setting.condition)
+    return {
+        "title": results.title,
+        "dataset": results.setting.dataset,
+        **condition,
+        "best": results.best,
+        "rows": [_row_as_dict(row) for row in results.rows],
+    }
+
+
+def _row_as_dict(row: MethodResults) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "final": _spreads(row.final),
+        "client_models": _spreads(row.client_models),
+        "difference_to_best": None if row.difference is None else _rounded(asdict(row.difference)),
+        "costs": {key: _rounded(asdict(row.costs[key])) for key in COSTS if key in row.costs},
+    }
+
+
+def _condition_as_dict(results: ConditionResults) -> dict[str, Any]:
+    rows = {label: _spreads(scores) for label, scores in results.rows.items()}
+    return {**asdict(results.condition), "datasets": list(results.datasets), "rows": rows}
+
+
+def _spreads(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
+    """Mean, standard deviation and number of seeds of each score."""
+    found = {key: spread_of(list(values.values())) for key, values in scores.items()}
+    return {key: _rounded(asdict(spread)) for key, spread in found.items() if spread is not None}
+
+
+def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """As summaries round them."""
+    return {key: round(number, 4) if isinstance(number, float) else number for key, number in numbers.items()}

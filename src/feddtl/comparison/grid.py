@@ -1,0 +1,226 @@
+"""Runs the cells of a comparison, each of them an ordinary run folder, and keeps its files up to date."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from feddtl.comparison.files import COMPARISON, Comparison, write_comparison
+from feddtl.comparison.outcomes import Failure, Outcome
+from feddtl.config import Experiment
+from feddtl.errors import ConfigError, FeddtlError, RunError
+from feddtl.experiment import RunObserver, run_experiment
+from feddtl.runs import RunFolder
+from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
+
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment with a seed.
+
+    Attributes:
+        name: Name of the experiment.
+        experiment: What to run, with this seed.
+        folder: Its run folder.
+    """
+
+    name: str
+    experiment: Experiment
+    folder: Path
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.experiment.seed
+
+
+class ComparisonObserver:
+    """Told of what happens to the cells; the default watches nothing."""
+
+    def run_observer(self, cell: Cell) -> RunObserver:
+        """Who watches the run of a cell."""
+        return RunObserver()
+
+    def cell_started(self, cell: Cell, done: int, cells: int) -> None:
+        """A cell that is not finished is run, or gone on with; `done` cells are finished or failed."""
+
+    def cell_finished(self, cell: Cell, outcome: Outcome, done: int, cells: int, seconds_left: float | None) -> None:
+        """A cell is done; `seconds_left` is None where nothing is known yet."""
+
+    def cell_kept(self, cell: Cell, outcome: Outcome, done: int, cells: int) -> None:
+        """A cell was finished already."""
+
+    def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
+        """A cell cannot be run."""
+
+
+def compare(
+    experiments: Mapping[str, Experiment],
+    output: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    observer: ComparisonObserver | None = None,
+) -> Comparison:
+    """Run every experiment with every seed, and write tables of them; finished cells are only read.
+
+    Args:
+        experiments: By name, which is that of the run folder; the seed in them does not count.
+        output: Folder of the comparison, new or of an earlier one: `runs/<name>-seed<seed>/`, table.md, table.tex,
+            table.csv and comparison.json.
+        seeds: Each experiment runs with each of them.
+        observer: Told of progress.
+
+    Returns:
+        What came out, failures included.
+
+    Raises:
+        FeddtlError: Nothing could be started. What goes wrong within a cell is one of `Comparison.failures`.
+    """
+    cells = cells_of(experiments, seeds, output)
+    with comparison_folder(output):
+        return _Grid(cells, output, observer or ComparisonObserver()).run()
+
+
+def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output: Path) -> tuple[Cell, ...]:
+    """All cells, seed by seed, so that what is done early can be compared.
+
+    Raises:
+        ConfigError: There are none, a seed is named twice or out of range.
+    """
+    if not experiments:
+        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds = {tuple(seeds)!r} is out of range.", "Allowed: one or more, each once.")
+    return tuple(
+        Cell(name, replace(experiment, seed=seed), output / RUNS / f"{name}-seed{seed}")
+        for seed in seeds
+        for name, experiment in experiments.items()
+    )
+
+
+@contextmanager
+def comparison_folder(output: Path) -> Iterator[None]:
+    """The folder, held by this process; made if it is not there.
+
+    Raises:
+        RunError: It holds something else, or another process holds it.
+    """
+    with storage_errors(output):
+        if output.exists() and not output.is_dir():
+            raise RunError(f"{output} is a file; nothing was changed.", "Give another --output.")
+        output.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in output.iterdir() if not entry.name.endswith(DRAFT)}
+    if names and COMPARISON not in names:
+        raise RunError(
+            f"{output} holds something else than a comparison; nothing was changed.", "Give another --output."
+        )
+    with only_writer(output):
+        remove_drafts(output)
+        yield
+
+
+class _Grid:
+    """The cells on their way: finished ones are read first, so that the files never hold less than what is done."""
+
+    def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver) -> None:
+        self._cells, self._output, self._observer = cells, output, observer
+        self._outcomes: dict[Cell, Outcome] = {}
+        self._failures: dict[Cell, Failure] = {}
+
+    def run(self) -> Comparison:
+        waiting = [cell for cell in self._cells if not self._keep_if_finished(cell)]
+        self._write()
+        for cell in waiting:
+            self._observer.cell_started(cell, self._done, len(self._cells))
+            self._run_cell(cell)
+            self._write()
+        return self._comparison()
+
+    @property
+    def _done(self) -> int:
+        return len(self._outcomes) + len(self._failures)
+
+    def _keep_if_finished(self, cell: Cell) -> bool:
+        """Whether nothing is left to do: the cell is finished, or its folder is of another experiment."""
+        try:
+            outcome = finished_outcome(cell)
+        except FeddtlError as error:
+            self._fail(cell, error)
+            return True
+        if outcome is None:
+            return False
+        self._outcomes[cell] = outcome
+        self._observer.cell_kept(cell, outcome, self._done, len(self._cells))
+        return True
+
+    def _run_cell(self, cell: Cell) -> None:
+        try:
+            run_experiment(
+                cell.experiment, cell.folder, resume=is_run(cell.folder), observer=self._observer.run_observer(cell)
+            )
+            outcome = finished_outcome(cell)
+        except FeddtlError as error:
+            self._fail(cell, error)
+            return
+        assert outcome is not None
+        self._outcomes[cell] = outcome
+        self._observer.cell_finished(cell, outcome, self._done, len(self._cells), self._seconds_left())
+
+    def _fail(self, cell: Cell, error: FeddtlError) -> None:
+        self._failures[cell] = Failure(cell.name, cell.seed, error.message, error.hint)
+        self._observer.cell_failed(cell, self._failures[cell], self._done, len(self._cells))
+
+    def _seconds_left(self) -> float | None:
+        done = [(cell.name, outcome.summary["seconds"]) for cell, outcome in self._outcomes.items()]
+        waiting = [cell.name for cell in self._cells if cell not in self._outcomes and cell not in self._failures]
+        return expected_seconds(done, waiting)
+
+    def _comparison(self) -> Comparison:
+        """In the order of the cells, whatever was finished first."""
+        return Comparison(
+            tuple(self._outcomes[cell] for cell in self._cells if cell in self._outcomes),
+            tuple(self._failures[cell] for cell in self._cells if cell in self._failures),
+        )
+
+    def _write(self) -> None:
+        write_comparison(self._output, self._comparison())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was announced in a folder."""
+    return (folder / "config.json").is_file()
+
+
+def finished_outcome(cell: Cell) -> Outcome | None:
+    """What came out of a cell; None if it is not finished.
+
+    Raises:
+        RunError: The folder is of another experiment.
+    """
+    if not is_run(cell.folder):
+        return None
+    folder = RunFolder.find(cell.folder)
+    folder.require_same(cell.experiment)
+    summary = folder.summary
+    return None if summary is None else Outcome(cell.name, cell.experiment, summary, folder.environment)
+
+
+def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:
+    """Seconds that cells will take: as long as other seeds of their experiment, else as long as the mean cell.
+
+    Args:
+        done: Name and seconds of the cells that are done.
+        waiting: Names of the others.
+
+    Returns:
+        None if nothing is done.
+    """
+    if not done:
+        return None
+    overall = statistics.mean(seconds for _, seconds in done)
+    return sum(statistics.mean([seconds for other, seconds in done if other == name] or [overall]) for name in waiting)

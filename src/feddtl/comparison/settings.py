@@ -1,0 +1,163 @@
+"""What experiments have in common apart from the method: their setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from feddtl.comparison.outcomes import Outcome
+from feddtl.config import DataConfig, Experiment, method_title
+
+# What is said of the images themselves; the rest of the table says who holds them.
+OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
+DIRICHLET = ("dirichlet", "domain-dirichlet")
+# Positions in `Condition.parts` that every short title has.
+REGIME_AND_PARTITION = (0, 1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A setting without its data set; accuracies are averaged over the data sets of one condition.
+
+    Attributes:
+        regime: 'few-shot' or 'full'.
+        shots: Images per base class; None in the full regime.
+        partition: Who gets which images.
+        alpha: Concentration; None for a partition that is not Dirichlet.
+        min_images: Fewest images of a client; 0 for a partition that is not Dirichlet.
+        clients: Number of clients.
+        views: Views of a training image.
+        test_images: Most test images per class and domain; 0 for all.
+        participation: Share of the clients in a round.
+        rounds: Rounds; 0 where nothing is trained.
+        model: The CLIP.
+    """
+
+    regime: str
+    shots: int | None
+    partition: str
+    alpha: float | None
+    min_images: int
+    clients: int
+    views: int
+    test_images: int
+    participation: float
+    rounds: int
+    model: str
+
+    def parts(self) -> tuple[str, ...]:
+        """What it is, one text for each thing that may differ; '' where there is nothing to say."""
+        return (
+            self.regime if self.shots in (None, DataConfig.shots) else f"{self.regime} ({self.shots} per class)",
+            self.partition if self.alpha is None else f"{self.partition} (α = {self.alpha:g})",
+            f"at least {self.min_images} images" if self.min_images else "",
+            f"{self.clients} clients",
+            f"{self.views} views" if self.views > 1 else "",
+            f"{self.test_images} test images per class" if self.test_images else "",
+            f"participation {self.participation:g}" if self.participation < 1 else "",
+            f"{self.rounds} rounds" if self.rounds else "",
+            self.model,
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the rows of one table have in common.
+
+    Attributes:
+        dataset: Name of the data set, as summaries have it.
+        source: Keys and values that say where the images and their prompt come from.
+        condition: The rest.
+    """
+
+    dataset: str
+    source: tuple[tuple[str, str], ...]
+    condition: Condition
+
+    @property
+    def title(self) -> str:
+        """For the head of a table."""
+        return ", ".join([self.dataset, *filter(None, self.condition.parts())])
+
+
+def setting_of(outcome: Outcome) -> Setting:
+    """The setting of a run; that of zero-shot has no rounds."""
+    experiment, data = outcome.experiment, outcome.experiment.data
+    source = tuple((key, getattr(data, key)) for key in OF_THE_SOURCE)
+    return Setting(outcome.summary["dataset"], source, _condition(experiment, data, outcome.trains))
+
+
+def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condition:
+    dirichlet = data.partition in DIRICHLET
+    return Condition(
+        regime=data.regime,
+        shots=data.shots if data.regime == "few-shot" else None,
+        partition=data.partition,
+        alpha=data.alpha if dirichlet else None,
+        min_images=data.min_images if dirichlet else 0,
+        clients=data.clients,
+        views=data.views,
+        test_images=data.test_images_per_class,
+        participation=experiment.participation,
+        rounds=experiment.rounds if trains else 0,
+        model=experiment.model,
+    )
+
+
+def by_setting(outcomes: Sequence[Outcome]) -> dict[Setting, list[Outcome]]:
+    """Outcomes of each setting, settings in the order in which they first appear.
+
+    Zero-shot has no rounds, so it belongs to every setting that is the same but for them.
+    """
+    groups: dict[Setting, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.trains:
+            groups.setdefault(setting_of(outcome), []).append(outcome)
+    trained = list(groups)
+    for outcome in outcomes:
+        if not outcome.trains:
+            setting = setting_of(outcome)
+            for home in [other for other in trained if without_rounds(other) == setting] or [setting]:
+                groups.setdefault(home, []).append(outcome)
+    return groups
+
+
+def without_rounds(setting: Setting) -> Setting:
+    """The setting as zero-shot sees it."""
+    return replace(setting, condition=replace(setting.condition, rounds=0))
+
+
+def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
+    """A title for each; settings of one name are told apart by what differs in where their images come from."""
+    titles = {setting: setting.title for setting in settings}
+    for setting, title in list(titles.items()):
+        twins = [other for other in settings if other.title == title]
+        differing = [
+            f"{key} {value or 'default'}"
+            for key, value in setting.source
+            if any(dict(twin.source)[key] != value for twin in twins)
+        ]
+        titles[setting] = ", ".join([title, *differing])
+    return titles
+
+
+def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:
+    """Short titles: regime and partition, and whatever else is not the same for all."""
+    parts = {condition: condition.parts() for condition in conditions}
+    columns = list(zip(*parts.values(), strict=True))
+    shown = [index for index, column in enumerate(columns) if index in REGIME_AND_PARTITION or len(set(column)) > 1]
+    return {condition: ", ".join(filter(None, (texts[index] for index in shown))) for condition, texts in parts.items()}
+
+
+def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Title of the method for each experiment's name; two with one title have their names added.
+
+    Args:
+        outcomes: Of one setting.
+    """
+    experiments: Mapping[str, Experiment] = {outcome.name: outcome.experiment for outcome in outcomes}
+    titles = {name: method_title(found.method, found.schedule.stages) for name, found in experiments.items()}
+    return {
+        name: title if list(titles.values()).count(title) == 1 else f"{title} ({name})"
+        for name, title in titles.items()
+    }
