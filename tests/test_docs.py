@@ -21,7 +21,7 @@ from PIL import Image
 import feddtl
 from feddtl.algorithms.base import Algorithm
 from feddtl.cli import main
-from feddtl.cli.commands import Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Run
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
@@ -31,7 +31,7 @@ from feddtl.runtimes.local import LocalRuntime, Progress
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = (Run, Evaluate, Export, Partition, Doctor)
+COMMANDS = (Run, Compare, Evaluate, Export, Partition, Doctor)
 
 
 def name_of(page: Path) -> str:
@@ -71,9 +71,19 @@ def shell_lines(page: Path) -> Iterator[str]:
 def feddtl_commands(page: Path) -> list[list[str]]:
     """Words behind `feddtl` of every command; a bare `feddtl run` in the prose becomes its help."""
     inline = [found for found in re.findall(r"`(feddtl [^`]+)`", prose(page)) if "COMMAND" not in found]
-    words = [shlex.split(line, comments=True) for line in [*shell_lines(page), *inline]]
+    words = [as_the_shell_reads(line) for line in [*shell_lines(page), *inline]]
     found = [command[1:] for command in words if command[:1] == ["feddtl"]]
     return [[*command, "--help"] if len(command) == 1 and command[0] != "doctor" else command for command in found]
+
+
+def as_the_shell_reads(line: str) -> list[str]:
+    """Words of a line, those with a `*` replaced by the files they match."""
+    words = shlex.split(line, comments=True)
+    return [
+        found
+        for word in words
+        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else [word])
+    ]
 
 
 @each_page
@@ -199,11 +209,11 @@ def test_the_partition_in_the_tutorial_is_what_the_command_prints(
 def test_every_flag_of_the_command_line_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
     settings = {key.replace("_", "-") for key in flatten(experiment_to_dict(Experiment()))}
-    for command in ("run", "evaluate", "export", "partition", "doctor"):
+    for command in ("run", "compare", "evaluate", "export", "partition", "doctor"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         flags = set(re.findall(r"(?<![\w-])--([a-z][a-z.-]*)", capsys.readouterr().out)) - {"help"}
-        if command in ("run", "partition"):
+        if command in ("run", "compare", "partition"):
             flags -= settings
         section = re.split(r"^## ", page, flags=re.MULTILINE)
         text = next(part for part in section if part.startswith(f"{command}\n"))

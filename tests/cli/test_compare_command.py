@@ -1,0 +1,305 @@
+"""`feddtl compare`: cells are ordinary runs, flags override every file, and nothing that is done is done twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli.killable import KillableRuns
+from cli.small_runs import Bench, Command, contents, final_state, refused, summary
+from comparison.made_up import outcome as made_up
+from rich.console import Console
+
+from feddtl.cli.comparison_progress import BarComparison, LineComparison, QuietComparison, choose_comparison_observer
+from feddtl.cli.comparison_tables import parts
+from feddtl.cli.experiment_argument import positionals
+from feddtl.comparison.grid import Cell, compare
+from feddtl.comparison.outcomes import Failure
+from feddtl.comparison.tables import Cell as TableCell
+from feddtl.comparison.tables import Column, Table
+from feddtl.experiment_file import load_experiment
+
+
+def write_experiment(bench: Bench, path: Path, method: str = "feddtl", rounds: int = 2, source: object = "") -> Path:
+    """A file for a run of a second; the learning rate is in the file alone."""
+    path.write_text(
+        f"""
+        method = "{method}"
+        model = "{bench.clip}"
+        rounds = {rounds}
+        [data]
+        source = "{source or bench.photos}"
+        clients = 3
+        [local]
+        learning_rate = 0.01
+        """
+    )
+    return path
+
+
+@pytest.fixture
+def files(bench: Bench, tmp_path: Path) -> list[Path]:
+    """Two methods in one setting."""
+    return [write_experiment(bench, tmp_path / f"{method}.toml", method) for method in ("feddtl", "fedlora")]
+
+
+def test_every_cell_is_the_run_that_the_run_command_gives(feddtl: Command, files: list[Path]) -> None:
+    answer = feddtl("compare", *files, "--seeds", 0, 1, "--output", "out", "--rounds", 1, "--evaluation.every=5")
+    assert answer.code == 0
+    cells = sorted(path.name for path in Path("out/runs").iterdir())
+    assert cells == ["feddtl-seed0", "feddtl-seed1", "fedlora-seed0", "fedlora-seed1"]
+    again = ("--seed", 1, "--output", "plain", "--rounds", 1, "--evaluation.every", 5, "--quiet")
+    assert feddtl("run", files[1], *again).code == 0
+    torch.testing.assert_close(final_state(Path("out/runs/fedlora-seed1")), final_state(Path("plain")))
+    assert summary(Path("out/runs/fedlora-seed1"))["final"] == summary(Path("plain"))["final"]
+    assert Path("out/runs/fedlora-seed1/config.json").read_bytes() == Path("plain/config.json").read_bytes()
+    config = json.loads(Path("out/runs/feddtl-seed1/config.json").read_text())
+    assert (config["rounds"], config["evaluation"]["every"], config["local"]["learning_rate"]) == (1, 5, 0.01)
+
+
+def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
+    answer = feddtl("compare", *files, "--seeds", 0, 1, "--output", "out")
+    lines = [line for line in answer.err.splitlines() if not line.startswith("note: ")]
+    assert len(answer.err.splitlines()) == len(lines) + 1  # what all runs have to say is said once
+    scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"
+    assert re.fullmatch(rf"\[1/4\] FedDTL \(feddtl\), seed 0  {scored}  about \d+ s left", lines[0])
+    assert re.fullmatch(rf"\[2/4\] FedLoRA \(fedlora\), seed 0  {scored}(  about \d+ s left)?", lines[1])
+    assert re.fullmatch(rf"\[4/4\] FedLoRA \(fedlora\), seed 1  {scored}", lines[3])
+    assert "\x1b" not in answer.err
+    assert answer.out.startswith("Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, ")
+    for text in ("Zero-shot", "FedDTL", "FedLoRA", "Local", "Δ HM", "best", "mean ± standard deviation"):
+        assert text in answer.out
+    assert answer.out.splitlines()[-1] == "out has table.md, table.tex, table.csv, comparison.json"
+    assert "Mean over the clients' own models" in Path("out/table.md").read_text()
+    final = json.loads(Path("out/comparison.json").read_text())["runs"][0]["final"]
+    assert final == json.loads(Path("out/runs/feddtl-seed0/summary.json").read_text())["final"]
+    assert len(Path("out/table.csv").read_text().splitlines()) == 5
+
+
+def test_a_second_time_everything_is_kept(feddtl: Command, files: list[Path]) -> None:
+    words = ("compare", *files, "--output", "out")
+    first, before = feddtl(*words), contents(Path("out"))
+    answer = feddtl(*words)
+    assert answer.out == first.out
+    assert [line.split()[-1] for line in answer.err.splitlines()] == ["kept", "kept"]
+    assert contents(Path("out")) == before
+
+
+def test_a_seed_can_be_added(feddtl: Command, files: list[Path]) -> None:
+    assert feddtl("compare", files[0], "--output", "out").code == 0
+    answer = feddtl("compare", *files, "--seeds", 0, 1, "--output", "out")
+    assert answer.code == 0
+    assert answer.err.count("kept") == 1
+    assert len(json.loads(Path("out/comparison.json").read_text())["runs"]) == 4
+
+
+def test_json_prints_comparison_json_and_nothing_else(feddtl: Command, files: list[Path]) -> None:
+    answer = feddtl("compare", *files, "--json")
+    assert answer.err == ""
+    assert answer.out == Path("runs/comparison/comparison.json").read_text()
+
+
+def test_quiet_prints_the_tables_alone(feddtl: Command, files: list[Path]) -> None:
+    answer = feddtl("compare", "--quiet", *files, "--output", "out")
+    assert answer.err == ""
+    assert "Accuracy in %" in answer.out
+
+
+def test_a_failed_cell_is_named_and_the_rest_goes_on(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
+    broken = write_experiment(bench, tmp_path / "broken.toml", source=tmp_path / "nowhere")
+    good = write_experiment(bench, tmp_path / "good.toml")
+    answer = feddtl("compare", broken, good, "--output", "out")
+    assert answer.code == 1
+    assert "[1/2] FedDTL (broken), seed 0  failed: " in answer.err
+    ending = answer.err[answer.err.index("error: ") :]
+    assert ending.startswith("error: 1 of 2 cells failed:\n  broken, seed 0: ")
+    assert "nowhere" in ending
+    assert "give the same command again" in ending
+    assert "FedDTL" in answer.out
+    assert [path.name for path in Path("out/runs").iterdir()] == ["good-seed0"]
+    (tmp_path / "nowhere").symlink_to(bench.photos)
+    answer = feddtl("compare", broken, good, "--output", "out")
+    assert answer.code == 0
+    assert answer.err.count("kept") == 1
+
+
+def test_other_flags_are_refused_as_run_refuses_them(feddtl: Command, files: list[Path]) -> None:
+    assert feddtl("compare", files[0], "--output", "out").code == 0
+    before = contents(Path("out/runs"))
+    answer = feddtl("compare", files[0], "--output", "out", "--rounds", 3)
+    assert answer.code == 1
+    assert "rounds is 2 there, 3 here" in answer.err
+    assert contents(Path("out/runs")) == before
+
+
+def test_bad_words(bench: Bench, feddtl: Command, tmp_path: Path, files: list[Path]) -> None:
+    (tmp_path / "other").mkdir()
+    twin = write_experiment(bench, tmp_path / "other/feddtl.toml")
+    refused(feddtl("compare"), "no experiment to compare")
+    refused(feddtl("compare", "folder"), "'folder' is not an experiment file")
+    refused(feddtl("compare", "missing.toml"), "Cannot read the experiment file missing.toml")
+    refused(feddtl("compare", *files, twin), "Two experiment files are called 'feddtl'", str(twin))
+    refused(feddtl("compare", *files, "--seed", 3), "--seed", "--seeds")
+    refused(feddtl("compare", *files, "--seed=0"), "--seed", "--seeds")
+    refused(feddtl("compare", *files, "--seeds", 1, 1), "seeds = (1, 1)")
+    refused(feddtl("compare", *files, "--rounds", 0), "feddtl.toml with these flags: rounds = 0")
+    refused(feddtl("compare", *files, "--output", tmp_path), "something else than a comparison")
+    assert feddtl("compare", *files, "--no-such-flag", 1).code == 2
+    assert feddtl("compare", *files, "--seeds", "one").code == 2
+    assert not Path("runs").exists()
+
+
+def test_a_flag_is_judged_beside_the_values_of_each_file(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
+    """Three supervised rounds fit into four, but not into two."""
+    four = write_experiment(bench, tmp_path / "four.toml", rounds=4)
+    two = write_experiment(bench, tmp_path / "two.toml", rounds=2)
+    assert feddtl("compare", four, "--schedule.sft-rounds", 3, "--output", "out").code == 0
+    refused(
+        feddtl("compare", four, two, "--schedule.sft-rounds", 3), f"{two} with these flags: schedule.sft_rounds = 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["a.toml", "b.toml", "--seeds", "0", "1", "--output", "c.toml"], ["a.toml", "b.toml"]),
+        (["--quiet", "a.toml", "--rounds=3", "b.toml"], ["a.toml", "b.toml"]),
+        (["--rounds", "3", "a.toml", "--seeds", "1", "b.toml"], ["a.toml"]),
+        (["--rl.noise-std", "-3", "a.toml"], ["a.toml"]),
+        (["--seeds", "0", "1", "--json", "a.toml"], ["a.toml"]),
+        ([], []),
+    ],
+)
+def test_which_words_are_files(words: list[str], found: list[str]) -> None:
+    assert list(positionals(words)) == found
+
+
+def test_help_shows_every_flag_without_a_file(feddtl: Command) -> None:
+    answer = feddtl("compare", "--help")
+    assert answer.code == 0
+    for flag in ("--seeds", "--output", "--json", "--quiet", "--data.source", "--rl.noise-std"):
+        assert flag in answer.out
+    assert "--resolved" not in answer.out
+
+
+def test_interrupted_by_the_user(feddtl: Command, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert feddtl("compare", files[0], "--output", "out").code == 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("feddtl.experiment.load_clip", interrupt)
+        answer = feddtl("compare", *files, "--output", "out")
+    assert answer.code == 130
+    assert "give the same command again" in answer.err
+    assert len(json.loads(Path("out/comparison.json").read_text())["runs"]) == 1
+    assert feddtl("compare", *files, "--output", "out").code == 0
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns]:
+    if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
+        pytest.skip("needs fork and /proc")
+    with KillableRuns(tmp_path_factory.mktemp("log") / "log.txt") as started:
+        yield started
+
+
+def test_killed_in_the_second_cell_and_given_again(processes: KillableRuns, files: list[Path], tmp_path: Path) -> None:
+    """Tables of the first cell stay; then every cell ends where it would have without the kill."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    words = ["compare", *files, "--rounds", 4]
+    assert processes.run([*words, "--output", whole]) == 0
+    second = out / "runs" / "fedlora-seed0"
+    assert processes.kill_when([*words, "--output", out], (second / "checkpoints/round-0001").exists, slow=0.02)
+    assert not (second / "summary.json").exists()
+    assert [run["experiment"] for run in json.loads((out / "comparison.json").read_text())["runs"]] == ["feddtl"]
+    assert "FedLoRA" not in (out / "table.md").read_text()
+    first = contents(out / "runs" / "feddtl-seed0")
+    assert processes.run([*words, "--output", out]) == 0
+    assert contents(out / "runs" / "feddtl-seed0") == first
+    for cell in ("feddtl-seed0", "fedlora-seed0"):
+        resumed, uninterrupted = out / "runs" / cell, whole / "runs" / cell
+        # To rounding: what a process computed before moves its memory, and with it the order of sums.
+        torch.testing.assert_close(final_state(resumed), final_state(uninterrupted))
+        assert summary(resumed)["final"] == summary(uninterrupted)["final"]
+    assert list(out.rglob(".*.draft")) == []
+
+
+def test_killed_before_every_kind_of_storage_operation(
+    processes: KillableRuns, files: list[Path], tmp_path: Path
+) -> None:
+    """Each process gets a little further; whatever is left can always be gone on with."""
+    words, number = ["compare", files[0], "--rounds", 1, "--output", tmp_path / "out"], 1
+    while (code := processes.run(words, die_before=number)) != 0:
+        assert code == -9
+        number += 7
+    assert number > 20
+    assert len(json.loads((tmp_path / "out/comparison.json").read_text())["runs"]) == 1
+
+
+def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> None:
+    screen = io.StringIO()
+    observer = BarComparison(Console(file=screen, force_terminal=True, width=100, color_system=None))
+    drawn: list[tuple[Any, ...]] = []
+    draw = observer._draw
+
+    def recorded(task: Any, *arguments: Any) -> Any:
+        drawn.append(arguments)
+        return draw(task, *arguments)
+
+    observer._draw = recorded  # type: ignore[method-assign]
+    with observer:
+        compare({file.stem: load_experiment(file) for file in files}, tmp_path / "out", observer=observer)
+    assert drawn == [
+        ("cells", 0, 2),
+        ("feddtl, seed 0", 0, None),
+        ("feddtl, seed 0", 0, 2),
+        ("feddtl, seed 0", 1, 2),
+        ("feddtl, seed 0", 2, 2),
+        ("cells", 1, 2),
+        ("cells", 1, 2),
+        ("fedlora, seed 0", 0, None),
+        ("fedlora, seed 0", 0, 2),
+        ("fedlora, seed 0", 1, 2),
+        ("fedlora, seed 0", 2, 2),
+        ("cells", 2, 2),
+    ]
+    assert "[2/2] FedLoRA (fedlora), seed 0" in screen.getvalue()
+    assert "━━━━" in screen.getvalue()
+
+
+def test_lines_of_kept_and_failed_cells() -> None:
+    screen = io.StringIO()
+    observer = LineComparison(Console(file=screen, width=40))
+    done = made_up("a", 3, 60, 50, method="pfedmma")
+    cell = Cell("a", done.experiment, Path("a"))
+    observer.cell_kept(cell, done, 1, 12)
+    observer.cell_failed(cell, Failure("a", 3, "[red] is no data set."), 12, 12)
+    assert screen.getvalue().splitlines() == [
+        "[ 1/12] pFedMMA (a), seed 3  base  60.0  novel  50.0  HM  54.5  kept",
+        "[12/12] pFedMMA (a), seed 3  failed: [red] is no data set.",
+    ]
+
+
+def test_which_observer() -> None:
+    assert type(choose_comparison_observer(quiet=True, terminal=True)) is QuietComparison
+    assert type(choose_comparison_observer(quiet=False, terminal=False)) is LineComparison
+    assert type(choose_comparison_observer(quiet=False, terminal=True)) is BarComparison
+
+
+def test_a_table_is_cut_between_groups_and_where_a_line_is_full() -> None:
+    """A column of ten signs takes 13; the labels take 5 + 3, the frame 1: 48 signs hold three columns."""
+    columns = tuple(Column("HM", group) for group in ("", "", "", "", "Paper"))
+    table = Table("T", columns, (("label", (TableCell("x" * 10),) * 5),))
+    assert list(parts(table, 48)) == [range(3), range(3, 4), range(4, 5)]
+    assert list(parts(table, 47)) == [range(2), range(2, 4), range(4, 5)]
+    assert list(parts(table, 200)) == [range(4), range(4, 5)]
+    assert list(parts(table, 5)) == [range(index, index + 1) for index in range(5)]

@@ -1,0 +1,66 @@
+"""Outcomes with made-up numbers: no run, no model, no image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from feddtl.comparison.outcomes import Outcome
+from feddtl.config import DataConfig, Experiment, Method, ScheduleConfig
+
+
+def scores(base: float | None, novel: float | None, local: float = 50.0) -> dict[str, float | None]:
+    """With the harmonic mean that follows; None where it cannot."""
+    harmonic = None if base is None or novel is None else 2 * base * novel / (base + novel)
+    return {"local": local, "base": base, "novel": novel, "harmonic_mean": harmonic}
+
+
+def outcome(
+    name: str,
+    seed: int,
+    base: float | None,
+    novel: float | None,
+    *,
+    method: Method = "feddtl",
+    stages: Any = "sft-then-rl",
+    dataset: str = "shapes",
+    rounds: int = 20,
+    data: DataConfig | None = None,
+    **more: Any,
+) -> Outcome:
+    """A finished run; `more` is added to its summary."""
+    experiment = Experiment(
+        method=method,
+        seed=seed,
+        rounds=rounds,
+        schedule=ScheduleConfig(stages=stages),
+        data=replace(data or DataConfig(), source=dataset),
+    )
+    summary = {
+        "method": method,
+        "stages": stages,
+        "dataset": dataset,
+        "model": experiment.model,
+        "regime": experiment.data.regime,
+        "partition": experiment.data.partition,
+        "clients": experiment.data.clients,
+        "seed": seed,
+        "rounds": rounds if method != "zero-shot" else 0,
+        "zero_shot": scores(40.0 + seed, 60.0),
+        "final": scores(base, novel),
+        "final_domains": {},
+        "final_domain_mean": None,
+        "final_client_models": None,
+        "best_round": rounds,
+        "best": scores(base, novel),
+        "seconds": 10.0,
+        "bytes_up": 2_500_000,
+        "bytes_down": 1_000_000,
+        **more,
+    }
+    return Outcome(name, experiment, summary, {"python": "3.11"})
+
+
+def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[Outcome]:
+    """Runs with seeds 0, 1, … whose base, novel and harmonic mean are the same number."""
+    return [outcome(name, seed, value, value, **more) for seed, value in enumerate(harmonic_means)]

@@ -1,0 +1,101 @@
+"""Rows of a setting and means over data sets, from made-up numbers."""
+
+from __future__ import annotations
+
+import pytest
+from comparison.made_up import by_seed, outcome, scores
+
+from feddtl.comparison.results import condition_results, setting_results
+from feddtl.config import DataConfig
+
+
+def test_zero_shot_comes_first_from_the_summaries() -> None:
+    """Its base accuracy is 40 + seed here, whatever the experiment."""
+    [table] = setting_results([*by_seed("a", 60, 70), *by_seed("b", 50, 40, method="fedlora")])
+    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL", "FedLoRA"]
+    assert table.rows[0].final["base"] == {0: 40.0, 1: 41.0}
+    assert table.rows[0].costs == {}
+
+
+def test_a_zero_shot_experiment_takes_the_place_of_the_summaries() -> None:
+    [table] = setting_results([*by_seed("a", 60), outcome("zero", 0, 33, 44, method="zero-shot", stages="sft")])
+    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL"]
+    assert table.rows[0].final["base"] == {0: 33}
+
+
+def test_differences_to_the_best_by_hand() -> None:
+    """FedDTL 60, 70, 80 has the best mean; FedLoRA is 10, 20 and 30 below it: p = 1 - √(12/14) as for 1, 2, 3."""
+    [table] = setting_results([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 50, 50, method="fedlora")])
+    assert table.best == "FedDTL"
+    difference = {row.label: row.difference for row in table.rows}
+    assert difference["FedDTL"] is None
+    found = difference["FedLoRA"]
+    assert found is not None
+    assert (found.mean, found.n) == (-20, 3)
+    assert found.p == pytest.approx(1 - (12 / 14) ** 0.5)
+
+
+def test_a_method_whose_seeds_are_not_all_done_is_paired_over_those_it_has() -> None:
+    [table] = setting_results([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 65, method="fedlora")])
+    found = table.rows[-1].difference
+    assert found is not None
+    assert (found.mean, found.n) == (-7.5, 2)
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    [table] = setting_results([outcome("a", 0, 60, None), outcome("a", 1, 60, 50)])
+    row = table.rows[1]
+    assert row.final["base"] == {0: 60, 1: 60}
+    assert row.final["novel"] == {1: 50}
+    assert row.client_models == {}
+    assert "trainable_parameters" not in row.costs
+
+
+def test_no_novel_image_anywhere_gives_no_best() -> None:
+    [table] = setting_results([outcome("a", 0, 60, None, zero_shot=scores(50, None))])
+    assert table.best == ""
+    assert all(row.difference is None for row in table.rows)
+
+
+def test_costs_and_the_clients_own_models() -> None:
+    own = {"base": 30.0, "novel": 20.0, "harmonic_mean": 24.0}
+    runs = [
+        outcome("a", seed, 60, 50, final_client_models=own, trainable_parameters=7, seconds=float(seed))
+        for seed in (1, 3)
+    ]
+    [table] = setting_results(runs)
+    row = table.rows[1]
+    assert row.client_models == {key: {1: value, 3: value} for key, value in own.items()}
+    means = {key: cost.mean for key, cost in row.costs.items()}
+    assert means == {"trainable_parameters": 7, "bytes_up": 2_500_000, "bytes_down": 1_000_000, "seconds": 2.0}
+
+
+def test_mean_over_data_sets_is_that_of_their_harmonic_means() -> None:
+    """HM of (20, 60) is 30 and of (60, 20) is 30, so their mean is 30; that of the means (40, 40) would be 40."""
+    runs = [outcome("a", 0, 20, 60, dataset="one"), outcome("b", 0, 60, 20, dataset="two")]
+    [mean] = condition_results(setting_results(runs))
+    assert mean.datasets == ("one", "two")
+    assert mean.rows["FedDTL"]["harmonic_mean"] == {0: pytest.approx(30)}
+    assert mean.rows["FedDTL"]["base"] == {0: 40}
+
+
+def test_only_methods_and_seeds_that_every_data_set_has_are_averaged() -> None:
+    runs = [
+        *by_seed("a", 10, 20, 30, dataset="one"),
+        *by_seed("b", 30, 40, dataset="two"),
+        *by_seed("c", 50, dataset="one", method="fedlora"),
+    ]
+    [mean] = condition_results(setting_results(runs))
+    assert mean.rows["FedDTL"]["base"] == {0: 20, 1: 30}
+    assert list(mean.rows) == ["Zero-shot", "FedDTL"]
+
+
+def test_conditions_are_not_mixed() -> None:
+    full = DataConfig(regime="full")
+    runs = [*by_seed("a", 10), *by_seed("b", 30, data=full), *by_seed("c", 50, dataset="two", data=full)]
+    found = condition_results(setting_results(runs))
+    assert [(mean.title, mean.datasets) for mean in found] == [
+        ("few-shot, non-iid", ("shapes",)),
+        ("full, non-iid", ("shapes", "two")),
+    ]
+    assert found[1].rows["FedDTL"]["base"] == {0: 40}

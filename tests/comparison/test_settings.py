@@ -1,0 +1,99 @@
+"""Which runs belong into one table, and what tables and rows are called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from comparison.made_up import outcome
+
+from feddtl.comparison.settings import by_setting, condition_titles, row_labels, setting_of, setting_titles
+from feddtl.config import DataConfig, LocalConfig, RlConfig
+
+
+def test_a_method_and_its_tables_make_no_setting() -> None:
+    one = outcome("one", 0, 60, 50)
+    other = outcome("other", 3, 60, 50, method="fedlora", stages="sft")
+    tuned = replace(one, experiment=replace(one.experiment, rl=RlConfig(noise_std=1.0), local=LocalConfig(epochs=9)))
+    assert setting_of(one) == setting_of(other) == setting_of(tuned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "pacs"},
+        {"rounds": 5},
+        {"data": DataConfig(regime="full")},
+        {"data": DataConfig(shots=4)},
+        {"data": DataConfig(partition="iid")},
+        {"data": DataConfig(clients=3)},
+        {"data": DataConfig(views=2)},
+        {"data": DataConfig(domains="fog")},
+        {"data": DataConfig(prompt="a {class}")},
+    ],
+)
+def test_what_makes_another_setting(change: dict[str, object]) -> None:
+    assert setting_of(outcome("one", 0, 60, 50)) != setting_of(outcome("one", 0, 60, 50, **change))  # type: ignore[arg-type]
+
+
+def test_what_has_no_effect_makes_no_other_setting() -> None:
+    """alpha and min_images belong to the Dirichlet partitions, shots to the few-shot regime."""
+    full = DataConfig(regime="full")
+    without = setting_of(outcome("one", 0, 60, 50, data=full))
+    with_values = DataConfig(regime="full", alpha=5.0, min_images=3, shots=2)
+    assert setting_of(outcome("one", 0, 60, 50, data=with_values)) == without
+    dirichlet = [DataConfig(partition="dirichlet", alpha=alpha) for alpha in (0.1, 0.5)]
+    assert len({setting_of(outcome("one", 0, 60, 50, data=data)) for data in dirichlet}) == 2
+
+
+def test_zero_shot_belongs_to_every_number_of_rounds() -> None:
+    runs = [outcome("a", 0, 60, 50, rounds=5), outcome("b", 0, 60, 50, rounds=20)]
+    zero = outcome("zero", 0, 40, 60, method="zero-shot", stages="sft", rounds=9)
+    elsewhere = outcome("other", 0, 40, 60, method="zero-shot", dataset="pacs")
+    groups = by_setting([zero, *runs, elsewhere])
+    assert [[one.name for one in group] for group in groups.values()] == [["a", "zero"], ["b", "zero"], ["other"]]
+    assert list(groups)[-1].title == "pacs, few-shot, non-iid, 5 clients, tiny-clip"
+
+
+def test_titles() -> None:
+    data = DataConfig(partition="dirichlet", alpha=0.25, shots=4, clients=8)
+    title = setting_of(outcome("one", 0, 60, 50, data=data)).title
+    assert title == "shapes, few-shot (4 per class), dirichlet (α = 0.25), 8 clients, 20 rounds, tiny-clip"
+
+
+def test_settings_of_one_name_are_told_apart() -> None:
+    settings = [
+        setting_of(outcome("one", 0, 60, 50, data=DataConfig(domains=domains))) for domains in ("", "fog", "night")
+    ]
+    common = "shapes, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip"
+    assert list(setting_titles(settings).values()) == [
+        f"{common}, domains default",
+        f"{common}, domains fog",
+        f"{common}, domains night",
+    ]
+    assert setting_titles(settings[:1]) == {settings[0]: common}
+
+
+def test_short_titles_say_what_differs() -> None:
+    conditions = [
+        setting_of(outcome("one", 0, 60, 50, rounds=rounds, data=DataConfig(regime=regime))).condition  # type: ignore[arg-type]
+        for rounds, regime in ((5, "full"), (20, "few-shot"))
+    ]
+    assert list(condition_titles(conditions).values()) == ["full, non-iid, 5 rounds", "few-shot, non-iid, 20 rounds"]
+    assert list(condition_titles(conditions[:1]).values()) == ["full, non-iid"]
+
+
+def test_labels_and_twins() -> None:
+    runs = [
+        outcome("plain", 0, 60, 50),
+        outcome("loud", 0, 60, 50),
+        outcome("half", 0, 60, 50, stages="sft"),
+        outcome("prompts", 0, 60, 50, method="promptfl", stages="sft"),
+        outcome("plain", 1, 60, 50),
+    ]
+    assert row_labels(runs) == {
+        "plain": "FedDTL (plain)",
+        "loud": "FedDTL (loud)",
+        "half": "FedDTL (SFT only)",
+        "prompts": "PromptFL",
+    }

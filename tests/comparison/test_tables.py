@@ -1,0 +1,109 @@
+"""Text of the cells: spreads, the best of a column, differences, columns that are left out, notes."""
+
+from __future__ import annotations
+
+from comparison.made_up import by_seed, outcome
+
+from feddtl.comparison.results import condition_results, setting_results
+from feddtl.comparison.tables import Table, comparison_tables
+from feddtl.config import DataConfig
+
+
+def tables(*groups: object) -> tuple[Table, ...]:
+    outcomes = [one for group in groups for one in (group if isinstance(group, list) else [group])]
+    settings = setting_results(outcomes)
+    return comparison_tables(settings, condition_results(settings))
+
+
+def column(table: Table, heading: str) -> dict[str, str]:
+    index = [column.text for column in table.columns].index(heading)
+    return {label: ("*" if cells[index].best else "") + cells[index].text for label, cells in table.rows}
+
+
+def test_cells_by_hand() -> None:
+    """60, 70, 80: mean 70, standard deviation 10. The differences 10, 20, 30 give p = 1 - √(12/14) = 0.074."""
+    [table] = tables(by_seed("a", 60, 70, 80), by_seed("b", 50, 50, 50, method="fedclip"))
+    assert column(table, "HM") == {
+        "Zero-shot": "48.7 ± 0.7",  # 2·40·60/100 = 48, 2·41·60/101 = 48.71, 2·42·60/102 = 49.41: 0.7 apart
+        "FedDTL": "*70.0 ± 10.0",
+        "FedCLIP": "50.0 ± 0.0",
+    }
+    assert column(table, "Δ HM") == {"Zero-shot": "−21.3", "FedDTL": "best", "FedCLIP": "−20.0"}
+    assert column(table, "p")["FedCLIP"] == "0.074 (n = 3)"
+    assert column(table, "p")["FedDTL"] == "–"
+    assert column(table, "MB up") == {"Zero-shot": "–", "FedDTL": "2.5", "FedCLIP": "2.5"}
+    assert table.title == "Accuracy in %: shapes, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip"
+
+
+def test_the_best_is_judged_by_what_is_printed() -> None:
+    """70.04 and 69.96 are both printed as 70.0."""
+    [table] = tables(by_seed("a", 70.04), by_seed("b", 69.96, method="fedclip"), by_seed("c", 69.94, method="fedpgp"))
+    assert column(table, "Base") == {
+        "Zero-shot": "40.0",
+        "FedDTL": "*70.0",
+        "FedCLIP": "*70.0",
+        "FedPGP": "69.9",
+    }
+    assert set(column(table, "Local").values()) == {"*50.0"}
+
+
+def test_one_seed_has_neither_spread_nor_p() -> None:
+    [table] = tables(by_seed("a", 70), by_seed("b", 60, method="fedclip"))
+    headings = [column.text for column in table.columns]
+    assert headings == ["Local", "Base", "Novel", "HM", "Δ HM", "MB up", "MB down", "Seconds"]
+    assert table.notes[0] == "After the last round, seed 0."
+    assert not any("p:" in note for note in table.notes)
+
+
+def test_trainable_parameters_where_a_summary_has_them() -> None:
+    [table] = tables(by_seed("a", 70, trainable_parameters=1_234_567))
+    assert column(table, "Trainable") == {"Zero-shot": "–", "FedDTL": "1,234,567"}
+
+
+def test_nothing_to_score_is_a_dash() -> None:
+    [table] = tables(outcome("a", 0, 60, None), outcome("b", 0, 60, 70, method="fedclip"))
+    assert column(table, "Novel") == {"Zero-shot": "60.0", "FedDTL": "–", "FedCLIP": "*70.0"}
+    assert column(table, "Δ HM")["FedDTL"] == "–"
+
+
+def test_the_clients_own_models_have_a_table() -> None:
+    own = {"base": 30.0, "novel": 20.0, "harmonic_mean": 24.0}
+    found = tables(by_seed("a", 60, 70, final_client_models=own), by_seed("b", 50, method="fedclip"))
+    assert found[1].title.startswith("Mean over the clients' own models: shapes")
+    assert found[1].rows[0][0] == "FedDTL"
+    assert [cell.text for cell in found[1].rows[0][1]] == ["30.0 ± 0.0", "20.0 ± 0.0", "24.0 ± 0.0"]
+    assert len(found[1].rows) == 1
+
+
+def test_the_paper_s_ablation_is_beside_ours_and_named() -> None:
+    [table] = tables(by_seed("a", 60), by_seed("b", 50, stages="sft"))
+    assert column(table, "Paper: HM") == {"Zero-shot": "", "FedDTL": "86.51", "FedDTL (SFT only)": "82.60"}
+    [note] = [note for note in table.notes if note.startswith("Paper")]
+    assert "ViT-B/16" in note
+    assert "mean of seven data sets; not measured here" in note
+    assert not any(cells[-1].best for _, cells in table.rows)
+
+
+def test_domainnet_is_a_note() -> None:
+    data = DataConfig(regime="full", partition="domain")
+    assert any("FedMaPLe 91.94" in note for note in tables(by_seed("a", 60, dataset="domainnet", data=data))[0].notes)
+    assert not any("FedMaPLe" in note for note in tables(by_seed("a", 60, dataset="pacs", data=data))[0].notes)
+
+
+def test_the_summary_has_a_group_for_each_condition() -> None:
+    full = DataConfig(regime="full")
+    summary = tables(
+        by_seed("a", 10, 20),
+        by_seed("b", 30, 40, data=full, dataset="one"),
+        by_seed("c", 50, 70, data=full, dataset="two"),
+        by_seed("d", 90, 90, data=full, dataset="two", method="fedclip"),
+    )[0]
+    assert column(summary, "few-shot, non-iid: Base") == {"Zero-shot": "*40.5 ± 0.7", "FedDTL": "15.0 ± 7.1"}
+    assert column(summary, "full, non-iid: Base")["FedDTL"] == "*47.5 ± 10.6"  # (30 + 50)/2 = 40, (40 + 70)/2 = 55
+    assert column(summary, "Paper, full, non-iid: Base") == {"Zero-shot": "", "FedDTL": "91.64"}
+    assert "full, non-iid: mean over one and two." in summary.notes
+    assert not any(column.group == "Paper, few-shot, non-iid" for column in summary.columns)
+
+
+def test_nothing_done_gives_no_table() -> None:
+    assert tables() == ()
