@@ -39,6 +39,9 @@ def write_experiment(bench: Bench, path: Path, method: str = "feddtl", rounds: i
         clients = 3
         [local]
         learning_rate = 0.01
+        [compute]
+        precision = "float32"
+        attention = "sdpa"
         """
     )
     return path
@@ -215,7 +218,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns
 def test_killed_in_the_second_cell_and_given_again(processes: KillableRuns, files: list[Path], tmp_path: Path) -> None:
     """Tables of the first cell stay; then every cell ends where it would have without the kill."""
     whole, out = tmp_path / "whole", tmp_path / "out"
-    words = ["compare", *files, "--rounds", 4]
+    words = ["compare", *files]
     assert processes.run([*words, "--output", whole]) == 0
     second = out / "runs" / "fedlora-seed0"
     assert processes.kill_when([*words, "--output", out], (second / "checkpoints/round-0001").exists, slow=0.02)
