@@ -26,6 +26,7 @@ from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.experiment_grid import expand
 from feddtl.runtimes.local import LocalRuntime, Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,12 +78,12 @@ def feddtl_commands(page: Path) -> list[list[str]]:
 
 
 def as_the_shell_reads(line: str) -> list[str]:
-    """Words of a line, those with a `*` replaced by the files they match."""
+    """Words of a line, those with a `*` replaced by the files they match, if any do."""
     words = shlex.split(line, comments=True)
     return [
         found
         for word in words
-        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else [word])
+        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else []) or [word]
     ]
 
 
@@ -140,7 +141,8 @@ def test_every_setting_named_in_the_documentation_exists(page: Path) -> None:
         if table in tables and last not in ("json", "toml"):
             assert named in settings
     for example in blocks(page, "toml"):
-        experiment_from_dict(tomllib.loads(example))
+        for values in expand(tomllib.loads(example)).values():
+            experiment_from_dict(values)
 
 
 @pytest.fixture(scope="module")
