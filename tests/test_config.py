@@ -27,6 +27,7 @@ LIMITS = [
     ("data", "alpha", [1e-6, 100.0], [0.0, -0.1, math.nan, math.inf]),
     ("data", "clients", [1, 100], [0]),
     ("data", "min_images", [0, 8], [-1]),
+    ("data", "test_images_per_class", [0, 100], [-1]),
     ("data", "source", ["shapes", "a/b"], [""]),
     ("data", "prompt", ["", "a {class}"], ["a photo", "{klass}"]),
     ("lora", "rank", [1, 64], [0]),

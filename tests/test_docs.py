@@ -24,7 +24,9 @@ from feddtl.cli import main
 from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Run
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.experiment_grid import expand
 from feddtl.runtimes.local import LocalRuntime, Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,12 +78,12 @@ def feddtl_commands(page: Path) -> list[list[str]]:
 
 
 def as_the_shell_reads(line: str) -> list[str]:
-    """Words of a line, those with a `*` replaced by the files they match."""
+    """Words of a line, those with a `*` replaced by the files they match, if any do."""
     words = shlex.split(line, comments=True)
     return [
         found
         for word in words
-        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else [word])
+        for found in (sorted(str(path) for path in ROOT.glob(word)) if "*" in word and "/" in word else []) or [word]
     ]
 
 
@@ -139,7 +141,8 @@ def test_every_setting_named_in_the_documentation_exists(page: Path) -> None:
         if table in tables and last not in ("json", "toml"):
             assert named in settings
     for example in blocks(page, "toml"):
-        experiment_from_dict(tomllib.loads(example))
+        for values in expand(tomllib.loads(example)).values():
+            experiment_from_dict(values)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.config import DataConfig, Experiment, LoraConfig, RlConfig
+from feddtl.dotted import flatten
 from feddtl.errors import ConfigError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten, load_experiment
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiment
 
 WHOLE_FILE = """
 method = "fedlora"

@@ -1,97 +1,224 @@
-"""Every experiment file loads, names a method that is there, and data that can be divided as it says."""
+"""Every experiment of every file loads, has data that can be divided as it says, and a method that trains on it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from feddtl.algorithms import METHODS
 from feddtl.cli import main
-from feddtl.config import Experiment
+from feddtl.config import ComputeConfig, Experiment, LoraConfig
+from feddtl.config.experiment import Method
 from feddtl.data import federated
 from feddtl.data.catalog import CATALOG
 from feddtl.data.federated import load_federated_data
-from feddtl.data.partition import partition
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes
-from feddtl.experiment_file import load_experiment
+from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.dotted import flatten
+from feddtl.experiment import run_experiment
+from feddtl.experiment_file import experiment_to_dict, load_experiments
 from feddtl.models.clip import EMBEDDED
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(FOLDER.rglob("*.toml"))
+EXPERIMENTS = {file: load_experiments(file) for file in FILES}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Classes and domains of the catalogued sources in use, as their publishers state them; nothing is downloaded here.
-SIZES = {"cifar10": (10, 1), "cifar100": (100, 1), "pacs": (7, 4), "eurosat": (10, 1), "office-caltech-10": (10, 4)}
+# Classes and domains of the catalogue's sources in use, as their publishers state them; nothing is downloaded here.
+SIZES = {
+    **{"cifar10": (10, 1), "cifar100": (100, 1), "eurosat": (10, 1), "tiny-imagenet": (200, 1)},
+    **{"oxford-pets": (37, 1), "flowers102": (102, 1), "caltech101": (100, 1), "caltech256": (256, 1)},
+    **{"food101": (101, 1), "domainnet": (10, 6), "officecaltech10": (10, 4), "pacs": (7, 4)},
+}
+LABEL_SKEW = set(list(SIZES)[:9])
+FEATURE_SHIFT = {"domainnet", "officecaltech10"}
+# Images of each class in each domain of a stand-in: enough for 16 shots where there is one domain.
+TRAIN, TRAIN_PER_DOMAIN, TEST = 20, 4, 2
 
 each_file = pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(FOLDER)) for file in FILES])
 
 
+@cache
+def stand_in(source: str) -> ImageDataset:
+    """As many classes and domains as the real data set, with a few images of 8 pixels each."""
+    assert source in CATALOG, f"{source} is not catalogued"
+    classes, domains = SIZES[source]
+    return ImageDataset(
+        source,
+        _stand_in_images(classes, domains, TRAIN if domains == 1 else TRAIN_PER_DOMAIN),
+        _stand_in_images(classes, domains, TEST),
+        tuple(f"class {number}" for number in range(classes)),
+        tuple(f"domain {number}" for number in range(domains)) if domains > 1 else ("all",),
+    )
+
+
+def _stand_in_images(classes: int, domains: int, each: int) -> ImageTable:
+    labels = np.tile(np.arange(classes), each * domains)
+    shades = np.random.default_rng(0).integers(0, 256, (classes, 3), dtype=np.uint8)
+    return ImageTable(
+        lambda row: Image.new("RGB", (8, 8), tuple(shades[labels[row]].tolist())),
+        np.arange(len(labels)),
+        labels,
+        np.repeat(np.arange(domains), each * classes),
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _load_generated_images_once() -> Iterator[None]:
+def _no_download() -> Iterator[None]:
+    """Shapes are generated once; a stand-in takes the place of every other source."""
+    shapes = cache(load_dataset)
+
+    def load(source: str, **options: Any) -> ImageDataset:
+        return shapes(source, **options) if source == "shapes" else stand_in(source)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federated, "load_dataset", cache(load_dataset))
+        patch.setattr(federated, "load_dataset", load)
         yield
 
 
-def test_there_are_experiments() -> None:
-    assert FOLDER / "quickstart.toml" in FILES
-
-
 @each_file
-def test_it_loads_and_its_method_and_model_exist(file: Path) -> None:
-    experiment = load_experiment(file)
-    assert experiment.method in METHODS
-    assert experiment.model == EMBEDDED or HUB_ID.fullmatch(experiment.model)
+def test_methods_models_and_names(file: Path) -> None:
+    for name, experiment in EXPERIMENTS[file].items():
+        assert experiment.method in METHODS, name
+        assert experiment.model == EMBEDDED or HUB_ID.fullmatch(experiment.model), name
+        assert re.fullmatch(r"[\w.+-]+", name), "a folder is named after it"
+
+
+def test_no_two_files_have_one_name_in_a_folder_of_runs() -> None:
+    """`feddtl compare A.toml B.toml` keeps the runs of both in one folder; within a table, names must differ."""
+    for folder in {file.parent for file in FILES}:
+        names = [name for file in FILES if file.parent == folder for name in EXPERIMENTS[file]]
+        assert len(names) == len(set(names)), folder
 
 
 @each_file
 def test_its_data_can_be_divided_as_it_says(file: Path) -> None:
-    experiment = load_experiment(file)
-    if experiment.data.source == "shapes":
-        data = load_federated_data(experiment.data, experiment.seed)
-        assert len(data.partition.train) == experiment.data.clients
-        assert all(len(part) for part in data.partition.train)
-    else:
-        _divide_stand_in(experiment)
-
-
-def _divide_stand_in(experiment: Experiment) -> None:
-    """As many classes and domains as the real data set has, 40 images of each class in each domain."""
-    source = experiment.data.source
-    assert source in CATALOG or HUB_ID.fullmatch(source), f"{source} is neither catalogued nor a Hub id"
-    num_classes, num_domains = SIZES[source.rpartition("/")[2]]
-    num_base = len(base_novel_classes(num_classes)[0])
-    labels = np.tile(np.arange(num_base), 40 * num_domains)
-    domains = np.repeat(np.arange(num_domains), 40 * num_base)
-    parts = partition(
-        *(labels, domains, labels, domains),
-        kind=experiment.data.partition,
-        num_classes=num_base,
-        num_domains=num_domains,
-        clients=experiment.data.clients,
-        alpha=experiment.data.alpha,
-        seed=experiment.seed,
-    )
-    assert all(len(part) for part in parts.train)
+    """With the three seeds of the paper's protocol."""
+    for config in {experiment.data for experiment in EXPERIMENTS[file].values()}:
+        for seed in range(3):
+            data = load_federated_data(config, seed)
+            assert len(data.partition.train) == config.clients
+            assert all(len(part) for part in data.partition.train)
 
 
 @each_file
-def test_its_head_says_how_to_run_it(file: Path) -> None:
-    """Purpose, the command with this file's own name, and where the expected numbers are."""
+def test_its_head_is_complete(file: Path) -> None:
+    """Purpose, the command with this file's own name, and where the expected numbers are; for a table the cost too."""
     head = file.read_text(encoding="utf-8").split("\n\n")[0]
     assert head.startswith("# ")
-    assert f"feddtl run experiments/{file.relative_to(FOLDER).as_posix()} " in head
+    name, experiments = f"experiments/{file.relative_to(FOLDER).as_posix()}", EXPERIMENTS[file]
+    if len(experiments) == 1:
+        assert f"feddtl run {name} " in head
+    else:
+        assert f"feddtl compare {name} --seeds 0 1 2 --output runs/" in head
+        assert re.search(r"[Cc]ost", head)
+    if count := re.search(r"Cost: (\d+) runs a seed", head):
+        assert int(count[1]) == len(experiments)
     assert "Expected numbers" in head
 
 
 @each_file
-def test_the_command_line_takes_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["run", str(file), "--help"])
-    assert caught.value.code in (0, None)
-    assert f"(default: {load_experiment(file).rounds})" in capsys.readouterr().out
+def test_the_commands_of_its_head_are_understood(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every `feddtl run` of the head shows the file's own values in its help."""
+    named = re.findall(r"feddtl run (experiments/\S+)", file.read_text(encoding="utf-8"))
+    assert named
+    for place in named:
+        path = FOLDER.parent / place
+        [experiment] = load_experiments(path).values()
+        with pytest.raises(SystemExit) as caught:
+            main(["run", str(path), "--help"])
+        assert caught.value.code in (0, None)
+        assert f"(default: {experiment.rounds})" in capsys.readouterr().out
+
+
+def of(folder: str) -> list[Experiment]:
+    return [experiment for file in FILES if file.parent.name == folder for experiment in EXPERIMENTS[file].values()]
+
+
+def test_the_main_tables_are_whole() -> None:
+    """Nine data sets, two regimes, two partitions, all methods; FedLoRA by cross-entropy alone."""
+    cells = [(e.data.source, e.data.regime, e.data.partition, e.method) for e in of("table1")]
+    assert len(cells) == len(set(cells)) == 9 * 2 * 2 * len(METHODS)
+    assert {cell[0] for cell in cells} == LABEL_SKEW
+    assert {cell[3] for cell in cells} == set(get_args(Method)) == set(METHODS)
+    cells = [(e.data.source, e.data.partition, e.method) for e in of("feature_shift")]
+    assert len(cells) == len(set(cells)) == 2 * 2 * len(METHODS)
+    assert {cell[:2] for cell in cells} == {(s, p) for s in FEATURE_SHIFT for p in ("domain", "domain-dirichlet")}
+    for experiment in of("feature_shift"):
+        clients_per_domain = 1 if experiment.data.partition == "domain" else 2
+        assert experiment.data.clients == clients_per_domain * SIZES[experiment.data.source][1]
+    for experiment in [*of("table1"), *of("feature_shift")]:
+        assert (experiment.model, experiment.rounds) == ("openai/clip-vit-base-patch16", 20)
+        assert experiment.data.alpha == 0.1
+        assert experiment.data.test_images_per_class == 0
+        assert (experiment.method == "fedlora") == (experiment.schedule.stages == "sft")
+        assert experiment.data.clients == 5 or experiment.data.source in FEATURE_SHIFT
+
+
+def test_the_ablation_has_its_four_rows() -> None:
+    found = [e for file in FILES if file.match("ablation/*_non_iid.toml") for e in EXPERIMENTS[file].values()]
+    rows = {(e.method, e.schedule.stages) for e in found}
+    assert len(rows) == 4
+    assert {(e.data.source, e.data.regime) for e in found} == {(s, r) for s in LABEL_SKEW for r in ("few-shot", "full")}
+    assert len(found) == 9 * 2 * 4
+
+
+def test_every_sweep_holds_the_default_and_changes_nothing_else() -> None:
+    """Each sweep has the paper's value, so that all of them meet in one experiment."""
+    for file in FILES:
+        if file.parent.name == "sweeps":
+            changed = [_differences(experiment) for experiment in EXPERIMENTS[file].values()]
+            assert len({frozenset(values.items()) for values in changed}) == len(changed), file
+            assert len({frozenset(values) - {"method"} for values in changed}) <= 2, f"{file}: more than one change"
+            assert any(not values for values in changed), f"{file} lacks the default"
+
+
+def _differences(experiment: Experiment) -> dict[str, Any]:
+    """What differs from the sweeps' common setting; M = 10 and block 10 of 12 are other words for the defaults."""
+    common = flatten(experiment_to_dict(Experiment(model="openai/clip-vit-base-patch16")))
+    common |= {"data.source": "cifar100", "evaluation.every": 20}
+    same = {"schedule.sft_rounds": 10, "lora.first_image_block": 10, "lora.first_text_block": 10}
+    partition = {"data.partition"} if experiment.data.partition == "dirichlet" else set()
+    return {
+        key: value
+        for key, value in flatten(experiment_to_dict(experiment)).items()
+        if value != common[key] and same.get(key) != value and key not in partition
+    }
+
+
+def kinds() -> dict[str, Experiment]:
+    """One experiment for each distinct combination of method, stages, regime and partition, the smallest data first."""
+    by_size = sorted(
+        (experiment for found in EXPERIMENTS.values() for experiment in found.values()),
+        key=lambda experiment: np.prod(SIZES.get(experiment.data.source, (64, 4))),
+    )
+    found: dict[str, Experiment] = {}
+    for e in by_size:
+        stages = e.schedule.stages if e.method in ("feddtl", "fedlora") else "-"
+        found.setdefault(" ".join((e.method, stages, e.data.regime, e.data.partition)), e)
+    return found
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_each_kind_of_experiment_trains(kind: str, clip_folder: Path, tmp_path: Path) -> None:
+    """Two rounds, so that a schedule with RL reaches it, on the stand-in and a tiny random CLIP."""
+    experiment = kinds()[kind]
+    short = replace(
+        experiment,
+        model=str(clip_folder),
+        rounds=2,
+        lora=LoraConfig(),
+        schedule=replace(experiment.schedule, sft_rounds=0),
+        data=replace(experiment.data, test_images_per_class=1),
+        compute=ComputeConfig(precision="float32", attention="sdpa", cache_folder="off"),
+    )
+    summary = run_experiment(short, tmp_path / "run")
+    assert summary["method"] == experiment.method
+    assert 0 <= summary["final"]["harmonic_mean"] <= 100

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from feddtl.data.federated import FederatedData, load_federated_data
     from feddtl.errors import FeddtlError
     from feddtl.experiment import RunObserver, run_experiment
-    from feddtl.experiment_file import load_experiment
+    from feddtl.experiment_file import load_experiment, load_experiments
     from feddtl.export import export_merged
     from feddtl.models.clip import Clip, load_clip
     from feddtl.scoring import TrainedModel, load_trained_model, score_run
@@ -59,7 +59,7 @@ _HOMES = {
     "feddtl.data.federated": ("FederatedData", "load_federated_data"),
     "feddtl.errors": ("FeddtlError",),
     "feddtl.experiment": ("RunObserver", "run_experiment"),
-    "feddtl.experiment_file": ("load_experiment",),
+    "feddtl.experiment_file": ("load_experiment", "load_experiments"),
     "feddtl.export": ("export_merged",),
     "feddtl.models.clip": ("Clip", "load_clip"),
     "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
@@ -90,6 +90,7 @@ __all__ = [
     "load_clip",
     "load_comparison",
     "load_experiment",
+    "load_experiments",
     "load_federated_data",
     "load_trained_model",
     "run_experiment",

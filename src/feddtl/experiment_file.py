@@ -6,30 +6,80 @@ import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from feddtl.checks import check_scalar
 from feddtl.config import Experiment
+from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, did_you_mean
+from feddtl.experiment_grid import CHOICE, describe_labels, expand, experiment_name, no_such_label, split_choice
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Experiment of a TOML file. Raises ConfigError for a missing file, bad TOML, unknown keys or bad values."""
+    """Experiment of a TOML file, or of FILE.toml::LABEL where the file describes several.
+
+    Raises:
+        ConfigError: A missing file, bad TOML, unknown keys or bad values, no such label, or none where one is needed.
+    """
+    file, label = split_choice(path)
+    expanded = _expanded(file)
+    if not label and "" not in expanded:
+        raise ConfigError(
+            f"{file} describes {len(expanded)} experiments: {describe_labels(expanded)}.",
+            f"Choose one, {file}{CHOICE}{next(iter(expanded))}, or run them all with `feddtl compare {file}`.",
+        )
+    if label not in expanded:
+        raise no_such_label(file, label, expanded)
+    return _experiment_at(path, expanded[label])
+
+
+def load_experiments(path: Path) -> dict[str, Experiment]:
+    """Every experiment of a TOML file by name, `experiment_name` of it, in the order of the file.
+
+    Args:
+        path: FILE.toml, FILE.toml::LABEL, or FILE.toml::PATTERN with * and ? as in file names.
+
+    Raises:
+        ConfigError: As `load_experiment`, or no label fits the pattern.
+    """
+    file, pattern = split_choice(path)
+    expanded = _expanded(file)
+    chosen = [label for label in expanded if not pattern or fnmatchcase(label, pattern)]
+    if not chosen or (pattern and "" in expanded):
+        raise no_such_label(file, pattern, expanded)
+    places = [Path(f"{file}{CHOICE}{label}") if label else file for label in chosen]
+    return {
+        experiment_name(place): _experiment_at(place, expanded[label])
+        for place, label in zip(places, chosen, strict=True)
+    }
+
+
+def _expanded(file: Path) -> dict[str, dict[str, Any]]:
+    """Nested tables of every experiment in a file, by label."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"Cannot read the experiment file {path}: {error.strerror}.", "Check the path; see experiments/."
+            f"Cannot read the experiment file {file}: {error.strerror}.", "Check the path; see experiments/."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not valid TOML: {error}.", 'Write KEY = VALUE lines under [TABLE] lines, texts in "quotes".'
+            f"{file} is not valid TOML: {error}.", 'Write KEY = VALUE lines under [TABLE] lines, texts in "quotes".'
         ) from None
+    try:
+        return expand(values)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error.message}", error.hint) from None
+
+
+def _experiment_at(place: Path, values: Mapping[str, Any]) -> Experiment:
+    """Experiment of nested tables; errors name the place."""
     try:
         return experiment_from_dict(values)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", error.hint) from None
+        raise ConfigError(f"{place}: {error.message}", error.hint) from None
 
 
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
@@ -43,17 +93,6 @@ def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """Every key with its resolved value, as nested tables."""
     return dataclasses.asdict(experiment)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys: {'data': {'alpha': 1}} -> {'data.alpha': 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -21,9 +21,10 @@ import torch
 
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import Experiment
+from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
 from feddtl.errors import ConfigError, FeddtlError, RunError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, flatten
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter

@@ -66,6 +66,8 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
     table = feddtl("evaluate", finished, *flags).out
     assert "day" in table
     assert "night" in table
+    by_name = ("--data.source", "Zoo", "--data.root", tmp_path, "--data.prompt", "{class}!")
+    assert by_classes(feddtl("evaluate", finished, *by_name, "--json").out) == scores
 
 
 def test_the_prompt_matters(feddtl: Command, finished: Path) -> None:

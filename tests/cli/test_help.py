@@ -11,7 +11,8 @@ import pytest
 from cli.small_runs import Command
 
 from feddtl.config import Experiment
-from feddtl.experiment_file import experiment_to_dict, flatten
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_to_dict
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib", "PIL", "safetensors", "pandas", "pyarrow")
 REPORT = f"""

@@ -160,7 +160,8 @@ def test_a_missing_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_set_that_is_not_on_the_hub_says_where_it_is() -> None:
     with pytest.raises(DataError, match="pykale") as refused:
         load_dataset("officecaltech10")
-    assert "--data.source" in refused.value.hint
+    assert "ROOT/officecaltech10/DOMAIN/CLASS" in refused.value.hint
+    assert "--data.root ROOT" in refused.value.hint
 
 
 def test_integer_labels_take_the_names_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

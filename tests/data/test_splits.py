@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_images import picture
 
+from feddtl.config import DataConfig
+from feddtl.data.federated import load_federated_data
 from feddtl.data.splits import (
     base_novel_classes,
     few_shot,
     held_out_split,
     short_classes,
+    with_fewer_test_images,
     with_test_split,
 )
 from feddtl.data.table import ImageDataset, ImageTable, Indices
@@ -97,3 +103,49 @@ def test_a_data_set_with_a_test_split_is_left_alone() -> None:
     cut = with_test_split(ImageDataset("pets", table, table.select([]), ("cat", "dog")), 0)
     assert len(cut.train) == len(cut.test) == 2
     assert "no test split" in cut.notes[0]
+
+
+class TestFewerTestImages:
+    def data(self) -> ImageDataset:
+        """Three classes in two domains, 5 test images in each of the six cells but for one, which has 1."""
+        labels = np.repeat(np.arange(3), 10)[:-4]
+        domains = np.tile(np.repeat([0, 1], 5), 3)[:-4]
+        rows = np.arange(len(labels))
+        table = ImageTable(lambda row: picture(row), rows, labels, domains)
+        return ImageDataset("set", table, table, ("a", "b", "c"), ("photo", "sketch"), notes=("said before",))
+
+    def test_so_many_of_each_class_in_each_domain(self) -> None:
+        """2 of each cell, and the one image of the cell that has no more: 5 · 2 + 1 of 26."""
+        fewer = with_fewer_test_images(self.data(), 2, seed=0)
+        cells = np.zeros((3, 2), int)
+        np.add.at(cells, (fewer.test.labels, fewer.test.domains), 1)
+        assert cells.tolist() == [[2, 2], [2, 2], [2, 1]]
+        assert len(set(fewer.test.rows)) == 11
+        assert len(fewer.train) == 26
+        assert fewer.notes[0] == "said before"
+        assert fewer.notes[1].startswith("11 of 26 test images are scored, at most 2 of each class in each domain")
+
+    def test_labels_stay_with_their_images(self) -> None:
+        whole, fewer = self.data().test, with_fewer_test_images(self.data(), 2, seed=0).test
+        assert fewer.labels.tolist() == whole.labels[fewer.rows].tolist()
+        assert fewer.domains.tolist() == whole.domains[fewer.rows].tolist()
+
+    @pytest.mark.parametrize("most", [0, 5, 100])
+    def test_all_of_them(self, most: int) -> None:
+        data = self.data()
+        assert with_fewer_test_images(data, most, seed=0) is data
+
+    def test_a_cell_does_not_depend_on_the_others(self) -> None:
+        data = self.data()
+        alone = replace(data, test=data.test.select(np.flatnonzero(data.test.labels == 1)))
+        chosen = with_fewer_test_images(data, 2, seed=0).test
+        assert with_fewer_test_images(alone, 2, seed=0).test.rows.tolist() == chosen.rows[chosen.labels == 1].tolist()
+
+    def test_the_data_set_s_seed_decides_and_not_the_run_s(self) -> None:
+        config = DataConfig(test_images_per_class=3)
+        first, second = (load_federated_data(config, seed) for seed in (0, 1))
+        assert first.test_base.rows.tolist() == second.test_base.rows.tolist()
+        assert first.train.rows.tolist() != second.train.rows.tolist()
+        assert len(first.test_base) == 3 * 32 * 4
+        drawn = {tuple(with_fewer_test_images(self.data(), 2, seed).test.rows) for seed in range(4)}
+        assert len(drawn) > 1

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Run
-from feddtl.cli.experiment_argument import comparison_defaults, experiment_default
+from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
 from feddtl.errors import ConfigError, FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
@@ -77,18 +77,19 @@ def _parse_with_experiment(words: Sequence[str]) -> Run | Partition:
 
 
 def _parse_comparison(words: Sequence[str]) -> Compare:
-    """The same flags over each experiment file in turn, as `run` reads them over one."""
+    """The same flags over each experiment of the files, as `run` reads them over one."""
     if any(word.partition("=")[0] == "--seed" for word in words):
         raise ConfigError("--seed was given, but a comparison has several.", "Give --seeds, with one seed or more.")
     if not {"-h", "--help"}.isdisjoint(words):
         return _parse_compare(words, Compare())
-    commands = []
-    for path, default in comparison_defaults(words).items():
-        try:
-            commands.append(_parse_compare(words, default))
-        except ConfigError as error:
-            raise ConfigError(f"{path} with these flags: {error.message}", error.hint) from None
-    return replace(commands[0], resolved=tuple(command.config for command in commands))
+    experiments = comparison_experiments(words)
+    # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
+    name, first = next(iter(experiments.items()))
+    try:
+        command = _parse_compare(words, Compare(config=first))
+    except ConfigError as error:
+        raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
+    return replace(command, resolved=with_flags(experiments, command.config, words))
 
 
 def _parse_compare(words: Sequence[str], default: Compare) -> Compare:

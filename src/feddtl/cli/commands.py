@@ -13,7 +13,9 @@ from feddtl.config import Experiment
 ExperimentFile = Annotated[
     Path | None,
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="EXPERIMENT.toml", help="Experiment file; see experiments/."),
+    tyro.conf.arg(
+        metavar="EXPERIMENT.toml", help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/."
+    ),
 ]
 ExperimentFiles = Annotated[
     tuple[Path, ...],
@@ -69,8 +71,8 @@ class Compare:
     quiet: bool = False
     """No progress, only the final tables."""
     config: Flags = field(default_factory=Experiment)
-    resolved: tyro.conf.Suppress[tuple[Experiment, ...]] = ()
-    """The experiments of the files, in their order, with the flags over them."""
+    resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
+    """The experiments of the files by name, in their order, with the flags over them."""
 
     def execute(self) -> int:
         """Exit code."""
@@ -87,6 +89,8 @@ class Evaluate:
     """Folder of the run."""
     source: Annotated[str, tyro.conf.arg(name="data.source")] = ""
     """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
+    """Folder with a sub-folder per data set; default: the Hub for a new source, the run's own otherwise."""
     domains: Annotated[str, tyro.conf.arg(name="data.domains")] = ""
     """Comma-separated domains; default: all of a new source, the run's own otherwise."""
     prompt: Annotated[str, tyro.conf.arg(name="data.prompt")] = ""

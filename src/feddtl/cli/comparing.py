@@ -20,11 +20,10 @@ def compare_experiments(command: Compare) -> int:
     Returns:
         Exit code: 1 if a cell failed.
     """
-    experiments = {path.stem: config for path, config in zip(command.experiments, command.resolved, strict=True)}
     observer = choose_comparison_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
     try:
         with observer:
-            found = compare(experiments, command.output, seeds=command.seeds, observer=observer)
+            found = compare(command.resolved, command.output, seeds=command.seeds, observer=observer)
     except KeyboardInterrupt:
         print(
             f"interrupted: give the same command again to go on from where it stood; {command.output} has the tables "

@@ -37,6 +37,7 @@ def evaluate(command: Evaluate) -> int:
 def data_to_score(command: Evaluate) -> DataConfig:
     """What the flags say; without a source, the run's own data with the flags over it."""
     flags = {
+        "root": command.root,
         "domains": command.domains,
         "prompt": command.prompt,
         "image_column": command.image_column,

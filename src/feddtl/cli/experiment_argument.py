@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from feddtl.cli.commands import Compare, Partition, Run
+from feddtl.cli.commands import Partition, Run
 from feddtl.config import Experiment
+from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, RunError
-from feddtl.experiment_file import experiment_from_dict, load_experiment
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiment, load_experiments
+from feddtl.experiment_grid import split_choice
 
 Kind = TypeVar("Kind", Run, Partition)
 SWITCHES = ("-h", "--help", "--json", "--quiet")
@@ -36,28 +38,56 @@ def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
     return kind()
 
 
-def comparison_defaults(words: Sequence[str]) -> dict[Path, Compare]:
-    """The command once for each experiment file that the words name, with the values of the file.
+def comparison_experiments(words: Sequence[str]) -> dict[str, Experiment]:
+    """The experiments of all files that the words name, by name, with the values of the files.
 
     Raises:
-        ConfigError: There is no file, one is missing or wrong, or two have one name.
+        ConfigError: There is no file, one is missing or wrong, or two experiments have one name.
     """
-    paths = [experiment_path(word) for word in positionals(words)]
-    if not paths:
+    found: dict[str, tuple[Path, Experiment]] = {}
+    for path in map(experiment_path, positionals(words)):
+        for name, experiment in load_experiments(path).items():
+            if name in found:
+                raise ConfigError(
+                    f"Two experiments are called '{name}': one of {found[name][0]} and one of {path}.",
+                    "Their runs would have one folder; rename one of the files.",
+                )
+            found[name] = (path, experiment)
+    if not found:
         raise ConfigError("There is no experiment to compare.", "Give one or more experiment files, then flags.")
-    by_name: dict[str, Path] = {}
-    for path in paths:
-        if (other := by_name.setdefault(path.stem, path)) is not path:
+    return {name: experiment for name, (_, experiment) in found.items()}
+
+
+def with_flags(
+    experiments: Mapping[str, Experiment], parsed: Experiment, words: Sequence[str]
+) -> dict[str, Experiment]:
+    """Every experiment with the settings that are flags among the words, which `parsed` has the values of.
+
+    Raises:
+        ConfigError: A value does not fit an experiment, or the flags leave nothing to compare between two.
+    """
+    settings = flatten(experiment_to_dict(parsed))
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    changes = {key: value for key, value in settings.items() if key in flags}
+    found: dict[str, Experiment] = {}
+    for name, experiment in experiments.items():
+        try:
+            changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
+        except ConfigError as error:
+            raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
+        twin = next((other for other, known in found.items() if known == changed), None)
+        if twin is not None:
             raise ConfigError(
-                f"Two experiment files are called '{path.stem}': {other} and {path}.",
-                "Their runs would have one folder; rename one of them.",
+                f"{twin} and {name} are the same experiment with these flags.",
+                "Leave out the flag that makes them one, or choose among a file's experiments with FILE.toml::LABEL.",
             )
-    return {path: Compare(experiments=tuple(paths), config=load_experiment(path)) for path in paths}
+        found[name] = changed
+    return found
 
 
 def experiment_path(word: str) -> Path:
-    """The file that a word names. Raises ConfigError if it cannot be an experiment's."""
-    if not word.endswith(".toml"):
+    """The file, or FILE.toml::LABEL, that a word names. Raises ConfigError if it cannot be an experiment's."""
+    if split_choice(Path(word))[0].suffix != ".toml":
         raise ConfigError(f"'{word}' is not an experiment file.", "Give a .toml file first, then flags.")
     return Path(word)
 

@@ -10,6 +10,7 @@ from feddtl.cli.commands import Run
 from feddtl.cli.terminal import choose_observer, print_summary
 from feddtl.errors import ConfigError
 from feddtl.experiment import run_experiment
+from feddtl.experiment_grid import experiment_name
 from feddtl.storage import json_text
 
 
@@ -34,6 +35,6 @@ def run(command: Run) -> int:
 
 
 def default_output(command: Run) -> Path:
-    """runs/<experiment file's name or method>-seed<seed>."""
-    name = command.experiment.stem if command.experiment else command.config.method
+    """runs/<experiment's name or method>-seed<seed>."""
+    name = experiment_name(command.experiment) if command.experiment else command.config.method
     return Path("runs") / f"{name}-seed{command.config.seed}"

@@ -24,8 +24,9 @@ from feddtl.comparison.results import (
 from feddtl.comparison.statistics import spread_of
 from feddtl.comparison.tables import Table, comparison_tables
 from feddtl.config import method_title
+from feddtl.dotted import flatten
 from feddtl.errors import RunError
-from feddtl.experiment_file import experiment_to_dict, flatten
+from feddtl.experiment_file import experiment_to_dict
 from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"

@@ -9,7 +9,7 @@ from feddtl.comparison.outcomes import Outcome
 from feddtl.config import DataConfig, Experiment, method_title
 
 # What is said of the images themselves; the rest of the table says who holds them.
-OF_THE_SOURCE = ("source", "domains", "prompt", "image_column", "label_column", "domain_column")
+OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
 DIRICHLET = ("dirichlet", "domain-dirichlet")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
@@ -27,6 +27,7 @@ class Condition:
         min_images: Fewest images of a client; 0 for a partition that is not Dirichlet.
         clients: Number of clients.
         views: Views of a training image.
+        test_images: Most test images per class and domain; 0 for all.
         participation: Share of the clients in a round.
         rounds: Rounds; 0 where nothing is trained.
         model: The CLIP.
@@ -39,6 +40,7 @@ class Condition:
     min_images: int
     clients: int
     views: int
+    test_images: int
     participation: float
     rounds: int
     model: str
@@ -51,6 +53,7 @@ class Condition:
             f"at least {self.min_images} images" if self.min_images else "",
             f"{self.clients} clients",
             f"{self.views} views" if self.views > 1 else "",
+            f"{self.test_images} test images per class" if self.test_images else "",
             f"participation {self.participation:g}" if self.participation < 1 else "",
             f"{self.rounds} rounds" if self.rounds else "",
             self.model,
@@ -94,6 +97,7 @@ def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condit
         min_images=data.min_images if dirichlet else 0,
         clients=data.clients,
         views=data.views,
+        test_images=data.test_images_per_class,
         participation=experiment.participation,
         rounds=experiment.rounds if trains else 0,
         model=experiment.model,

@@ -17,6 +17,9 @@ class DataConfig:
 
     source: str = "shapes"
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, or 'shapes'."""
+    root: str = ""
+    """Folder with a sub-folder of parquet files or images per data set, in which `source` is looked up by name, case
+    and punctuation ignored; empty: the Hub, or the path that `source` is."""
     domains: str = ""
     """Comma-separated domain names to use; empty: all domains of the source."""
     prompt: str = ""
@@ -43,6 +46,8 @@ class DataConfig:
     min_images: int = 0
     """Fewest training images of a client under the Dirichlet partitions; 0: 8, or a quarter of the mean
     where that is less (ours)."""
+    test_images_per_class: int = 0
+    """Most test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
         check_fields("data", self)
@@ -58,3 +63,6 @@ class DataConfig:
         require(self.clients >= 1, "data.clients", self.clients, "1 or more")
         require(self.views >= 1, "data.views", self.views, "1 or more")
         require(self.min_images >= 0, "data.min_images", self.min_images, "0 (automatic) or more")
+        require(
+            self.test_images_per_class >= 0, "data.test_images_per_class", self.test_images_per_class, "0 (all) or more"
+        )

@@ -56,14 +56,18 @@ class CatalogEntry:
     config: str = ""
     source_note: str = ""
 
-    def readable(self, dataset: ImageDataset) -> ImageDataset:
+    def readable(self, dataset: ImageDataset, where: str) -> ImageDataset:
         """The data set with class names fit for a prompt, without the classes that are not to be used.
+
+        Args:
+            dataset: As it was read.
+            where: What errors call it: the Hub id, or a local copy, which need not have the classes to drop.
 
         Raises:
             DataError: The data lacks a class to keep or drop, or has one whose name is not known.
         """
         dataset = replace(dataset, class_names=tuple(map(self._readable_name, dataset.class_names)))
-        self._check_names(dataset.class_names)
+        self._check_names(dataset.class_names, where)
         kept = self.keep_classes or tuple(n for n in dataset.class_names if n not in self.drop_classes)
         return dataset if kept == dataset.class_names else _keep_classes(dataset, kept)
 
@@ -71,16 +75,17 @@ class CatalogEntry:
         spaced = " ".join(re.sub(self.blank_pattern, " ", name).split())
         return self.readable_names.get(spaced, spaced)
 
-    def _check_names(self, found: tuple[str, ...]) -> None:
+    def _check_names(self, found: tuple[str, ...], where: str) -> None:
         """Refuses data other than the entry describes; the Hub's copies are not ours and may change."""
-        missing = [name for name in (*self.keep_classes, *self.drop_classes) if name not in found]
+        needed = (*self.keep_classes, *self.drop_classes) if where == self.hub_id else self.keep_classes
+        missing = [name for name in needed if name not in found]
         unnamed = [name for name in found if re.fullmatch(r"n\d{8}", name)]
         twice = [name for name in found if found.count(name) > 1]
         if missing or unnamed or twice:
             raise DataError(
-                f"The classes of {self.hub_id} are not those that the catalogue knows "
+                f"The classes of {where} are not those that the catalogue knows "
                 f"(missing: {missing[:3]}, without a name: {unnamed[:3]}, twice: {twice[:2]}).",
-                "The Hub's copy has changed; save the images in a folder and name it with --data.source FOLDER.",
+                "Another copy than the catalogue's; to use it as it is, name its folder with --data.source FOLDER.",
             )
 
 

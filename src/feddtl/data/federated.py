@@ -9,7 +9,7 @@ import numpy as np
 from feddtl.config import DataConfig
 from feddtl.data.partition import Partition, partition
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes, few_shot, short_classes
+from feddtl.data.splits import base_novel_classes, few_shot, short_classes, with_fewer_test_images
 from feddtl.data.table import ImageDataset, ImageTable
 
 # The data set itself (a held-out split, generated images) is the same for every seed of an experiment.
@@ -46,9 +46,10 @@ class FederatedData:
 
 
 def load_source(config: DataConfig) -> ImageDataset:
-    """The whole data set an experiment names."""
-    return load_dataset(
+    """The data set an experiment names, with all classes."""
+    dataset = load_dataset(
         config.source,
+        root=config.root,
         domains=config.domains,
         prompt=config.prompt,
         seed=DATASET_SEED,
@@ -56,6 +57,7 @@ def load_source(config: DataConfig) -> ImageDataset:
         label_column=config.label_column,
         domain_column=config.domain_column,
     )
+    return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
 def load_federated_data(config: DataConfig, seed: int) -> FederatedData:

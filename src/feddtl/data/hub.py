@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,31 @@ def load_parquet(path: Path, columns: Columns) -> ImageDataset:
     return replace(_from_splits(name, str(path), train, test, columns), notes=notes)
 
 
+def load_catalogued_parquet(entry: CatalogEntry, path: Path, columns: Columns) -> ImageDataset:
+    """A local copy of a catalogue entry as it was read, with the entry's splits and columns where the files have them.
+
+    Raises:
+        DataError: As for `load_parquet`.
+    """
+    train_names = tuple(entry.train_split.split("+"))
+    test_names = [name for name in (entry.test_split, *TEST_SPLITS) if name and name not in train_names]
+    train_files, test_files, notes = _parquet_splits(path, train_names, test_names)
+    train = _read_parquet(train_files)
+    test = _read_parquet(test_files) if test_files else None
+    asked = replace(
+        columns,
+        image=columns.image or _present(entry.image_column, train),
+        label=columns.label or _present(entry.label_column, train),
+        domain=columns.domain or _present(entry.domain_column, train),
+        class_names=entry.class_names,
+    )
+    return replace(_from_splits(entry.name, str(path), train, test, asked), notes=notes)
+
+
+def _present(column: str, split: datasets.Dataset) -> str:
+    return column if column in split.features else ""
+
+
 def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
     """Data set of a Hub id; honours HF_HUB_OFFLINE, HF_HOME and the token of `hf auth login`.
 
@@ -98,7 +123,7 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
     if not entry.hub_id:
         raise DataError(
             f"'{entry.name}' cannot be downloaded by name. {entry.source_note}",
-            "Put the images into ROOT/DOMAIN/CLASS/*.jpg and run with --data.source ROOT.",
+            f"Put the images into ROOT/{entry.name}/DOMAIN/CLASS/*.jpg and run with --data.root ROOT.",
         )
     # A plain download would lose the catalogue's class names and prompt; the loader's cache does not.
     copy = f"run '{entry.name}' once where there is one, copy that machine's HF_HOME here and set HF_HOME to it."
@@ -107,7 +132,7 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
     test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
     columns = Columns(entry.image_column, entry.label_column, entry.domain_column, entry.class_names)
     dataset = _from_splits(entry.name, entry.hub_id, train, test, columns)
-    return replace(entry.readable(dataset), prompt_template=entry.prompt_template)
+    return replace(entry.readable(dataset, entry.hub_id), prompt_template=entry.prompt_template)
 
 
 def _joined(splits: datasets.DatasetDict, wanted: str, where: str) -> datasets.Dataset:
@@ -150,13 +175,15 @@ def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, do
     return ImageTable(HubReader(encoded, column, where), np.arange(len(labels), dtype=np.int64), labels, domains)
 
 
-def _parquet_splits(path: Path) -> tuple[list[Path], list[Path], tuple[str, ...]]:
-    """Training files, test files, and a note about files that are left unused."""
+def _parquet_splits(
+    path: Path, train_names: tuple[str, ...] = ("train",), test_names: Sequence[str] = TEST_SPLITS
+) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+    """Training files, files of the first test split that is there, and a note about files that are left unused."""
     if path.is_file():
         return [path], [], ()
     files = parquet_files(path)
-    train = [file for file in files if file.name.startswith("train")]
-    tests = [[file for file in files if file.name.startswith(name)] for name in TEST_SPLITS]
+    train = [file for file in files if file.name.startswith(train_names)]
+    tests = [[file for file in files if file.name.startswith(name)] for name in test_names]
     test = next((found for found in tests if found), [])
     if not train and test:
         raise DataError(

@@ -10,8 +10,9 @@ import numpy as np
 
 from feddtl.data.catalog import CATALOG
 from feddtl.data.columns import Columns
+from feddtl.data.copies import catalogued, find_copy
 from feddtl.data.folders import LAYOUT_HINT, load_folder
-from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
+from feddtl.data.hub import load_catalogued, load_catalogued_parquet, load_hub, load_parquet, parquet_files
 from feddtl.data.splits import with_test_split
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
@@ -23,6 +24,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def load_dataset(
     source: str,
     *,
+    root: str = "",
     domains: str = "",
     prompt: str = "",
     seed: int = 0,
@@ -36,6 +38,8 @@ def load_dataset(
         source: `shapes`, a catalogue name such as `cifar10`, a Hub id `owner/name`, a folder of images, or
             a folder or file of parquet in Hub format. Names go before paths: write `./cifar10` for a folder
             of that name.
+        root: Folder of local copies, one sub-folder per data set, where the name is looked up in place of the
+            Hub; "" for none. Generated shapes need none.
         domains: Comma-separated domain names to keep; "" for all.
         prompt: Text with `{class}` in place of the class name; "" for the source's own.
         seed: Seed of the run, for a test split that has to be cut off and for generated images.
@@ -56,12 +60,12 @@ def load_dataset(
         )
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
     columns = Columns(image_column, label_column, domain_column)
-    if columns != Columns() and not _takes_columns(source):
+    if columns != Columns() and not _takes_columns(source, root):
         raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
     if source == SHAPES:
         dataset = _shapes(wanted, seed)
     else:
-        dataset = _keep_domains(with_test_split(_load_source(source, columns), seed), wanted)
+        dataset = _keep_domains(with_test_split(_load_source(source, root, columns), seed), wanted)
     _check(dataset, source)
     return replace(dataset, prompt_template=prompt) if prompt else dataset
 
@@ -83,8 +87,10 @@ def _check(dataset: ImageDataset, source: str) -> None:
             )
 
 
-def _load_source(source: str, columns: Columns) -> ImageDataset:
-    """Reads catalogue name, path or Hub id, in this order."""
+def _load_source(source: str, root: str, columns: Columns) -> ImageDataset:
+    """Reads a copy below the root where there is one; else catalogue name, path or Hub id, in this order."""
+    if root:
+        return _load_copy(source, find_copy(Path(root).expanduser(), source), columns)
     if source in CATALOG:
         return load_catalogued(CATALOG[source])
     path = Path(source).expanduser()
@@ -101,6 +107,17 @@ def _load_source(source: str, columns: Columns) -> ImageDataset:
     )
 
 
+def _load_copy(name: str, path: Path, columns: Columns) -> ImageDataset:
+    """A local copy, with the class names and the prompt that the catalogue has for the name."""
+    entry = catalogued(name)
+    if entry is None:
+        return _load_directory(path, columns)
+    is_parquet = bool(parquet_files(path))
+    found = load_catalogued_parquet(entry, path, columns) if is_parquet else _load_directory(path, columns)
+    readable = entry.readable(found, str(path))
+    return replace(readable, name=entry.name, prompt_template=entry.prompt_template)
+
+
 def _load_directory(path: Path, columns: Columns) -> ImageDataset:
     try:
         return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
@@ -108,11 +125,11 @@ def _load_directory(path: Path, columns: Columns) -> ImageDataset:
         raise DataError(f"Cannot read {path}: {error}", "Check that you may read the folder.") from error
 
 
-def _takes_columns(source: str) -> bool:
+def _takes_columns(source: str, root: str) -> bool:
     """Whether column options have a meaning: parquet and Hub ids, whose columns are not known beforehand."""
-    if source == SHAPES or source in CATALOG:
+    if source == SHAPES or (source in CATALOG and not root):
         return False
-    path = Path(source).expanduser()
+    path = find_copy(Path(root).expanduser(), source) if root else Path(source).expanduser()
     return not path.is_dir() or bool(parquet_files(path))
 
 

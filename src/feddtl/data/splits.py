@@ -66,6 +66,33 @@ def short_classes(labels: Indices, shots: int, class_names: Sequence[str]) -> tu
     return tuple((name, int(counts[i])) for i, name in enumerate(class_names) if counts[i] < shots)
 
 
+def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> ImageDataset:
+    """The data set with at most so many test images of each class in each domain, and a note about it.
+
+    A cell of class and domain draws from its own random stream, so its choice does not depend on the others.
+
+    Args:
+        dataset: Any data set; the training images stay.
+        most: Test images per class and domain; 0 for all.
+        seed: The data set's seed, not the run's, so that all seeds of an experiment score the same images.
+    """
+    if not most:
+        return dataset
+    chosen = [np.empty(0, np.int64)]
+    for domain, label in np.ndindex(len(dataset.domain_names), len(dataset.class_names)):
+        cell = np.flatnonzero((dataset.test.labels == label) & (dataset.test.domains == domain))
+        rng = numpy_generator(seed, "test images", label, domain)
+        chosen.append(rng.permutation(cell)[:most])
+    kept = np.sort(np.concatenate(chosen))
+    if len(kept) == len(dataset.test):
+        return dataset
+    note = (
+        f"{len(kept)} of {len(dataset.test)} test images are scored, at most {most} of each class in each domain, the "
+        "same for every seed (data.test_images_per_class)."
+    )
+    return replace(dataset, test=dataset.test.select(kept), notes=(*dataset.notes, note))
+
+
 def held_out_split(
     labels: Indices, domains: Indices, test_share: float = HELD_OUT_SHARE, seed: int = 0
 ) -> tuple[Indices, Indices]:

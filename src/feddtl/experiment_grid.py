@@ -1,0 +1,130 @@
+"""One file, many experiments: lists of values, and variants whose keys change together.
+
+A file may have two tables beside its settings:
+
+    [grid]                                  # all combinations of the lists
+    data.source = ["cifar10", "cifar100"]
+
+    [variants]                              # each with all combinations
+    feddtl = { method = "feddtl" }
+    fedlora = { method = "fedlora", schedule.stages = "sft" }
+
+An experiment's label joins its values and its variant, `cifar10-fedlora`, and `FILE.toml::cifar10-fedlora` names it.
+The settings stay scalars: the tables are resolved before an `Experiment` is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from feddtl.dotted import flatten, with_values
+from feddtl.errors import ConfigError
+
+GRID, VARIANTS = "grid", "variants"
+CHOICE = "::"
+# More labels than these make a message unreadable.
+MOST_LABELS = 6
+
+
+def split_choice(path: Path) -> tuple[Path, str]:
+    """The file and the label of FILE.toml::LABEL; the label is "" where there is none."""
+    file, _, label = str(path).partition(CHOICE)
+    return Path(file), label
+
+
+def experiment_name(path: Path) -> str:
+    """A name for folders and tables: the file's stem, and the label behind a hyphen."""
+    file, label = split_choice(path)
+    return f"{file.stem}-{label}" if label else file.stem
+
+
+def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Nested tables of every experiment by label, in the order of the file; the label is "" without grid and variants.
+
+    Raises:
+        ConfigError: A list that is none or is empty, a variant that is no table, a key that is set twice, or two
+            experiments of one label.
+    """
+    settings = {key: value for key, value in values.items() if key not in (GRID, VARIANTS)}
+    grid, variants = _grid(values.get(GRID, {})), _variants(values.get(VARIANTS, {}))
+    _check_set_once(settings, grid, variants)
+    axes = [[({key: value}, _label(value)) for value in listed] for key, listed in grid.items()]
+    axes += [[(changes, name) for name, changes in variants.items()]] if variants else []
+    found: dict[str, dict[str, Any]] = {}
+    for chosen in product(*axes):
+        label = "-".join(text for _, text in chosen)
+        if label in found:
+            raise ConfigError(f"Two experiments have the label '{label}'.", "Remove the value that is there twice.")
+        found[label] = with_values(settings, {key: value for changes, _ in chosen for key, value in changes.items()})
+    return found
+
+
+def describe_labels(labels: Iterable[str]) -> str:
+    """The first labels, and how many more there are."""
+    listed = list(labels)
+    more = f" and {len(listed) - MOST_LABELS} more" if len(listed) > MOST_LABELS else ""
+    return ", ".join(listed[:MOST_LABELS]) + more
+
+
+def no_such_label(file: Path, label: str, labels: Iterable[str]) -> ConfigError:
+    """The error for a label that a file does not have."""
+    known = [known for known in labels if known]
+    if not known:
+        return ConfigError(f"{file} has neither [grid] nor [variants] to choose '{label}' from.", f"Name {file} alone.")
+    close = difflib.get_close_matches(label, known, n=1, cutoff=0.6)
+    hint = f"Did you mean '{close[0]}'?" if close else f"It has {describe_labels(known)}."
+    return ConfigError(f"{file} has no experiment '{label}'.", hint)
+
+
+def _grid(table: Any) -> dict[str, list[Any]]:
+    """Values by dotted key."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{GRID} = {table!r} is not a table.", f"Write KEY = [VALUE, …] lines under [{GRID}].")
+    grid = flatten(table)
+    for key, listed in grid.items():
+        if not isinstance(listed, list) or not listed:
+            raise ConfigError(
+                f"{GRID}.{key} = {listed!r} is not a list of values.",
+                f"Write {key} = [VALUE, …]; a single value belongs into the settings above [{GRID}].",
+            )
+    return grid
+
+
+def _variants(table: Any) -> dict[str, dict[str, Any]]:
+    """Changes by dotted key, by the variant's name."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(
+            f"{VARIANTS} = {table!r} is not a table.", f"Write NAME = {{ KEY = VALUE }} under [{VARIANTS}]."
+        )
+    for name, changes in table.items():
+        if not isinstance(changes, Mapping):
+            raise ConfigError(
+                f"{VARIANTS}.{name} = {changes!r} is not a table.", f"Write {name} = {{ KEY = VALUE, … }}."
+            )
+        if _label(name) != name:
+            raise ConfigError(
+                f"'{name}' cannot be the name of a variant.", "Use letters, digits, '_', '.', '+' and '-'."
+            )
+    return {name: flatten(changes) for name, changes in table.items()}
+
+
+def _check_set_once(
+    settings: Mapping[str, Any], grid: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A variant may change a setting; a grid gives a key all its values, so that no other place may."""
+    elsewhere = dict.fromkeys(flatten(settings), "in the settings")
+    elsewhere |= {key: f"in the variant '{name}'" for name, changes in variants.items() for key in changes}
+    for key in grid:
+        if key in elsewhere:
+            raise ConfigError(f"{key} is set twice: in [{GRID}] and {elsewhere[key]}.", "Remove one of the two.")
+
+
+def _label(value: Any) -> str:
+    """A value in a file name: the last part of a Hub id or path, without blanks and signs."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"
