@@ -118,9 +118,9 @@ def _write_outcome(
     folder: RunFolder, algorithm: Algorithm, progress: Progress, zero_shot: Scores, summary: Summary
 ) -> None:
     """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
-    if adapters := algorithm.adapters(progress.state):
-        folder.write_adapters(adapters, summary["model"])
-    elif progress.state.tensors:
+    adapters = algorithm.adapters(progress.state)
+    folder.write_adapters(adapters, summary["model"])
+    if not adapters:
         folder.write_tensors(progress, {key: str(summary[key]) for key in ("method", "model", "rounds")})
     if progress.records:
         title = f"{summary['method']} on {summary['dataset']}, {summary['regime']}, {summary['partition']}"

@@ -226,13 +226,18 @@ class RunFolder:
         write_json_atomic(self.path / SUMMARY, summary)
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
-        """adapter/visual and adapter/text in PEFT's format."""
+        """adapter/visual and adapter/text in PEFT's format; nothing where there is none."""
+        if not adapters:
+            return
         with new_folder(self.path / "adapter", replace=True) as draft:
             for tower, lora in adapters.items():
                 save_adapter(draft / tower, lora, base_model)
 
     def write_tensors(self, progress: Progress, metadata: Mapping[str, str]) -> None:
-        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some."""
+        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some; nothing where the
+        server has none."""
+        if not progress.state.tensors:
+            return
         files = {"shared": progress.state.tensors}
         files |= {f"client-{client}": personal for client, personal in progress.personal.items()}
         with new_folder(self.path / "tensors", replace=True) as draft:

@@ -1,8 +1,8 @@
 """The compared methods a second time: whole forward passes of transformers' CLIPModel in double precision.
 
 What a method changes is put in by hooks on the Hugging Face modules; prompts stand in the place of placeholder tokens.
-Every text is encoded alone, without padding, every image from its pixels. The only things shared with the library are the
-names of the tensors and where the order of batches comes from.
+Every text is encoded alone, without padding, every image from its pixels. Shared with the library are only the names of
+the tensors and where the order of batches comes from.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class SlowMethod:
         return self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)[0]
 
     def encode_image(self, pixels):
-        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels[None].double()).pooler_output)[0]
+        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels[None].double()).pooler_output)[
+            0
+        ]
 
     def text_feature(self, tensors, name):
         return self.encode_text(self.ids(self.template.replace("{class}", name.replace("_", " "))))
@@ -195,7 +197,9 @@ class SlowFedCLIP(SlowMethod):
 
     def image_feature(self, tensors, pixels):
         z = self.encode_image(pixels)
-        gate = nn.Sequential(nn.Linear(len(z), len(z)), nn.Tanh(), nn.Linear(len(z), len(z)), nn.Softmax(dim=-1)).double()
+        gate = nn.Sequential(
+            nn.Linear(len(z), len(z)), nn.Tanh(), nn.Linear(len(z), len(z)), nn.Softmax(dim=-1)
+        ).double()
         state = {
             f"{place}.{part}": tensors[f"gate.{which}.{part}"]
             for place, which in (("0", "first"), ("2", "second"))

@@ -202,13 +202,13 @@ def print_summary(summary: Summary, folder: Path) -> None:
             domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=True
         )
     if rounds:
+        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=True)
         console.print(
             f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
             f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
             highlight=False,
             soft_wrap=True,
         )
-        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=True)
     console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
