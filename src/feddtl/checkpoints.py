@@ -28,6 +28,8 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
     content = {
         "round": progress.state.round,
         "clients_with_state": sorted(progress.personal),
+        # The format sorts tensors; a norm over all of them is the same to the last bit in the same order only.
+        "tensors": list(tensors),
         "state_sha256": _digest(folder / "state.safetensors"),
         "records": list(progress.records),
     }
@@ -40,7 +42,8 @@ def read_checkpoint(folder: Path) -> Progress:
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
             raise ValueError("state.safetensors does not match its checksum")
-        tensors = load_file(folder / "state.safetensors")
+        loaded = load_file(folder / "state.safetensors")
+        tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select(tensors, "state"))
         return Progress(state, personal, tuple(map(_with_nan, content["records"])))

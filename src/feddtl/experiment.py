@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from feddtl.algorithms import METHODS, build_algorithm
-from feddtl.algorithms.base import Algorithm, ClientData, Task
+from feddtl.algorithms.base import Algorithm, ClientData, Task, TrainedParameters
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
@@ -107,7 +107,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
-    summary = summarise(experiment, prepared.data, zero_shot, progress, seconds)
+    trained = prepared.algorithm.trained_parameters()
+    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
     _write_outcome(folder, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
@@ -116,8 +117,11 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
 def _write_outcome(
     folder: RunFolder, algorithm: Algorithm, progress: Progress, zero_shot: Scores, summary: Summary
 ) -> None:
-    """Adapters, curves and, last, the summary: a folder with a summary is a finished run."""
-    folder.write_adapters(algorithm.adapters(progress.state), summary["model"])
+    """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
+    adapters = algorithm.adapters(progress.state)
+    folder.write_adapters(adapters, summary["model"])
+    if not adapters:
+        folder.write_tensors(progress, {key: str(summary[key]) for key in ("method", "model", "rounds")})
     if progress.records:
         title = f"{summary['method']} on {summary['dataset']}, {summary['regime']}, {summary['partition']}"
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
@@ -232,13 +236,19 @@ def describe_data(data: FederatedData) -> dict[str, Any]:
 
 
 def summarise(
-    experiment: Experiment, data: FederatedData, zero_shot: Scores, progress: Progress, seconds: Mapping[str, float]
+    experiment: Experiment,
+    data: FederatedData,
+    trained: TrainedParameters,
+    zero_shot: Scores,
+    progress: Progress,
+    seconds: Mapping[str, float],
 ) -> Summary:
     """The content of `summary.json`; accuracies in percent, null where there was nothing to score.
 
     Args:
         experiment: What was run.
         data: On what.
+        trained: How many numbers the method trains.
         zero_shot: Scores before training.
         progress: Where it ended.
         seconds: By phase; see `feddtl.timing.Phase`.
@@ -257,6 +267,7 @@ def summarise(
         "clients": experiment.data.clients,
         "seed": experiment.seed,
         "rounds": progress.state.round,
+        "trainable_parameters": asdict(trained),
         "zero_shot": _finite(zero_shot.as_dict()),
         "final": _finite({key: final[key] for key in headline}),
         "final_domains": {name: [round(value, 4) for value in pair] for name, pair in final["domains"].items()},

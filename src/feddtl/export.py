@@ -21,7 +21,7 @@ def export_merged(folder: Path, output: Path) -> None:
     """Merge a run's adapters into its CLIP and write model, tokenizer and preprocessor.
 
     Raises:
-        RunError: No run in `folder`, no finished round, nothing to merge, or `output` is not empty.
+        RunError: No run in `folder`, no finished round, `output` is not empty, or a method that trains no LoRA.
     """
     with storage_errors(output):
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -36,7 +36,14 @@ def export_merged(folder: Path, output: Path) -> None:
         raise RunError(f"{folder} is a run of '{experiment.method}', which has no adapters.", "Export a trained run.")
     if progress is None:
         raise RunError(f"{folder} has no finished round.", f"Go on with it: feddtl run --resume {folder}.")
-    for lora in algorithm.adapters(progress.state).values():
+    if not (adapters := algorithm.adapters(progress.state)):
+        raise RunError(
+            f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "
+            "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP has no place for it.",
+            f"Use the run itself: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
+            f"tensors are in {folder / 'tensors'} once it is finished.",
+        )
+    for lora in adapters.values():
         merge(clip.model, lora)
     save_clip(clip, output)
 

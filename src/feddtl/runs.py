@@ -4,7 +4,8 @@ config.json                 first, before the data is loaded: from here on a kil
 environment.json data.json  when it is prepared: from here on it is a run that began
 metrics.jsonl summary.json  records of the rounds done; the outcome
 checkpoints/round-0007/{state.safetensors, progress.json}
-adapter/{visual, text}/     in PEFT's format
+adapter/{visual, text}/     in PEFT's format, or, of a method without LoRA,
+tensors/                    shared.safetensors, client-3.safetensors
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import Experiment
@@ -230,12 +232,25 @@ class RunFolder:
         write_json_atomic(self.path / SUMMARY, summary)
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
-        """adapter/visual and adapter/text in PEFT's format."""
+        """adapter/visual and adapter/text in PEFT's format; nothing where there is none."""
         if not adapters:
             return
         with new_folder(self.path / "adapter", replace=True) as draft:
             for tower, lora in adapters.items():
                 save_adapter(draft / tower, lora, base_model)
+
+    def write_tensors(self, progress: Progress, metadata: Mapping[str, str]) -> None:
+        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some; nothing where the
+        server has none."""
+        if not progress.state.tensors:
+            return
+        files = {"shared": progress.state.tensors}
+        files |= {f"client-{client}": personal for client, personal in progress.personal.items()}
+        with new_folder(self.path / "tensors", replace=True) as draft:
+            for name, tensors in files.items():
+                # Copies, since the format refuses tensors that share memory.
+                copies = {key: tensor.clone() for key, tensor in tensors.items()}
+                save_file(copies, draft / f"{name}.safetensors", dict(metadata))
 
     def _checkpoint(self, round_number: int) -> Path:
         return self.path / "checkpoints" / f"round-{round_number:04d}"

@@ -26,7 +26,9 @@ from feddtl.algorithms.base import (
     Payload,
     ServerState,
     Task,
+    TrainedParameters,
     Update,
+    count_parameters,
     ignore_epochs,
 )
 from feddtl.algorithms.local import Learner, detached, local_optimizer, train, trainable_copy
@@ -56,6 +58,14 @@ class FederatedAveraging(Algorithm):
     def clip(self) -> Clip:
         """The frozen model."""
         return self.task.clip
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one pass holds: at least a whole batch where there is no block to pass."""
+        image = self.clip.image
+        if self.first_image_block == len(image.stack):
+            return max(self.experiment.local.batch_size, image.images_per_pass)
+        return image.images_per_pass
 
     @abstractmethod
     def initial_shared(self) -> Tensors:
@@ -129,10 +139,9 @@ class FederatedAveraging(Algorithm):
         """None: what is trained is no LoRA."""
         return {}
 
-    def trained_parameters(self) -> Mapping[str, int]:
-        """Numbers that a client trains, 'shared' and 'personal'."""
-        groups = {"shared": self.initial_shared(), "personal": self.initial_personal(0)}
-        return {name: sum(tensor.numel() for tensor in tensors.values()) for name, tensors in groups.items()}
+    def trained_parameters(self) -> TrainedParameters:
+        """What is averaged and what a client keeps."""
+        return TrainedParameters(count_parameters(self.initial_shared()), count_parameters(self.initial_personal(0)))
 
     def _policy(self, data: ClientData, round_number: int) -> Policy:
         return Policy(
@@ -143,12 +152,8 @@ class FederatedAveraging(Algorithm):
             self.clip.logit_scale,
             self.clip.image.feature_width,
             self.clip.image.device,
-            self.images_per_pass(),
+            self.images_per_pass,
         )
-
-    def images_per_pass(self) -> int:
-        """Images that one pass of a training step holds."""
-        return self.clip.image.images_per_pass
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,8 @@ class TensorClassifier:
 
     @property
     def images_per_pass(self) -> int:
-        """See `ImageTower.images_per_pass`."""
-        return self.method.clip.image.images_per_pass
+        """See `FederatedAveraging.images_per_pass`."""
+        return self.method.images_per_pass
 
     @torch.no_grad()
     def image_features(self, activations: Tensor) -> Tensor:

@@ -117,6 +117,21 @@ class Aggregate:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TrainedParameters:
+    """How many numbers a method trains, by where they are trained and what becomes of them.
+
+    Attributes:
+        shared: On each client, then sent and averaged.
+        personal: On each client, which keeps them.
+        server: On the server.
+    """
+
+    shared: int = 0
+    personal: int = 0
+    server: int = 0
+
+
 class EpochObserver(Protocol):
     """Told of each finished local epoch of each client."""
 
@@ -197,12 +212,21 @@ class Algorithm(ABC):
         """The global model, or with `update` the model of that client when the round began at `state`."""
 
     @abstractmethod
+    def trained_parameters(self) -> TrainedParameters:
+        """How many numbers are trained."""
+
+    @abstractmethod
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """Trained LoRA by tower ('visual', 'text'), for export; empty where the method has none."""
 
     def stage(self, round_number: int) -> str:
         """Name of the training stage of a round, for the log."""
         return "sft"
+
+
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
+    """Numbers in named tensors."""
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def tensor_bytes(*groups: Mapping[str, Tensor]) -> int:

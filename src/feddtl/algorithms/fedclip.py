@@ -42,9 +42,8 @@ class FedCLIP(FederatedAveraging):
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Of the frozen tower, (C, e)."""
-        stop = len(self.clip.text.stack) - 1
-        hidden, ends = frozen_text(self.clip, class_names, self.task.prompt_template, stop)
-        return self.clip.text.features(hidden, ends, stop)
+        features, _ = frozen_text(self.clip, class_names, self.task.prompt_template, len(self.clip.text.stack))
+        return features
 
     def objective(self, policy: Policy, learner: Learner) -> Objective:
         """Cross-entropy over all base classes, or contrastive within the batch."""
@@ -52,14 +51,12 @@ class FedCLIP(FederatedAveraging):
             return ContrastiveInBatch(policy, [learner])
         return Supervised(policy, [learner])
 
-    def images_per_pass(self) -> int:
-        """A whole batch: there is no block to pass, and the contrastive loss compares within the batch."""
-        return self.experiment.local.batch_size
-
 
 class ContrastiveInBatch(Objective):
     """CLIP's loss (Radford et al. 2021): each image against the texts of the whole batch, and each text against its
-    images. Two images of one class count as a negative pair, as in FedCLIP."""
+    images. Two images of one class count as a negative pair, as in FedCLIP.
+
+    A piece must hold a whole batch; with final features it does."""
 
     def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(-log p(text_i|image_i) - log p(image_i|text_i)) / 2."""

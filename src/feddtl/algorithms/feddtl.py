@@ -25,7 +25,9 @@ from feddtl.algorithms.base import (
     Payload,
     ServerState,
     Task,
+    TrainedParameters,
     Update,
+    count_parameters,
     ignore_epochs,
 )
 from feddtl.algorithms.local import Batch, Learner, adam, detached, train, trainable_copy
@@ -110,6 +112,12 @@ class FedDTL(Algorithm):
         """Global model, or a client's tuned image tower with the text tower it was broadcast."""
         visual = select(state.tensors, "visual") if update is None else update.weights
         return self._model.classifier(visual, select(state.tensors, "text"))
+
+    def trained_parameters(self) -> TrainedParameters:
+        """LoRA of the image tower on the clients, of the text tower on the server."""
+        factors = self._model.init_factors()
+        visual, text = (count_parameters(select(factors, tower)) for tower in ("visual", "text"))
+        return TrainedParameters(shared=visual, server=text)
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """LoRA of both towers."""

@@ -20,7 +20,9 @@ from feddtl.algorithms.base import (
     Payload,
     ServerState,
     Task,
+    TrainedParameters,
     Update,
+    count_parameters,
     ignore_epochs,
 )
 from feddtl.algorithms.local import detached
@@ -96,6 +98,10 @@ class FedLoRA(Algorithm):
         """Global model, or a client's own two towers."""
         factors = select(state.tensors, "model") if update is None else update.weights
         return self._model.classifier(select(factors, "visual"), select(factors, "text"))
+
+    def trained_parameters(self) -> TrainedParameters:
+        """LoRA of both towers."""
+        return TrainedParameters(shared=count_parameters(self._model.init_factors()))
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """LoRA of both towers."""

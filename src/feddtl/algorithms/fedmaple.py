@@ -40,6 +40,12 @@ class FedMaPLe(FederatedAveraging):
         ids, ends = task.clip.text.tokenize([experiment.fedmaple.initial_text.strip()])
         self._initial_ids = ids[:, 1 : int(ends[0])]  # (1, n), without start and end of text
 
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one pass holds, with the prompts behind their patches."""
+        image = self.clip.image
+        return image.stack.sequences_per_pass(image.tokens + self._initial_ids.shape[1])
+
     def initial_shared(self) -> Tensors:
         """By block: `text.<i>` (n, d_text), and the map `map.<i>.weight` (d_image, d_text) with its bias."""
         text, image, seed = self.clip.text, self.clip.image, self.task.seed
@@ -78,12 +84,9 @@ class FedMaPLe(FederatedAveraging):
         self, stack: BlockStack, hidden: Tensor, prompts: Sequence[Tensor], position: int, rows: Tensor
     ) -> Tensor:
         """Token (B, d) at rows (B,) after all blocks of (B, S, d), each block's prompts (n, d) put at `position`."""
-        for block in range(len(stack)):
-            if 0 < block < self._depth:
-                hidden = with_prompts(hidden, prompts[block], position)
-            if block < len(stack) - 1:
-                hidden = stack.run(hidden, block, stop=block + 1)
-        return stack.run_to_rows(hidden, len(stack) - 1, rows)
+        for block in range(1, self._depth):
+            hidden = with_prompts(stack.run(hidden, block - 1, stop=block), prompts[block], position)
+        return stack.run_to_rows(hidden, self._depth - 1, rows)
 
 
 def with_prompts(hidden: Tensor, prompts: Tensor, position: int) -> Tensor:

@@ -55,13 +55,10 @@ class FedPGP(FederatedAveraging):
         """Cross-entropy and the contrastive term."""
         return PromptContrast(policy, learner, self)
 
-    def shared_and_written(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Unit text embeddings (C, e) under σ, and of the hand-written prompts."""
-        names, stop = self.task.class_names, len(self.clip.text.stack) - 1
-        hidden, ends = frozen_text(self.clip, names, self.task.prompt_template, stop)
-        written = self.clip.text.features(hidden, ends, stop)
-        shared = prompted_features(self.clip.text, tensors[CONTEXT], names)
-        return normalize(shared, dim=-1), normalize(written, dim=-1)
+    def written_features(self, class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) of the hand-written prompts."""
+        features, _ = frozen_text(self.clip, class_names, self.task.prompt_template, len(self.clip.text.stack))
+        return features
 
     def _draw(self, rows: int, columns: int, purpose: str, *numbers: int) -> Tensor:
         generator = torch_generator(self.task.seed, purpose, *numbers)
@@ -74,16 +71,17 @@ class PromptContrast(Supervised):
     def __init__(self, policy: Policy, learner: Learner, method: FedPGP) -> None:
         super().__init__(policy, [learner])
         self._method = method
+        self._written = normalize(method.written_features(method.task.class_names), dim=-1)
 
     def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
         """μ · ℓ of each part."""
-        config = self._method.experiment.fedpgp
+        config, names = self._method.experiment.fedpgp, self._method.task.class_names
         if config.contrast_weight == 0:
             return None
         terms = []
         for tensors, personal in zip(adapters, text, strict=True):
-            shared, written = self._method.shared_and_written(tensors)
-            terms.append(contrast(written, shared, personal, config.contrast_temperature))
+            shared = normalize(self._method.text_features({CONTEXT: tensors[CONTEXT]}, names), dim=-1)
+            terms.append(contrast(self._written, shared, personal, config.contrast_temperature))
         return config.contrast_weight * torch.stack(terms)
 
 

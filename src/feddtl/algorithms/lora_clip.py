@@ -111,7 +111,7 @@ class LoraClassifier:
         clip: The frozen model.
         prompt_template: Text with `{class}` in it.
         first_image_block: Block whose input `image_features` takes.
-        first_text_block: Any block up to the first adapted one.
+        first_text_block: Any block up to the first adapted one; the number of blocks where none is.
         image_lora: Adapter of the image tower.
         text_lora: Adapter of the text tower.
     """

@@ -81,15 +81,14 @@ class Objective(ABC):
             for name, values in {**metrics, "loss": losses.detach()}.items():
                 total = sums.setdefault(name, torch.zeros(len(batches), device=values.device, dtype=values.dtype))
                 total.index_add_(0, parts, values)
-        term = self.text_term(adapters, text)
-        if text.requires_grad:
-            # The term's gradient reaches the text by the same pass.
-            roots = [text] if term is None else [text, term.sum()]
-            torch.autograd.backward(roots, [anchor.grad] if term is None else [anchor.grad, None])
-        if term is not None:
-            sizes = torch.tensor([len(batch.rows) for batch in batches], device=term.device)
-            sums["text_term"] = term.detach() * sizes
+        # What the images' losses and the term ask of the text goes back through it in one pass.
+        roots: list[tuple[Tensor, Tensor | None]] = [(text, anchor.grad)] if text.requires_grad else []
+        if (term := self.text_term(adapters, text)) is not None:
+            roots.append((term.sum(), None))
+            sums["text_term"] = term.detach() * torch.tensor([len(batch.rows) for batch in batches], device=term.device)
             sums["loss"] = sums["loss"] + sums["text_term"]
+        if roots:
+            torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
         return sums
 
     @staticmethod

@@ -13,6 +13,7 @@ from feddtl.algorithms.base import (
     Payload,
     ServerState,
     Task,
+    TrainedParameters,
     Update,
     ignore_epochs,
 )
@@ -53,6 +54,10 @@ class ZeroShot(Algorithm):
         """The pre-trained model."""
         return zero_shot_classifier(self.task, self.first_image_block)
 
+    def trained_parameters(self) -> TrainedParameters:
+        """None."""
+        return TrainedParameters()
+
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """None."""
         return {}
@@ -60,4 +65,4 @@ class ZeroShot(Algorithm):
 
 def zero_shot_classifier(task: Task, first_image_block: int) -> Classifier:
     """The pre-trained model on activations at any block: what every method is compared with."""
-    return LoraClassifier(task.clip, task.prompt_template, first_image_block, 0)
+    return LoraClassifier(task.clip, task.prompt_template, first_image_block, len(task.clip.text.stack))

@@ -193,6 +193,8 @@ def print_summary(summary: Summary, folder: Path) -> None:
     rows: dict[str, Any] = {"Zero-shot": summary["zero_shot"]}
     if rounds:
         rows[name] = summary["final"]
+    if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
+        rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
     after = f" after {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary["final_domains"]:
@@ -200,6 +202,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
             domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=True
         )
     if rounds:
+        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=True)
         console.print(
             f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
             f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
@@ -208,6 +211,12 @@ def print_summary(summary: Summary, folder: Path) -> None:
         )
     console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def parameters_line(parameters: Mapping[str, int]) -> str:
+    """Trained numbers by what becomes of them; what there is none of is left out."""
+    where = {"shared": "shared by the clients", "personal": "kept by each client", "server": "on the server"}
+    return "trained parameters: " + ", ".join(f"{parameters[k]:,} {v}" for k, v in where.items() if parameters[k])
 
 
 def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -> str:

@@ -108,17 +108,23 @@ class TextTower:
     def prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
         """What never changes of texts: (C, S, d), the input of block `stop`, and each end of text, (C,).
 
-        The latest few are remembered, since every model of a round is asked for the same classes.
+        Where `stop` is the number of blocks, nothing changes at all: (C, e), the projected features. The latest few are
+        remembered, since every model of a round is asked for the same classes.
         """
 
         def compute() -> tuple[Tensor, Tensor]:
             ids, ends = self.tokenize(prompts)
-            return self.stack.run(self.embed(ids), 0, stop=stop, attention="sdpa"), ends
+            hidden = self.embed(ids)
+            if stop == len(self.stack):
+                return self.project(self.stack.run_to_rows(hidden, 0, ends, attention="sdpa")), ends
+            return self.stack.run(hidden, 0, stop=stop, attention="sdpa"), ends
 
         return recall(self._prefixes, (prompts, stop, self.stack.precision), compute)
 
     def features(self, hidden: Tensor, ends: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
-        """Projected text features (C, e), before normalisation, from the input of `first_block`, (C, S, d)."""
+        """Projected text features (C, e), before normalisation, from what `prefix` gives for `first_block`."""
+        if first_block == len(self.stack):
+            return hidden
         return self.project(self.stack.run_to_rows(hidden, first_block, ends, adapter))
 
     def project(self, token: Tensor) -> Tensor:

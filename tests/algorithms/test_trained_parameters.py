@@ -1,0 +1,107 @@
+"""How many numbers each method trains at the shape of CLIP ViT-B/16, counted by hand; no weight of it is needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import build_tokenizer
+
+from feddtl.algorithms import METHODS, build_algorithm
+from feddtl.algorithms.base import Task, TrainedParameters, count_parameters
+from feddtl.config import Experiment, FedMaPLeConfig, LoraConfig
+from feddtl.models.clip import Clip
+from feddtl.models.image_tower import ImageTower
+from feddtl.models.text_tower import TextTower
+
+
+@pytest.fixture(scope="module")
+def task():
+    """CLIP ViT-B/16 with its 24 blocks on the meta device. A token is a byte, so a vocabulary of 300 is enough."""
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = build_tokenizer(False)
+    vision = {"patch_size": 16}  # transformers' defaults are those of ViT-B/32
+    text = {"vocab_size": 300, "eos_token_id": tokenizer.eos_token_id}
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=512))
+    for part in (model.text_model.embeddings, model.text_projection, model.visual_projection):
+        part.to_empty(device="cpu")
+    processor = CLIPImageProcessorPil()
+    clip = Clip(
+        "ViT-B/16", ImageTower(model, processor), TextTower(model, tokenizer), 100.0, model, tokenizer, processor
+    )
+    assert (clip.image.width, clip.text.width, clip.image.feature_width, clip.image.tokens) == (768, 512, 512, 197)
+    assert len(clip.image.stack) == len(clip.text.stack) == 12
+    return Task(clip, ("cat",), "a photo of a {class}.", 0)
+
+
+def counted(task, method, **changes):
+    return build_algorithm(task, Experiment(method=method, **changes)).trained_parameters()
+
+
+def test_promptfl(task):
+    """16 · 512 = 8,192."""
+    assert counted(task, "promptfl") == TrainedParameters(shared=8_192)
+
+
+def test_fedpgp(task):
+    """σ as PromptFL; U and V 16 · 8 + 8 · 512 = 4,224; together 12,416."""
+    assert counted(task, "fedpgp") == TrainedParameters(shared=8_192, personal=4_224)
+
+
+def test_fedmaple(task):
+    """Two tokens: 9 · (2 · 512) of text and 9 · (512 · 768 + 768) of maps: 9,216 + 3,545,856 = 3,555,072.
+
+    The byte-level tokens of this test make two tokens of "ab", as CLIP's make of "a photo"."""
+    found = counted(task, "fedmaple", fedmaple=FedMaPLeConfig(initial_text="ab"))
+    assert found == TrainedParameters(shared=3_555_072)
+
+
+def test_pfedmma(task):
+    """Shared: 8 · (32 · 32 + 32) = 8,448. Personal, a depth: down and up of the image tower, 2 · 768 · 32 + 32 + 768 =
+    49,952, of the text tower 2 · 512 · 32 + 32 + 512 = 33,312; 8 · 83,264 = 666,112. Together 674,560."""
+    found = counted(task, "pfedmma")
+    assert found == TrainedParameters(shared=8_448, personal=666_112)
+    assert found.shared + found.personal == 674_560
+
+
+def test_fedclip(task):
+    """2 · (512² + 512) = 525,312."""
+    assert counted(task, "fedclip") == TrainedParameters(shared=525_312)
+
+
+# Query, key and value of the last two blocks at rank 4: 6 · 4 · (768 + 768) = 36,864 and 6 · 4 · (512 + 512) = 24,576.
+VISUAL, TEXT = 36_864, 24_576
+
+
+def test_lora(task, monkeypatch):
+    """The text below the first adapted block, which a model without weights cannot compute, is not asked for."""
+    monkeypatch.setattr("feddtl.algorithms.lora_clip.frozen_text", lambda *arguments: (None, ()))
+    assert counted(task, "feddtl") == TrainedParameters(shared=VISUAL, server=TEXT)
+    assert counted(task, "fedlora") == TrainedParameters(shared=VISUAL + TEXT)
+    assert counted(task, "fedlora", lora=LoraConfig(rank=8)) == TrainedParameters(shared=2 * (VISUAL + TEXT))
+
+
+def test_zero_shot(task):
+    assert counted(task, "zero-shot") == TrainedParameters()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_count_is_what_a_client_really_changes(federation, make_experiment, randomised, method):
+    """Numbers that a round changes, in what is sent and in what is kept. Byte-level PromptFL has 16 · 32 of them."""
+    algorithm = build_algorithm(federation.task, make_experiment(method=method))
+    if not algorithm.trains:
+        return
+    state = randomised(algorithm.init_server(), 0)
+    update = algorithm.client_update(algorithm.broadcast(state), federation.clients(algorithm)[0], {})
+    found = algorithm.trained_parameters()
+    assert (found.shared, found.personal) == (count_parameters(update.weights), count_parameters(update.personal))
+    after = algorithm.aggregate(state, [update]).state
+    changed = sum(
+        int((tensor != state.tensors[name]).sum())
+        for name, tensor in after.tensors.items()
+        if not name.startswith("anchor/")
+    )
+    assert changed <= found.shared + found.server
+    assert changed > 0.9 * (found.shared + found.server)
