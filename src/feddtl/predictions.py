@@ -33,6 +33,16 @@ class ImagePredictions:
     zero_shot: Predictions
     final: Predictions
 
+    @property
+    def zero_shot_hits(self) -> Tensor:
+        """(N,) whether each image is classified right before training, among its own half."""
+        return self.zero_shot.among_half == self.labels
+
+    @property
+    def final_hits(self) -> Tensor:
+        """(N,) the same after the last round."""
+        return self.final.among_half == self.labels
+
 
 def write_predictions(path: Path, found: ImagePredictions) -> None:
     """Write all of it as int32 tensors, in one step."""

@@ -153,10 +153,15 @@ class RunFolder:
         return dict(_read_json(self.path / DATA))
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and device of the run's beginning."""
+        return dict(_read_json(self.path / ENVIRONMENT))
+
+    @property
     def kernels(self) -> Kernels:
         """How the run's blocks compute, so that it goes on with the same arithmetic."""
         try:
-            chosen = _read_json(self.path / ENVIRONMENT)["kernels"]
+            chosen = self.environment["kernels"]
             return as_kernels(chosen["precision"], chosen["attention"])
         except (KeyError, TypeError, AttributeError):
             raise RunError(

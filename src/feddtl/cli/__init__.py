@@ -1,4 +1,4 @@
-"""The command line: `feddtl run | evaluate | export | partition | cache | doctor`.
+"""The command line: `feddtl run | evaluate | export | report | partition | cache | doctor`.
 
 Heavy imports happen inside the commands.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Cache, Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.commands import Cache, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.cli.experiment_argument import experiment_default
 from feddtl.errors import FeddtlError
 
@@ -23,6 +23,7 @@ Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Partition, tyro.conf.subcommand("partition")]
     | Annotated[Cache, tyro.conf.subcommand("cache")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
