@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,12 @@ def collect(folder: Path) -> Collection:
     runs, problems, first = [], [], None
     for path in paths:
         try:
-            runs.append(read_run(path, _name(path, folder), problems))
+            run, damage = read_run(path, _name(path, folder))
+            runs.append(run)
+            problems += [_shortened(error, path, folder) for error in damage]
         except RunError as error:
             first = first or error
-            problems.append(f"{_name(path, folder)} is left out. {error.message}")
+            problems.append(f"{_name(path, folder)} is left out. {_shortened(error, path, folder)}")
     if not runs and first:
         raise first
     return Collection(tuple(runs), tuple(map(printable, problems)))
@@ -134,21 +136,19 @@ def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
                 yield from run_folders(Path(entry.path), depth - 1)
 
 
-def read_run(path: Path, name: str, problems: list[str]) -> Run:
-    """A run that began; damaged predictions are left out and become a problem.
+def read_run(path: Path, name: str) -> tuple[Run, list[RunError]]:
+    """A run that began, and what of it is damaged that a page can do without: the predictions.
 
     Raises:
-        RunError: It did not begin, or a file is damaged.
+        RunError: It did not begin, or a file is damaged that a page cannot do without.
     """
     folder = RunFolder.open(path)
     run = Run(name, folder.experiment, folder.data, folder.environment, folder.records, folder.summary, None)
     _require_fields(run, path)
     try:
-        predictions = folder.predictions
+        return replace(run, predictions=folder.predictions), []
     except RunError as error:
-        problems.append(error.message)
-        return run
-    return Run(**{**vars(run), "predictions": predictions})
+        return run, [error]
 
 
 def printable(text: str) -> str:
@@ -194,6 +194,11 @@ def _is_announced(folder: Path) -> bool:
     except RunError:
         return False
     return True
+
+
+def _shortened(error: RunError, path: Path, folder: Path) -> str:
+    """The message with the run's name in place of its path, which says nothing on another machine."""
+    return error.message.replace(str(path), _name(path, folder))
 
 
 def _name(path: Path, folder: Path) -> str:

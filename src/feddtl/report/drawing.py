@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -107,13 +107,27 @@ def draw(name: str, description: str, paint: Paint, *, height: float = 3.1) -> M
 def _style() -> Iterator[None]:
     from matplotlib import rc_context
 
-    colours = {"text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "grid.color": RULE}
-    ticks = {f"{axis}tick.{what}": value for axis in "xy" for what, value in (("color", RULE), ("labelcolor", MUTED))}
-    shape = {"axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False}
-    lines = {"lines.linewidth": 1.7, "lines.markersize": 4.5, "grid.linewidth": 0.6, "axes.linewidth": 0.8}
-    # Names may hold dollar signs, which are no mathematics; text stays text, in the page's font.
-    text = {"font.size": FONT_SIZE, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "feddtl"}
-    with rc_context({**colours, **ticks, **shape, **lines, **text}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": RULE,
+        "axes.linewidth": 0.8,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": RULE,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.7,
+        "lines.markersize": 4.5,
+        "font.size": FONT_SIZE,
+        # Names may hold dollar signs, which are no mathematics; text stays text, in the page's font.
+        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "feddtl",
+        **{f"{axis}tick.{what}": value for axis in "xy" for what, value in (("color", RULE), ("labelcolor", MUTED))},
+    }
+    with rc_context(settings), warnings.catch_warnings():
         # Only the browser draws letters, and it has fonts that matplotlib lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
