@@ -25,7 +25,7 @@ print("imported:", [name for name in {HEAVY} if name in sys.modules], file=sys.s
 """
 
 
-@pytest.mark.parametrize("words", [(), ("run",), ("evaluate",), ("partition",), ("export",), ("doctor",)])
+@pytest.mark.parametrize("words", [(), ("run",), ("evaluate",), ("report",), ("partition",), ("export",), ("doctor",)])
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REPORT, *words, "--help"], capture_output=True, text=True, check=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -204,6 +205,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
         )
     console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
 
 
 def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -> str:
