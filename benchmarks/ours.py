@@ -96,7 +96,7 @@ class Ours:
     def evaluate(self) -> dict[str, float]:
         """An evaluation round: the global model on base and novel, each client's on its share."""
         models = {update.client: self.algorithm.classifier(self.start, update) for update in self.updates}
-        local = score_local(models, self.prepared.sets)
+        local = list(score_local(models, self.prepared.sets).values())
         scores = score_global(self.algorithm.classifier(self.after_sft), self.prepared.sets, sum(local) / len(local))
         return {"local": scores.local, "base": scores.base, "novel": scores.novel}
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from feddtl.checks import check_scalar, require
-from feddtl.cli.terminal import duration
 from feddtl.environment import choose_device
 from feddtl.errors import FeddtlError, RunError
 from feddtl.seeding import derive_seed, torch_generator
 from feddtl.storage import new_folder
+from feddtl.units import duration
 from pretraining import folder
 from pretraining.captions import PROMPT, TEMPLATES, texts, tokenize
 from pretraining.card import Made, model_card

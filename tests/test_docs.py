@@ -21,7 +21,7 @@ from PIL import Image
 import feddtl
 from feddtl.algorithms.base import Algorithm
 from feddtl.cli import main
-from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
@@ -32,7 +32,7 @@ from feddtl.runtimes.local import LocalRuntime, Progress
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = (Run, Compare, Evaluate, Export, Partition, Doctor)
+COMMANDS = (Run, Compare, Evaluate, Report, Export, Partition, Doctor)
 
 
 def name_of(page: Path) -> str:
@@ -211,7 +211,7 @@ def test_the_partition_in_the_tutorial_is_what_the_command_prints(
 def test_every_flag_of_the_command_line_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
     settings = {key.replace("_", "-") for key in flatten(experiment_to_dict(Experiment()))}
-    for command in ("run", "compare", "evaluate", "export", "partition", "doctor"):
+    for command in ("run", "compare", "evaluate", "report", "export", "partition", "doctor"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         flags = set(re.findall(r"(?<![\w-])--([a-z][a-z.-]*)", capsys.readouterr().out)) - {"help"}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from feddtl.algorithms import build_algorithm
 from feddtl.evaluate import (
     EvaluationSets,
+    Predictions,
     Scores,
     TestImages,
     accuracy,
@@ -19,8 +20,11 @@ from feddtl.evaluate import (
     harmonic_mean,
     mean_scores,
     predict,
+    predict_test_images,
     score_global,
     score_local,
+    score_shares,
+    scores_of,
 )
 from feddtl.models.activations import Activations
 
@@ -57,6 +61,11 @@ def make_sets(shares=((0, 1, 2, 3),), domain_names=("all",)):
     base = images(["cat", "cat", "dog", "dog"], [0, 0, 1, 0], ("cat", "dog"), [0, 1, 1, 1])
     novel = images(["owl", "dog"], [0, 0], ("owl", "dog"), [0, 1])
     return EvaluationSets(base, novel, tuple(torch.tensor(share, dtype=torch.long) for share in shares), domain_names)
+
+
+def empty_columns():
+    """Labels and domains of no image."""
+    return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
 
 
 def test_predictions_are_positions_in_the_given_list():
@@ -111,15 +120,46 @@ def test_scores_by_domain():
 def test_local_scores_are_each_clients_model_on_its_own_share():
     """Client 0 has images 0 and 1, client 1 none, client 2 images 1, 2 and 3; client 2's model confuses all."""
     sets = make_sets(shares=((0, 1), (), (1, 2, 3)))
-    assert score_local({0: Lookup(), 1: Lookup(), 2: Lookup()}, sets) == [100.0, pytest.approx(200 / 3)]
+    assert score_local({0: Lookup(), 1: Lookup(), 2: Lookup()}, sets) == {0: 100.0, 2: pytest.approx(200 / 3)}
     wrong = score_local({2: Lookup(shift=1), 0: Lookup()}, sets)
     # Shifted, a cat is taken for a dog, and a dog (now an owl) for the first class: image 3's label is 0.
-    assert wrong == [100.0, pytest.approx(100 / 3)]
+    assert wrong == {0: 100.0, 2: pytest.approx(100 / 3)}
 
 
 def test_clients_that_did_not_take_part_are_not_scored():
     sets = make_sets(shares=((0, 1), (2, 3), (3,)))
-    assert score_local({1: Lookup()}, sets) == [50.0]
+    assert score_local({1: Lookup()}, sets) == {1: 50.0}
+
+
+def test_predictions_among_a_half_and_among_all():
+    """Names cat, dog (base), owl, dog (novel). Each image shows its class; among all, the first 'dog' wins the tie."""
+    predictions = predict_test_images(Lookup(), make_sets())
+    assert predictions.among_half.tolist() == [0, 0, 1, 1, 2, 3]
+    assert predictions.among_all.tolist() == [0, 0, 1, 1, 2, 1]
+
+
+def test_scores_come_from_the_predictions():
+    """By hand: labels 0, 0, 1, 0 and 2, 2; predictions 0, 1, 1, 0 and 2, 2 hit 3 of 4 and 2 of 2."""
+    sets = make_sets(shares=((0, 1), (), (2, 3)))
+    predictions = Predictions(torch.tensor([0, 1, 1, 0, 2, 2]), torch.zeros(6, dtype=torch.long))
+    scores = scores_of(predictions, sets, local=5.0)
+    assert (scores.local, scores.base, scores.novel) == (5.0, 75.0, 100.0)
+    assert score_shares(predictions, sets) == {0: 50.0, 2: 100.0}
+
+
+def test_labels_and_owners_of_all_test_images():
+    sets = make_sets(shares=((3, 0), (), (2,)))
+    assert sets.labels.tolist() == [0, 0, 1, 0, 2, 2]
+    assert sets.domains.tolist() == [0, 1, 1, 1, 0, 1]
+    assert sets.owners.tolist() == [0, -1, 2, 0, -1, -1]
+
+
+def test_predictions_without_novel_classes():
+    base = make_sets().base
+    sets = EvaluationSets(base, TestImages(Activations.of(torch.empty(0, 0)), *empty_columns(), ()), (), ("all",))
+    predictions = predict_test_images(Lookup(), sets)
+    assert predictions.among_half.tolist() == predictions.among_all.tolist() == [0, 0, 1, 1]
+    assert math.isnan(scores_of(predictions, sets, 0.0).novel)
 
 
 def test_selection_keeps_classes_and_picks_rows():

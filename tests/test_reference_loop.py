@@ -119,7 +119,8 @@ def test_a_round_gives_feddtls_adapters(federation, make_experiment, randomised,
         assert_same(getattr(their_after, group), select(after.tensors, group))
 
     sets = federation.sets(algorithm)
-    local = score_local({update.client: algorithm.classifier(state, update) for update in updates}, sets)
+    models = {update.client: algorithm.classifier(state, update) for update in updates}
+    local = list(score_local(models, sets).values())
     scores = score_global(algorithm.classifier(after), sets, sum(local) / len(local))
     expected = {"local": scores.local, "base": scores.base, "novel": scores.novel}
     assert loop.evaluate(their_after, [adapter for adapter, _, _ in results], text) == pytest.approx(expected)

@@ -13,9 +13,11 @@ import torch
 from feddtl.algorithms.base import ServerState
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.errors import DataError, RunError
+from feddtl.evaluate import Predictions
 from feddtl.models.kernels import Kernels
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora
 from feddtl.models.peft_format import load_adapter
+from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
 from feddtl.runtimes.local import Progress
 
@@ -159,6 +161,28 @@ def test_adapters_are_replaced_as_a_whole(folder: RunFolder) -> None:
     assert load_adapter(folder.path / "adapter" / "visual").scaling == 2.0
     folder.write_adapters({}, "tiny-clip")
     assert names(folder.path / "adapter") == ["visual"]
+
+
+def test_records_are_read_as_they_were_written(folder: RunFolder) -> None:
+    assert folder.records == ()
+    folder.write_metrics(({"round": 1, "novel": math.nan}, {"round": 2}))
+    assert folder.records == ({"round": 1, "novel": None}, {"round": 2})
+
+
+def test_damaged_records(folder: RunFolder) -> None:
+    (folder.path / "metrics.jsonl").write_text('{"round": 1}\n{"round": ')
+    with pytest.raises(RunError, match=r"Cannot read .*metrics\.jsonl") as caught:
+        _ = folder.records
+    assert "--resume" in caught.value.hint
+
+
+def test_predictions_of_a_run(folder: RunFolder) -> None:
+    assert folder.predictions is None
+    one = torch.tensor([0])
+    both = Predictions(one, one)
+    folder.write_predictions(ImagePredictions(one, one, one, both, both))
+    assert folder.predictions is not None
+    assert folder.predictions.labels.tolist() == [0]
 
 
 # --- announced, begun, used --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import CLIPModel
 
-from feddtl.cli.terminal import duration
+from feddtl.units import duration
 from pretraining.captions import PROMPT, TEMPLATES
 
 

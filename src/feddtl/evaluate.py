@@ -53,6 +53,24 @@ class EvaluationSets:
     shares: tuple[Tensor, ...]
     domain_names: tuple[str, ...]
 
+    @property
+    def labels(self) -> Tensor:
+        """(N,) of base, then novel images: positions in the base class names followed by the novel ones."""
+        return torch.cat([self.base.labels, self.novel.labels + len(self.base.class_names)])
+
+    @property
+    def domains(self) -> Tensor:
+        """(N,) domain ids of base, then novel images."""
+        return torch.cat([self.base.domains, self.novel.domains])
+
+    @property
+    def owners(self) -> Tensor:
+        """(N,) client in whose share a base image is, -1 for none; novel images are in no share."""
+        owners = torch.full((len(self.labels),), -1)
+        for client, share in enumerate(self.shares):
+            owners[share] = client
+        return owners
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -95,17 +113,54 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     return Scores(float("nan"), float(np.mean([s.base for s in scores])), float(np.mean([s.novel for s in scores])))
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What one model takes N test images for: the base images, then the novel ones.
+
+    Attributes:
+        among_half: (N,) choosing among the classes of the image's own half, as the accuracies do.
+        among_all: (N,) choosing among all classes.
+
+    Both are positions in the base class names followed by the novel ones.
+    """
+
+    among_half: Tensor
+    among_all: Tensor
+
+
 @torch.no_grad()
 def predict(classifier: Classifier, activations: Activations, class_names: Sequence[str]) -> Tensor:
     """(N,) predicted positions in `class_names`."""
     if not len(activations):
         return torch.empty(0, dtype=torch.long)
-    text = classifier.text_embeddings(class_names)
-    parts = [
-        (classifier.image_features(activations.rows(positions).to(text.device)) @ text.T).argmax(dim=-1)
-        for positions in torch.split(torch.arange(len(activations)), classifier.images_per_pass)
-    ]
-    return torch.cat(parts).cpu()
+    [predicted] = _nearest(classifier, activations, [classifier.text_embeddings(class_names)])
+    return predicted
+
+
+@torch.no_grad()
+def predict_test_images(classifier: Classifier, sets: EvaluationSets) -> Predictions:
+    """Predictions of one model for all base and novel test images; every image is encoded once."""
+    halves = [half for half in (sets.base, sets.novel) if half.class_names]
+    texts = [classifier.text_embeddings(half.class_names) for half in halves]
+    among_half, among_all, first = [], [], 0
+    for half, text in zip(halves, texts, strict=True):
+        own, any_class = _nearest(classifier, half.activations, [text, torch.cat(texts)])
+        among_half.append(first + own)
+        among_all.append(any_class)
+        first += len(half.class_names)
+    return Predictions(torch.cat(among_half), torch.cat(among_all))
+
+
+def _nearest(classifier: Classifier, activations: Activations, texts: Sequence[Tensor]) -> list[Tensor]:
+    """For each matrix of text embeddings (C, e), the (N,) rows nearest to the images."""
+    nearest: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in texts]
+    for positions in torch.split(torch.arange(len(activations)), classifier.images_per_pass):
+        if not len(positions):
+            break
+        features = classifier.image_features(activations.rows(positions).to(texts[0].device))
+        for found, text in zip(nearest, texts, strict=True):
+            found.append((features @ text.T).argmax(dim=-1).cpu())
+    return [torch.cat(found) for found in nearest]
 
 
 def correct(classifier: Classifier, images: TestImages) -> Tensor:
@@ -120,7 +175,12 @@ def accuracy(hits: Tensor) -> float:
 
 def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> Scores:
     """Base and novel accuracy of one model, by domain too; `local` is passed through."""
-    base, novel = correct(classifier, sets.base), correct(classifier, sets.novel)
+    return scores_of(predict_test_images(classifier, sets), sets, local)
+
+
+def scores_of(predictions: Predictions, sets: EvaluationSets, local: float) -> Scores:
+    """`score_global` of a model whose predictions are known."""
+    base, novel = hits_of(predictions, sets)
     domains: dict[str, tuple[float, float]] = {}
     if len(sets.domain_names) > 1:
         for index, name in enumerate(sets.domain_names):
@@ -131,16 +191,22 @@ def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> 
     return Scores(local, accuracy(base), accuracy(novel), domains)
 
 
-def score_shares(classifier: Classifier, sets: EvaluationSets) -> list[float]:
-    """Accuracy of one model on each client's share, for clients that have test images, by client id."""
-    hits = correct(classifier, sets.base)
-    return [accuracy(hits[share]) for share in sets.shares if len(share)]
+def hits_of(predictions: Predictions, sets: EvaluationSets) -> tuple[Tensor, Tensor]:
+    """Whether each base image (N_b,), and each novel image (N_n,), is classified right among its own half."""
+    hits = predictions.among_half == sets.labels
+    return hits[: len(sets.base.labels)], hits[len(sets.base.labels) :]
 
 
-def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> list[float]:
-    """Accuracy of each client's model on its own share, for clients that have test images, by client id."""
-    return [
-        accuracy(correct(classifiers[client], sets.base.select(sets.shares[client])))
+def score_shares(predictions: Predictions, sets: EvaluationSets) -> dict[int, float]:
+    """Accuracy of one model on each client's share, by client id, for clients that have test images."""
+    hits, _ = hits_of(predictions, sets)
+    return {client: accuracy(hits[share]) for client, share in enumerate(sets.shares) if len(share)}
+
+
+def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:
+    """Accuracy of each client's model on its own share, by client id, for clients that have test images."""
+    return {
+        client: accuracy(correct(classifiers[client], sets.base.select(sets.shares[client])))
         for client in sorted(classifiers)
         if len(sets.shares[client])
-    ]
+    }

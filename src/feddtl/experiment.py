@@ -18,7 +18,7 @@ from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
-from feddtl.evaluate import EvaluationSets, Scores, TestImages, harmonic_mean
+from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages, harmonic_mean, predict_test_images
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations
 from feddtl.models.cache.folder import cache_folder
@@ -26,6 +26,7 @@ from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.plots import accuracy_curves
+from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 from feddtl.timing import Stopwatch, add_seconds
@@ -101,17 +102,26 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     prepared = prepare(experiment, observer, stopwatch, folder.kernels if folder.has_begun else None)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
     runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch)
-    zero_shot = runtime.score_before_training()
+    zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
+    with stopwatch.measure("evaluation"):
+        folder.write_predictions(_predictions(prepared, progress, before))
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     trained = prepared.algorithm.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
     _write_outcome(folder, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
+
+
+def _predictions(prepared: Prepared, progress: Progress, before: Predictions) -> ImagePredictions:
+    """What every test image was taken for before training, and is after the last round."""
+    sets, algorithm = prepared.sets, prepared.algorithm
+    after = predict_test_images(algorithm.classifier(progress.state), sets) if algorithm.trains else before
+    return ImagePredictions(sets.labels, sets.domains, sets.owners, before, after)
 
 
 def _write_outcome(

@@ -3,6 +3,7 @@
 config.json                 first, before the data is loaded: from here on a killed run can be resumed
 environment.json data.json  when it is prepared: from here on it is a run that began
 metrics.jsonl summary.json  records of the rounds done; the outcome
+predictions.safetensors     what each test image is taken for, before and after training
 checkpoints/round-0007/{state.safetensors, progress.json}
 adapter/{visual, text}/     in PEFT's format, or, of a method without LoRA,
 tensors/                    shared.safetensors, client-3.safetensors
@@ -30,6 +31,7 @@ from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
+from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
 from feddtl.runtimes.local import Progress, Record
 from feddtl.storage import (
     DRAFT,
@@ -44,6 +46,7 @@ from feddtl.storage import (
 
 KEPT_CHECKPOINTS = 2
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
+METRICS, PREDICTIONS = "metrics.jsonl", "predictions.safetensors"
 CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = (
@@ -161,7 +164,7 @@ class RunFolder:
     def kernels(self) -> Kernels:
         """How the run's blocks compute, so that it goes on with the same arithmetic."""
         try:
-            chosen = _read_json(self.path / ENVIRONMENT)["kernels"]
+            chosen = self.environment["kernels"]
             return as_kernels(chosen["precision"], chosen["attention"])
         except (KeyError, TypeError, AttributeError):
             raise RunError(
@@ -219,7 +222,30 @@ class RunFolder:
     def write_metrics(self, records: tuple[Record, ...]) -> None:
         """metrics.jsonl with one line per round; null where there was nothing to measure."""
         lines = "".join(json_line(record) for record in records)
-        write_text_atomic(self.path / "metrics.jsonl", lines)
+        write_text_atomic(self.path / METRICS, lines)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """One record per finished round, with None where nothing was measured. Raises RunError if damaged."""
+        path = self.path / METRICS
+        if not path.is_file():
+            return ()
+        try:
+            return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"Cannot read {path}: {error}.", f"Write it anew: feddtl run --resume {self.path}."
+            ) from None
+
+    @property
+    def predictions(self) -> ImagePredictions | None:
+        """What every test image was taken for; None until the rounds are done, or from an earlier version."""
+        path = self.path / PREDICTIONS
+        return read_predictions(path) if path.is_file() else None
+
+    def write_predictions(self, predictions: ImagePredictions) -> None:
+        """predictions.safetensors."""
+        write_predictions(self.path / PREDICTIONS, predictions)
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -240,8 +266,10 @@ class RunFolder:
                 save_adapter(draft / tower, lora, base_model)
 
     def write_tensors(self, progress: Progress, metadata: Mapping[str, str]) -> None:
-        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some; nothing where the
-        server has none."""
+        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some.
+
+        Nothing where the server has none.
+        """
         if not progress.state.tensors:
             return
         files = {"shared": progress.state.tensors}

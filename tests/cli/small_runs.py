@@ -141,7 +141,7 @@ def final_state(run: Path) -> dict[str, Tensor]:
 
 
 def outcome(run: Path) -> dict[str, object]:
-    """All that two runs of the same experiment must share to the last bit: metrics, state and adapters."""
+    """All that two runs of the same experiment must share to the last bit: metrics, state, adapters and predictions."""
     timed = {"seconds", "seconds_by_phase"}
     last = max((run / "checkpoints").iterdir())
     return {
@@ -152,5 +152,6 @@ def outcome(run: Path) -> dict[str, object]:
         "adapters": contents(run / "adapter"),
         "curves": (run / "accuracy.svg").read_bytes(),
         "data": (run / "data.json").read_bytes(),
+        "predictions": (run / "predictions.safetensors").read_bytes(),
         "config": (run / "config.json").read_bytes(),
     }

@@ -26,7 +26,9 @@ print("imported:", [name for name in {HEAVY} if name in sys.modules], file=sys.s
 """
 
 
-@pytest.mark.parametrize("words", [(), ("run",), ("compare",), ("evaluate",), ("partition",), ("export",), ("doctor",)])
+@pytest.mark.parametrize(
+    "words", [(), ("run",), ("compare",), ("evaluate",), ("report",), ("partition",), ("export",), ("doctor",)]
+)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REPORT, *words, "--help"], capture_output=True, text=True, check=True

@@ -15,8 +15,9 @@ from cli.small_runs import ROUNDS, Bench, Command
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer, duration, percent, size
+from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
 from feddtl.experiment import run_experiment
+from feddtl.units import duration, percent, size
 
 ROUND_LINE = re.compile(
     r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"

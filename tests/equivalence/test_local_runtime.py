@@ -240,7 +240,8 @@ def test_record_of_a_round(federation, make_experiment):
     )
     scores = score_global(algorithm.classifier(aggregate.state), sets, 0.0)
     assert (record["base"], record["novel"]) == (scores.base, scores.novel)
-    assert record["local"] == pytest.approx(sum(score_local(own, sets)) / 2)
+    assert record["local_by_client"] == score_local(own, sets)
+    assert record["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
     assert score_local(own, sets) != score_local(mixed_up, sets)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]
     assert record["client_models"]["base"] == pytest.approx(sum(score.base for score in each) / 3)
@@ -250,7 +251,10 @@ def test_record_of_a_round(federation, make_experiment):
 def test_scores_before_training_are_those_of_zero_shot(federation, make_experiment):
     runtime, _ = make_runtime(federation, make_experiment())
     zero_shot, _ = make_runtime(federation, make_experiment(method="zero-shot"))
-    assert runtime.score_before_training() == zero_shot.score_before_training()
+    (scores, predictions), (expected, their_predictions) = (r.score_before_training() for r in (runtime, zero_shot))
+    assert scores == expected
+    assert torch.equal(predictions.among_half, their_predictions.among_half)
+    assert torch.equal(predictions.among_all, their_predictions.among_all)
 
 
 def test_mean_leaves_out_what_could_not_be_scored():

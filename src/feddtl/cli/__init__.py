@@ -1,4 +1,4 @@
-"""The command line: `feddtl run | compare | evaluate | export | partition | cache | doctor`.
+"""The command line: `feddtl run | compare | evaluate | export | report | partition | cache | doctor`.
 
 Heavy imports happen inside the commands.
 """
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Run
+from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
 from feddtl.errors import ConfigError, FeddtlError
 
@@ -25,6 +25,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Partition, tyro.conf.subcommand("partition")]
     | Annotated[Cache, tyro.conf.subcommand("cache")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from feddtl.cli.commands import Cache
-from feddtl.cli.terminal import duration, size
 from feddtl.errors import ConfigError
 from feddtl.models.cache.folder import CacheEntry, cache_contents, cache_folder, clear_cache
 from feddtl.models.kernel_choice import REMEMBERED
 from feddtl.storage import json_text
+from feddtl.units import duration, size
 
 
 def cache(command: Cache) -> int:

@@ -132,6 +132,26 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Make one self-contained HTML page from a run folder, or from a folder of several runs."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of a run, or one with run folders up to three folders below it."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File of the page; default: DIR/report.html."""
+    no_images: bool = False
+    """Leave out the test images, which the page otherwise shows some of."""
+    json: bool = False
+    """Print where the page is, its size, and what could not be read, as JSON."""
+
+    def execute(self) -> int:
+        """Exit code."""
+        from feddtl.cli.reporting import report
+
+        return report(self)
+
+
+@dataclass(frozen=True)
 class Partition:
     """Show who gets which training images: a table, and a class x client heat map."""
 

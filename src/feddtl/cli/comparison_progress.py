@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from feddtl.cli.terminal import duration, scores_line
+from feddtl.cli.terminal import scores_line
 from feddtl.comparison.grid import Cell, ComparisonObserver
 from feddtl.comparison.outcomes import Failure, Outcome
 from feddtl.config import Experiment, method_title
@@ -15,6 +15,7 @@ from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.runtimes.local import Record
+from feddtl.units import duration
 
 
 class QuietComparison(ComparisonObserver):

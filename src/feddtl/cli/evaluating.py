@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from feddtl.cli.commands import Evaluate
-from feddtl.cli.terminal import percent
 from feddtl.config import DataConfig
 from feddtl.runs import RunFolder
 from feddtl.scoring import ClassListScore, score_run
 from feddtl.storage import json_text
+from feddtl.units import percent
 
 
 def evaluate(command: Evaluate) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +18,9 @@ from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver, Summary
 from feddtl.runtimes.local import Record
+from feddtl.units import duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
-
-
-def percent(value: float | None) -> str:
-    """One decimal, or a dash where nothing was scored."""
-    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 class QuietObserver(RunObserver):
@@ -211,6 +208,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
         )
     console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
 
 
 def parameters_line(parameters: Mapping[str, int]) -> str:
@@ -233,23 +231,3 @@ def time_line(seconds: Mapping[str, float]) -> str:
     parts = [f"{phase} {duration(seconds[phase], precise=True)} ({shares[phase]:.0%})" for phase in shown]
     rest = sum(value for phase, value in seconds.items() if phase not in shown)
     return "time went to: " + "  ".join([*parts, *([f"rest {duration(rest, precise=True)}"] if rest else [])])
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units, one decimal."""
-    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6)):
-        if count >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
-
-
-def duration(seconds: float, *, precise: bool = False) -> str:
-    """Seconds (with one decimal if precise), minutes and seconds, or hours and minutes."""
-    whole = round(seconds)
-    if precise and seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -117,13 +117,18 @@ def _results(setting: Setting, title: str, outcomes: Sequence[Outcome]) -> Setti
 
 def _row(label: str, outcomes: Sequence[Outcome]) -> MethodResults:
     summaries = {outcome.seed: outcome.summary for outcome in outcomes}
-    costs = {key: spread_of([value[key] for value in summaries.values() if value.get(key)]) for key in COSTS}
+    costs = {key: spread_of([cost_of(value[key]) for value in summaries.values() if value.get(key)]) for key in COSTS}
     return MethodResults(
         label,
         _scores({seed: summary["final"] for seed, summary in summaries.items()}),
         _scores({seed: summary.get("final_client_models") or {} for seed, summary in summaries.items()}),
         {key: spread for key, spread in costs.items() if spread is not None},
     )
+
+
+def cost_of(value: float | Mapping[str, float]) -> float:
+    """A cost as one number: trained parameters count wherever they are trained."""
+    return sum(value.values()) if isinstance(value, Mapping) else value
 
 
 def _zero_shot_row(outcomes: Sequence[Outcome]) -> MethodResults:

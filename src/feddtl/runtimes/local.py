@@ -14,7 +14,17 @@ from feddtl.algorithms.base import Aggregate, Algorithm, ClientData, Payload, Se
 from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
-from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local, score_shares
+from feddtl.evaluate import (
+    EvaluationSets,
+    Predictions,
+    Scores,
+    mean_scores,
+    predict_test_images,
+    score_global,
+    score_local,
+    score_shares,
+    scores_of,
+)
 from feddtl.models.lora import Tensors
 from feddtl.seeding import numpy_generator
 from feddtl.timing import Stopwatch, since
@@ -89,11 +99,13 @@ class LocalRuntime:
             after_round(progress)
         return progress
 
-    def score_before_training(self) -> Scores:
-        """Scores of zero-shot CLIP; `local` is on each client's share."""
+    def score_before_training(self) -> tuple[Scores, Predictions]:
+        """Scores and predictions of zero-shot CLIP; `local` is its mean accuracy on the clients' shares."""
         classifier = zero_shot_classifier(self._algorithm.task, self._algorithm.first_image_block)
         with self._stopwatch.measure("evaluation"):
-            return score_global(classifier, self._sets, mean(score_shares(classifier, self._sets)))
+            predictions = predict_test_images(classifier, self._sets)
+            local = mean(list(score_shares(predictions, self._sets).values()))
+            return scores_of(predictions, self._sets, local), predictions
 
     def _round(self, progress: Progress) -> Progress:
         begun = self._stopwatch.seconds()
@@ -166,8 +178,8 @@ class LocalRuntime:
             return {}
         models = {update.client: self._algorithm.classifier(state, update) for update in updates}
         local = score_local(models, self._sets)
-        scores = score_global(self._algorithm.classifier(aggregate.state), self._sets, mean(local))
-        record: Record = {**scores.as_dict(), "domains": dict(scores.domains)}
+        scores = score_global(self._algorithm.classifier(aggregate.state), self._sets, mean(list(local.values())))
+        record: Record = {**scores.as_dict(), "local_by_client": local, "domains": dict(scores.domains)}
         if settings.client_models == "every" or (settings.client_models == "last" and last):
             own = mean_scores([score_global(models[client], self._sets, 0.0) for client in sorted(models)])
             record["client_models"] = {"base": own.base, "novel": own.novel, "harmonic_mean": own.harmonic_mean}

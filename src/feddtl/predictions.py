@@ -1,0 +1,77 @@
+"""What every test image was taken for, as a file: predictions.safetensors of a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from feddtl.errors import RunError
+from feddtl.evaluate import Predictions
+from feddtl.storage import write_atomic
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """N test images, the base ones first, in the order of the data source.
+
+    Attributes:
+        labels: (N,) positions in the base class names followed by the novel ones.
+        domains: (N,) domain ids.
+        owners: (N,) client in whose share a base image is; -1 for none.
+        zero_shot: Of the model before training.
+        final: Of the global model after the last round.
+    """
+
+    labels: Tensor
+    domains: Tensor
+    owners: Tensor
+    zero_shot: Predictions
+    final: Predictions
+
+    @property
+    def zero_shot_hits(self) -> Tensor:
+        """(N,) whether each image is classified right before training, among its own half."""
+        return self.zero_shot.among_half == self.labels
+
+    @property
+    def final_hits(self) -> Tensor:
+        """(N,) the same after the last round."""
+        return self.final.among_half == self.labels
+
+
+def write_predictions(path: Path, found: ImagePredictions) -> None:
+    """Write all of it as int32 tensors, in one step."""
+    tensors = {
+        "labels": found.labels,
+        "domains": found.domains,
+        "owners": found.owners,
+        "zero_shot/among_half": found.zero_shot.among_half,
+        "zero_shot/among_all": found.zero_shot.among_all,
+        "final/among_half": found.final.among_half,
+        "final/among_all": found.final.among_all,
+    }
+    # Copies: without training both models are one, and the format refuses tensors that share memory.
+    write_atomic(path, save({name: tensor.to(torch.int32).clone() for name, tensor in tensors.items()}))
+
+
+def read_predictions(path: Path) -> ImagePredictions:
+    """What `write_predictions` wrote. Raises RunError, with the remedy, if the file is damaged."""
+    try:
+        tensors = {name: tensor.long() for name, tensor in load_file(path).items()}
+        if len({tensor.shape for tensor in tensors.values()}) != 1:
+            raise ValueError("its columns differ in length")
+        zero_shot, final = (
+            Predictions(tensors[f"{model}/among_half"], tensors[f"{model}/among_all"])
+            for model in ("zero_shot", "final")
+        )
+        return ImagePredictions(tensors["labels"], tensors["domains"], tensors["owners"], zero_shot, final)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunError(
+            f"{path} is damaged: {error}.",
+            "Delete it, and do without the predictions, or start a new run with another --output.",
+        ) from None

@@ -1,0 +1,258 @@
+"""Accuracy as figures: by round, base against novel, by client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from feddtl.evaluate import accuracy, harmonic_mean
+from feddtl.report.collect import Run, common_rounds
+from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
+from feddtl.report.settings import MethodRuns, Setting, Spread, spread_of
+from feddtl.units import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEASURES = (("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "Harmonic mean"), ("local", "Local"))
+ZERO_SHOT = Key("Zero-shot", kind="dashes")
+# More bars than this are thinner than the eye tells apart.
+MOST_BARS = 60
+# Steps between the harmonic means whose lines are drawn, and how many lines can be told apart.
+STEPS, MOST_LINES = (1, 2, 5, 10, 20), 6
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means over seeds by round.
+
+    Attributes:
+        label: Whose.
+        style: Position in the colours and markers.
+        rounds: From 1.
+        means: One for each round.
+        deviations: Standard deviations; zero for one seed.
+    """
+
+    label: str
+    style: int
+    rounds: list[int]
+    means: list[float]
+    deviations: list[float]
+
+
+def curves_of(methods: Iterable[MethodRuns], key: str, group: str = "", factor: float = 1.0) -> list[Curve]:
+    """A curve for each method that measured a field of the records; see `common_rounds`."""
+    curves = []
+    for method in methods:
+        spreads = {
+            number: spread_of(factor * value for value in values)
+            for number, values in common_rounds(method.runs, key, group).items()
+        }
+        if spreads:
+            means = [spread.mean or 0.0 for spread in spreads.values()]
+            deviations = [spread.deviation or 0.0 for spread in spreads.values()]
+            curves.append(Curve(method.label, method.style, list(spreads), means, deviations))
+    return curves
+
+
+def by_round(setting: Setting, prefix: str) -> list[Figure]:
+    """A figure for each measure, with a curve for each method and zero-shot as a level."""
+    figures = []
+    for key, title in MEASURES:
+        curves = curves_of(setting.methods, key)
+        if curves:
+            level = spread_of(scores[key] for scores in setting.zero_shot)
+            description = describe(f"{title} accuracy by round, in percent", curves, level)
+            drawing = draw(f"{prefix}-{key}", description, partial(_paint_rounds, setting, curves, level))
+            figures.append(Figure(title, description, drawing, keys_of(curves, level)))
+    return figures
+
+
+def _paint_rounds(setting: Setting, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
+    """Curves, zero-shot as a level, and the RL rounds shaded where all runs share them."""
+    stages = {tuple(_rounds_of_stage(run, "rl")) for method in setting.methods for run in method.counted}
+    if len(stages) == 1 and (rounds := stages.pop()):
+        axes.axvspan(rounds[0] - 0.5, rounds[-1] + 0.5, color=BAND, linewidth=0, zorder=0)
+        axes.text(rounds[0] - 0.4, 0.985, "RL", color=MUTED, va="top", transform=axes.get_xaxis_transform())
+    if level.mean is not None:
+        axes.axhline(level.mean, color=INK, linestyle="--", linewidth=1.1)
+    lines(axes, curves, "accuracy in %")
+
+
+def lines(axes: Axes, curves: Sequence[Curve], ylabel: str) -> None:
+    """Curves with bands of one standard deviation over seeds."""
+    from matplotlib.ticker import MaxNLocator
+
+    for curve in curves:
+        colour, low, high = colour_of(curve.style), *_band(curve)
+        if any(curve.deviations):
+            axes.fill_between(curve.rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+        every = max(1, math.ceil(len(curve.rounds) / 12))
+        axes.plot(curve.rounds, curve.means, color=colour, marker=marker_of(curve.style), markevery=every)
+    axes.set_xlabel("round")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    first, last = (end(number for curve in curves for number in curve.rounds) for end in (min, max))
+    room = 0.04 * (last - first) or 0.5
+    axes.set_xlim(first - room, last + room)
+
+
+def base_against_novel(setting: Setting, prefix: str) -> Figure | None:
+    """A point for each run, zero-shot, and lines of equal harmonic mean; None without novel classes."""
+    points = [
+        (method, run.final["base"], run.final["novel"])
+        for method in setting.methods
+        for run in method.counted
+        if run.final.get("novel") is not None
+    ]
+    start = [(scores["base"], scores["novel"]) for scores in setting.zero_shot if scores["novel"] is not None]
+    if not points and not start:
+        return None
+
+    def paint(axes: Axes) -> None:
+        everything = [*start, *((base, novel) for _, base, novel in points)]
+        left, right = _range([base for base, _ in everything])
+        bottom, top = _range([novel for _, novel in everything])
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="base accuracy in %", ylabel="novel accuracy in %")
+        _equal_harmonic_means(axes, left, right, bottom, top)
+        for base, novel in sorted(set(start)):
+            axes.plot(base, novel, marker="*", markersize=12, color=INK, linestyle="none")
+        for method, base, novel in points:
+            marker, colour = marker_of(method.style), colour_of(method.style)
+            axes.plot(base, novel, marker=marker, markersize=7, color=colour, markeredgecolor=PAPER, linestyle="none")
+
+    described = "; ".join(f"{method.label}: base {percent(b)}, novel {percent(n)}" for method, b, n in points)
+    shown = {method.style for method, _, _ in points}
+    keys = [Key(method.label, method.style, "point") for method in setting.methods if method.style in shown]
+    description = f"Base against novel accuracy in percent, a point for each run. {described}"
+    return Figure(
+        "Base against novel",
+        description,
+        draw(f"{prefix}-scatter", description, paint, height=3.4),
+        (*keys, *([Key("Zero-shot", kind="star")] if start else [])),
+        "A point for each run. Along a grey line the harmonic mean (HM) is the same.",
+    )
+
+
+def by_client(setting: Setting, prefix: str) -> Figure | None:
+    """Accuracy of each client's own model on its own share, of one seed; None where it is not recorded."""
+    seed, methods = _seed_with_clients(setting)
+    if not methods:
+        return None
+    clients = sorted({client for _, values in methods for client in values})
+    bars = len(clients) * len(methods) <= MOST_BARS
+    before = next((zero_shot_by_client(run) for run in setting.with_predictions if run.experiment.seed == seed), {})
+
+    def paint(axes: Axes) -> None:
+        width = 0.8 / len(methods)
+        if bars and before:
+            ends = ([client - 0.45 for client in before], [client + 0.45 for client in before])
+            axes.hlines(list(before.values()), *ends, color=INK, linestyle=(0, (3, 1.5)), linewidth=1.4, zorder=3)
+        for place, (method, values) in enumerate(methods):
+            colour = colour_of(method.style)
+            if bars:
+                at = [client + (place - (len(methods) - 1) / 2) * width for client in values]
+                axes.bar(at, list(values.values()), width * 0.92, color=colour)
+            else:
+                ordered = sorted(values.values())
+                axes.plot(range(len(ordered)), ordered, color=colour, marker=marker_of(method.style), markersize=3)
+        axes.set_ylabel("local accuracy in %")
+        axes.set_xlabel("client" if bars else "clients, from the worst to the best")
+        axes.grid(visible=False, axis="x")
+        if bars:
+            axes.set_ylim(0, 100)
+            axes.set_xticks(clients, [str(client) for client in clients])
+
+    ranges = "; ".join(
+        f"{method.label}: {percent(min(values.values()))} to {percent(max(values.values()))}"
+        for method, values in methods
+    )
+    description = f"Local accuracy by client in percent, seed {seed}. {ranges}"
+    keys = (
+        *(Key(method.label, method.style, "area" if bars else "marker") for method, _ in methods),
+        *([ZERO_SHOT] if bars and before else []),
+    )
+    caption = f"Each client's own model on its own mixture of the base classes, seed {seed}."
+    return Figure("By client", description, draw(f"{prefix}-clients", description, paint, height=3.4), keys, caption)
+
+
+def local_by_client(run: Run) -> dict[int, float]:
+    """Local accuracy by client in the last scored round; empty where it is not recorded."""
+    values = (run.last_scored or {}).get("local_by_client", {})
+    return {int(client): values[client] for client in sorted(values, key=int) if values[client] is not None}
+
+
+def zero_shot_by_client(run: Run) -> dict[int, float]:
+    """Accuracy of zero-shot CLIP on each client's share; empty where the run kept no predictions."""
+    if run.predictions is None:
+        return {}
+    hits, owners = run.predictions.zero_shot_hits, run.predictions.owners
+    return {client: accuracy(hits[owners == client]) for client in sorted(set(owners.tolist()) - {-1})}
+
+
+def describe(what: str, curves: Iterable[Curve], level: Spread | None = None) -> str:
+    """First and last value of every curve, for readers who do not see it."""
+    parts = [
+        f"{curve.label}: {percent(curve.means[0])} in round {curve.rounds[0]}, "
+        f"{percent(curve.means[-1])} in round {curve.rounds[-1]}"
+        for curve in curves
+    ]
+    if level and level.count:
+        parts.append(f"zero-shot: {percent(level.mean)}")
+    return f"{what}. {'; '.join(parts)}"
+
+
+def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, ...]:
+    """Legend of curves."""
+    return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.count else []))
+
+
+def _rounds_of_stage(run: Run, stage: str) -> list[int]:
+    return [record["round"] for record in run.records if record["stage"] == stage]
+
+
+def _seed_with_clients(setting: Setting) -> tuple[int, list[tuple[MethodRuns, dict[int, float]]]]:
+    """The lowest seed of which any method has local accuracies, and the methods that have them."""
+    for seed in setting.seeds:
+        found = [
+            (method, local_by_client(run))
+            for method in setting.methods
+            for run in method.runs
+            if run.experiment.seed == seed and local_by_client(run)
+        ]
+        if found:
+            return seed, found
+    return 0, []
+
+
+def _band(curve: Curve) -> tuple[list[float], list[float]]:
+    pairs = list(zip(curve.means, curve.deviations, strict=True))
+    return [mean - deviation for mean, deviation in pairs], [mean + deviation for mean, deviation in pairs]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis with room around the values, at least ten percent points wide."""
+    middle, half = (min(values) + max(values)) / 2, max(5.0, 0.65 * (max(values) - min(values)))
+    return max(0.0, middle - half), min(100.0, middle + half)
+
+
+def _equal_harmonic_means(axes: Axes, left: float, right: float, bottom: float, top: float) -> None:
+    """novel = HM · base / (2 · base - HM), with its value where the line leaves the figure at the right."""
+    lowest, highest = harmonic_mean(left, bottom), harmonic_mean(right, top)
+    step = next((step for step in STEPS if (highest - lowest) / step <= MOST_LINES), STEPS[-1])
+    places = [left + (right - left) * number / 100 for number in range(101)]
+    axes.grid(visible=False)
+    for level in range(step * math.ceil(lowest / step), math.ceil(highest), step):
+        points = [(base, level * base / (2 * base - level)) for base in places if 2 * base > level]
+        inside = [(base, novel) for base, novel in points if bottom <= novel <= top]
+        if len(inside) < 12:
+            continue
+        axes.plot(*zip(*inside, strict=True), color=RULE, linewidth=1)
+        base, novel = inside[-1]
+        axes.annotate(
+            f"HM {level}", (base, novel), (-4, 4), textcoords="offset points", ha="right", color=MUTED, fontsize=SMALL
+        )

@@ -1,0 +1,149 @@
+"""What test images are taken for: how many changed sides, base and novel names together, names that are confused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feddtl.predictions import ImagePredictions
+from feddtl.report.drawing import Figure, Key, draw
+from feddtl.report.resources import stacked
+from feddtl.report.settings import MethodRuns, Setting
+
+MOST_PAIRS = 8
+OUTCOMES = ("right", "another name of its half", "a name of the other half")
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How many test images changed sides, over the seeds of a method; choosing among the names of their half.
+
+    Attributes:
+        label: The method.
+        corrected: Wrong before training, right after.
+        broken: Right before, wrong after.
+        images: Of how many.
+    """
+
+    label: str
+    corrected: int
+    broken: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A name and what its images are taken for instead, choosing among all names.
+
+    Attributes:
+        name: Of the images.
+        half: 'base' or 'novel'.
+        taken_for: The other name.
+        taken_half: 'base' or 'novel'.
+        before: Percent of the images of this name, before training.
+        after: The same after training.
+    """
+
+    name: str
+    half: str
+    taken_for: str
+    taken_half: str
+    before: float
+    after: float
+
+
+def changes_of(methods: Sequence[MethodRuns]) -> list[Changes]:
+    """A line for each method whose runs kept predictions."""
+    found = []
+    for method in methods:
+        kept = _kept(method)
+        if kept:
+            corrected, broken = (
+                sum(int(flags.sum()) for flags in side) for side in zip(*map(sides, kept), strict=True)
+            )
+            found.append(Changes(method.label, corrected, broken, sum(len(p.labels) for p in kept)))
+    return found
+
+
+def halves_figure(setting: Setting, prefix: str) -> Figure | None:
+    """Bars of right, wrong within the half, and wrong across halves; None without novel classes or predictions."""
+    methods = [(method, _kept(method)) for method in setting.methods if _kept(method)]
+    if not methods or not setting.has_novel_classes:
+        return None
+    boundary = setting.first.base_classes
+    models = [("Zero-shot", [(p.labels, p.zero_shot.among_all) for p in methods[0][1]])]
+    models += [(method.label, [(p.labels, p.final.among_all) for p in kept]) for method, kept in methods]
+    labels, rows = [], []
+    for half, title in enumerate(("base", "novel")):
+        for label, pairs in models:
+            truth, taken = (np.concatenate([np.asarray(pair[side]) for pair in pairs]) for side in (0, 1))
+            mine = (truth >= boundary) == bool(half)
+            if mine.any():
+                labels.append(f"{label}, {title} images")
+                rows.append(_outcome_shares(truth[mine], taken[mine], boundary))
+    described = "; ".join(
+        f"{label}: " + ", ".join(f"{value:.1f} % {name}" for name, value in zip(OUTCOMES, row, strict=True))
+        for label, row in zip(labels, rows, strict=True)
+    )
+    description = f"What test images are taken for, choosing among all names. {described}"
+    ends = [f"{row[0]:.1f} %" for row in rows]
+    paint = partial(stacked, labels=labels, rows=rows, ends=ends, xlabel="test images in %")
+    return Figure(
+        "Base and novel names together",
+        description,
+        draw(f"{prefix}-halves", description, paint, height=0.75 + 0.46 * len(rows)),
+        tuple(Key(name, style, "area") for style, name in enumerate(OUTCOMES)),
+        "The model chooses among all names at once, so accuracies are lower than in the table. "
+        "The number at the end is the share of right answers.",
+    )
+
+
+def confused_pairs(method: MethodRuns) -> list[Pair]:
+    """The pairs of names that are confused most after training, over the seeds of a method."""
+    kept = _kept(method)
+    if not kept:
+        return []
+    run = method.runs[0]
+    names, boundary = run.class_names, run.base_classes
+    labels = np.concatenate([np.asarray(p.labels) for p in kept])
+    before, after = (
+        Counter(zip(labels.tolist(), np.concatenate(taken).tolist(), strict=True))
+        for taken in ([p.zero_shot.among_all for p in kept], [p.final.among_all for p in kept])
+    )
+    of_name = Counter(labels.tolist())
+    wrong = sorted((-count, pair) for pair, count in after.items() if pair[0] != pair[1])
+    return [
+        Pair(
+            names[name],
+            "base" if name < boundary else "novel",
+            names[other],
+            "base" if other < boundary else "novel",
+            100 * before[name, other] / of_name[name],
+            100 * after[name, other] / of_name[name],
+        )
+        for _, (name, other) in wrong[:MOST_PAIRS]
+    ]
+
+
+def sides(predictions: ImagePredictions) -> tuple[Flags, Flags]:
+    """(N,) images that became right, and (N,) images that became wrong, choosing among the names of their half."""
+    before, after = predictions.zero_shot_hits.numpy(), predictions.final_hits.numpy()
+    return ~before & after, before & ~after
+
+
+def _kept(method: MethodRuns) -> list[ImagePredictions]:
+    return [run.predictions for run in method.counted if run.predictions]
+
+
+def _outcome_shares(truth: NDArray[np.int64], taken: NDArray[np.int64], boundary: int) -> list[float]:
+    """Percent of images by `OUTCOMES`; labels from `boundary` on are novel."""
+    right = truth == taken
+    own_half = (truth >= boundary) == (taken >= boundary)
+    return [100 * float(flags.mean()) for flags in (right, ~right & own_half, ~own_half)]

@@ -1,0 +1,129 @@
+"""Images that changed sides between zero-shot and the final model, as small pictures inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from feddtl.data.federated import load_source, of_classes
+from feddtl.data.splits import base_novel_classes
+from feddtl.data.table import ImageTable
+from feddtl.errors import DataError, FeddtlError
+from feddtl.predictions import ImagePredictions
+from feddtl.report.collect import Run, printable
+from feddtl.report.confusion import Flags, sides
+from feddtl.report.settings import Setting
+
+MOST_IMAGES = 24
+THUMBNAIL = 88  # pixels of the longer side, drawn at most so large
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An image that changed sides.
+
+    Attributes:
+        source: As a data URI.
+        name: What it shows.
+        before: What it was taken for before training.
+        after: And after.
+    """
+
+    source: str
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images of one run.
+
+    Attributes:
+        label: Method and seed.
+        corrected: Some of those that became right.
+        broken: Some of those that became wrong.
+    """
+
+    label: str
+    corrected: list[Thumbnail]
+    broken: list[Thumbnail]
+
+
+def galleries(setting: Setting, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
+    """Images that changed sides, of each method's lowest seed, and what is in the way where there are none.
+
+    Args:
+        setting: Whose runs.
+        most: Images at most.
+    """
+    chosen = []
+    for method in setting.methods[: most // 2]:
+        with_predictions = [(run, run.predictions) for run in method.counted if run.predictions]
+        chosen += [(method.label, *with_predictions[0])] if with_predictions else []
+    if not chosen:
+        return [], ""
+    each = most // (2 * len(chosen))
+    try:
+        tables = source_tables(*chosen[0][1:])
+        found = [
+            Gallery(
+                f"{label}, seed {run.experiment.seed}",
+                *(_thumbnails(run, predictions, tables, side, each) for side in sides(predictions)),
+            )
+            for label, run, predictions in chosen
+        ]
+    except FeddtlError as error:
+        return [], printable(error.message)
+    return found, ""
+
+
+def source_tables(run: Run, predictions: ImagePredictions) -> tuple[ImageTable, ImageTable]:
+    """Base and novel test images of a run, from its data source.
+
+    Raises:
+        DataError: The source is not there, or has other images than the run had.
+    """
+    dataset = load_source(run.experiment.data)
+    halves = base_novel_classes(len(dataset.class_names))
+    base, novel = (of_classes(dataset.test, half) for half in halves)
+    labels = np.concatenate([base.labels, novel.labels + len(halves[0])])
+    if not np.array_equal(labels, predictions.labels.numpy()):
+        raise DataError(
+            f"{run.experiment.data.source} has other test images than the run {run.name} had.",
+            "Restore the images, or make the report with --no-images.",
+        )
+    return base, novel
+
+
+def _thumbnails(
+    run: Run, predictions: ImagePredictions, tables: tuple[ImageTable, ImageTable], chosen: Flags, most: int
+) -> list[Thumbnail]:
+    """At most so many of the chosen images, evenly spaced, so that they are of many classes."""
+    places = np.flatnonzero(chosen)
+    if len(places) > most:
+        places = places[np.linspace(0, len(places) - 1, most).round().astype(int)]
+    names = run.class_names
+    columns = (predictions.labels, predictions.zero_shot.among_half, predictions.final.among_half)
+    return [
+        Thumbnail(_data_uri(_read(tables, int(place))), *(names[int(column[place])] for column in columns))
+        for place in places
+    ]
+
+
+def _read(tables: tuple[ImageTable, ImageTable], place: int) -> Image.Image:
+    base, novel = tables
+    return base.read(place) if place < len(base) else novel.read(place - len(base))
+
+
+def _data_uri(image: Image.Image) -> str:
+    """The image as JPEG inside a URI; small pictures keep their pixels."""
+    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    encoded = io.BytesIO()
+    image.convert("RGB").save(encoded, format="JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

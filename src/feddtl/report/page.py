@@ -1,0 +1,183 @@
+"""The page: what was collected, drawn, and put into the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from feddtl.config import METHOD_TITLES
+from feddtl.report import tables
+from feddtl.report.accuracy import base_against_novel, by_client, by_round
+from feddtl.report.collect import Collection, collect, printable
+from feddtl.report.confusion import Changes, Pair, changes_of, confused_pairs, halves_figure
+from feddtl.report.drawing import Figure
+from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
+from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
+from feddtl.report.settings import Setting, settings_of
+from feddtl.storage import write_text_atomic
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page that was written.
+
+    Attributes:
+        path: Where.
+        runs: Run folders on it.
+        bytes: Its size.
+        problems: What could not be read; they are on the page too.
+    """
+
+    path: Path
+    runs: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One setting on the page; what has nothing to show is empty or None.
+
+    Attributes:
+        name: Unique on the page, in front of identifiers.
+        setting: Its runs.
+        facts: What was run, as pairs of a word and a text.
+        notes: What the runs noted about their data.
+        headline: Accuracies.
+        by_round: Accuracy by round.
+        figures: Base against novel, and accuracy by client.
+        clients: Worst, mean and best client.
+        client_models: The clients' own models on all images.
+        domains: Accuracy by domain.
+        partition: Class × client heat map.
+        costs: Time and traffic.
+        reinforcement: How the RL stage went.
+        halves: Base and novel names together.
+        pairs: Confused names by method.
+        changes: How many images changed sides.
+        galleries: Which.
+        no_gallery: Why images are missing.
+        changed: Settings that are not the defaults.
+    """
+
+    name: str
+    setting: Setting
+    facts: list[tuple[str, str]]
+    notes: list[str]
+    headline: tables.Table
+    by_round: list[Figure]
+    figures: list[Figure]
+    clients: tables.Table | None
+    client_models: tables.Table | None
+    domains: tables.Table | None
+    partition: Figure
+    costs: list[Figure]
+    reinforcement: list[Figure]
+    halves: Figure | None
+    pairs: list[tuple[str, list[Pair]]]
+    changes: list[Changes]
+    galleries: list[Gallery]
+    no_gallery: str
+    changed: tables.Table
+
+
+def write_report(folder: Path, output: Path | None = None, *, images: bool = True) -> Written:
+    """Make a page of the run in a folder, or of all runs up to three folders below it.
+
+    Args:
+        folder: A run folder, or one that holds run folders.
+        output: File of the page; None: report.html in `folder`.
+        images: Whether test images may be on the page.
+
+    Raises:
+        RunError: There is no run that can be read, or the page cannot be written.
+    """
+    collected = collect(folder)
+    path = output or folder / PAGE
+    text = render(collected, images=images)
+    write_text_atomic(path, text)
+    return Written(path, len(collected.runs), len(text.encode()), collected.problems)
+
+
+def render(collected: Collection, *, images: bool = True) -> str:
+    """The page as text; the same runs give the same text."""
+    settings = settings_of(collected.runs)
+    parts = [_part(f"s{number}", setting, len(settings), images) for number, setting in enumerate(settings)]
+    environment = Environment(
+        loader=PackageLoader("feddtl.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        title=_title(settings),
+        collected=collected,
+        parts=parts,
+        runs=tables.runs(collected.runs),
+        images=images,
+    )
+
+
+def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
+    found, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
+    figures = (base_against_novel(setting, name), by_client(setting, name))
+    costs = (seconds_by_phase(setting, name), bytes_sent(setting, name))
+    pairs = [(method.label, confused_pairs(method)) for method in setting.methods]
+    return Part(
+        name=name,
+        setting=setting,
+        facts=_facts(setting),
+        notes=list(dict.fromkeys(printable(note) for run in setting.runs for note in run.data.get("notes", []))),
+        headline=tables.headline(setting),
+        by_round=by_round(setting, name),
+        figures=[figure for figure in figures if figure],
+        clients=tables.clients(setting),
+        client_models=tables.client_models(setting),
+        domains=tables.domains(setting),
+        partition=partition_map(setting, name),
+        costs=[figure for figure in costs if figure],
+        reinforcement=reinforcement(setting, name),
+        halves=halves_figure(setting, name),
+        pairs=[(label, confused) for label, confused in pairs if confused],
+        changes=changes_of(setting.methods),
+        galleries=found,
+        no_gallery=missing,
+        changed=tables.changed_settings(setting),
+    )
+
+
+def _title(settings: list[Setting]) -> str:
+    """Methods and data sets, such as 'FedDTL and FedLoRA on shapes'."""
+    experiments = [run.experiment for setting in settings for run in setting.runs]
+    methods = [title for method, title in METHOD_TITLES.items() if any(e.method == method for e in experiments)]
+    datasets = list(dict.fromkeys(printable(setting.first.data["dataset"]) for setting in settings))
+    return f"{listed(methods)} on {listed(datasets)}"
+
+
+def listed(words: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _facts(setting: Setting) -> list[tuple[str, str]]:
+    """What was run, in words."""
+    run, config, data = setting.first, setting.first.experiment.data, setting.first.data
+    regime = f"few-shot, {config.shots} images per class" if config.regime == "few-shot" else "full, all images"
+    dirichlet = f", α = {config.alpha:g}" if "dirichlet" in config.partition else ""
+    novel = len(data["novel_classes"])
+    domains = f" in {len(data['domains'])} domains" if len(data["domains"]) > 1 else ""
+    facts = [
+        ("Data set", f"{data['dataset']}{domains}"),
+        ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel"),
+        ("Images", f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"),
+        ("Regime", regime),
+        ("Clients", f"{config.clients}, {config.partition}{dirichlet}"),
+        ("Model", run.experiment.model),
+        ("Seeds", listed([str(seed) for seed in setting.seeds])),
+    ]
+    return [(name, printable(text)) for name, text in facts]

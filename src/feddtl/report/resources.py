@@ -1,0 +1,156 @@
+"""Who had which images, and what it cost: partition, seconds by phase, bytes, and how the RL stage went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from feddtl.report.accuracy import curves_of, describe, keys_of, lines
+from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
+from feddtl.report.settings import Setting, spread_of
+from feddtl.timing import PHASES
+from feddtl.units import duration, size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Between the light and the dark page; how much of it is seen says how many images there are.
+HEAT = (0x2F / 255, 0x81 / 255, 0xC7 / 255)
+MOST_NUMBERS, MOST_NAMES = 240, 45
+DIRECTIONS = (("bytes_up", "to the server"), ("bytes_down", "to the clients"))
+# Field of a record's `train`, title, axis, factor.
+RL_MEASURES = (
+    ("reward", "Reward", "right samples in %", 100.0),
+    ("all_equal_groups", "Groups without signal", "all-equal groups in %", 100.0),
+    ("kl", "KL to the reference", "mean KL term", 1.0),
+    ("mean_ratio", "Probability ratio", "new / old probability", 1.0),
+    ("clip_fraction", "Clipped ratios", "ratios outside 1 ± ε in %", 100.0),
+)
+
+
+def partition_map(setting: Setting, prefix: str) -> Figure:
+    """Class × client heat map of training images of the lowest seed."""
+    run = setting.first
+    counts = run.data["images_per_client_and_class"]  # (K, C)
+    names = run.class_names[: run.base_classes]
+    clients, classes = len(counts), len(names)
+    each = 1 if classes <= MOST_NAMES else math.ceil(classes / MOST_NAMES)
+
+    def paint(axes: Axes) -> None:
+        most = max(1, *(max(row, default=0) for row in counts))
+        shades = [[(*HEAT, 0.85 * counts[k][c] / most) for k in range(clients)] for c in range(classes)]
+        axes.imshow(shades, aspect="auto", interpolation="none")
+        axes.grid(visible=False)
+        axes.set_yticks(range(0, classes, each), names[::each])
+        step = math.ceil(clients / 12)
+        axes.set_xticks(range(0, clients, step), [str(client) for client in range(0, clients, step)])
+        axes.set_xlabel("client")
+        axes.tick_params(length=0)
+        axes.hlines([c - 0.5 for c in range(1, classes)], -0.5, clients - 0.5, color=PAPER, linewidth=1)
+        axes.vlines([k - 0.5 for k in range(1, clients)], -0.5, classes - 0.5, color=PAPER, linewidth=1)
+        axes.spines[:].set_visible(False)
+        if clients * classes <= MOST_NUMBERS:
+            for k, row in enumerate(counts):
+                for c, count in enumerate(row):
+                    if count:
+                        axes.text(k, c, str(count), ha="center", va="center", color=INK, fontsize=SMALL)
+
+    totals = ", ".join(f"client {client}: {sum(row)}" for client, row in enumerate(counts))
+    description = f"Training images by class and client, seed {run.experiment.seed}. {totals}"
+    height = 1.0 + 0.2 * min(classes, MOST_NAMES)
+    left_out = "" if each == 1 else f" Every {each}th class is named."
+    caption = f"Training images of each base class on each client, seed {run.experiment.seed}.{left_out}"
+    return Figure(
+        "Who has which images", description, draw(f"{prefix}-partition", description, paint, height=height), (), caption
+    )
+
+
+def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
+    """Stacked bars of wall-clock time, mean over the finished runs; None without any."""
+    methods = [method for method in setting.methods if any(run.seconds for run in method.counted)]
+    if not methods:
+        return None
+    means = [
+        {phase: spread_of(run.seconds.get(phase, 0.0) for run in method.counted).mean or 0.0 for phase in PHASES}
+        for method in methods
+    ]
+    phases = [phase for phase in PHASES if any(mean[phase] > 0 for mean in means)]
+    rows = [[mean[phase] for phase in phases] for mean in means]
+    totals = [duration(sum(row)) for row in rows]
+    description = "Seconds by phase. " + "; ".join(
+        f"{method.label}: " + ", ".join(f"{phase} {duration(mean[phase], precise=True)}" for phase in phases)
+        for method, mean in zip(methods, means, strict=True)
+    )
+    paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="seconds")
+    return Figure(
+        "Time by phase",
+        description,
+        draw(f"{prefix}-seconds", description, paint, height=_height(len(methods))),
+        tuple(Key(phase, style, "area") for style, phase in enumerate(phases)),
+        "Wall-clock time, mean over seeds.",
+    )
+
+
+def bytes_sent(setting: Setting, prefix: str) -> Figure | None:
+    """Bytes to and from the server over all rounds, mean over seeds; None where nothing was sent."""
+    methods = [method for method in setting.methods if any(run.records for run in method.counted)]
+    if not methods:
+        return None
+    means = [
+        [spread_of(run.sent(direction) for run in method.counted).mean or 0.0 for direction, _ in DIRECTIONS]
+        for method in methods
+    ]
+    totals = [size(round(sum(row))) for row in means]
+    rows = [[value / 1e6 for value in row] for row in means]
+    description = "Bytes sent. " + "; ".join(
+        f"{method.label}: {size(round(up))} to the server, {size(round(down))} to the clients"
+        for method, (up, down) in zip(methods, means, strict=True)
+    )
+    paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="MB")
+    return Figure(
+        "Traffic",
+        description,
+        draw(f"{prefix}-bytes", description, paint, height=_height(len(methods))),
+        tuple(Key(name, style, "area") for style, (_, name) in enumerate(DIRECTIONS)),
+        "Tensors over all rounds and clients, without framing, mean over seeds.",
+    )
+
+
+def reinforcement(setting: Setting, prefix: str) -> list[Figure]:
+    """How the RL stage went, by round; nothing without one."""
+    figures = []
+    for key, title, axis, factor in RL_MEASURES:
+        curves = curves_of(setting.methods, key, "train", factor)
+        if curves:
+            description = describe(f"{title}, {axis}, by round", curves)
+            paint = partial(lines, curves=curves, ylabel=axis)
+            drawing = draw(f"{prefix}-rl-{key}", description, paint, height=2.6)
+            figures.append(Figure(title, description, drawing, keys_of(curves)))
+    return figures
+
+
+def stacked(
+    axes: Axes, labels: Sequence[str], rows: Sequence[Sequence[float]], ends: Sequence[str], xlabel: str
+) -> None:
+    """Horizontal bars in parts, each below its label and with a text at its end."""
+    for place, (label, row, end) in enumerate(zip(labels, rows, ends, strict=True)):
+        begun = 0.0
+        for style, value in enumerate(row):
+            axes.barh(place, value, 0.44, left=begun, color=colour_of(style), edgecolor=PAPER, linewidth=0.7)
+            begun += value
+        axes.annotate(label, (0, place - 0.25), (0, 1), textcoords="offset points", va="bottom", color=INK)
+        axes.annotate(end, (begun, place), (5, 0), textcoords="offset points", va="center", color=MUTED)
+    axes.set_ylim(len(labels) - 0.65, -0.8)
+    longest = max(map(sum, rows)) or 1.0
+    axes.set_xlim(0, 1.3 * longest)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.01 * longest])
+    axes.set_yticks([])
+    axes.set_xlabel(xlabel)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _height(methods: int) -> float:
+    return 0.75 + 0.5 * methods

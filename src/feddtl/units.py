@@ -1,0 +1,30 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def percent(value: float | None) -> str:
+    """One decimal, or a dash where nothing was scored."""
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, one decimal."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def duration(seconds: float, *, precise: bool = False) -> str:
+    """Seconds (with one decimal if precise), minutes and seconds, or hours and minutes."""
+    whole = round(seconds)
+    if precise and seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

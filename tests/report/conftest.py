@@ -1,0 +1,40 @@
+"""Small runs to report on: two seeds of one method, one seed of another, all in one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli.small_runs import Bench, make_bench, write_photos
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Model and pictures; shared by all tests, so none may change them."""
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="session")
+def several(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FedDTL with seeds 0 and 1, FedLoRA with seed 0, in folders below `runs`; none may be changed."""
+    root = tmp_path_factory.mktemp("several")
+    for method, seed in (("feddtl", 0), ("feddtl", 1), ("fedlora", 0)):
+        bench.run(root / "runs" / f"{method}-seed{seed}", "--method", method, "--seed", seed)
+    return root
+
+
+@pytest.fixture
+def copy_of(several: Path, tmp_path: Path) -> Callable[[], Path]:
+    """A copy of the folder of several runs, to damage."""
+    return lambda: Path(shutil.copytree(several, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def with_domains(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pictures of two domains, one with a name that is markup."""
+    root = tmp_path_factory.mktemp("domains")
+    for domain in ("day & night", "<b>sketch"):
+        write_photos(root / "photos", domain=domain)
+    return bench.run(root / "run", "--data.source", root / "photos", "--rounds", 2)

@@ -1,0 +1,72 @@
+"""Predictions against counts by hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from feddtl.evaluate import Predictions
+from feddtl.predictions import ImagePredictions
+from feddtl.report.collect import collect
+from feddtl.report.confusion import Pair, changes_of, confused_pairs, halves_figure, sides
+from feddtl.report.settings import Setting, settings_of
+
+ANT, BEE, CAT, DOG, ELK = range(5)  # ant, bee, cat are base classes, dog and elk novel
+LABELS = [ANT, ANT, ANT, BEE, DOG, DOG]
+BEFORE = Predictions(torch.tensor([ANT, BEE, CAT, BEE, DOG, ELK]), torch.tensor([ANT, DOG, CAT, BEE, ANT, ELK]))
+AFTER = Predictions(torch.tensor([ANT, ANT, CAT, ANT, DOG, DOG]), torch.tensor([ANT, DOG, DOG, ANT, DOG, DOG]))
+
+
+@pytest.fixture
+def setting(several: Path) -> Setting:
+    """The FedLoRA run of one seed, with six test images of our own."""
+    [run] = collect(several / "runs" / "fedlora-seed0").runs
+    nothing = torch.zeros(6, dtype=torch.long)
+    made = ImagePredictions(torch.tensor(LABELS), nothing, nothing - 1, BEFORE, AFTER)
+    [found] = settings_of([replace(run, predictions=made)])
+    return found
+
+
+def test_sides(setting: Setting) -> None:
+    """Among its half, image 1 and the second dog became right, the bee became wrong."""
+    [method] = setting.methods
+    predictions = method.runs[0].predictions
+    assert predictions is not None
+    corrected, broken = sides(predictions)
+    assert corrected.tolist() == [False, True, False, False, False, True]
+    assert broken.tolist() == [False, False, False, True, False, False]
+    [changes] = changes_of(setting.methods)
+    assert (changes.corrected, changes.broken, changes.images) == (2, 1, 6)
+
+
+def test_confused_pairs(setting: Setting) -> None:
+    """Among all names, 2 of 3 ants are taken for dogs after training and 1 before; the only bee for an ant."""
+    assert confused_pairs(setting.methods[0]) == [
+        Pair("ant", "base", "dog", "novel", pytest.approx(100 / 3), pytest.approx(200 / 3)),
+        Pair("bee", "base", "ant", "base", 0.0, 100.0),
+    ]
+
+
+def test_halves(setting: Setting) -> None:
+    """Before, of 4 base images 2 are right, 1 has another base name, 1 a novel one; of 2 novel ones 0, 1 and 1."""
+    figure = halves_figure(setting, "s0")
+    assert figure is not None
+    said = dict(re.findall(r"([\w-]+, (?:base|novel) images): ([^;]*)", figure.description))
+    assert said == {
+        "Zero-shot, base images": "50.0 % right, 25.0 % another name of its half, 25.0 % a name of the other half",
+        "FedLoRA, base images": "25.0 % right, 25.0 % another name of its half, 50.0 % a name of the other half",
+        "Zero-shot, novel images": "0.0 % right, 50.0 % another name of its half, 50.0 % a name of the other half",
+        "FedLoRA, novel images": "100.0 % right, 0.0 % another name of its half, 0.0 % a name of the other half",
+    }
+
+
+def test_without_predictions_there_is_nothing_to_say(several: Path) -> None:
+    [run] = collect(several / "runs" / "fedlora-seed0").runs
+    [setting] = settings_of([replace(run, predictions=None)])
+    assert halves_figure(setting, "s0") is None
+    assert confused_pairs(setting.methods[0]) == []
+    assert changes_of(setting.methods) == []

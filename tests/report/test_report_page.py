@@ -1,0 +1,252 @@
+"""The page: what is on it, what it may not hold, that it is the same twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from cli.small_runs import Bench, summary, write_photos
+from report.pages import Element, headings, parse, rows
+
+from feddtl.report import write_report
+
+HEADLINE = ("local", "base", "novel", "harmonic_mean")
+
+
+@pytest.fixture(scope="module")
+def page(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Element:
+    return parse(write_report(several, tmp_path_factory.mktemp("page") / "page.html").path)
+
+
+def test_the_headline_is_the_mean_over_seeds(several: Path, page: Element) -> None:
+    found = rows(page, "Accuracy in % after the last round, mean ± standard deviation over 2 seeds")
+    assert list(found) == ["Zero-shot", "FedDTL", "FedLoRA"]
+    seeds = [summary(several / "runs" / f"feddtl-seed{seed}") for seed in (0, 1)]
+    for label, part in (("Zero-shot", "zero_shot"), ("FedDTL", "final")):
+        values = [[run[part][key] for run in seeds] for key in HEADLINE]
+        assert found[label] == [f"{mean(pair):.1f} ± {stdev(pair):.1f}" for pair in values]
+    final = summary(several / "runs" / "fedlora-seed0")["final"]
+    assert found["FedLoRA"] == [f"{final[key]:.1f}" for key in HEADLINE]
+
+
+def test_the_best_of_each_column_is_bold(page: Element) -> None:
+    table = page.all("table")[0]
+    body = [row.all("td") for row in table.all("tbody")[0].all("tr")]
+    for column in zip(*body, strict=True):
+        values = [float(cell.text.split()[0]) for cell in column]
+        bold = [bool(cell.all("strong")) for cell in column]
+        assert bold == [value == max(values) for value in values]
+
+
+def test_every_part_is_there(page: Element) -> None:
+    assert headings(page)[0] == "FedDTL and FedLoRA on photos"
+    assert {
+        *(
+            "Base",
+            "Novel",
+            "Harmonic mean",
+            "Local",
+            "Base against novel",
+            "By client",
+            "Base and novel names together",
+        ),
+        *("Reward", "Groups without signal", "KL to the reference", "Probability ratio", "Clipped ratios"),
+        *("Who has which images", "Time by phase", "Traffic", "Images that changed sides", "Runs"),
+    } <= set(headings(page))
+    assert list(rows(page, "Run folders")) == ["runs/feddtl-seed0", "runs/feddtl-seed1", "runs/fedlora-seed0"]
+    assert list(rows(page, "Accuracy in % of the clients' own models")) == ["FedDTL", "FedLoRA"]
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Element) -> None:
+    for element in page.everything():
+        assert element.tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "action", "data"):
+            address = element.attributes.get(name, "#")
+            assert address.startswith(("#", "data:image/")), (element.tag, address)
+        assert not any(name.startswith("on") for name in element.attributes)
+    [style] = page.all("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    [policy] = [meta for meta in page.all("meta") if meta.attributes.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.attributes["content"].startswith("default-src 'none'")
+
+
+def test_every_figure_is_described_and_every_table_has_headers(page: Element) -> None:
+    figures = page.all("figure")
+    assert len(figures) > 10
+    for figure in figures:
+        [drawing] = figure.all("svg", role="img")
+        assert len(drawing.attributes["aria-label"]) > 20
+        assert figure.all("h4")[0].text
+    for table in page.all("table"):
+        assert table.attributes["aria-label"]
+        assert table.all("th", scope="col")
+        assert all(row.all("th", scope="row") for body in table.all("tbody") for row in body.all("tr"))
+    assert all(image.attributes["alt"] for image in page.all("img"))
+
+
+def test_identifiers_are_unique_and_references_lead_somewhere(page: Element) -> None:
+    elements = page.everything()
+    identifiers = [element.attributes["id"] for element in elements if "id" in element.attributes]
+    assert len(identifiers) == len(set(identifiers))
+    values = " ".join(value for element in elements for value in element.attributes.values())
+    used = set(re.findall(r"url\(#([\w-]+)\)", values))
+    used |= {e.attributes["href"][1:] for e in elements if e.attributes.get("href", "").startswith("#")}
+    assert used <= set(identifiers)
+    assert used
+
+
+def test_drawings_take_the_colours_of_the_page(page: Element) -> None:
+    """A colour of their own would be invisible on a dark page; only what is not seen may have none."""
+    known = set(re.findall(r"--([\w-]+):", page.all("style")[0].text))
+    for drawing in page.all("svg", role="img"):
+        styles = " ".join(element.attributes.get("style", "") for element in drawing.everything())
+        assert not re.search(r"#[0-9a-f]{3,6}", styles.replace("url(#", ""))
+        assert set(re.findall(r"var\(--([\w-]+)\)", styles)) <= known
+        assert "DejaVu" not in styles
+
+
+def test_the_same_runs_give_the_same_page(several: Path, tmp_path: Path) -> None:
+    first, second = (write_report(several, tmp_path / name).path.read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert len(first) < 1_000_000
+    elsewhere = Path(shutil.copytree(several, tmp_path / "elsewhere"))
+    assert write_report(elsewhere, tmp_path / "three").path.read_bytes() == first
+
+
+def test_without_images_there_are_none(several: Path, tmp_path: Path) -> None:
+    page = parse(write_report(several, tmp_path / "page", images=False).path)
+    assert page.all("img") == []
+    assert "This page was made without images." in page.text
+    assert "may contain test images" not in page.text
+
+
+def test_thumbnails_are_of_images_that_changed_sides(several: Path, page: Element) -> None:
+    changed = rows(page, "Images that changed sides")
+    images = page.all("ul", **{"class": "images"})
+    shown = sum(len(each.all("li")) for each in images)
+    assert 0 < shown <= 24
+    assert shown <= sum(int(cell) for cells in changed.values() for cell in cells[:2])
+    for each in images:
+        for item in each.all("li"):
+            truth = item.all("b")[0].text
+            assert item.all("i")[0].text != truth
+            assert item.all("img")[0].attributes["alt"] == f"A test image of {truth}"
+
+
+def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
+    shutil.rmtree(photos)
+    page = parse(write_report(run).path)
+    [problem] = page.all("div", role="alert")
+    assert "The images cannot be shown." in problem.text
+    assert "photos" in problem.text
+    assert page.all("img") == []
+    assert "Who has which images" in headings(page)
+
+
+def test_other_images_than_the_run_had_are_not_shown(bench: Bench, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
+    (photos / "test" / "ant" / "0.png").unlink()
+    page = parse(write_report(run).path)
+    assert "has other test images than the run run had" in page.all("div", role="alert")[0].text
+    assert page.all("img") == []
+
+
+def test_names_are_text_whatever_they_hold(bench: Bench, tmp_path: Path) -> None:
+    """Class names are folder names of users: markup, mathematics, quotes, control characters, other scripts."""
+    names = ('<script>alert(1)<"script>', "$\\frac{1}$ & co", "a'b\"c", "line\nbreak\x07", "猫", "&lt;b&gt;")
+    photos = write_photos(tmp_path / "photos", classes=names)
+    page = parse(write_report(bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)).path)
+    assert page.all("script") == []
+    drawn = {text.text for text in page.all("text")}
+    assert {'<script>alert(1)<"script>', "$\\frac{1}$ & co"} <= drawn
+    labels = " ".join(element.attributes.get("alt", "") for element in page.all("img"))
+    assert "\x07" not in page.text + labels
+
+
+def test_domains(with_domains: Path) -> None:
+    page = parse(write_report(with_domains).path)
+    [table] = [t for t in page.all("table") if "by domain" in t.attributes["aria-label"]]
+    assert [cell.text for cell in table.all("thead")[0].all("th")] == [
+        *("<b>sketch, base", "<b>sketch, novel", "day & night, base", "day & night, novel"),
+    ]
+    pairs = summary(with_domains)["final_domains"]
+    found = rows(page, "Accuracy in % by domain")
+    assert found["FedDTL"] == [f"{value:.1f}" for name in ("<b>sketch", "day & night") for value in pairs[name]]
+    # Both domains have as many images, so the mean over domains is the accuracy over all.
+    before = [float(cell) for cell in found["Zero-shot"]]
+    assert (before[0] + before[2]) / 2 == pytest.approx(summary(with_domains)["zero_shot"]["base"], abs=0.1)
+
+
+def test_zero_shot_alone(bench: Bench, tmp_path: Path) -> None:
+    run = bench.run(tmp_path / "run", "--method", "zero-shot")
+    page = parse(write_report(run).path)
+    assert headings(page)[0] == "Zero-shot on photos"
+    assert list(rows(page, "Accuracy in %")) == ["Zero-shot"]
+    assert page.all("img") == []
+    assert "Accuracy by round" not in headings(page)
+
+
+def test_without_novel_images(bench: Bench, tmp_path: Path) -> None:
+    """Classes ant and bee (base) and cat (novel), and no test image of a cat: nothing novel is drawn, or NaN."""
+    photos = write_photos(tmp_path / "photos", classes=("ant", "bee", "cat"))
+    shutil.rmtree(photos / "test" / "cat")
+    run = bench.run(tmp_path / "run", "--data.source", photos, "--data.clients", 1, "--rounds", 2)
+    page = parse(write_report(run).path)
+    assert rows(page, "Accuracy in % after")["FedDTL"][2:] == ["–", "–"]
+    assert {"Novel", "Harmonic mean", "Base against novel"}.isdisjoint(headings(page))
+    assert {"Base", "Local", "By client"} <= set(headings(page))
+    assert "nan" not in page.text.lower().replace("name", "")
+
+
+def test_an_unfinished_run_says_so(copy_of: Callable[[], Path]) -> None:
+    """What an interruption after round 2 leaves: two records, no summary, no predictions."""
+    folder = copy_of() / "runs" / "feddtl-seed0"
+    for name in ("summary.json", "predictions.safetensors"):
+        (folder / name).unlink()
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    page = parse(write_report(folder).path)
+    record = json.loads(metrics.read_text().splitlines()[1])
+    found = rows(page, "Accuracy in %")
+    assert found == {
+        "FedDTL (unfinished, after round 2 of 4)": [f"{record[key]:.1f}" for key in HEADLINE],
+    }
+    assert rows(page, "Run folders")["feddtl-seed0"][3] == "unfinished, 2 of 4 rounds"
+    assert {"Harmonic mean", "Time by phase"} <= set(headings(page))
+
+
+def test_a_mean_is_over_finished_runs_where_there_are_any(several: Path, copy_of: Callable[[], Path]) -> None:
+    folder = copy_of()
+    (folder / "runs" / "feddtl-seed0" / "summary.json").unlink()
+    found = rows(parse(write_report(folder).path), "Accuracy in % after the last round")
+    final = summary(several / "runs" / "feddtl-seed1")["final"]
+    assert found["FedDTL (1 of 2 runs finished)"] == [f"{final[key]:.1f}" for key in HEADLINE]
+
+
+def test_a_run_without_a_scored_round(copy_of: Callable[[], Path]) -> None:
+    """Interrupted in round 1: nothing but what it was about to do."""
+    folder = copy_of() / "runs" / "feddtl-seed0"
+    for name in ("summary.json", "predictions.safetensors", "metrics.jsonl"):
+        (folder / name).unlink()
+    page = parse(write_report(folder).path)
+    assert rows(page, "Accuracy in %") == {"FedDTL (unfinished, after round 0 of 4)": ["–"] * 4}
+    assert "Who has which images" in headings(page)
+
+
+def test_settings_get_parts_of_their_own(bench: Bench, tmp_path: Path) -> None:
+    """Runs on other shares of the images are not averaged; each part is linked from the top."""
+    for kind in ("iid", "non-iid"):
+        bench.run(tmp_path / "runs" / kind, "--data.partition", kind, "--rounds", 2)
+    page = parse(write_report(tmp_path / "runs").path)
+    titles = [heading.text for heading in page.all("h2")]
+    assert [title.split(", ")[2] for title in titles] == ["iid", "non-iid"]
+    assert [link.text for link in page.all("nav")[0].all("a")] == titles
