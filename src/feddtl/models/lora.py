@@ -63,7 +63,8 @@ def stacked(parts: Sequence[LowRank | None], width: int) -> LowRank | None:
     present = [part for part in parts if part is not None]
     if not present:
         return None
-    up = torch.block_diag(*(present[0].up.new_zeros(width, 0) if part is None else part.up for part in parts))
+    ups = [present[0].up.new_zeros(width, 0) if part is None else part.up for part in parts]
+    up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
     masks = [part.mask for part in present if part.mask is not None]
     return LowRank(torch.cat([part.down for part in present]), up, torch.cat(masks, dim=1) if masks else None)
 
