@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -33,45 +32,7 @@ from benchmarks.reference_parts import (
     mixed,
     seeded,
 )
-
-
-class Tower:
-    """A tower of CLIP with LoRA on q, k and v of its last two blocks."""
-
-    def __init__(self, kind: Any, part: str, folder: Path, compute: Compute, settings: Settings) -> None:
-        model = kind.from_pretrained(folder, dtype=compute.dtype, attn_implementation=compute.attention)
-        self.compute, self.settings = compute, settings
-        last = model.config.num_hidden_layers
-        # The full path: a bare 'q_proj' would adapt every block.
-        self._targets = rf"{part}\.encoder\.layers\.({last - 2}|{last - 1})\.self_attn\.(q|k|v)_proj"
-        self.model = get_peft_model(model, self._lora(1), adapter_name="policy").to(compute.device).eval()
-
-    def _lora(self, ranks: int) -> LoraConfig:
-        s = self.settings
-        return LoraConfig(r=ranks * s.rank, lora_alpha=ranks * s.lora_alpha, target_modules=self._targets)
-
-    def add(self, name: str, ranks: int = 1) -> None:
-        """One more, frozen, adapter."""
-        self.model.add_adapter(name, self._lora(ranks))
-        self.model.to(self.compute.device).set_adapter("policy")
-
-    def use(self, name: str) -> None:
-        """The adapter of the next forward passes; only 'policy' is trained."""
-        self.model.set_adapter(name, inference_mode=name != "policy")
-
-    def get(self) -> Adapter:
-        """A copy of the trained adapter, on the CPU."""
-        state = get_peft_model_state_dict(self.model, adapter_name="policy", save_embedding_layers=False)
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-
-    def set(self, adapter: Adapter, name: str = "policy") -> None:
-        """Load an adapter."""
-        set_peft_model_state_dict(self.model, adapter, adapter_name=name)
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """A fresh one."""
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.settings.learning_rate)
+from benchmarks.reference_tower import Tower
 
 
 class Client:
@@ -87,7 +48,7 @@ class Client:
         """Projected features (B, e)."""
         with self.compute.context():
             embeds: Tensor = self.tower.model(pixel_values=pixels).image_embeds
-        return embeds.float()
+        return embeds.to(self.compute.joint_dtype)
 
     def logits(self, features: Tensor, text: Tensor) -> Tensor:
         """s · cos."""
@@ -112,7 +73,7 @@ class Client:
         if stage == "rl":
             rl_loss = self._start_rl(visual, anchor, text, images, draws("rollout-noise", *key))
         epochs = self.settings.sft_epochs if stage == "sft" else self.settings.rl_epochs
-        total = torch.zeros((), device=self.compute.device)
+        total = torch.zeros((), device=self.compute.device, dtype=self.compute.joint_dtype)
         for _ in range(epochs):
             shuffled = torch.randperm(len(images.labels), generator=order).to(self.compute.device)
             for batch in torch.split(shuffled, self.settings.batch_size):
@@ -159,7 +120,7 @@ class Client:
         features = torch.stack([self.features(pixels) for _ in range(passes)])
         self.tower.use("policy")
         actions = self.logits(features + noise, text).argmax(dim=-1)
-        rewards = (actions == labels).float()
+        rewards = (actions == labels).to(features.dtype)
         advantages = (rewards - rewards.mean(dim=0)) / (rewards.std(dim=0, correction=0) + 1e-4)
         return actions, advantages, at_actions(self.logits(features[0], text), actions)
 
@@ -201,7 +162,7 @@ class Server:
         """Unit text embeddings (C, e)."""
         with self.compute.context():
             embeds: Tensor = self.tower.model(**tokens).text_embeds
-        return normalize(embeds.float(), dim=-1)
+        return normalize(embeds.to(self.compute.joint_dtype), dim=-1)
 
     def train(self, text: Adapter, tokens: Mapping[str, Tensor], images: Images, order: torch.Generator) -> Adapter:
         """Cross-entropy of uploaded embeddings, held as `pixels` (N, e), against the prompts."""

@@ -23,14 +23,14 @@ class Compute:
 
     Attributes:
         precision: 'bfloat16' casts the frozen weights, adapters stay float32; 'autocast' also computes the
-            adapters in bfloat16, by torch.autocast over bfloat16 weights.
+            adapters in bfloat16, by torch.autocast over bfloat16 weights. 'float64' is for tests.
         attention: Attention implementation of transformers.
         device: Where.
         evaluation_batch: Images per forward pass without gradients.
         padding: Prompts up to the longest one, or up to the tower's context.
     """
 
-    precision: Literal["float32", "bfloat16", "autocast"] = "float32"
+    precision: Literal["float32", "bfloat16", "autocast", "float64"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     device: str = "cpu"
     evaluation_batch: int = 128
@@ -39,7 +39,12 @@ class Compute:
     @property
     def dtype(self) -> torch.dtype:
         """Of the frozen weights and the images."""
-        return torch.float32 if self.precision == "float32" else torch.bfloat16
+        return torch.bfloat16 if self.precision == "autocast" else getattr(torch, self.precision)
+
+    @property
+    def joint_dtype(self) -> torch.dtype:
+        """Of embeddings, logits and losses."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     def context(self) -> AbstractContextManager[Any]:
         """Around every forward pass."""

@@ -208,6 +208,14 @@ def federation(clip: Clip, make_images: Callable[..., ImageTable]) -> Federation
 
 
 @pytest.fixture(scope="session")
+def double_federation(federation: Federation, clip_folder: Path) -> Federation:
+    """The same federation in float64, where rounding cannot hide a mistake."""
+    clip = load_clip(str(clip_folder))
+    scale = float(clip.model.double().logit_scale.exp())
+    return replace(federation, task=replace(federation.task, clip=replace(clip, logit_scale=scale)))
+
+
+@pytest.fixture(scope="session")
 def make_experiment() -> Callable[..., Experiment]:
     """A short experiment: 2 SFT rounds of 4, batches of 3, scaling 1.5, one client at a time; tables are changed
     key by key."""

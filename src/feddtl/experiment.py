@@ -20,7 +20,7 @@ from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages, harmonic_mean, predict_test_images
 from feddtl.features import ImageEncoder
-from feddtl.models.activations import Activations
+from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
@@ -162,10 +162,11 @@ def prepare(
     encoder = ImageEncoder(
         clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
     )
+    memory = DeviceMemory(clip.image.device)
 
     def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
-        return found.to_device(clip.image.device)
+        return memory.hold(found)
 
     clients = _clients(experiment, data, encode) if algorithm.trains else _without_images(data)
     sets = EvaluationSets(

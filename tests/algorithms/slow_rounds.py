@@ -94,7 +94,7 @@ def slow_sft(slow, factors, text_of, pixels, labels, experiment, client, round_n
     total, hits, seen = 0.0, 0, len(labels) * experiment.local.epochs
     for _ in range(experiment.local.epochs):
         for batch in batches(len(labels), experiment.local.batch_size, order):
-            text, loss = text_of(factors), torch.zeros(())
+            text, loss = text_of(factors), torch.zeros((), dtype=torch.float64)
             for i in batch:
                 feature = slow.image_features(factors, pixels[i : i + 1].double())[0]
                 log_policy = slow.log_policy(feature, text)
@@ -148,7 +148,11 @@ def slow_rl(slow, factors, anchor, text_of, pixels, labels, experiment, client, 
         for batch in batches(len(labels), experiment.local.batch_size, order):
             if config.rollout == "batch":
                 drawn = roll_out(batch)
-            text, gain, kl = text_of(factors), torch.zeros(()), torch.zeros(())
+            text, gain, kl = (
+                text_of(factors),
+                torch.zeros((), dtype=torch.float64),
+                torch.zeros((), dtype=torch.float64),
+            )
             share = 1 / (len(batch) * config.group_size)
             for i in batch:
                 log_policy = slow.log_policy(slow.image_features(factors, pixels[i : i + 1])[0], text)

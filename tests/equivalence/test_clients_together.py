@@ -26,14 +26,6 @@ RL_VARIANTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def double_federation(federation, clip_folder):
-    """The same federation in float64, where rounding cannot hide a mistake."""
-    clip = load_clip(str(clip_folder))
-    clip.model.double()
-    return replace(federation, task=replace(federation.task, clip=clip))
-
-
 def run(federation, experiment, dtype=torch.float64):
     algorithm = build_algorithm(federation.task, experiment)
     runtime = LocalRuntime(

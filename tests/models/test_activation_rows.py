@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from feddtl.errors import ModelError
-from feddtl.models.activations import Activations, HeldRows, JoinedRows, RecomputedRows, joined
+from feddtl.models.activations import Activations, DeviceMemory, HeldRows, JoinedRows, RecomputedRows, joined
 from feddtl.models.cache.packed import Packed, RowLayout, pack
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -161,17 +161,45 @@ def test_joined_parts_of_one_source_share_it():
 
 def test_on_a_cpu_activations_stay_where_they_are():
     activations = Activations.of(random_rows(3, 2))
-    assert activations.to_device(torch.device("cpu")) is activations
+    assert DeviceMemory(torch.device("cpu")).hold(activations) is activations
+
+
+def devices(activations):
+    sources = getattr(activations._source, "sources", [activations._source])
+    return [source.packed.values.device.type if isinstance(source, HeldRows) else "elsewhere" for source in sources]
+
+
+def test_all_tables_share_one_half_of_the_free_memory():
+    """120 bytes are free, so 60 are given: 6 rows of 2 float32 take 48, one more 8 of the 12 that are left.
+
+    The meta device stands for a GPU: it keeps shapes and no numbers."""
+    memory = DeviceMemory(torch.device("meta"), free=120)
+    tables = [Activations.of(random_rows(count, 2)) for count in (6, 2, 1, 1)]
+    held = [memory.hold(table) for table in tables]
+    assert [devices(table) for table in held] == [["meta"], ["cpu"], ["meta"], ["cpu"]]
+    assert held[1] is tables[1]
+
+
+def test_rows_beyond_the_memory_hold_up_no_others():
+    """One row that is computed anew, between two tables in memory: both go to the device, and it stays."""
+    rows = random_rows(5, 2)
+    source = JoinedRows(
+        [HeldRows(Packed(rows[:2])), RecomputedRows(1, lambda at: rows[2 + at]), HeldRows(Packed(rows[3:]))]
+    )
+    table = Activations(source).select(torch.tensor([4, 2, 0]))
+    held = DeviceMemory(torch.device("meta"), free=1000).hold(table)
+    assert devices(held) == ["meta", "elsewhere", "meta"]
+    assert torch.equal(held._index, table._index)
+    assert torch.equal(table.all(), rows[[4, 2, 0]])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_on_a_gpu_what_fits_is_copied(precision, monkeypatch):
+def test_on_a_gpu_rows_of_both_memories_come_together(precision):
     device = torch.device("cuda", 0)
     packed = pack(random_rows(6, 3, 4), precision)
-    activations = Activations(HeldRows(packed)).select(torch.tensor([5, 2, 2]))
-    copied = activations.to_device(device).rows(torch.tensor([1, 0]))
-    assert copied.device == device
-    assert torch.equal(copied.cpu(), packed.floats()[[2, 5]])
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 10))
-    assert activations.to_device(device) is activations
+    late = RecomputedRows(1, lambda at: packed.floats()[5 + at])
+    table = Activations(JoinedRows([HeldRows(packed.pick(slice(5))), late])).select(torch.tensor([5, 2, 2]))
+    found = DeviceMemory(device).hold(table).rows(torch.tensor([1, 0]))
+    assert found.device == device
+    assert torch.equal(found.cpu(), packed.floats()[[2, 5]])

@@ -11,7 +11,7 @@ import torch
 from feddtl.models import kernel_choice
 from feddtl.models.blocks import freeze
 from feddtl.models.clip import load_clip
-from feddtl.models.kernel_choice import REMEMBERED, best_seconds, choose_kernels, prefer
+from feddtl.models.kernel_choice import FEW_IMAGES, MOST_IMAGES, REMEMBERED, best_seconds, choose_kernels, prefer
 from feddtl.models.kernels import Kernels, as_kernels, attend, names_of
 from feddtl.models.lora import Lora, grouped
 
@@ -158,41 +158,44 @@ def test_what_is_asked_for_is_not_measured(own_clip, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_slow_candidate_is_tried_thrice_a_fast_one_until_time_is_up(own_clip, monkeypatch):
-    """The best of all turns counts: the first turn of the second candidate is disturbed."""
+def test_the_best_of_all_turns_counts(own_clip, monkeypatch):
+    """After a step of few images each, and one uncounted before it; the first turn of bfloat16 is disturbed."""
     calls = []
 
-    def step_of(tower, first_block):
+    def step_of(tower, first_block, images):
         def step():
-            calls.append(names_of(tower.stack.kernels)["precision"])
-            return {"float32": 2.0}.get(calls[-1], 9.0 if len(calls) < 5 else 1.0)
+            calls.append((names_of(tower.stack.kernels)["precision"], images))
+            return {"float32": 2.0}.get(calls[-1][0], 9.0 if len(calls) < 9 else 1.0)
 
         return step
 
     monkeypatch.setattr(kernel_choice, "_training_step", step_of)
     monkeypatch.setattr(kernel_choice, "SECONDS_TO_SPEND", 0.0)
-    monkeypatch.setattr(kernel_choice, "HOPELESS", 100.0)
     choices = [Kernels(torch.float32), Kernels(torch.bfloat16)]
     assert best_seconds(own_clip.image, 2, choices) == [2.0, 1.0]
-    assert calls == 4 * ["float32", "float32", "bfloat16", "bfloat16"]
+    turn = [("float32", MOST_IMAGES)] * 2 + [("bfloat16", MOST_IMAGES)] * 2
+    assert calls == [("float32", FEW_IMAGES)] * 2 + [("bfloat16", FEW_IMAGES)] * 2 + 4 * turn
 
 
-def test_a_hopeless_candidate_is_tried_once_and_one_without_memory_never_wins(own_clip, monkeypatch):
+def test_a_hopeless_candidate_sees_few_images_and_one_without_memory_never_wins(own_clip, monkeypatch):
+    """bfloat16 takes six times as long; eager attention has no memory for few images, or only for more of them."""
     calls = []
 
-    def step_of(tower, first_block):
+    def step_of(tower, first_block, images):
         def step():
-            calls.append(tower.stack.kernels)
-            if tower.stack.kernels.attention == "eager":
+            kernels = tower.stack.kernels
+            calls.append((kernels, images))
+            if kernels.attention == "eager" and (kernels.precision or images == MOST_IMAGES):
                 raise torch.OutOfMemoryError
-            return 1.0 if tower.stack.kernels.precision == torch.float32 else 9.0
+            return 6.0 if kernels.precision == torch.bfloat16 else 1.0
 
         return step
 
     monkeypatch.setattr(kernel_choice, "_training_step", step_of)
-    choices = [Kernels(torch.float32), Kernels(torch.bfloat16), Kernels(torch.float32, "eager")]
-    assert best_seconds(own_clip.image, 2, choices) == [1.0, 9.0, math.inf]
-    assert calls.count(choices[1]) == calls.count(choices[2]) == 1
+    choices = [Kernels(torch.float32), Kernels(torch.bfloat16), Kernels(torch.float32, "eager"), Kernels(None, "eager")]
+    assert best_seconds(own_clip.image, 2, choices) == [1.0, 6.0, math.inf, math.inf]
+    assert {images for kernels, images in calls if kernels in choices[1:3]} == {FEW_IMAGES}
+    assert (choices[3], MOST_IMAGES) in calls
 
 
 @pytest.mark.parametrize("first_block", [2, 4])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feddtl.models.lora import Lora, LoraGroup, grouped, init_factors, layer_names, mix, truncate
+from feddtl.models.lora import Lora, LoraGroup, LowRank, grouped, init_factors, layer_names, mix, stacked, truncate
 
 SHAPES = {"block.q_proj": (6, 9), "block.fc1": (11, 9)}
 
@@ -25,6 +25,26 @@ def test_adapted_layer_by_hand():
     assert lora.low_rank("l").add_to(plain, x).item() == 20.5
     assert lora.low_rank("l").add_to(plain, x, gain=2.0).item() == 25.0
     assert lora.low_rank("another") is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("which", [(0, 1, 2), (0, 2), (1,)], ids=str)
+def test_stacked_layers_are_the_layers_side_by_side(which, masked):
+    """Three layers of width 4 on inputs of width 5, some without an adapter; mask of two sequences."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mask = torch.tensor([[1, 0], [0, 1]]) if masked else None
+    parts = [LowRank(draw(2, 5), draw(4, 2), mask) if layer in which else None for layer in range(3)]
+    x, plain = draw(2, 3, 5), draw(2, 3, 12)
+    each = [
+        output if part is None else part.add_to(output, x)
+        for part, output in zip(parts, plain.split(4, dim=-1), strict=True)
+    ]
+    torch.testing.assert_close(stacked(parts, 4).add_to(plain, x), torch.cat(each, dim=-1), rtol=0, atol=1e-12)
+    assert stacked([None, None], 4) is None
 
 
 def random_lora(generator, scaling=1.5):

@@ -61,7 +61,8 @@ def detached(tensors: Mapping[str, Tensor]) -> Tensors:
 def adam(learners: Sequence[Learner], learning_rate: float) -> torch.optim.Optimizer:
     """Adam over all learners. It counts steps and keeps moments per tensor and passes over a learner without a
     gradient, so each learner is trained as by an optimiser of its own."""
-    return torch.optim.Adam([tensor for learner in learners for tensor in learner.parameters.values()], learning_rate)
+    parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
+    return torch.optim.Adam(parameters, learning_rate, fused=True)
 
 
 def local_optimizer(

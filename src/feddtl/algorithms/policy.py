@@ -123,6 +123,9 @@ class Policy:
         owners = torch.bucketize(rows, self._starts, right=True) - 1
         clients, counts = torch.unique_consecutive(owners, return_counts=True)
         shares = zip(clients.tolist(), torch.split(rows, counts.tolist()), strict=True)
-        found = [self._clients[client].rows(share - self._starts[client], self._round) for client, share in shares]
-        together = found[0] if len(found) == 1 else torch.cat(found)
-        return together.to(self.device, non_blocking=True)
+        # Some of the clients' rows may be on the device already.
+        found = [
+            self._clients[client].rows(share - self._starts[client], self._round).to(self.device, non_blocking=True)
+            for client, share in shares
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)

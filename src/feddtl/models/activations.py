@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feddtl.models.cache.packed import Packed
 
-# Of a device's free memory; the rest is for training.
+# Of a device's free memory, for all tables; the rest is for training.
 DEVICE_SHARE = 0.5
 
 
@@ -63,7 +63,7 @@ class JoinedRows:
     """The rows of several sources, one after another."""
 
     def __init__(self, sources: Sequence[RowSource]) -> None:
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._ends = torch.tensor([len(source) for source in sources]).cumsum(0)
 
     def __len__(self) -> int:
@@ -80,12 +80,13 @@ class JoinedRows:
             places = (owners == owner).nonzero().flatten()
             rows = self._from(owner, positions[places])
             result = rows.new_empty(len(positions), *rows.shape[1:]) if result is None else result
-            result[places.to(result.device)] = rows
+            # Sources may lie on several devices.
+            result[places.to(result.device)] = rows.to(result.device)
         assert result is not None
         return result
 
     def _from(self, owner: int, positions: Tensor) -> Tensor:
-        source = self._sources[owner]
+        source = self.sources[owner]
         return source.gather(positions - (int(self._ends[owner]) - len(source)))
 
 
@@ -128,17 +129,40 @@ class Activations:
         """The rows at these positions, in this order, without copying them."""
         return Activations(self._source, self._index[positions.cpu()])
 
-    def to_device(self, device: torch.device) -> Activations:
-        """A copy on a GPU where they are in memory and half of its free memory takes them; otherwise themselves."""
-        if device.type != "cuda" or not isinstance(self._source, HeldRows):
-            return self
-        held = self._source.packed
-        if not len(self) or held.values.device == device:
-            return self
-        if held.nbytes // len(held) * len(self) > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-            return self
-        whole = len(self) == len(held) and torch.equal(self._index, torch.arange(len(held)))
-        return Activations(HeldRows((held if whole else held.pick(self._index)).to(device)))
+
+class DeviceMemory:
+    """What of a GPU's memory is for activations: a share of what was free at first, for all tables together.
+
+    Args:
+        device: The GPU, or another device, which is given none.
+        free: Its free bytes; None: asked for where it is a GPU.
+    """
+
+    def __init__(self, device: torch.device, free: int | None = None) -> None:
+        if free is None:
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        self._device = device
+        self._left = int(DEVICE_SHARE * free)
+
+    def hold(self, activations: Activations) -> Activations:
+        """The same activations; rows in the computer's memory are copied to the device as far as there is room.
+
+        Rows that come from a disk, or are computed anew, stay what they are and hold up no others.
+        """
+        source = self._copied(activations._source)
+        return activations if source is activations._source else Activations(source, activations._index)
+
+    def _copied(self, source: RowSource) -> RowSource:
+        if isinstance(source, JoinedRows):
+            copies = [self._copied(part) for part in source.sources]
+            changed = any(copy is not part for copy, part in zip(copies, source.sources, strict=True))
+            return JoinedRows(copies) if changed else source
+        if not isinstance(source, HeldRows) or source.packed.values.device == self._device:
+            return source
+        if not 0 < source.packed.nbytes <= self._left:
+            return source
+        self._left -= source.packed.nbytes
+        return HeldRows(source.packed.to(self._device))
 
 
 def joined(parts: Sequence[Activations]) -> Activations:

@@ -30,9 +30,10 @@ WORTH_EAGER = 1.1
 # does can only add to it.
 LEAST_TURNS, MOST_TURNS = 3, 20
 SECONDS_TO_SPEND = 1.5
-# Times the best: not tried again.
+# Times the best: not tried again. Some images are enough to see that, and on a processor without bfloat16 a whole step
+# takes seconds.
 HOPELESS = 5.0
-MOST_IMAGES = 320
+MOST_IMAGES, FEW_IMAGES = 320, 16
 
 PrecisionName = Literal["float32", "bfloat16"]
 Candidate = tuple[PrecisionName, AttentionKernel]
@@ -93,24 +94,28 @@ def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -
 
 
 def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]) -> list[float]:
-    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels."""
+    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels; a
+    hopeless one's are those of a step of few images."""
     before, begun = tower.stack.kernels, time.perf_counter()
     best = [math.inf] * len(choices)
+
+    def measure(index: int, images: int) -> float:
+        tower.stack.use(choices[index])
+        step = _training_step(tower, min(first_block, len(tower.stack) - 1), images)
+        # The first step of a kind also pays for what is set up once.
+        return math.inf if math.isinf(_seconds(step)) else _seconds(step)
+
     try:
+        few = [measure(index, FEW_IMAGES) for index in range(len(choices))]
+        hopeful = [index for index, seconds in enumerate(few) if seconds <= HOPELESS * min(few)]
         for turn in range(1 + MOST_TURNS):
             if turn > LEAST_TURNS and time.perf_counter() - begun > SECONDS_TO_SPEND:
                 break
-            for index, kernels in enumerate(choices):
-                # A processor without bfloat16 takes many times as long with it: once is enough to know.
-                if turn and best[index] > HOPELESS * min(best):
-                    continue
-                tower.stack.use(kernels)
-                step = _training_step(tower, min(first_block, len(tower.stack) - 1))
-                first = _seconds(step)
-                best[index] = min(best[index], first if first > HOPELESS * min(best) else _seconds(step))
+            for index in hopeful:
+                best[index] = min(best[index], measure(index, MOST_IMAGES))
     finally:
         tower.stack.use(before)
-    return best
+    return [best[index] if index in hopeful else few[index] for index in range(len(choices))]
 
 
 def _seconds(step: Callable[[], float]) -> float:
@@ -121,10 +126,10 @@ def _seconds(step: Callable[[], float]) -> float:
         return math.inf
 
 
-def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
-    """A step on random activations and adapters that, called, takes these seconds per image."""
+def _training_step(tower: ImageTower, first_block: int, images: int) -> Callable[[], float]:
+    """A step on at most so many random activations that, called, takes these seconds per image."""
     generator = torch.Generator().manual_seed(0)
-    count = min(tower.images_per_pass, MOST_IMAGES)
+    count = min(tower.images_per_pass, images)
     hidden = torch.randn(count, tower.tokens, tower.width, generator=generator)
     hidden = hidden.to(tower.device, tower.precision)
     drawn = init_factors(tower.stack.layer_shapes(first_block, ("q_proj", "k_proj", "v_proj")), 4, seed=0)

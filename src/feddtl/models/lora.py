@@ -54,6 +54,21 @@ class LowRank:
         return torch.addmm(output.flatten(0, -2), low.flatten(0, -2), up).view(output.shape)
 
 
+def stacked(parts: Sequence[LowRank | None], width: int) -> LowRank | None:
+    """What is added to layers of this output width that share their input, their outputs one behind another.
+
+    With down = [down_1; …; down_n] and up = diag(up_1, …, up_n), n small products are one. A layer without an adapter
+    gets zeros; None where none has one.
+    """
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    ups = [present[0].up.new_zeros(width, 0) if part is None else part.up for part in parts]
+    up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
+    masks = [part.mask for part in present if part.mask is not None]
+    return LowRank(torch.cat([part.down for part in present]), up, torch.cat(masks, dim=1) if masks else None)
+
+
 @dataclass(frozen=True)
 class Lora:
     """Adapters of one or both towers.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from feddtl.errors import ConfigError
 from feddtl.models.blocks import FrozenBlock, freeze
 from feddtl.models.kernels import AttentionKernel, Kernels, attend
-from feddtl.models.lora import Lora, LoraGroup, LowRank
+from feddtl.models.lora import Lora, LoraGroup, LowRank, stacked
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 Adapter = Lora | LoraGroup | None
@@ -137,11 +137,11 @@ class BlockStack:
     def _block(self, index: int, hidden: Tensor, adapter: Adapter, attention: AttentionKernel) -> Tensor:
         block = self._weights(index)
         normed = block.norm1(hidden)
-        projected = torch.split(block.query_key_value(normed), block.width, dim=-1)
-        query, key, value = (
-            self._split(self._adapted(output, index, layer, normed, adapter))
-            for output, layer in zip(projected, ATTENTION_LAYERS, strict=False)
-        )
+        projected = block.query_key_value(normed)
+        low_ranks = [self._low_rank(index, layer, adapter) for layer in ("q_proj", "k_proj", "v_proj")]
+        if (low_rank := stacked(low_ranks, block.width)) is not None:
+            projected = low_rank.add_to(projected, normed)
+        query, key, value = map(self._split, torch.split(projected, block.width, dim=-1))
         attended = attend(query, key, value, attention, causal=self.causal)
         merged = attended.transpose(1, 2).flatten(2)  # (B, S, d)
         return self._finish(index, hidden, merged, adapter)
