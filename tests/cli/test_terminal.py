@@ -54,7 +54,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert lines[-3].startswith("best round on the test images: ")
     assert re.match(r"time went to: \w+ \d+\.\d s \(\d+%\)  ", lines[-2])
     assert "up 39.3 kB  down 56.4 kB" in lines[-3]
-    assert lines[-1] == "run folder: run"
+    assert lines[-2:] == ["run folder: run", "as a page: feddtl report run"]
 
 
 def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None:
