@@ -51,10 +51,10 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert cells[0] == ["", "Local", "Base", "Novel", "HM"]
     assert [row[0] for row in cells[1:]] == ["Zero-shot", "FedDTL"]
     assert all(re.fullmatch(r"\d+\.\d", cell) for row in cells[1:] for cell in row[1:])
-    assert lines[-3].startswith("best round on the test images: ")
-    assert re.match(r"time went to: \w+ \d+\.\d s \(\d+%\)  ", lines[-2])
-    assert "up 39.3 kB  down 56.4 kB" in lines[-3]
-    assert lines[-1] == "run folder: run"
+    assert lines[-4].startswith("best round on the test images: ")
+    assert re.match(r"time went to: \w+ \d+\.\d s \(\d+%\)  ", lines[-3])
+    assert "up 39.3 kB  down 56.4 kB" in lines[-4]
+    assert lines[-2:] == ["run folder: run", "as a page: feddtl report run"]
 
 
 def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None:

@@ -184,6 +184,15 @@ def test_zero_shot_counts_once_per_seed() -> None:
     assert [scores["base"] for scores in setting.zero_shot] == [10.0, 40.0]
 
 
+def test_a_seed_that_was_run_twice_counts_once() -> None:
+    """A run is a pure function of its experiment: counting it twice would make the deviation too small."""
+    again, unfinished = make_run(experiment(seed=1), final=40.0), make_run(experiment(seed=1))
+    [setting] = settings_of([unfinished, make_run(experiment(seed=0), final=10.0), again, again])
+    [method] = setting.methods
+    assert [run.final.get("base") for run in method.runs] == [10.0, 40.0]
+    assert method.note == ""
+
+
 def test_rounds_that_all_runs_share() -> None:
     """Run 0 has rounds 1 and 2, run 1 has 1 to 3 of which round 1 was not scored; the third has nothing yet."""
     runs = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +23,10 @@ ZERO_SHOT = Key("Zero-shot", kind="dashes")
 MOST_BARS = 60
 # Steps between the harmonic means whose lines are drawn, and how many lines can be told apart.
 STEPS, MOST_LINES = (1, 2, 5, 10, 20), 6
+
+
+# A method, and its accuracy by client.
+ByClient = tuple[MethodRuns, dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -143,41 +147,42 @@ def by_client(setting: Setting, prefix: str) -> Figure | None:
     seed, methods = _seed_with_clients(setting)
     if not methods:
         return None
-    clients = sorted({client for _, values in methods for client in values})
-    bars = len(clients) * len(methods) <= MOST_BARS
     before = next((zero_shot_by_client(run) for run in setting.with_predictions if run.experiment.seed == seed), {})
-
-    def paint(axes: Axes) -> None:
-        width = 0.8 / len(methods)
-        if bars and before:
-            ends = ([client - 0.45 for client in before], [client + 0.45 for client in before])
-            axes.hlines(list(before.values()), *ends, color=INK, linestyle=(0, (3, 1.5)), linewidth=1.4, zorder=3)
-        for place, (method, values) in enumerate(methods):
-            colour = colour_of(method.style)
-            if bars:
-                at = [client + (place - (len(methods) - 1) / 2) * width for client in values]
-                axes.bar(at, list(values.values()), width * 0.92, color=colour)
-            else:
-                ordered = sorted(values.values())
-                axes.plot(range(len(ordered)), ordered, color=colour, marker=marker_of(method.style), markersize=3)
-        axes.set_ylabel("local accuracy in %")
-        axes.set_xlabel("client" if bars else "clients, from the worst to the best")
-        axes.grid(visible=False, axis="x")
-        if bars:
-            axes.set_ylim(0, 100)
-            axes.set_xticks(clients, [str(client) for client in clients])
-
+    bars = sum(len(values) for _, values in methods) <= MOST_BARS
+    paint = partial(_paint_bars, methods, before) if bars else partial(_paint_sorted, methods)
     ranges = "; ".join(
         f"{method.label}: {percent(min(values.values()))} to {percent(max(values.values()))}"
         for method, values in methods
     )
     description = f"Local accuracy by client in percent, seed {seed}. {ranges}"
-    keys = (
-        *(Key(method.label, method.style, "area" if bars else "marker") for method, _ in methods),
-        *([ZERO_SHOT] if bars and before else []),
-    )
+    keys = [Key(method.label, method.style, "area" if bars else "marker") for method, _ in methods]
+    if bars and before:
+        keys.append(ZERO_SHOT)
     caption = f"Each client's own model on its own mixture of the base classes, seed {seed}."
-    return Figure("By client", description, draw(f"{prefix}-clients", description, paint, height=3.4), keys, caption)
+    drawing = draw(f"{prefix}-clients", description, paint, height=3.4)
+    return Figure("By client", description, drawing, tuple(keys), caption)
+
+
+def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: Axes) -> None:
+    """A group of bars for each client, zero-shot as a dash across it."""
+    width = 0.8 / len(methods)
+    for place, (method, values) in enumerate(methods):
+        at = [client + (place - (len(methods) - 1) / 2) * width for client in values]
+        axes.bar(at, list(values.values()), width * 0.92, color=colour_of(method.style))
+    if before:
+        ends = [client - 0.45 for client in before], [client + 0.45 for client in before]
+        axes.hlines(list(before.values()), *ends, color=INK, linestyle=(0, (3, 1.5)), linewidth=1.4, zorder=3)
+    clients = sorted({client for _, values in methods for client in values})
+    axes.set_xticks(clients, [str(client) for client in clients])
+    axes.set(ylim=(0, 100), xlabel="client", ylabel="local accuracy in %")
+    axes.grid(visible=False, axis="x")
+
+
+def _paint_sorted(methods: Sequence[ByClient], axes: Axes) -> None:
+    """A curve for each method, with its clients from the worst to the best."""
+    for method, values in methods:
+        axes.plot(sorted(values.values()), color=colour_of(method.style), marker=marker_of(method.style), markersize=3)
+    axes.set(xlabel="clients, from the worst to the best", ylabel="local accuracy in %")
 
 
 def local_by_client(run: Run) -> dict[int, float]:
@@ -197,8 +202,8 @@ def zero_shot_by_client(run: Run) -> dict[int, float]:
 def describe(what: str, curves: Iterable[Curve], level: Spread | None = None) -> str:
     """First and last value of every curve, for readers who do not see it."""
     parts = [
-        f"{curve.label}: {percent(curve.means[0])} in round {curve.rounds[0]}, "
-        f"{percent(curve.means[-1])} in round {curve.rounds[-1]}"
+        f"{curve.label}: {curve.means[0]:.4g} in round {curve.rounds[0]}, "
+        f"{curve.means[-1]:.4g} in round {curve.rounds[-1]}"
         for curve in curves
     ]
     if level and level.count:
@@ -215,7 +220,7 @@ def _rounds_of_stage(run: Run, stage: str) -> list[int]:
     return [record["round"] for record in run.records if record["stage"] == stage]
 
 
-def _seed_with_clients(setting: Setting) -> tuple[int, list[tuple[MethodRuns, dict[int, float]]]]:
+def _seed_with_clients(setting: Setting) -> tuple[int, list[ByClient]]:
     """The lowest seed of which any method has local accuracies, and the methods that have them."""
     for seed in setting.seeds:
         found = [

@@ -56,7 +56,7 @@ class MethodRuns:
     Attributes:
         label: The method's title, and the settings that tell it from others of the same title.
         style: Position in the colours and markers.
-        runs: In order of their seeds.
+        runs: One for each seed, in order; of several with one seed a finished one, since they are the same.
     """
 
     label: str
@@ -141,9 +141,16 @@ def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
     groups = _grouped(trained, _is_of_method)
     labels = _told_apart([method_title(group[0].experiment) for group in groups], groups, _is_of_method)
     return tuple(
-        MethodRuns(label, style, tuple(sorted(group, key=lambda run: run.experiment.seed)))
+        MethodRuns(label, style, _one_per_seed(group))
         for style, (label, group) in enumerate(zip(labels, groups, strict=True))
     )
+
+
+def _one_per_seed(runs: Iterable[Run]) -> tuple[Run, ...]:
+    by_seed: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: run.summary is None):
+        by_seed.setdefault(run.experiment.seed, run)
+    return tuple(by_seed[seed] for seed in sorted(by_seed))
 
 
 def _grouped(runs: Iterable[Run], counts: Callable[[str], bool]) -> list[list[Run]]:

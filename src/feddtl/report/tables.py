@@ -62,12 +62,14 @@ class Line:
 
 def headline(setting: Setting) -> Table:
     """Local, base, novel and harmonic mean of zero-shot and every method."""
+    seeds = len(setting.seeds)
     lines = [_zero_shot_line(setting)] if setting.zero_shot else []
     for method in setting.methods:
         spreads = [spread_of(run.final.get(key) for run in method.counted) for key, _ in HEADLINE]
-        label = f"{method.label} ({method.note})" if method.note else method.label
-        lines.append(Line(label, spreads, competes=not method.note.startswith("unfinished")))
-    seeds = len(setting.seeds)
+        fewer = f"{len(method.runs)} of {seeds} seeds" if len(method.runs) < seeds else ""
+        notes = "; ".join(filter(None, (fewer, method.note)))
+        label = f"{method.label} ({notes})" if notes else method.label
+        lines.append(Line(label, spreads, competes=any(run.summary for run in method.counted)))
     caption = "Accuracy in % after the last round" + (
         f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     )
@@ -94,7 +96,6 @@ def client_models(setting: Setting) -> Table | None:
 def domains(setting: Setting) -> Table | None:
     """Base and novel by domain; None where there is one domain."""
     names = list(setting.first.data["domains"])
-
     if len(names) < 2:
         return None
     halves = _halves(setting)
