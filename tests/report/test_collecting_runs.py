@@ -13,7 +13,7 @@ import pytest
 from feddtl.config import DataConfig, Experiment, LoraConfig, Method, ScheduleConfig
 from feddtl.errors import RunError
 from feddtl.report.collect import Run, collect, common_rounds, printable, run_folders
-from feddtl.report.settings import settings_of, spread_of
+from feddtl.report.settings import settings_of
 
 DATA = {
     "dataset": "photos",
@@ -126,14 +126,6 @@ def test_what_a_page_cannot_hold_is_replaced() -> None:
 
 
 # --- putting together --------------------------------------------------------------------------------
-
-
-def test_spread_by_hand() -> None:
-    """Mean of 1, 2, 6 is 3; sample variance (4 + 1 + 9) / 2 = 7. What was not measured does not count."""
-    spread = spread_of([1.0, None, 2.0, 6.0])
-    assert (spread.mean, spread.deviation, spread.count) == (3.0, pytest.approx(7**0.5), 3)
-    assert (spread_of([5.0]).mean, spread_of([5.0]).plus_minus) == (5.0, "")
-    assert (spread_of([None]).mean, spread_of([]).count) == (None, 0)
 
 
 def test_runs_that_differ_in_the_seed_or_the_machine_are_one_method() -> None:

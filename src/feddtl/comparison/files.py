@@ -21,12 +21,12 @@ from feddtl.comparison.results import (
     condition_results,
     setting_results,
 )
-from feddtl.comparison.statistics import spread_of
 from feddtl.comparison.tables import Table, comparison_tables
 from feddtl.config import method_title
 from feddtl.dotted import flatten
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.spread import spread_of
 from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
@@ -177,8 +177,8 @@ def _condition_as_dict(results: ConditionResults) -> dict[str, Any]:
 
 def _spreads(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     """Mean, standard deviation and number of seeds of each score."""
-    found = {key: spread_of(list(values.values())) for key, values in scores.items()}
-    return {key: _rounded(asdict(spread)) for key, spread in found.items() if spread is not None}
+    found = {key: spread_of(values.values()) for key, values in scores.items()}
+    return {key: _rounded(asdict(spread)) for key, spread in found.items() if spread.n}
 
 
 def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from feddtl.comparison.settings import (
     row_labels,
     setting_titles,
 )
-from feddtl.comparison.statistics import Difference, Spread, paired_difference, spread_of
+from feddtl.comparison.statistics import Difference, paired_difference
 from feddtl.config import METHOD_TITLES
+from feddtl.spread import Spread, spread_of
 
 SCORES = ("local", "base", "novel", "harmonic_mean")
 COSTS = ("trainable_parameters", "bytes_up", "bytes_down", "seconds")
@@ -122,7 +123,7 @@ def _row(label: str, outcomes: Sequence[Outcome]) -> MethodResults:
         label,
         _scores({seed: summary["final"] for seed, summary in summaries.items()}),
         _scores({seed: summary.get("final_client_models") or {} for seed, summary in summaries.items()}),
-        {key: spread for key, spread in costs.items() if spread is not None},
+        {key: spread for key, spread in costs.items() if spread.n},
     )
 
 

@@ -1,4 +1,4 @@
-"""Means and spreads over seeds, and paired differences between methods."""
+"""Paired differences between methods over seeds."""
 
 from __future__ import annotations
 
@@ -6,28 +6,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over seeds.
-
-    Attributes:
-        mean: Arithmetic mean.
-        std: Sample standard deviation (n - 1); None for one value.
-        n: Number of values.
-    """
-
-    mean: float
-    std: float | None
-    n: int
-
-
-def spread_of(values: Sequence[float]) -> Spread | None:
-    """Mean and standard deviation; None without values."""
-    if not values:
-        return None
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)

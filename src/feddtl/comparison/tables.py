@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_table, place_of
 from feddtl.comparison.results import BySeed, ConditionResults, MethodResults, SettingResults
-from feddtl.comparison.statistics import spread_of
+from feddtl.spread import spread_of
 
 NOTHING = "–"
 HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_mean": "HM"}
@@ -141,10 +141,10 @@ def _score_cells(rows: Sequence[BySeed]) -> list[Cell]:
 
 
 def _mean_and_spread(values: BySeed) -> str:
-    spread = spread_of(list(values.values()))
-    if spread is None:
+    spread = spread_of(values.values())
+    if spread.mean is None:
         return NOTHING
-    return f"{spread.mean:.1f}" if spread.std is None else f"{spread.mean:.1f} ± {spread.std:.1f}"
+    return f"{spread.mean:.1f} {spread.plus_minus}".strip()
 
 
 def _difference(row: MethodResults, best: str) -> str:
@@ -178,7 +178,8 @@ COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def _cost(row: MethodResults, key: str, show: Callable[[float], str]) -> str:
-    return show(row.costs[key].mean) if key in row.costs else NOTHING
+    mean = row.costs[key].mean if key in row.costs else None
+    return NOTHING if mean is None else show(mean)
 
 
 def _paper_columns(paper: PaperTable | None, labels: Sequence[str], group: str) -> list[tuple[Column, list[Cell]]]:

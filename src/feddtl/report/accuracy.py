@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from feddtl.evaluate import accuracy, harmonic_mean
 from feddtl.report.collect import Run, common_rounds
 from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
-from feddtl.report.settings import MethodRuns, Setting, Spread, spread_of
+from feddtl.report.settings import MethodRuns, Setting
+from feddtl.spread import Spread, spread_of
 from feddtl.units import percent
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def curves_of(methods: Iterable[MethodRuns], key: str, group: str = "", factor: 
         }
         if spreads:
             means = [spread.mean or 0.0 for spread in spreads.values()]
-            deviations = [spread.deviation or 0.0 for spread in spreads.values()]
+            deviations = [spread.std or 0.0 for spread in spreads.values()]
             curves.append(Curve(method.label, method.style, list(spreads), means, deviations))
     return curves
 
@@ -206,14 +207,14 @@ def describe(what: str, curves: Iterable[Curve], level: Spread | None = None) ->
         f"{curve.means[-1]:.4g} in round {curve.rounds[-1]}"
         for curve in curves
     ]
-    if level and level.count:
+    if level and level.n:
         parts.append(f"zero-shot: {percent(level.mean)}")
     return f"{what}. {'; '.join(parts)}"
 
 
 def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, ...]:
     """Legend of curves."""
-    return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.count else []))
+    return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.n else []))
 
 
 def _rounds_of_stage(run: Run, stage: str) -> list[int]:

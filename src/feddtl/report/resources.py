@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, describe, keys_of, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
-from feddtl.report.settings import Setting, spread_of
+from feddtl.report.settings import Setting
+from feddtl.spread import spread_of
 from feddtl.timing import PHASES
 from feddtl.units import duration, size
 

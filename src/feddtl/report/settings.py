@@ -4,49 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
 from typing import Any
 
 from feddtl.algorithms import METHODS
-from feddtl.config import METHOD_TITLES, Experiment
+from feddtl.config import METHOD_TITLES, Experiment, method_title
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.report.collect import Run, printable
-from feddtl.units import percent
 
 # What a method does with the images it is given, and where it is computed, is not part of the setting.
 OF_THE_METHOD = ("data.views",)
 OF_THE_MACHINE = "compute."
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (n - 1) over seeds; None where there are too few values.
-
-    Attributes:
-        mean: Mean of the values.
-        deviation: Their standard deviation, of two or more.
-        count: How many.
-    """
-
-    mean: float | None
-    deviation: float | None
-    count: int
-
-    @property
-    def plus_minus(self) -> str:
-        """'± 0.3'; empty for fewer than two values."""
-        return "" if self.deviation is None else f"± {percent(self.deviation)}"
-
-
-def spread_of(values: Iterable[float | None]) -> Spread:
-    """Spread of the values that are there."""
-    known = [value for value in values if value is not None]
-    return Spread(
-        mean(known) if known else None,
-        stdev(known) if len(known) > 1 else None,
-        len(known),
-    )
 
 
 @dataclass(frozen=True)
@@ -129,9 +97,9 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     return [Setting(title, tuple(group), _methods(group)) for title, group in zip(titles, groups, strict=True)]
 
 
-def method_title(experiment: Experiment) -> str:
-    """The method's title, and whether it stops before the RL stage."""
-    return METHOD_TITLES[experiment.method] + (" (SFT only)" if experiment.schedule.stages == "sft" else "")
+def title_of(experiment: Experiment) -> str:
+    """Title of the experiment's method."""
+    return method_title(experiment.method, experiment.schedule.stages)
 
 
 def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
@@ -139,7 +107,7 @@ def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
     order = list(METHOD_TITLES)
     trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
     groups = _grouped(trained, _is_of_method)
-    labels = _told_apart([method_title(group[0].experiment) for group in groups], groups, _is_of_method)
+    labels = _told_apart([title_of(group[0].experiment) for group in groups], groups, _is_of_method)
     return tuple(
         MethodRuns(label, style, _one_per_seed(group))
         for style, (label, group) in enumerate(zip(labels, groups, strict=True))
