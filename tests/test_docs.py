@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import feddtl
-from feddtl.algorithms.base import Algorithm
+from feddtl.algorithms.base import Algorithm, TrainedParameters
 from feddtl.cli import main
 from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.config import Experiment
@@ -166,22 +166,32 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore")
 def test_every_python_example_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    names: dict[str, Any] = {"__name__": "example"}  # a page is read from top to bottom
     for number, example in enumerate(blocks(page, "python"), start=1):
         code = compile(example, f"{name_of(page)}, Python example {number}", "exec")
-        exec(code, {"__name__": "example"})
+        exec(code, names)
 
 
-def test_the_example_method_trains(federation: Any, make_experiment: Callable[..., Experiment]) -> None:
+def test_the_example_method_learns_and_keeps_what_is_personal(
+    federation: Any, make_experiment: Callable[..., Experiment]
+) -> None:
+    """The class of the page, and the experiment file under it once its method has a name."""
+    page = ROOT / "docs/how-to/add-a-method.md"
     names: dict[str, Any] = {"__name__": "example"}
-    exec(blocks(ROOT / "docs/explanation/design.md", "python")[0], names)
-    method, experiment = names["FedVisual"], make_experiment()
+    exec(blocks(page, "python")[0], names)
+    settings = tomllib.loads(blocks(page, "text")[0])
+    assert settings.pop("method") == "fedshift"
+    learning_rate = experiment_from_dict(settings).local.learning_rate
+    method, experiment = names["FedShift"], make_experiment(local={"learning_rate": learning_rate})
     assert issubclass(method, Algorithm)
     assert not inspect.isabstract(method)
     algorithm = method(federation.task, experiment)
+    assert algorithm.trained_parameters() == TrainedParameters(shared=24, personal=24)
     runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
     progress = runtime.run(Progress(algorithm.init_server()))
     losses = [record["train"]["loss"] for record in progress.records]
     assert losses[-1] < losses[0]
+    assert sorted(progress.personal) == [0, 1, 2]
 
 
 def test_every_field_of_a_run_is_documented(place: Path) -> None:
@@ -249,7 +259,8 @@ def test_the_fidelity_page_has_every_hyper_parameter_with_its_default() -> None:
     for key, default in stated.items():
         if key != "data.source":
             assert default == f"`{value_text(settings[key])}`", key
-    ours = {key for key in settings if key.startswith(("lora.", "schedule.", "local.", "rl.", "server."))}
+    tables = ("lora", "schedule", "local", "rl", "server", "promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip")
+    ours = {key for key in settings if key.partition(".")[0] in tables}
     assert ours <= stated.keys()
 
 

@@ -14,6 +14,8 @@ from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import tensor_bytes
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import ScheduleConfig
+from feddtl.models.clip import load_clip
+from feddtl.models.kernels import Kernels
 from feddtl.runtimes.local import LocalRuntime, Progress, choose_clients
 
 # Numbers shared at width 32, 24 features, 4 and 3 blocks, byte-level tokens: 16 · 32; 3 · (7 · 32 + 32 · 32 + 32);
@@ -127,6 +129,26 @@ def test_the_local_metric_is_of_the_clients_own_model(federation, make_experimen
     own = algorithm.classifier(state, update).text_embeddings(names)
     without = algorithm.classifier(replace(state, tensors=update.weights)).text_embeddings(names)
     assert (own - without).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_blocks_in_bfloat16_train_float32_tensors(federation, make_experiment, clip_folder, method):
+    """bfloat16 has 8 bits: the first losses agree within a tenth; what is trained and sent stays float32."""
+    losses, experiment = [], make_experiment(method=method, local={"batch_size": 64, "epochs": 1})
+    for precision in (None, torch.bfloat16):
+        clip = load_clip(str(clip_folder))
+        clip.use(Kernels(precision=precision))
+        task = replace(federation.task, clip=clip)
+        algorithm = build_algorithm(task, experiment)
+        data = replace(federation, task=task).clients(algorithm)[0]
+        update = algorithm.client_update(algorithm.broadcast(algorithm.init_server()), data, {})
+        trained = [*update.weights.values(), *update.personal.values()]
+        assert {tensor.dtype for tensor in trained} == {torch.float32}
+        assert all(bool(tensor.isfinite().all()) for tensor in trained)
+        losses.append(update.metrics["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    if method != "fedclip":  # whose features are made before, in float32 here as there
+        assert losses[1] != losses[0]
 
 
 @pytest.mark.parametrize("method", ["promptfl", "fedpgp", "fedclip"])

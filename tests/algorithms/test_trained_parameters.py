@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import build_tokenizer
 
 from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.base import Task, TrainedParameters, count_parameters
@@ -15,12 +17,12 @@ from feddtl.models.text_tower import TextTower
 
 
 @pytest.fixture(scope="module")
-def task():
+def task(clip):
     """CLIP ViT-B/16 with its 24 blocks on the meta device. A token is a byte, so a vocabulary of 300 is enough."""
     from transformers import CLIPConfig, CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    tokenizer = build_tokenizer(False)
+    tokenizer = clip.tokenizer
     vision = {"patch_size": 16}  # transformers' defaults are those of ViT-B/32
     text = {"vocab_size": 300, "eos_token_id": tokenizer.eos_token_id}
     with torch.device("meta"):
@@ -28,12 +30,12 @@ def task():
     for part in (model.text_model.embeddings, model.text_projection, model.visual_projection):
         part.to_empty(device="cpu")
     processor = CLIPImageProcessorPil()
-    clip = Clip(
+    large = Clip(
         "ViT-B/16", ImageTower(model, processor), TextTower(model, tokenizer), 100.0, model, tokenizer, processor
     )
-    assert (clip.image.width, clip.text.width, clip.image.feature_width, clip.image.tokens) == (768, 512, 512, 197)
-    assert len(clip.image.stack) == len(clip.text.stack) == 12
-    return Task(clip, ("cat",), "a photo of a {class}.", 0)
+    assert (large.image.width, large.text.width, large.image.feature_width, large.image.tokens) == (768, 512, 512, 197)
+    assert len(large.image.stack) == len(large.text.stack) == 12
+    return Task(large, ("cat",), "a photo of a {class}.", 0)
 
 
 def counted(task, method, **changes):
@@ -85,6 +87,21 @@ def test_lora(task, monkeypatch):
 
 def test_zero_shot(task):
     assert counted(task, "zero-shot") == TrainedParameters()
+
+
+def test_the_page_of_the_methods_states_these_numbers(task, monkeypatch):
+    """Its table, and four bytes a shared number on the wire."""
+    monkeypatch.setattr("feddtl.algorithms.lora_clip.frozen_text", lambda *arguments: (None, ()))
+    page = Path(__file__).resolve().parents[2] / "docs/explanation/methods.md"
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) (kB|MB)", page.read_text(), re.MULTILINE
+    )
+    assert {row[0] for row in rows} == set(METHODS) - {"zero-shot"}
+    for method, *numbers, amount, unit in rows:
+        changes = {"fedmaple": FedMaPLeConfig(initial_text="ab")} if method == "fedmaple" else {}
+        found = counted(task, method, **changes)
+        assert TrainedParameters(*(int(number.replace(",", "")) for number in numbers)) == found
+        assert amount == f"{4 * found.shared / {'kB': 1e3, 'MB': 1e6}[unit]:.1f}"
 
 
 @pytest.mark.parametrize("method", METHODS)

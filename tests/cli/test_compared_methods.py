@@ -47,6 +47,14 @@ def test_a_run_says_what_it_trains_and_evaluates_to_what_it_reported(runs: dict[
         assert found["bytes_up"] >= 4 * trained["shared"] * CLIENTS * found["rounds"]
 
 
+def test_every_field_of_every_method_is_documented(runs: dict[str, Path]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/reference/run-folder.md").read_text(encoding="utf-8")
+    for run in runs.values():
+        fields = set(summary(run)).union(*records(run), *(record["train"] for record in records(run)))
+        assert {field for field in fields if f"`{field}`" not in page} == set()
+        assert all(path.name in page for path in run.iterdir())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_predicts_single_pictures_of_any_size(runs: dict[str, Path], method: str) -> None:
     model = load_trained_model(runs[method])

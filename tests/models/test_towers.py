@@ -50,6 +50,31 @@ def test_text_tower_equals_transformers_at_every_cut(make_double_clip, blocks, h
         torch.testing.assert_close(text_features(clip, PROMPTS, cut), expected, **EXACT)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_what_never_changes_of_texts_is_the_whole_tower_behind_the_last_block(make_double_clip, blocks):
+    """Up to any block, and behind the last one the projected features themselves."""
+    clip = make_double_clip(text_blocks=blocks)
+    expected = transformers_text_features(clip, PROMPTS)
+    for stop in range(blocks + 1):
+        hidden, ends = clip.text.prefix(tuple(PROMPTS), stop)
+        torch.testing.assert_close(clip.text.features(hidden, ends, stop), expected, **EXACT)
+    assert hidden.shape == expected.shape
+
+
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_context_vectors_of_a_texts_own_tokens_change_nothing(double_clip, prompts):
+    """The embeddings of the first tokens behind the start, taken out of the text and put in again as context."""
+    text = double_clip.text
+    ids, ends = text.tokenize(["a photo of a cat."])
+    context = text.embed_tokens(ids)[0, 1 : 1 + prompts]
+    without = torch.cat([ids[:, :1], ids[:, 1 + prompts :]], dim=1)
+    placed = text.embed_context(without, context)
+    torch.testing.assert_close(placed, text.embed(ids), **EXACT)
+    torch.testing.assert_close(
+        text.features(placed, ends, 0), text_features(double_clip, ["a photo of a cat."]), **EXACT
+    )
+
+
 def test_towers_equal_transformers_in_single_precision(clip, pixels):
     """A model as users load it; unit vectors, so that 1e-6 is an absolute error of the embedding."""
     pixels = pixels.float()
