@@ -14,6 +14,8 @@ from feddtl.config import (
     Experiment,
     LoraConfig,
     ScheduleConfig,
+    ServerConfig,
+    SystemConfig,
 )
 from feddtl.errors import ConfigError
 
@@ -65,6 +67,23 @@ LIMITS = [
     ("uplink", "max_embeddings_per_class", [0, 16], [-1]),
     ("evaluation", "every", [1, 5], [0]),
     ("data", "views", [1, 8], [0]),
+    ("system", "seconds_per_image", [1e-6, 10.0], [0.0, -1.0, math.nan]),
+    ("system", "speed_spread", [0.0, 2.0], [-0.1, math.nan]),
+    ("system", "slow_share", [0.0, 1.0], [-0.1, 1.1]),
+    ("system", "slow_factor", [1.0, 100.0], [0.9, math.inf]),
+    ("system", "bandwidth_mbit", [0.01, 1e6], [0.0, -1.0, math.inf]),
+    ("system", "dropout", [0.0, 0.99], [-0.1, 1.0, math.nan]),
+    ("fedppo", "validation_share", [0.01, 0.99], [0.0, 1.0, math.nan]),
+    ("fedppo", "hidden_width", [1, 64], [0]),
+    ("fedppo", "learning_rate", [1e-9, 1.0], [0.0, 1.5, math.nan]),
+    ("fedppo", "discount", [0.0, 0.99], [-0.1, 1.0]),
+    ("fedppo", "clip", [0.01, 0.99], [0.0, 1.0]),
+    ("fedppo", "epochs", [1], [0]),
+    ("fedppo", "update_every", [1], [0]),
+    ("fedppo", "value_weight", [0.0, 1.0], [-0.1, math.inf]),
+    ("afedpg", "server_rate", [0.01, 4.0], [0.0, -1.0, math.inf]),
+    ("afedpg", "direction_weight", [0.01, 1.0], [0.0, 1.1, math.nan]),
+    ("afedpg", "delay_exponent", [0.0, 2.0], [-0.1, math.nan]),
     ("compute", "loading_threads", [0, 8], [-1]),
     ("compute", "clients_together", [0, 8], [-1]),
     ("compute", "cache_disk_gb", [0.1, 1000.0], [0.0, -1.0, math.nan]),
@@ -131,6 +150,46 @@ def test_every_number_has_a_limit() -> None:
         for field in dataclasses.fields(kind):
             if field.type in ("int", "float") and f"{table}.{field.name}" not in free:
                 assert any((table, field.name) == limit[:2] for limit in LIMITS), f"{table}.{field.name}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong", "remedy"),
+    [
+        (
+            {"participation": 0.5, "system": SystemConfig(selection="all")},
+            "system.selection = 'all' contradicts participation = 0.5",
+            "system.selection = 'uniform'",
+        ),
+        (
+            {"participation": 0.95, "system": SystemConfig(selection="fedppo")},
+            "system.selection = 'fedppo' has no choice: participation = 0.95 is all 5 clients",
+            "Lower participation",
+        ),
+        (
+            {"participation": 0.5, "system": SystemConfig(selection="fedppo", aggregation="async")},
+            "system.selection = 'fedppo' chooses the clients of a whole round",
+            "system.aggregation = 'sync'",
+        ),
+        (
+            {"server": ServerConfig(aggregation="product"), "system": SystemConfig(aggregation="async")},
+            "server.aggregation = 'product' factorises anew",
+            "server.aggregation = 'factors'",
+        ),
+    ],
+    ids=["all and a share", "fedppo without a choice", "fedppo without rounds", "product without rounds"],
+)
+def test_policies_that_do_not_go_together(changes: dict[str, Any], wrong: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Experiment(**changes)
+    assert caught.value.message.startswith(wrong)
+    assert remedy in caught.value.hint
+
+
+def test_policies_that_go_together() -> None:
+    """The least that leaves FedPPO a choice is one of five clients; 'all' is a share of 1."""
+    Experiment(participation=0.8, system=SystemConfig(selection="fedppo"))
+    Experiment(system=SystemConfig(selection="all", aggregation="async"))
+    Experiment(participation=0.2, system=SystemConfig(aggregation="async"))
 
 
 def test_values_cannot_be_changed() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from feddtl import plots
 from feddtl.errors import ConfigError, RunError
-from feddtl.plots import accuracy_curves, partition_heat_map
+from feddtl.plots import accuracy_curves, accuracy_over_time, partition_heat_map
 
 RECORDS: list[dict[str, Any]] = [
     {"round": 1, "stage": "sft", "base": 40.0, "novel": 50.0},
@@ -69,6 +69,19 @@ def test_curves(tmp_path: Path, figures: list[Any]) -> None:
     assert "RL rounds" in [text.get_text() for text in axes.get_legend().get_texts()]
     band = next(patch for patch in axes.patches if patch.get_label() == "RL rounds")
     assert (band.get_x(), band.get_x() + band.get_width()) == (2.5, 4.5)
+
+
+def test_accuracy_over_virtual_time(tmp_path: Path, figures: list[Any]) -> None:
+    """A point for each scored round, at its virtual second and not at its number."""
+    records = [{**record, "virtual_seconds": 2.5 * record["round"] ** 2} for record in RECORDS]
+    accuracy_over_time(records, ZERO_SHOT, "photos", tmp_path / "time.svg")
+    axes = figures[0].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["base"].get_xdata()) == [2.5, 22.5, 40.0]
+    assert list(lines["base"].get_ydata()) == [40.0, 60.0, 65.0]
+    assert set(lines["novel, zero-shot"].get_ydata()) == {38.0}
+    assert axes.get_xlabel() == "virtual seconds"
+    assert not axes.patches
 
 
 def test_curves_without_rl(tmp_path: Path) -> None:

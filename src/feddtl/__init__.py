@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RlConfig,
         ScheduleConfig,
         ServerConfig,
+        SystemConfig,
         UplinkConfig,
     )
     from feddtl.data.federated import FederatedData, load_federated_data
@@ -54,6 +55,7 @@ _HOMES = {
         "RlConfig",
         "ScheduleConfig",
         "ServerConfig",
+        "SystemConfig",
         "UplinkConfig",
     ),
     "feddtl.data.federated": ("FederatedData", "load_federated_data"),
@@ -82,6 +84,7 @@ __all__ = [
     "RunObserver",
     "ScheduleConfig",
     "ServerConfig",
+    "SystemConfig",
     "TrainedModel",
     "UplinkConfig",
     "__version__",

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from feddtl.algorithms.base import ServerState
 from feddtl.algorithms.naming import select, under
 from feddtl.errors import RunError
-from feddtl.runtimes.local import Progress
+from feddtl.runtimes.rounds import Progress
 from feddtl.storage import json_line
 
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:
-    """Write server state, the clients' personal state and all records into an empty folder."""
-    tensors = under("state", progress.state.tensors)
+    """Write server state, what clients and policies remember, and all records into an empty folder."""
+    tensors = {**under("state", progress.state.tensors), **under("memory", progress.memory)}
     for client, personal in progress.personal.items():
         tensors |= under(f"personal/{client}", personal)
     # Copies: the anchor may share memory with the adapter, which the format refuses.
@@ -46,7 +46,7 @@ def read_checkpoint(folder: Path) -> Progress:
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select(tensors, "state"))
-        return Progress(state, personal, tuple(map(_with_nan, content["records"])))
+        return Progress(state, personal, tuple(map(_with_nan, content["records"])), select(tensors, "memory"))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from feddtl.algorithms import METHODS, build_algorithm
-from feddtl.algorithms.base import Algorithm, ClientData, Task, TrainedParameters
-from feddtl.config import Experiment
+from feddtl.algorithms.base import Algorithm, ClientData, Task, TrainedParameters, rows_of_views
+from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
@@ -25,10 +24,12 @@ from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
-from feddtl.plots import accuracy_curves
+from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
-from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.runtimes.local import LocalRuntime
+from feddtl.runtimes.rounds import Progress, RoundObserver
+from feddtl.system.validation import Validation, hold_back
 from feddtl.timing import Stopwatch, add_seconds
 
 Summary = dict[str, Any]
@@ -60,6 +61,7 @@ class Prepared:
         clients: Every client's activations, by client id.
         sets: What is scored.
         kernels: How the blocks compute.
+        validation: Images that are held back from training for FedPPO; None for other selections.
     """
 
     data: FederatedData
@@ -67,6 +69,7 @@ class Prepared:
     clients: tuple[ClientData, ...]
     sets: EvaluationSets
     kernels: Kernels
+    validation: Validation | None = None
 
 
 def run_experiment(
@@ -101,7 +104,9 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     saved = folder.latest_progress() if folder.has_begun else None
     prepared = prepare(experiment, observer, stopwatch, folder.kernels if folder.has_begun else None)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
-    runtime = LocalRuntime(prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch)
+    runtime = LocalRuntime(
+        prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation
+    )
     zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())
     folder.write_metrics(start.records)
@@ -112,7 +117,7 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     trained = prepared.algorithm.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
-    _write_outcome(folder, prepared.algorithm, progress, zero_shot, summary)
+    _write_outcome(folder, experiment, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
 
@@ -125,7 +130,12 @@ def _predictions(prepared: Prepared, progress: Progress, before: Predictions) ->
 
 
 def _write_outcome(
-    folder: RunFolder, algorithm: Algorithm, progress: Progress, zero_shot: Scores, summary: Summary
+    folder: RunFolder,
+    experiment: Experiment,
+    algorithm: Algorithm,
+    progress: Progress,
+    zero_shot: Scores,
+    summary: Summary,
 ) -> None:
     """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
     adapters = algorithm.adapters(progress.state)
@@ -135,6 +145,8 @@ def _write_outcome(
     if progress.records:
         title = f"{summary['method']} on {summary['dataset']}, {summary['regime']}, {summary['partition']}"
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
+        if experiment.system != SystemConfig():
+            accuracy_over_time(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy_over_time.svg")
     folder.write_summary(summary)
 
 
@@ -177,7 +189,13 @@ def prepare(
     )
     # A later run of this process may train other blocks; the weights laid out for the frozen ones are not needed.
     clip.image.stack.release(algorithm.first_image_block)
-    return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels)
+    validation = None
+    if algorithm.trains and experiment.system.selection == "fedppo":
+        clients, held = hold_back(clients, experiment.fedppo.validation_share, experiment.seed)
+        validation = Validation(held, data.base_names, clip.logit_scale)
+        count = sum(map(len, held))
+        observer.note(f"{count} of {len(data.train)} training images are held back to choose clients by.")
+    return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels, validation)
 
 
 def load_model(experiment: Experiment, kernels: Kernels | None = None) -> Clip:
@@ -214,11 +232,6 @@ def _without_images(data: FederatedData) -> tuple[ClientData, ...]:
     return tuple(
         ClientData(client, Activations.of(torch.empty(0, 0)), nothing) for client in range(len(data.partition.train))
     )
-
-
-def rows_of_views(positions: Tensor, views: int) -> Tensor:
-    """Rows of all views of images (N,), image by image: (N · views,)."""
-    return (positions[:, None] * views + torch.arange(views)).flatten()
 
 
 def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
@@ -291,6 +304,7 @@ def summarise(
         "seconds_by_phase": {phase: round(value, 3) for phase, value in seconds.items()},
         "bytes_up": sum(record["bytes_up"] for record in progress.records),
         "bytes_down": sum(record["bytes_down"] for record in progress.records),
+        "virtual_seconds": round(progress.virtual_seconds, 3),
     }
 
 

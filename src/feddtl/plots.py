@@ -34,20 +34,41 @@ def accuracy_curves(
 ) -> None:
     """Base and novel accuracy by round, zero-shot as dashed lines, the RL stage shaded."""
     figure, axes = _figure(7.0, 4.0)
-    scored = [record for record in records if "base" in record]
-    rounds = [record["round"] for record in scored]
-    for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
-        axes.plot(rounds, [record[key] for record in scored], color=colour, marker="o", markersize=3, label=key)
-        axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
+    _draw_accuracies(axes, records, zero_shot, "round")
     rl = [record["round"] for record in records if record["stage"] == "rl"]
     if rl:
         axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
-    axes.set_xlabel("round")
+    _finish_accuracies(axes, "round", title)
+    _save(figure, path)
+
+
+def accuracy_over_time(
+    records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], title: str, path: Path
+) -> None:
+    """Base and novel accuracy by virtual time, zero-shot as dashed lines; see `feddtl.system.clock`."""
+    figure, axes = _figure(7.0, 4.0)
+    _draw_accuracies(axes, records, zero_shot, "virtual_seconds")
+    _finish_accuracies(axes, "virtual seconds", title)
+    _save(figure, path)
+
+
+def _draw_accuracies(
+    axes: Any, records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], against: str
+) -> None:
+    """Base and novel accuracy of the rounds that were scored, against a field of their records."""
+    scored = [record for record in records if "base" in record]
+    places = [record[against] for record in scored]
+    for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
+        axes.plot(places, [record[key] for record in scored], color=colour, marker="o", markersize=3, label=key)
+        axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
+
+
+def _finish_accuracies(axes: Any, horizontal: str, title: str) -> None:
+    axes.set_xlabel(horizontal)
     axes.set_ylabel("accuracy in %")
     axes.set_title(title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    _save(figure, path)
 
 
 def require_plot_ending(path: Path) -> None:

@@ -32,7 +32,7 @@ from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
-from feddtl.runtimes.local import Progress, Record
+from feddtl.runtimes.rounds import Progress, Record
 from feddtl.storage import (
     DRAFT,
     json_line,

@@ -127,7 +127,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def records(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the times, which no two runs share."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if "seconds" not in key} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def summary(run: Path) -> dict[str, Any]:

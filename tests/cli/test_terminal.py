@@ -16,6 +16,7 @@ from rich.console import Console
 
 from feddtl.cli import main
 from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
+from feddtl.config import SystemConfig
 from feddtl.experiment import run_experiment
 from feddtl.units import duration, percent, size
 
@@ -41,6 +42,30 @@ def test_one_line_a_round_when_not_on_a_terminal(bench: Bench, feddtl: Command) 
 def test_rounds_that_are_not_scored(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("run", *bench.flags("--output", "run", "--evaluation.every", 4))
     assert answer.err.count("not scored") == ROUNDS - 1
+
+
+def test_lines_under_a_clock(bench: Bench, feddtl: Command) -> None:
+    """Virtual time where clocks are set, and how many updates were lost; three rounds of loss 0.6 lose some."""
+    flags = ("--system.dropout", 0.6, "--system.seconds-per-image", 1.0)
+    lines = [
+        line for line in feddtl("run", *bench.flags("--output", "run", *flags)).err.splitlines() if "round" in line
+    ]
+    times = [float(re.search(r"  virtual ([\d.]+) s  ", line)[1]) for line in lines]  # type: ignore[index]
+    assert len(times) == ROUNDS
+    assert times == sorted(times)
+    assert re.search(r"  lost [123]  virtual ", "".join(lines))
+
+
+@pytest.mark.parametrize(
+    "system", [SystemConfig(aggregation="async"), SystemConfig(dropout=0.9)], ids=["async", "lost"]
+)
+def test_bars_under_a_clock(bench: Bench, tmp_path: Path, system: SystemConfig) -> None:
+    """As many clients as the round has, however they arrive or are lost."""
+    screen = io.StringIO()
+    with BarObserver(Console(file=screen, force_terminal=True, width=100, color_system=None)) as observer:
+        run_experiment(bench.experiment(system=system), tmp_path / "run", observer=observer)
+    assert "round 4/4 rl" in screen.getvalue()
+    assert "virtual" in screen.getvalue()
 
 
 def test_table(bench: Bench, feddtl: Command) -> None:

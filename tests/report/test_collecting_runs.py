@@ -133,7 +133,7 @@ def test_runs_that_differ_in_the_seed_or_the_machine_are_one_method() -> None:
     [setting] = settings_of([make_run(experiment(seed=1)), make_run(moved), make_run(experiment("fedlora"))])
     assert [(method.label, [run.experiment.seed for run in method.runs]) for method in setting.methods] == [
         ("FedDTL", [0, 1]),
-        ("FedLoRA", [0]),
+        ("FedLoRA + two-stage", [0]),
     ]
     assert setting.seeds == [0, 1]
 

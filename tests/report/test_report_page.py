@@ -30,13 +30,13 @@ def page(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Element:
 
 def test_the_headline_is_the_mean_over_seeds(several: Path, page: Element) -> None:
     found = rows(page, "Accuracy in % after the last round, mean ± standard deviation over 2 seeds")
-    assert list(found) == ["Zero-shot", "FedDTL", "FedLoRA (1 of 2 seeds)"]
+    assert list(found) == ["Zero-shot", "FedDTL", "FedLoRA + two-stage (1 of 2 seeds)"]
     seeds = [summary(several / "runs" / f"feddtl-seed{seed}") for seed in (0, 1)]
     for label, part in (("Zero-shot", "zero_shot"), ("FedDTL", "final")):
         values = [[run[part][key] for run in seeds] for key in HEADLINE]
         assert found[label] == [f"{mean(pair):.1f} ± {stdev(pair):.1f}" for pair in values]
     final = summary(several / "runs" / "fedlora-seed0")["final"]
-    assert found["FedLoRA (1 of 2 seeds)"] == [f"{final[key]:.1f}" for key in HEADLINE]
+    assert found["FedLoRA + two-stage (1 of 2 seeds)"] == [f"{final[key]:.1f}" for key in HEADLINE]
 
 
 def test_the_best_of_each_column_is_bold(page: Element) -> None:
@@ -64,7 +64,7 @@ def test_every_part_is_there(page: Element) -> None:
         *("Who has which images", "Time by phase", "Traffic", "Images that changed sides", "Runs"),
     } <= set(headings(page))
     assert list(rows(page, "Run folders")) == ["runs/feddtl-seed0", "runs/feddtl-seed1", "runs/fedlora-seed0"]
-    assert list(rows(page, "Accuracy in % of the clients' own models")) == ["FedDTL", "FedLoRA"]
+    assert list(rows(page, "Accuracy in % of the clients' own models")) == ["FedDTL", "FedLoRA + two-stage"]
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Element) -> None:

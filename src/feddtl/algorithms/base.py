@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from feddtl.config import Experiment
@@ -60,6 +61,16 @@ class ClientData:
         """
         view = (round_number - 1 + positions) % self.views
         return self.activations.rows(positions * self.views + view)
+
+    def select(self, positions: Tensor) -> ClientData:
+        """The images at positions (N,), in all their views; no activation is copied."""
+        chosen = self.activations.select(rows_of_views(positions, self.views))
+        return ClientData(self.client, chosen, self.labels[positions], self.views)
+
+
+def rows_of_views(positions: Tensor, views: int) -> Tensor:
+    """Rows of all views of images (N,), image by image: (N · views,)."""
+    return (positions[:, None] * views + torch.arange(views)).flatten()
 
 
 @dataclass(frozen=True)

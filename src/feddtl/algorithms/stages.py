@@ -67,7 +67,7 @@ def fine_tune(
     metrics = train(
         learners,
         objective.step,
-        epochs=experiment.local.epochs if stage == "sft" else experiment.rl.epochs,
+        epochs=experiment.local_epochs(stage),
         batch_size=experiment.local.batch_size,
         optimizer=local_optimizer(learners, experiment.local, "adam"),
         before_epoch=objective.before_epoch,

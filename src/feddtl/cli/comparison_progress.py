@@ -14,7 +14,7 @@ from feddtl.config import Experiment, method_title
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
-from feddtl.runtimes.local import Record
+from feddtl.runtimes.rounds import Record
 from feddtl.units import duration
 
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from feddtl.config import METHOD_TITLES, Experiment, method_title
+from feddtl.config import METHOD_TITLES, Experiment, SystemConfig, method_title
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver, Summary
-from feddtl.runtimes.local import Record
+from feddtl.runtimes.rounds import Record
 from feddtl.units import duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
@@ -41,17 +41,19 @@ class LineObserver(QuietObserver):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rounds = 0
+        self._clock = False
 
     def note(self, text: str) -> None:
         self._print(f"note: {text}")
 
     def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
         self._rounds = experiment.rounds
+        self._clock = experiment.system != SystemConfig()
         for line in start_lines(experiment, data, zero_shot, rounds_done):
             self._print(line)
 
     def round_finished(self, record: Record) -> None:
-        self._print(round_line(record, self._rounds))
+        self._print(round_line(record, self._rounds, virtual_time=self._clock))
 
     def _print(self, line: str) -> None:
         # Soft wrap: the terminal breaks a long line, a file gets it whole.
@@ -72,7 +74,7 @@ class BarObserver(LineObserver):
             transient=True,
         )
         self._bars: dict[str, TaskID] = {}
-        self._clients: tuple[int, ...] = ()
+        self._clients = self._arrived = 0
 
     def __enter__(self) -> BarObserver:
         self._progress.start()
@@ -93,7 +95,7 @@ class BarObserver(LineObserver):
         self._show("rounds", "rounds", rounds_done, experiment.rounds)
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
-        self._clients = tuple(clients)
+        self._clients, self._arrived = len(clients), 0
         self._show("clients", "clients", 0, len(clients))
         self._show("epochs", f"client {clients[0]}, {stage}")
 
@@ -101,9 +103,9 @@ class BarObserver(LineObserver):
         self._show("epochs", f"epochs of client {client}", epoch, epochs)
 
     def client_finished(self, client: int) -> None:
-        done = self._clients.index(client) + 1
-        self._show("clients", "clients", done, len(self._clients))
-        if done == len(self._clients):
+        self._arrived += 1
+        self._show("clients", "clients", self._arrived, self._clients)
+        if self._arrived == self._clients:
             self._show("epochs", "server and scoring")
 
     def round_finished(self, record: Record) -> None:
@@ -151,12 +153,16 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
     return lines
 
 
-def round_line(record: Record, rounds: int) -> str:
-    """One round on one line."""
+def round_line(record: Record, rounds: int, *, virtual_time: bool = False) -> str:
+    """One round on one line; where clocks are simulated, with the virtual time since the start."""
     stage, train = record["stage"], record["train"]
     progress = f"loss {train.get('loss', math.nan):7.4f}"
-    if stage == "rl":
+    if "reward" in train:
         progress += f"  reward {train['reward']:.2f}  KL {train['kl']:.4f}"
+    if record["lost"]:
+        progress += f"  lost {len(record['lost'])}"
+    if virtual_time:
+        progress += f"  virtual {duration(record['virtual_seconds'], precise=True)}"
     width = len(str(rounds))
     scores = "not scored"
     if "base" in record:

@@ -11,10 +11,12 @@ from feddtl.config.data import DataConfig, PartitionKind, Regime
 from feddtl.config.experiment import METHOD_TITLES, Experiment, Method, method_title
 from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
+from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
 from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
 
 __all__ = [
     "METHOD_TITLES",
+    "AFedPGConfig",
     "ComputeConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -22,6 +24,7 @@ __all__ = [
     "FedCLIPConfig",
     "FedMaPLeConfig",
     "FedPGPConfig",
+    "FedPPOConfig",
     "LocalConfig",
     "LoraConfig",
     "Method",
@@ -32,6 +35,8 @@ __all__ = [
     "RlConfig",
     "ScheduleConfig",
     "ServerConfig",
+    "SystemConfig",
     "UplinkConfig",
+    "clients_at_a_time",
     "method_title",
 ]

@@ -9,6 +9,7 @@ from feddtl.checks import check_fields, require
 from feddtl.config.data import DataConfig
 from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
+from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
 from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
 from feddtl.errors import ConfigError
 
@@ -60,6 +61,9 @@ class Experiment:
     fedpgp: FedPGPConfig = field(default_factory=FedPGPConfig)
     pfedmma: PFedMMAConfig = field(default_factory=PFedMMAConfig)
     fedclip: FedCLIPConfig = field(default_factory=FedCLIPConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
+    fedppo: FedPPOConfig = field(default_factory=FedPPOConfig)
+    afedpg: AFedPGConfig = field(default_factory=AFedPGConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -74,6 +78,7 @@ class Experiment:
                 f"schedule.sft_rounds = {self.schedule.sft_rounds} leaves no RL round in rounds = {self.rounds}.",
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
             )
+        self._check_system()
 
     @property
     def last_sft_round(self) -> int:
@@ -85,3 +90,34 @@ class Experiment:
     def stage(self, round_number: int) -> Literal["sft", "rl"]:
         """The stage of a round, from 1."""
         return "sft" if round_number <= self.last_sft_round else "rl"
+
+    def local_epochs(self, stage: str) -> int:
+        """Epochs that a client trains in a round of this stage."""
+        return self.rl.epochs if stage == "rl" else self.local.epochs
+
+    def _check_system(self) -> None:
+        """Raise ConfigError for policies that do not go together."""
+        selection, asynchronous = self.system.selection, self.system.aggregation == "async"
+        if selection == "all" and self.participation < 1:
+            raise ConfigError(
+                f"system.selection = 'all' contradicts participation = {self.participation}.",
+                "Set participation = 1, or system.selection = 'uniform' for a random sample.",
+            )
+        if selection == "fedppo" and clients_at_a_time(self.data.clients, self.participation) == self.data.clients:
+            raise ConfigError(
+                f"system.selection = 'fedppo' has no choice: participation = {self.participation} is all "
+                f"{self.data.clients} clients.",
+                "Lower participation, or set system.selection = 'all'.",
+            )
+        if selection == "fedppo" and asynchronous:
+            raise ConfigError(
+                "system.selection = 'fedppo' chooses the clients of a whole round, which "
+                "system.aggregation = 'async' does not have.",
+                "Set system.selection = 'uniform', or system.aggregation = 'sync'.",
+            )
+        if asynchronous and self.server.aggregation == "product":
+            raise ConfigError(
+                "server.aggregation = 'product' factorises anew at each aggregation, so that the steps of "
+                "system.aggregation = 'async' cannot be added.",
+                "Set server.aggregation = 'factors', or system.aggregation = 'sync'.",
+            )

@@ -1,0 +1,150 @@
+"""No lockstep: m clients are always at work, and the server applies each update when it arrives.
+
+m applied updates are called a round, so that budgets compare with `SynchronousRounds`: the schedule of stages, the
+scores, the records and the checkpoints follow it. When an update arrives or is lost, a client that is idle,
+perhaps the same one, is drawn uniformly and starts from the server's look-ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from feddtl.algorithms.base import Classifier, ServerState, Update, tensor_bytes
+from feddtl.config import clients_at_a_time
+from feddtl.models.lora import Tensors
+from feddtl.runtimes.parties import Parties, mean, require_finite_state, train_metrics
+from feddtl.runtimes.rounds import Progress, Record, Rounds
+from feddtl.seeding import numpy_generator
+from feddtl.system.asynchronous_server import look_ahead, step, step_rate
+from feddtl.system.clock import Clock
+from feddtl.system.flight import Flight, Job
+from feddtl.timing import since
+
+
+@dataclass
+class RoundLog:
+    """What happened in a round so far; lists in order of arrival."""
+
+    updates: list[Update] = field(default_factory=list)
+    delays: list[int] = field(default_factory=list)
+    models: dict[int, Classifier] = field(default_factory=dict)
+    server: list[Mapping[str, float]] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    bytes_down: int = 0
+
+
+class AsynchronousRounds(Rounds):
+    """AFedPG's order: each update is a step of its own.
+
+    A client that starts twice within a round draws the same order of batches in both.
+
+    Args:
+        parties: Server and clients.
+        clock: Virtual time and losses.
+    """
+
+    def __init__(self, parties: Parties, clock: Clock) -> None:
+        self._parties = parties
+        self._clock = clock
+        self._per_round = clients_at_a_time(len(parties.clients), parties.experiment.participation)
+        self._mean_images = sum(map(len, parties.clients)) / len(parties.clients)
+        # How long a client takes depends on what it sends, so it is trained when it starts. A checkpoint does not
+        # hold the updates of clients at work: after a resumption they are trained again, from the same state.
+        self._trained: dict[int, Update] = {}
+
+    def next(self, progress: Progress) -> Progress:
+        """See `Rounds.next`."""
+        parties, number = self._parties, progress.state.round + 1
+        begun = parties.stopwatch.seconds()
+        tensors, personal, log = progress.state.tensors, dict(progress.personal), RoundLog()
+        flight, stage = Flight.from_tensors(progress.memory), parties.algorithm.stage(number)
+        at_work = [*(job.client for job in flight.jobs), *self._starting(flight)]
+        parties.observer.round_started(number, stage, at_work)
+        while len(log.updates) < self._per_round:
+            for client in self._starting(flight):
+                flight = self._start(client, tensors, flight, personal, log)
+            job = flight.next_job()
+            others = tuple(other for other in flight.jobs if other is not job)
+            flight = replace(flight, now=job.arrival, jobs=others)
+            if job.lost:
+                log.lost.append(job.client)
+                continue
+            tensors, flight = self._apply(job, tensors, flight, personal, log)
+        state = ServerState(number, tensors)
+        record: Record = {
+            "round": number,
+            "stage": stage,
+            "clients": [update.client for update in log.updates],
+            "lost": log.lost,
+            "delays": log.delays,
+            **train_metrics(log.updates),
+            "server": {name: mean([metrics[name] for metrics in log.server]) for name in log.server[0]},
+            "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in log.updates),
+            "bytes_down": log.bytes_down,
+            "virtual_seconds": flight.now,
+            **parties.scores(log.models, state),
+        }
+        passed = since(begun, parties.stopwatch.seconds())
+        record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
+        parties.observer.round_finished(record)
+        return Progress(state, personal, (*progress.records, record), flight.to_tensors())
+
+    def _starting(self, flight: Flight) -> list[int]:
+        """Idle clients for the places that are free."""
+        busy = {job.client for job in flight.jobs}
+        idle = [client for client in range(len(self._parties.clients)) if client not in busy]
+        generator = numpy_generator(self._parties.experiment.seed, "asynchronous-start", flight.started)
+        free = self._per_round - len(busy)
+        return [int(client) for client in generator.choice(idle, size=free, replace=False)] if free else []
+
+    def _start(
+        self, client: int, tensors: Tensors, flight: Flight, personal: Mapping[int, Tensors], log: RoundLog
+    ) -> Flight:
+        """Send a client the look-ahead and let it train."""
+        parties, number = self._parties, flight.started
+        weight = parties.experiment.afedpg.direction_weight
+        begun = ServerState(flight.applied // self._per_round, look_ahead(tensors, flight.motion, weight))
+        with parties.stopwatch.measure("exchange"):
+            payload = parties.algorithm.broadcast(begun)
+        transferred = tensor_bytes(payload.tensors)
+        log.bytes_down += transferred
+        lost = self._clock.loses(client, number)
+        if not lost:
+            [update] = parties.train(payload, [client], personal)
+            self._trained[number] = update
+            transferred += tensor_bytes(update.weights, update.samples)
+        epochs = parties.experiment.local_epochs(parties.algorithm.stage(payload.round))
+        seconds = self._clock.seconds(client, len(parties.clients[client]), epochs, transferred)
+        job = Job(number, client, flight.applied, flight.now + seconds, lost, begun)
+        return replace(flight, started=number + 1, jobs=(*flight.jobs, job))
+
+    def _apply(
+        self, job: Job, tensors: Tensors, flight: Flight, personal: dict[int, Tensors], log: RoundLog
+    ) -> tuple[Tensors, Flight]:
+        """One step of the server."""
+        parties, config = self._parties, self._parties.experiment.afedpg
+        update = self._trained.pop(job.number, None)
+        if update is None:
+            [update] = parties.train(parties.algorithm.broadcast(job.begun), [job.client], personal)
+        delay = flight.applied - job.version
+        with parties.stopwatch.measure("server"):
+            reached = parties.algorithm.aggregate(job.begun, [update])
+            after, motion = step(
+                tensors,
+                job.begun.tensors,
+                reached.state.tensors,
+                flight.motion,
+                rate=step_rate(config, update.num_images / self._mean_images, delay, self._per_round),
+                weight=config.direction_weight,
+                updates_per_round=self._per_round,
+            )
+        require_finite_state(ServerState(flight.applied // self._per_round + 1, after))
+        parties.observer.client_finished(job.client)
+        if update.personal:
+            personal[job.client] = update.personal
+        log.updates.append(update)
+        log.delays.append(delay)
+        log.server.append(reached.metrics)
+        log.models[job.client] = parties.algorithm.classifier(job.begun, update)
+        return after, replace(flight, applied=flight.applied + 1, motion=motion)

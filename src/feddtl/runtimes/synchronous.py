@@ -1,0 +1,104 @@
+"""Rounds in lockstep: the server waits for all clients of a round, and averages what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from feddtl.algorithms.base import Aggregate, Classifier, Payload, ServerState, Update, tensor_bytes
+from feddtl.models.lora import Tensors
+from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
+from feddtl.runtimes.rounds import Progress, Record, Rounds
+from feddtl.system.clock import Clock
+from feddtl.system.selection import Selector, Visit
+from feddtl.system.validation import Validation
+from feddtl.timing import since
+
+
+class SynchronousRounds(Rounds):
+    """Federated averaging's order: choose, broadcast, train, aggregate.
+
+    A client whose update is lost dropped out: it keeps nothing of the round, and the server waits for it as long as
+    its training would have taken. A round in which every update is lost leaves the server's state as it was.
+
+    Args:
+        parties: Server and clients.
+        selector: Chooses the clients.
+        clock: Virtual time and losses.
+        validation: What a learning selector is told about.
+    """
+
+    def __init__(self, parties: Parties, selector: Selector, clock: Clock, validation: Validation | None) -> None:
+        self._parties = parties
+        self._selector = selector
+        self._clock = clock
+        self._validation = validation
+
+    def next(self, progress: Progress) -> Progress:
+        """See `Rounds.next`."""
+        parties, state, number = self._parties, progress.state, progress.state.round + 1
+        begun = parties.stopwatch.seconds()
+        chosen = self._selector.choose(progress.memory, number)
+        lost = [client for client in chosen if self._clock.loses(client, number)]
+        stage = parties.algorithm.stage(number)
+        parties.observer.round_started(number, stage, chosen)
+        with parties.stopwatch.measure("exchange"):
+            payload = parties.algorithm.broadcast(state)
+        updates = self._updates(payload, [client for client in chosen if client not in lost], progress.personal)
+        aggregate = self._aggregate(state, updates)
+        models = {update.client: parties.algorithm.classifier(state, update) for update in updates}
+        scores = parties.scores(models, aggregate.state)
+        visits = self._visits(state, models)
+        seconds = self._duration(stage, payload, chosen, updates)
+        record: Record = {
+            "round": number,
+            "stage": stage,
+            "clients": chosen,
+            "lost": lost,
+            **train_metrics(updates),
+            "server": dict(aggregate.metrics),
+            "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in updates),
+            "bytes_down": tensor_bytes(payload.tensors) * len(chosen),
+            "virtual_seconds": progress.virtual_seconds + seconds,
+            **scores,
+        }
+        memory = self._selector.observe(progress.memory, number, visits)
+        passed = since(begun, parties.stopwatch.seconds())
+        record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
+        parties.observer.round_finished(record)
+        personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
+        return Progress(aggregate.state, personal, (*progress.records, record), memory)
+
+    def _updates(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
+        """As many at once as the method and the device take."""
+        parties = self._parties
+        together = parties.experiment.compute.clients_together or parties.algorithm.clients_together
+        updates: list[Update] = []
+        for start in range(0, len(clients), together):
+            updates += parties.train(payload, clients[start : start + together], personal)
+            for client in clients[start : start + together]:
+                parties.observer.client_finished(client)
+        return updates
+
+    def _aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        if not updates:
+            return Aggregate(ServerState(state.round + 1, state.tensors))
+        with self._parties.stopwatch.measure("server"):
+            aggregate = self._parties.algorithm.aggregate(state, updates)
+        require_finite_state(aggregate.state)
+        return aggregate
+
+    def _visits(self, state: ServerState, models: dict[int, Classifier]) -> dict[int, Visit]:
+        """What a learning selector wants to know; nothing where it does not learn."""
+        if not self._selector.learns or not models:
+            return {}
+        if self._validation is None:
+            raise ValueError("a selector that learns needs validation images")
+        with self._parties.stopwatch.measure("evaluation"):
+            return self._validation.visits(self._parties.algorithm.classifier(state), models)
+
+    def _duration(self, stage: str, payload: Payload, chosen: Sequence[int], updates: Sequence[Update]) -> float:
+        """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""
+        sent = {update.client: tensor_bytes(update.weights, update.samples) for update in updates}
+        down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.local_epochs(stage)
+        images = {client: len(self._parties.clients[client]) for client in chosen}
+        return max(self._clock.seconds(c, images[c], epochs, down + sent.get(c, 0)) for c in chosen)

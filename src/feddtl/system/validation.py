@@ -1,0 +1,81 @@
+"""Images that a client does not train on, but measures models with: what a learning selector is rewarded by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from feddtl.algorithms.base import Classifier, ClientData
+from feddtl.errors import DataError
+from feddtl.seeding import torch_generator
+from feddtl.system.selection import Visit
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Every client's validation images.
+
+    Attributes:
+        clients: By client id.
+        class_names: The base classes, in label order.
+        logit_scale: s, which makes cosines to logits.
+    """
+
+    clients: tuple[ClientData, ...]
+    class_names: tuple[str, ...]
+    logit_scale: float
+
+    @torch.no_grad()
+    def visits(self, received: Classifier, own: dict[int, Classifier]) -> dict[int, Visit]:
+        """What each client measures of the model it received and of its own.
+
+        Args:
+            received: The broadcast model.
+            own: By client, its model after training.
+        """
+        received_text = received.text_embeddings(self.class_names)
+        found = {}
+        for client, classifier in own.items():
+            data = self.clients[client]
+            before = self._measure(received, received_text, data)
+            after = self._measure(classifier, classifier.text_embeddings(self.class_names), data)
+            found[client] = Visit(*before, *after, len(data))
+        return found
+
+    def _measure(self, classifier: Classifier, text: Tensor, data: ClientData) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy on a client's images, in their first view."""
+        hits, loss = 0, 0.0
+        for positions in torch.split(torch.arange(len(data)), classifier.images_per_pass):
+            features = classifier.image_features(data.activations.rows(positions * data.views).to(text.device))
+            logits, labels = self.logit_scale * features @ text.T, data.labels[positions].to(text.device)
+            hits += int((logits.argmax(dim=-1) == labels).sum())
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
+        return hits / len(data), loss / len(data)
+
+
+def hold_back(
+    clients: Sequence[ClientData], share: float, seed: int
+) -> tuple[tuple[ClientData, ...], tuple[ClientData, ...]]:
+    """Training and validation images: a seeded share of each client's images, at least one, is held back.
+
+    Raises:
+        DataError: A client has only one image.
+    """
+    pairs = [_hold_back(data, share, torch_generator(seed, "validation", data.client)) for data in clients]
+    return tuple(train for train, _ in pairs), tuple(held for _, held in pairs)
+
+
+def _hold_back(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+    if len(data) < 2:
+        raise DataError(
+            f"Client {data.client} has {len(data)} training image; system.selection = 'fedppo' holds at least one "
+            "back and needs another to train on.",
+            "Use fewer clients, more images, a larger data.min_images, or system.selection = 'uniform'.",
+        )
+    order = torch.randperm(len(data), generator=generator)
+    count = min(len(data) - 1, max(1, round(share * len(data))))
+    return data.select(order[count:].sort().values), data.select(order[:count].sort().values)
