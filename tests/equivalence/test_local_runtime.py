@@ -14,6 +14,7 @@ from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
 from feddtl.evaluate import score_global, score_local
 from feddtl.models.activations import Activations
+from feddtl.runtimes import parties
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 from feddtl.runtimes.parties import mean, require_finite_tensors
 from feddtl.system.selection import choose_clients
@@ -179,7 +180,7 @@ def test_run_that_goes_on_from_any_round_equals_an_uninterrupted_one(federation,
         assert [{**r, "seconds": {}} for r in resumed.records] == [{**r, "seconds": {}} for r in whole.records]
 
 
-def test_record_of_a_round(federation, make_experiment):
+def test_record_of_a_round(federation, make_experiment, monkeypatch):
     """Bytes counted from the messages themselves, means weighted by 7, 5 and 6 images, scores of the right models."""
     # The server moves the text tower far, so that it matters which one a client's model is scored with.
     experiment = make_experiment(
@@ -187,7 +188,8 @@ def test_record_of_a_round(federation, make_experiment):
     )
     algorithm = build_algorithm(federation.task, experiment)
     clients, sets = federation.clients(algorithm), federation.sets(algorithm)
-    saved = []
+    saved, scored = [], []
+    monkeypatch.setattr(parties, "score_local", lambda models, sets: scored.append(models) or score_local(models, sets))
     LocalRuntime(algorithm, clients, sets, experiment).run(Progress(algorithm.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 
@@ -207,7 +209,11 @@ def test_record_of_a_round(federation, make_experiment):
     assert (record["base"], record["novel"]) == (scores.base, scores.novel)
     assert record["local_by_client"] == score_local(own, sets)
     assert record["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
-    assert score_local(own, sets) != score_local(mixed_up, sets)
+    # The text tower that the client was sent, not the one that its embeddings led to.
+    names = federation.task.class_names
+    for client, model in scored[-1].items():
+        assert torch.equal(model.text_embeddings(names), own[client].text_embeddings(names))
+        assert not torch.allclose(model.text_embeddings(names), mixed_up[client].text_embeddings(names), atol=1e-2)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]
     assert record["client_models"]["base"] == pytest.approx(sum(score.base for score in each) / 3)
     assert record["client_models"]["novel"] == pytest.approx(sum(score.novel for score in each) / 3)
