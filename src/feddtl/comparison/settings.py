@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from feddtl.comparison.outcomes import Outcome
-from feddtl.config import DataConfig, Experiment, method_title
+from feddtl.config import DataConfig, Experiment
 
 # What is said of the images themselves; the rest of the table says who holds them.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
-DIRICHLET = ("dirichlet", "domain-dirichlet")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
 
@@ -88,13 +87,12 @@ def setting_of(outcome: Outcome) -> Setting:
 
 
 def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condition:
-    dirichlet = data.partition in DIRICHLET
     return Condition(
         regime=data.regime,
         shots=data.shots if data.regime == "few-shot" else None,
         partition=data.partition,
-        alpha=data.alpha if dirichlet else None,
-        min_images=data.min_images if dirichlet else 0,
+        alpha=data.alpha if data.is_dirichlet else None,
+        min_images=data.min_images if data.is_dirichlet else 0,
         clients=data.clients,
         views=data.views,
         test_images=data.test_images_per_class,
@@ -156,7 +154,7 @@ def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
         outcomes: Of one setting.
     """
     experiments: Mapping[str, Experiment] = {outcome.name: outcome.experiment for outcome in outcomes}
-    titles = {name: method_title(found.method, found.schedule.stages) for name, found in experiments.items()}
+    titles = {name: found.title for name, found in experiments.items()}
     return {
         name: title if list(titles.values()).count(title) == 1 else f"{title} ({name})"
         for name, title in titles.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feddtl.algorithms import METHODS
-from feddtl.config import METHOD_TITLES, Experiment, method_title
+from feddtl.config import METHOD_TITLES
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.report.collect import Run, printable
@@ -97,17 +97,12 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     return [Setting(title, tuple(group), _methods(group)) for title, group in zip(titles, groups, strict=True)]
 
 
-def title_of(experiment: Experiment) -> str:
-    """Title of the experiment's method."""
-    return method_title(experiment.method, experiment.schedule.stages)
-
-
 def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
     trained = [run for run in runs if METHODS[run.experiment.method].trains]
     order = list(METHOD_TITLES)
     trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
     groups = _grouped(trained, _is_of_method)
-    labels = _told_apart([title_of(group[0].experiment) for group in groups], groups, _is_of_method)
+    labels = _told_apart([group[0].experiment.title for group in groups], groups, _is_of_method)
     return tuple(
         MethodRuns(label, style, _one_per_seed(group))
         for style, (label, group) in enumerate(zip(labels, groups, strict=True))
@@ -155,7 +150,7 @@ def _told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]], counts: 
 def _setting_title(run: Run) -> str:
     config = run.experiment.data
     images = f"{config.shots} images per class" if config.regime == "few-shot" else "all images"
-    dirichlet = f" (α = {config.alpha:g})" if "dirichlet" in config.partition else ""
+    dirichlet = f" (α = {config.alpha:g})" if config.is_dirichlet else ""
     return (
         f"{run.data['dataset']}, {images}, {config.partition}{dirichlet}, {config.clients} clients, "
         f"{run.experiment.model}"
