@@ -10,6 +10,7 @@ from feddtl.algorithms import METHODS
 from feddtl.config import METHOD_TITLES
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.labels import told_apart
 from feddtl.report.collect import Run, printable
 
 # What a method does with the images it is given, and where it is computed, is not part of the setting.
@@ -137,14 +138,8 @@ def _is_of_method(key: str) -> bool:
 
 
 def _told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]], counts: Callable[[str], bool]) -> list[str]:
-    """Titles with the settings in which those of the same title differ, such as 'FedDTL, lora.rank 8'."""
-    values = [_values(group[0], counts) for group in groups]
-    told = []
-    for title, own in zip(titles, values, strict=True):
-        rivals = [other for rival, other in zip(titles, values, strict=True) if rival == title]
-        different = [key for key in own if any(other[key] != own[key] for other in rivals)]
-        told.append(printable(", ".join([title, *(f"{key} {own[key]}" for key in different)])))
-    return told
+    """See `told_apart`; as a page can hold it."""
+    return list(map(printable, told_apart(titles, [_values(group[0], counts) for group in groups])))
 
 
 def _setting_title(run: Run) -> str:
