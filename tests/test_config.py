@@ -68,7 +68,7 @@ LIMITS = [
     ("evaluation", "every", [1, 5], [0]),
     ("data", "views", [1, 8], [0]),
     ("system", "seconds_per_image", [1e-6, 10.0], [0.0, -1.0, math.nan]),
-    ("system", "speed_spread", [0.0, 2.0], [-0.1, math.nan]),
+    ("system", "speed_spread", [0.0, 10.0], [-0.1, 10.1, math.nan]),
     ("system", "slow_share", [0.0, 1.0], [-0.1, 1.1]),
     ("system", "slow_factor", [1.0, 100.0], [0.9, math.inf]),
     ("system", "bandwidth_mbit", [0.01, 1e6], [0.0, -1.0, math.inf]),

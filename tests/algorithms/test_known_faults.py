@@ -17,8 +17,9 @@ from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.config import DataConfig
 from feddtl.data.federated import load_federated_data
 from feddtl.evaluate import Scores, harmonic_mean
-from feddtl.experiment import prepare, summarise
+from feddtl.experiment import prepare
 from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.summary import summarise
 
 each_method = pytest.mark.parametrize("method", METHODS)
 each_trained = pytest.mark.parametrize("method", [name for name in METHODS if name != "zero-shot"])
@@ -240,7 +241,7 @@ def test_the_headline_is_the_last_round(bench: Bench) -> None:
     """Two rounds of which the first is the better one; every method's summary is made here."""
     experiment = bench.experiment(method="promptfl")
     ready = prepare(experiment)
-    scores = {"local": 1.0, "novel": 50.0, "domains": {}, "bytes_up": 0, "bytes_down": 0}
+    scores = {"local": 1.0, "novel": 50.0, "domains": {}, "bytes_up": 0, "bytes_down": 0, "virtual_seconds": 0.0}
     rounds = (
         {**scores, "round": 1, "base": 90.0, "harmonic_mean": harmonic_mean(90.0, 50.0)},
         {**scores, "round": 2, "base": 10.0, "harmonic_mean": harmonic_mean(10.0, 50.0)},

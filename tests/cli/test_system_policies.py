@@ -10,6 +10,10 @@ import pytest
 from cli.killable import KillableRuns
 from cli.small_runs import Bench, Command, outcome, records, refused, summary
 
+from feddtl.algorithms.base import ClientData
+from feddtl.config import SystemConfig
+from feddtl.experiment import prepare
+
 POLICIES = {
     "async": ("--participation", "0.6", "--system.aggregation", "async", "--system.speed-spread", "1.0"),
     "fedppo": ("--participation", "0.6", "--system.selection", "fedppo", "--fedppo.update-every", "2"),
@@ -68,6 +72,22 @@ def test_fedppo_says_how_many_images_it_holds_back(bench: Bench, feddtl: Command
     """Three clients of five images: 10 % is half an image, so one of each."""
     answer = feddtl("run", *bench.flags("--output", "run", "--rounds", 2, *POLICIES["fedppo"]))
     assert "note: 3 of 15 training images are held back to choose clients by." in answer.err
+
+
+def test_fedppo_trains_on_no_image_that_it_measures(bench: Bench) -> None:
+    """Training and validation images of each client are together those that it trains on under a uniform choice."""
+
+    def images(data: ClientData) -> list[tuple[float, ...]]:
+        return sorted(map(tuple, data.activations.all().flatten(1).tolist()))
+
+    whole = prepare(bench.experiment(participation=0.6))
+    ready = prepare(bench.experiment(participation=0.6, system=SystemConfig(selection="fedppo")))
+    assert whole.validation is None
+    assert ready.validation is not None
+    for data, train, held in zip(whole.clients, ready.clients, ready.validation.clients, strict=True):
+        assert len(held) == 1
+        assert sorted([*images(train), *images(held)]) == images(data)
+        assert set(images(train)).isdisjoint(images(held))
 
 
 def test_policies_that_do_not_go_together_are_refused(bench: Bench, feddtl: Command) -> None:

@@ -36,6 +36,13 @@ def test_what_is_written_is_read_back(comparison: Comparison, tmp_path: Path) ->
         assert found.tables == comparison.tables
 
 
+def test_names_with_dots_are_read_back_whole(tmp_path: Path) -> None:
+    """A grid over learning rates gives names such as 'rates-0.01-promptfl'; cut at a dot, two would be one."""
+    runs = (outcome("rates-0.01-promptfl", 0, 50, 60), outcome("rates-0.1-promptfl", 0, 50, 70))
+    write_comparison(tmp_path, Comparison(runs))
+    assert load_comparison(tmp_path).outcomes == runs
+
+
 def test_the_tables_are_in_the_files(comparison: Comparison, tmp_path: Path) -> None:
     write_comparison(tmp_path, comparison)
     assert "| FedDTL | **50.0 ± 0.0** | **65.0 ± 7.1** |" in (tmp_path / "table.md").read_text()

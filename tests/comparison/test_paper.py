@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from comparison.made_up import outcome
 
@@ -35,6 +38,14 @@ def test_the_mean_of_nine_stands_beside_a_mean() -> None:
 def test_another_partition_has_no_numbers(data: dict[str, object]) -> None:
     for labels in (["FedDTL"], ["FedDTL", "FedLoRA"]):
         assert paper_table(condition(**data), labels, mean_over_data=True) is None
+
+
+@pytest.mark.parametrize("change", [{"clients": 20}, {"shots": 4}, {"participation": 0.2}])
+def test_other_clients_or_shots_have_no_numbers(change: dict[str, Any]) -> None:
+    """The paper measured five clients, all of which take part, with 16 images per class."""
+    assert paper_table(condition(), ["FedDTL", "FedMaPLe"], mean_over_data=True) is not None
+    for labels in (["FedDTL", "FedMaPLe"], ["FedDTL", "FedDTL (SFT only)"]):
+        assert paper_table(replace(condition(), **change), labels, mean_over_data=True) is None
 
 
 def test_the_harmonic_mean_of_means_is_near_the_paper_s_mean_of_harmonic_means() -> None:

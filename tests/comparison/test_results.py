@@ -99,3 +99,16 @@ def test_conditions_are_not_mixed() -> None:
         ("full, non-iid", ("shapes", "two")),
     ]
     assert found[1].rows["FedDTL"]["base"] == {0: 40}
+
+
+def test_one_data_set_under_two_prompts_is_no_mean_over_data_sets() -> None:
+    """30 and 50 are not averaged to 40; each prompt is a column group of its own, told apart by the prompt."""
+    runs = [
+        outcome(name, 0, value, value, data=DataConfig(prompt=prompt))
+        for name, value, prompt in (("a", 30, ""), ("b", 50, "a sketch of a {class}."))
+    ]
+    found = condition_results(setting_results(runs))
+    assert [condition.rows["FedDTL"]["base"] for condition in found] == [{0: 30}, {0: 50}]
+    assert [condition.datasets for condition in found] == [("shapes",), ("shapes",)]
+    assert found[0].title != found[1].title
+    assert "a sketch of a {class}." in found[1].title

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from comparison.made_up import outcome
 
+from feddtl.comparison.results import condition_results, setting_results
 from feddtl.comparison.settings import by_setting, condition_titles, row_labels, setting_of, setting_titles
 from feddtl.config import DataConfig, LocalConfig, RlConfig
 
@@ -97,3 +98,19 @@ def test_labels_and_twins() -> None:
         "half": "FedDTL (SFT only)",
         "prompts": "PromptFL",
     }
+
+
+def test_rows_of_one_title_are_told_apart_by_their_settings() -> None:
+    """The label holds no name of an experiment, so that the same method of two data sets is one row of their mean."""
+    runs = [
+        replace(run, experiment=replace(run.experiment, local=LocalConfig(learning_rate=rate)))
+        for dataset in ("shapes", "cifar10")
+        for rate in (0.01, 0.1)
+        for run in [outcome(f"{dataset}-{rate}", 0, 60, 50, dataset=dataset)]
+    ]
+    labels = {"0.01": "FedDTL, local.learning_rate 0.01", "0.1": "FedDTL, local.learning_rate 0.1"}
+    for dataset in ("shapes", "cifar10"):
+        mine = [run for run in runs if run.experiment.data.source == dataset]
+        assert row_labels(mine) == {f"{dataset}-{rate}": label for rate, label in labels.items()}
+    [condition] = condition_results(setting_results(runs))
+    assert set(labels.values()) <= set(condition.rows)

@@ -50,6 +50,15 @@ def test_splits_and_columns_are_those_of_the_catalogue(make_parquet: MakeParquet
     assert per_class(load_dataset("cifar100", root=str(tmp_path / "root"))) == ([1, 1], [0, 2])
 
 
+def test_no_image_is_trained_on_and_tested_on(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    """A copy of Flowers-102 without its test files: 'validation' is for training, though 'valid' begins it."""
+    for split in ("train", "validation"):
+        make_parquet(f"root/flowers102/{split}.parquet", [0, 1] * 5, names=["rose", "tulip"])
+    dataset = load_dataset("flowers102", root=str(tmp_path / "root"))
+    assert len(dataset.train) + len(dataset.test) == 20, "a fifth of the images is held out instead"
+    assert len(dataset.test) == 4
+
+
 def test_the_labelled_test_split_is_preferred(make_parquet: MakeParquet, tmp_path: Path) -> None:
     """The official test images of Tiny-ImageNet have no labels; the catalogue tests on `valid`."""
     for split, labels in (("train", [0, 1]), ("test", [0]), ("valid", [1, 1, 0])):

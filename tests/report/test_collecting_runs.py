@@ -221,3 +221,14 @@ def test_json_of_a_run_is_read(several: Path) -> None:
     base = run.predictions.labels < run.base_classes
     assert 100 * hits[base].float().mean().item() == pytest.approx(run.final["base"], abs=1e-3)
     assert 100 * hits[~base].float().mean().item() == pytest.approx(run.final["novel"], abs=1e-3)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights are of no hindrance to an administrator, so the refusal is made up."""
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("feddtl.report.collect.os.scandir", refuse)
+    with pytest.raises(RunError, match=f"Cannot read {tmp_path}: Permission denied"):
+        collect(tmp_path)

@@ -9,6 +9,7 @@ import torch
 
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import ServerState, tensor_bytes
+from feddtl.algorithms.naming import select
 from feddtl.config import AFedPGConfig, SystemConfig
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 from feddtl.storage import without_nan
@@ -181,6 +182,26 @@ def test_both_stages_meet_in_a_round(federation, make_experiment):
     assert record["train"]["reward"] == third["reward"]
     a, b = ((7, 5, 6)[client] for client in record["clients"][:2])
     assert record["train"]["accuracy"] == pytest.approx((a * first["accuracy"] + b * second["accuracy"]) / (a + b))
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+def test_the_anchor_is_frozen_with_the_last_sft_round(federation, make_experiment, method):
+    """Two SFT updates arrive in the first RL round; they move the model, and neither the anchor nor what is sent of it.
+
+    The server's motion begins anew, so no RL client starts ahead of the model by steps of the SFT stage.
+    """
+    saved = []
+    run(federation, make_experiment(method=method, system=ALIKE), saved=saved)
+    end_of_sft = saved[1].state
+    anchor = select(end_of_sft.tensors, "anchor")
+    assert equal(anchor, select(end_of_sft.tensors, {"feddtl": "visual", "fedlora": "model"}[method]))
+    assert Flight.from_tensors(saved[1].memory).motion == Motion()
+    for progress in saved[2:]:
+        assert equal(select(progress.state.tensors, "anchor"), anchor)
+        assert not equal(progress.state.tensors, end_of_sft.tensors)
+        of_rl = [job for job in Flight.from_tensors(progress.memory).jobs if job.begun.round >= 2]
+        assert of_rl
+        assert all(equal(select(job.begun.tensors, "anchor"), anchor) for job in of_rl)
 
 
 def test_the_server_s_metrics_are_means_over_the_steps(federation, make_experiment):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from feddtl.cli.terminal import scores_line
 from feddtl.comparison.grid import Cell, ComparisonObserver
 from feddtl.comparison.outcomes import Failure, Outcome
-from feddtl.config import Experiment, method_title
+from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
@@ -149,5 +149,4 @@ def position(done: int, cells: int) -> str:
 
 def cell_title(cell: Cell) -> str:
     """Method, experiment and seed."""
-    experiment = cell.experiment
-    return f"{method_title(experiment.method, experiment.schedule.stages)} ({cell.name}), seed {cell.seed}"
+    return f"{cell.experiment.title} ({cell.name}), seed {cell.seed}"

@@ -16,8 +16,9 @@ from rich.table import Table
 from feddtl.config import METHOD_TITLES, Experiment, SystemConfig, method_title
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
-from feddtl.experiment import RunObserver, Summary
+from feddtl.experiment import RunObserver
 from feddtl.runtimes.rounds import Record
+from feddtl.summary import Summary
 from feddtl.units import duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))

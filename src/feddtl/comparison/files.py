@@ -22,7 +22,6 @@ from feddtl.comparison.results import (
     setting_results,
 )
 from feddtl.comparison.tables import Table, comparison_tables
-from feddtl.config import method_title
 from feddtl.dotted import flatten
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
@@ -122,9 +121,8 @@ def csv_text(comparison: Comparison) -> str:
 def _csv_row(outcome: Outcome) -> dict[str, Any]:
     experiment = outcome.experiment
     settings = flatten(experiment_to_dict(experiment))
-    label = method_title(experiment.method, experiment.schedule.stages)
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
-    head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": label}
+    head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}
     return {**head, **_scalars(outcome.summary), **named}
 
 

@@ -76,7 +76,8 @@ def outcome_of(record: Mapping[str, Any], environment: Mapping[str, Any]) -> Out
     try:
         summary = {key: value for key, value in record.items() if key not in NOT_OF_THE_SUMMARY}
         config = record["config"] if "config" in record else _config_of_summary(summary)
-        name = Path(record["experiment"]).stem
+        # Files written before there was `feddtl compare` name the experiment's file; a label may hold dots.
+        name = Path(record["experiment"]).name.removesuffix(".toml")
         return Outcome(name, experiment_from_dict(config), summary, record.get("environment", environment))
     except KeyError as error:
         raise RunError(

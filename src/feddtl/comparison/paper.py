@@ -70,6 +70,8 @@ ABLATION: dict[Place, PaperTable] = {
         },
     ),
 }
+# What the paper's numbers were measured with; in the full regime there are no shots.
+CLIENTS, SHOTS = 5, 16
 # Rows that only an ablation has.
 ABLATED = frozenset(("FedLoRA + two-stage", "FedDTL (SFT only)"))
 
@@ -81,18 +83,20 @@ DOMAINNET: dict[Place, Mapping[str, str]] = {
 
 
 def place_of(condition: Condition) -> Place:
-    """What must be the same for the paper's numbers to be shown."""
+    """Where the paper has the numbers of a condition."""
     return condition.regime, condition.partition, condition.alpha
 
 
 def paper_table(condition: Condition, labels: Collection[str], *, mean_over_data: bool) -> PaperTable | None:
-    """The paper's numbers to stand beside a table; None if it has none for this regime and partition.
+    """The paper's numbers to stand beside a table; None if it has none for this regime and these clients.
 
     Args:
         condition: Of the table.
         labels: Titles of its rows.
         mean_over_data: Whether the table is a mean over data sets.
     """
+    if condition.clients != CLIENTS or condition.shots not in (SHOTS, None) or condition.participation < 1:
+        return None
     if ABLATED & set(labels):
         return ABLATION.get(place_of(condition))
     return COMPARISON.get(place_of(condition)) if mean_over_data else None

@@ -88,19 +88,29 @@ def setting_results(outcomes: Sequence[Outcome]) -> tuple[SettingResults, ...]:
 
 
 def condition_results(settings: Sequence[SettingResults]) -> tuple[ConditionResults, ...]:
-    """Means over data sets, a group for each condition."""
+    """Means over data sets, a group for each condition.
+
+    Settings of one data set, which differ in prompt or domains, are no sample of data sets: each is its own group.
+    """
     groups: dict[Condition, list[SettingResults]] = {}
     for results in settings:
         groups.setdefault(results.setting.condition, []).append(results)
     titles = condition_titles(list(groups))
-    return tuple(
-        ConditionResults(
-            condition,
-            titles[condition],
-            tuple(member.setting.dataset for member in members),
-            {row.label: found for row in members[0].rows if (found := _mean_over_data(row.label, members))},
-        )
-        for condition, members in groups.items()
+    found: list[ConditionResults] = []
+    for condition, members in groups.items():
+        if len({member.setting.dataset for member in members}) == len(members):
+            found.append(_condition_results(condition, titles[condition], members))
+        else:
+            found += [_condition_results(condition, member.title, [member]) for member in members]
+    return tuple(found)
+
+
+def _condition_results(condition: Condition, title: str, members: Sequence[SettingResults]) -> ConditionResults:
+    return ConditionResults(
+        condition,
+        title,
+        tuple(member.setting.dataset for member in members),
+        {row.label: found for row in members[0].rows if (found := _mean_over_data(row.label, members))},
     )
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from feddtl.comparison.outcomes import Outcome
-from feddtl.config import DataConfig, Experiment, method_title
+from feddtl.config import DataConfig, Experiment
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_to_dict
+from feddtl.labels import told_apart
 
 # What is said of the images themselves; the rest of the table says who holds them.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
-DIRICHLET = ("dirichlet", "domain-dirichlet")
+# Keys, or beginnings of keys, of what is the same for all rows of a table, or of the machine.
+NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
 
@@ -88,13 +93,12 @@ def setting_of(outcome: Outcome) -> Setting:
 
 
 def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condition:
-    dirichlet = data.partition in DIRICHLET
     return Condition(
         regime=data.regime,
         shots=data.shots if data.regime == "few-shot" else None,
         partition=data.partition,
-        alpha=data.alpha if dirichlet else None,
-        min_images=data.min_images if dirichlet else 0,
+        alpha=data.alpha if data.is_dirichlet else None,
+        min_images=data.min_images if data.is_dirichlet else 0,
         clients=data.clients,
         views=data.views,
         test_images=data.test_images_per_class,
@@ -150,14 +154,23 @@ def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:
 
 
 def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Title of the method for each experiment's name; two with one title have their names added.
+    """Title of the method for each experiment's name; those of one title are told apart by the settings that differ.
+
+    The name, which differs between data sets, is added only where no such setting does.
 
     Args:
         outcomes: Of one setting.
     """
     experiments: Mapping[str, Experiment] = {outcome.name: outcome.experiment for outcome in outcomes}
-    titles = {name: method_title(found.method, found.schedule.stages) for name, found in experiments.items()}
+    titles = [found.title for found in experiments.values()]
+    labels = told_apart(titles, [_of_the_method(found) for found in experiments.values()])
     return {
-        name: title if list(titles.values()).count(title) == 1 else f"{title} ({name})"
-        for name, title in titles.items()
+        name: label if labels.count(label) == 1 else f"{label} ({name})"
+        for name, label in zip(experiments, labels, strict=True)
     }
+
+
+def _of_the_method(experiment: Experiment) -> dict[str, Any]:
+    """Settings by dotted key that neither the setting nor the machine decides."""
+    settings = flatten(experiment_to_dict(experiment))
+    return {key: value for key, value in settings.items() if not key.startswith(NOT_OF_THE_METHOD)}

@@ -49,6 +49,11 @@ class DataConfig:
     test_images_per_class: int = 0
     """Most test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
 
+    @property
+    def is_dirichlet(self) -> bool:
+        """Whether the partition draws its proportions from a Dirichlet distribution, so that `alpha` counts."""
+        return self.partition in ("dirichlet", "domain-dirichlet")
+
     def __post_init__(self) -> None:
         check_fields("data", self)
         require(bool(self.source), "data.source", self.source, "a name, a Hub id or a folder")

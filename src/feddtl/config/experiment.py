@@ -81,6 +81,11 @@ class Experiment:
         self._check_system()
 
     @property
+    def title(self) -> str:
+        """Title of the method, see `method_title`."""
+        return method_title(self.method, self.schedule.stages)
+
+    @property
     def last_sft_round(self) -> int:
         """M: rounds 1…M are SFT, the later ones RL."""
         if self.schedule.stages == "sft":

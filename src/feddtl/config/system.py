@@ -34,7 +34,7 @@ class SystemConfig:
     def __post_init__(self) -> None:
         check_fields("system", self)
         require(self.seconds_per_image > 0, "system.seconds_per_image", self.seconds_per_image, "a number above 0")
-        require(self.speed_spread >= 0, "system.speed_spread", self.speed_spread, "0 or more")
+        require(0 <= self.speed_spread <= 10, "system.speed_spread", self.speed_spread, "0 to 10 (exp fits a float)")
         require(0 <= self.slow_share <= 1, "system.slow_share", self.slow_share, "0 to 1")
         require(self.slow_factor >= 1, "system.slow_factor", self.slow_factor, "1 or more")
         require(self.bandwidth_mbit > 0, "system.bandwidth_mbit", self.bandwidth_mbit, "a number above 0")

@@ -183,7 +183,9 @@ def _parquet_splits(
         return [path], [], ()
     files = parquet_files(path)
     train = [file for file in files if file.name.startswith(train_names)]
-    tests = [[file for file in files if file.name.startswith(name)] for name in test_names]
+    # 'val' begins 'validation' too: no file may be on both sides.
+    others = [file for file in files if file not in train]
+    tests = [[file for file in others if file.name.startswith(name)] for name in test_names]
     test = next((found for found in tests if found), [])
     if not train and test:
         raise DataError(

@@ -12,7 +12,7 @@ from feddtl.config import Experiment
 from feddtl.errors import RunError
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import CONFIG, RunFolder
-from feddtl.runtimes.local import Record
+from feddtl.runtimes.rounds import Record
 
 # As `feddtl compare` and a loop over seeds nest them, with room for a folder per data set.
 DEEPEST = 3
@@ -126,12 +126,20 @@ def collect(folder: Path) -> Collection:
 
 
 def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
-    """Folders with a config.json and a data.json, or an experiment's config.json alone, sorted by name."""
+    """Folders with a config.json and a data.json, or an experiment's config.json alone, sorted by name.
+
+    Raises:
+        RunError: A folder cannot be read.
+    """
     if (folder / CONFIG).is_file() and (RunFolder(folder).has_begun or _is_announced(folder)):
         yield folder
         return
     if depth:
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise RunError(f"Cannot read {folder}: {error.strerror}.", "Check your rights to it.") from None
+        for entry in entries:
             if entry.is_dir() and not entry.name.startswith("."):
                 yield from run_folders(Path(entry.path), depth - 1)
 

@@ -168,7 +168,7 @@ def _facts(setting: Setting) -> list[tuple[str, str]]:
     """What was run, in words."""
     run, config, data = setting.first, setting.first.experiment.data, setting.first.data
     regime = f"few-shot, {config.shots} images per class" if config.regime == "few-shot" else "full, all images"
-    dirichlet = f", α = {config.alpha:g}" if "dirichlet" in config.partition else ""
+    dirichlet = f", α = {config.alpha:g}" if config.is_dirichlet else ""
     novel = len(data["novel_classes"])
     domains = f" in {len(data['domains'])} domains" if len(data["domains"]) > 1 else ""
     facts = [

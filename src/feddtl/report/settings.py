@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from feddtl.algorithms import METHODS
-from feddtl.config import METHOD_TITLES, Experiment, method_title
+from feddtl.config import METHOD_TITLES
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.labels import told_apart
 from feddtl.report.collect import Run, printable
 
 # What a method does with the images it is given, and where it is computed, is not part of the setting.
@@ -97,17 +98,12 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     return [Setting(title, tuple(group), _methods(group)) for title, group in zip(titles, groups, strict=True)]
 
 
-def title_of(experiment: Experiment) -> str:
-    """Title of the experiment's method."""
-    return method_title(experiment.method, experiment.schedule.stages)
-
-
 def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
     trained = [run for run in runs if METHODS[run.experiment.method].trains]
     order = list(METHOD_TITLES)
     trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
     groups = _grouped(trained, _is_of_method)
-    labels = _told_apart([title_of(group[0].experiment) for group in groups], groups, _is_of_method)
+    labels = _told_apart([group[0].experiment.title for group in groups], groups, _is_of_method)
     return tuple(
         MethodRuns(label, style, _one_per_seed(group))
         for style, (label, group) in enumerate(zip(labels, groups, strict=True))
@@ -142,20 +138,14 @@ def _is_of_method(key: str) -> bool:
 
 
 def _told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]], counts: Callable[[str], bool]) -> list[str]:
-    """Titles with the settings in which those of the same title differ, such as 'FedDTL, lora.rank 8'."""
-    values = [_values(group[0], counts) for group in groups]
-    told = []
-    for title, own in zip(titles, values, strict=True):
-        rivals = [other for rival, other in zip(titles, values, strict=True) if rival == title]
-        different = [key for key in own if any(other[key] != own[key] for other in rivals)]
-        told.append(printable(", ".join([title, *(f"{key} {own[key]}" for key in different)])))
-    return told
+    """See `told_apart`; as a page can hold it."""
+    return list(map(printable, told_apart(titles, [_values(group[0], counts) for group in groups])))
 
 
 def _setting_title(run: Run) -> str:
     config = run.experiment.data
     images = f"{config.shots} images per class" if config.regime == "few-shot" else "all images"
-    dirichlet = f" (α = {config.alpha:g})" if "dirichlet" in config.partition else ""
+    dirichlet = f" (α = {config.alpha:g})" if config.is_dirichlet else ""
     return (
         f"{run.data['dataset']}, {images}, {config.partition}{dirichlet}, {config.clients} clients, "
         f"{run.experiment.model}"

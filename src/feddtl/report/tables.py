@@ -13,7 +13,7 @@ from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.report.collect import Run, printable
-from feddtl.report.settings import Setting, title_of
+from feddtl.report.settings import Setting
 from feddtl.spread import Spread, spread_of
 from feddtl.units import duration, percent, size
 
@@ -155,7 +155,7 @@ def runs(collected: Iterable[Run]) -> Table:
         rows.append(
             [
                 Cell(run.name),
-                Cell(title_of(run.experiment)),
+                Cell(run.experiment.title),
                 Cell(str(run.experiment.seed)),
                 Cell(str(rounds)),
                 Cell(state),

@@ -16,7 +16,7 @@ from feddtl.models.lora import Tensors
 from feddtl.runtimes.parties import Parties, mean, require_finite_state, train_metrics
 from feddtl.runtimes.rounds import Progress, Record, Rounds
 from feddtl.seeding import numpy_generator
-from feddtl.system.asynchronous_server import look_ahead, step, step_rate
+from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
 from feddtl.system.clock import Clock
 from feddtl.system.flight import Flight, Job
 from feddtl.timing import since
@@ -37,7 +37,9 @@ class RoundLog:
 class AsynchronousRounds(Rounds):
     """AFedPG's order: each update is a step of its own.
 
-    A client that starts twice within a round draws the same order of batches in both.
+    A client that starts twice within a round draws the same order of batches in both. A new stage minimises something
+    else, so the server's motion begins anew with it, and updates that the earlier one still sends are aggregated as the
+    present one does: what it keeps frozen, FedDTL's anchor, stays as it was when it began.
 
     Args:
         parties: Server and clients.
@@ -114,7 +116,7 @@ class AsynchronousRounds(Rounds):
             [update] = parties.train(payload, [client], personal)
             self._trained[number] = update
             transferred += tensor_bytes(update.weights, update.samples)
-        epochs = parties.experiment.local_epochs(parties.algorithm.stage(payload.round))
+        epochs = parties.experiment.local_epochs(self._stage(flight.applied))
         seconds = self._clock.seconds(client, len(parties.clients[client]), epochs, transferred)
         job = Job(number, client, flight.applied, flight.now + seconds, lost, begun)
         return replace(flight, started=number + 1, jobs=(*flight.jobs, job))
@@ -127,12 +129,15 @@ class AsynchronousRounds(Rounds):
         update = self._trained.pop(job.number, None)
         if update is None:
             [update] = parties.train(parties.algorithm.broadcast(job.begun), [job.client], personal)
-        delay = flight.applied - job.version
+        delay, stage = flight.applied - job.version, self._stage(flight.applied)
+        begun = job.begun
+        if self._stage(job.version) != stage:
+            begun = replace(begun, round=flight.applied // self._per_round)
         with parties.stopwatch.measure("server"):
-            reached = parties.algorithm.aggregate(job.begun, [update])
+            reached = parties.algorithm.aggregate(begun, [update])
             after, motion = step(
                 tensors,
-                job.begun.tensors,
+                begun.tensors,
                 reached.state.tensors,
                 flight.motion,
                 rate=step_rate(config, update.num_images / self._mean_images, delay, self._per_round),
@@ -147,4 +152,9 @@ class AsynchronousRounds(Rounds):
         log.delays.append(delay)
         log.server.append(reached.metrics)
         log.models[job.client] = parties.algorithm.classifier(job.begun, update)
-        return after, replace(flight, applied=flight.applied + 1, motion=motion)
+        ended = self._stage(flight.applied + 1) != stage
+        return after, replace(flight, applied=flight.applied + 1, motion=Motion() if ended else motion)
+
+    def _stage(self, applied: int) -> str:
+        """The stage after so many applied updates."""
+        return self._parties.algorithm.stage(applied // self._per_round + 1)
