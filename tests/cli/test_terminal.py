@@ -18,7 +18,7 @@ from feddtl.cli import main
 from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
 from feddtl.config import SystemConfig
 from feddtl.experiment import run_experiment
-from feddtl.units import duration, percent, size
+from feddtl.units import counted, duration, megabytes, percent, size
 
 ROUND_LINE = re.compile(
     r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
@@ -162,3 +162,5 @@ def test_words_for_numbers() -> None:
     assert [percent(None), percent(float("nan")), percent(71.26)] == ["–", "–", "71.3"]
     assert [size(950), size(1_260_000), size(3_000_000_000)] == ["0.9 kB", "1.3 MB", "3.0 GB"]
     assert [duration(59.4), duration(61), duration(3 * 3600 + 125)] == ["59 s", "1 min 01 s", "3 h 02 min"]
+    assert [counted(number, "round") for number in (0, 1, 1200)] == ["0 rounds", "1 round", "1,200 rounds"]
+    assert [megabytes(number) for number in (0, 30_720, 99_900, 2_540_000)] == ["0.0", "0.031", "0.100", "2.5"]

@@ -18,7 +18,7 @@ from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver, Summary
 from feddtl.runtimes.rounds import Record
-from feddtl.units import duration, percent, size
+from feddtl.units import counted, duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
 
@@ -198,7 +198,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
         rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
-    after = f" after {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
+    after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary["final_domains"]:
         console.print(
