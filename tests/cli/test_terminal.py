@@ -152,6 +152,14 @@ def test_a_real_terminal_gets_bars(bench: Bench, tmp_path: Path, monkeypatch: py
     assert "round 4/4 rl" in screen
 
 
+@pytest.mark.parametrize(("terminal", "expected"), [(True, ["note: alpha beta", "gamma"]), (False, None)])
+def test_long_lines_break_between_words_on_a_terminal_alone(terminal: bool, expected: list[str] | None) -> None:
+    """'note: alpha beta gamma' has 22 letters; 'gamma' would be cut after its third at a width of 20."""
+    screen = io.StringIO()
+    LineObserver(Console(file=screen, force_terminal=terminal, width=20, color_system=None)).note("alpha beta gamma")
+    assert [line.rstrip() for line in screen.getvalue().splitlines()] == (expected or ["note: alpha beta gamma"])
+
+
 def test_which_observer() -> None:
     assert type(choose_observer(quiet=True, terminal=True)) is QuietObserver
     assert type(choose_observer(quiet=False, terminal=False)) is LineObserver
