@@ -18,6 +18,16 @@ def size(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 round', '2 rounds'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def megabytes(count: float) -> str:
+    """Bytes in 10^6 bytes without the unit: one decimal, and three below 1, where one would hide what differs."""
+    return f"{count / 1e6:.1f}" if count >= 1e6 or count == 0 else f"{count / 1e6:.3f}"
+
+
 def duration(seconds: float, *, precise: bool = False) -> str:
     """Seconds (with one decimal if precise), minutes and seconds, or hours and minutes."""
     whole = round(seconds)

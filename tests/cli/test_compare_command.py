@@ -69,12 +69,14 @@ def test_every_cell_is_the_run_that_the_run_command_gives(feddtl: Command, files
 
 def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     answer = feddtl("compare", *files, "--seeds", 0, 1, "--output", "out")
-    lines = [line for line in answer.err.splitlines() if not line.startswith("note: ")]
-    assert len(answer.err.splitlines()) == len(lines) + 1  # what all runs have to say is said once
+    first, *rest = answer.err.splitlines()
+    assert first == "4 cells, 4 to run; a line follows for each"
+    lines = [line for line in rest if not line.startswith("note: ")]
+    assert len(rest) == len(lines) + 1  # what all runs have to say is said once
     scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"
     assert re.fullmatch(rf"\[1/4\] FedDTL \(feddtl\), seed 0  {scored}  about \d+ s left", lines[0])
-    assert re.fullmatch(rf"\[2/4\] FedLoRA \(fedlora\), seed 0  {scored}(  about \d+ s left)?", lines[1])
-    assert re.fullmatch(rf"\[4/4\] FedLoRA \(fedlora\), seed 1  {scored}", lines[3])
+    assert re.fullmatch(rf"\[2/4\] FedLoRA \+ two-stage \(fedlora\), seed 0  {scored}(  about \d+ s left)?", lines[1])
+    assert re.fullmatch(rf"\[4/4\] FedLoRA \+ two-stage \(fedlora\), seed 1  {scored}", lines[3])
     assert "\x1b" not in answer.err
     assert answer.out.startswith("Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, ")
     for text in ("Zero-shot", "FedDTL", "FedLoRA", "Local", "Δ HM", "best", "mean ± standard deviation"):
@@ -273,7 +275,7 @@ def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> Non
         ("fedlora, seed 0", 2, 2),
         ("cells", 2, 2),
     ]
-    assert "[2/2] FedLoRA (fedlora), seed 0" in screen.getvalue()
+    assert "[2/2] FedLoRA + two-stage (fedlora), seed 0" in screen.getvalue()
     assert "━━━━" in screen.getvalue()
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from cli.small_runs import Command
 
+import feddtl as feddtl_package
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
@@ -67,3 +68,18 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     )
     assert process.stdout.startswith("usage: feddtl run")
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "evaluate", "report", "partition", "export", "cache"])
+def test_help_has_no_default_that_says_nothing(feddtl: Command, command: str) -> None:
+    """What holds without a flag is in its words; '' is left where they say what an empty text means."""
+    text = " ".join(feddtl(command, "--help").out.replace("│", " ").split())
+    assert "(default: None)" not in text
+    assert "(default: )" not in text
+    for words in text.split("(default: '')")[:-1]:
+        assert "empty: " in words[-400:]
+
+
+def test_version(feddtl: Command) -> None:
+    answer = feddtl("--version")
+    assert (answer.code, answer.out) == (0, f"feddtl {feddtl_package.__version__}\n")

@@ -18,7 +18,7 @@ from feddtl.cli import main
 from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
 from feddtl.config import SystemConfig
 from feddtl.experiment import run_experiment
-from feddtl.units import duration, percent, size
+from feddtl.units import counted, duration, megabytes, percent, size
 
 ROUND_LINE = re.compile(
     r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
@@ -152,6 +152,14 @@ def test_a_real_terminal_gets_bars(bench: Bench, tmp_path: Path, monkeypatch: py
     assert "round 4/4 rl" in screen
 
 
+@pytest.mark.parametrize(("terminal", "expected"), [(True, ["note: alpha beta", "gamma"]), (False, None)])
+def test_long_lines_break_between_words_on_a_terminal_alone(terminal: bool, expected: list[str] | None) -> None:
+    """'note: alpha beta gamma' has 22 letters; 'gamma' would be cut after its third at a width of 20."""
+    screen = io.StringIO()
+    LineObserver(Console(file=screen, force_terminal=terminal, width=20, color_system=None)).note("alpha beta gamma")
+    assert [line.rstrip() for line in screen.getvalue().splitlines()] == (expected or ["note: alpha beta gamma"])
+
+
 def test_which_observer() -> None:
     assert type(choose_observer(quiet=True, terminal=True)) is QuietObserver
     assert type(choose_observer(quiet=False, terminal=False)) is LineObserver
@@ -162,3 +170,5 @@ def test_words_for_numbers() -> None:
     assert [percent(None), percent(float("nan")), percent(71.26)] == ["–", "–", "71.3"]
     assert [size(950), size(1_260_000), size(3_000_000_000)] == ["0.9 kB", "1.3 MB", "3.0 GB"]
     assert [duration(59.4), duration(61), duration(3 * 3600 + 125)] == ["59 s", "1 min 01 s", "3 h 02 min"]
+    assert [counted(number, "round") for number in (0, 1, 1200)] == ["0 rounds", "1 round", "1,200 rounds"]
+    assert [megabytes(number) for number in (0, 30_720, 99_900, 2_540_000)] == ["0.0", "0.031", "0.100", "2.5"]

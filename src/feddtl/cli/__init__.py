@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Annotated
 
 import tyro
@@ -35,6 +36,9 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a FeddtlError, 130 interrupted. Bad flags exit with 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"feddtl {version('feddtl')}")
+        return 0
     try:
         code = _parse(words).execute()
         sys.stdout.flush()

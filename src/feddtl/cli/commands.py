@@ -10,19 +10,27 @@ import tyro
 
 from feddtl.config import Experiment
 
+# Of a flag whose text says what holds without it; tyro would add "(default: None)".
+UNSAID = ""
 ExperimentFile = Annotated[
     Path | None,
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="EXPERIMENT.toml", help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/."
+        metavar="EXPERIMENT.toml",
+        help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/; without one, defaults.",
+        help_behavior_hint=UNSAID,
     ),
 ]
 ExperimentFiles = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="EXPERIMENT.toml [EXPERIMENT.toml ...]", help="Experiment files with different names."),
+    tyro.conf.arg(
+        metavar="EXPERIMENT.toml [EXPERIMENT.toml ...]",
+        help="Experiment files with different names, or FILE.toml::PATTERN for some experiments of one.",
+        help_behavior_hint=UNSAID,
+    ),
 ]
-FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=UNSAID)]
 # No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.
 Flags = Annotated[Experiment, tyro.conf.arg(name="")]
 ClassList = Literal["base", "novel", "all"]
@@ -39,7 +47,7 @@ class Run:
     output: FolderFlag = None
     """New folder for the run; default: runs/<experiment>-seed<seed>."""
     resume: FolderFlag = None
-    """Go on with the run in this folder from its last checkpoint."""
+    """Go on with the run in this folder from its last checkpoint; its settings hold."""
     json: bool = False
     """Print the summary as JSON on standard output, and nothing else there."""
     quiet: bool = False
@@ -87,19 +95,19 @@ class Evaluate:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of the run."""
-    source: Annotated[str, tyro.conf.arg(name="data.source")] = ""
+    source: Annotated[str, tyro.conf.arg(name="data.source", help_behavior_hint=UNSAID)] = ""
     """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
-    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
+    root: Annotated[str, tyro.conf.arg(name="data.root", help_behavior_hint=UNSAID)] = ""
     """Folder with a sub-folder per data set; default: the Hub for a new source, the run's own otherwise."""
-    domains: Annotated[str, tyro.conf.arg(name="data.domains")] = ""
+    domains: Annotated[str, tyro.conf.arg(name="data.domains", help_behavior_hint=UNSAID)] = ""
     """Comma-separated domains; default: all of a new source, the run's own otherwise."""
-    prompt: Annotated[str, tyro.conf.arg(name="data.prompt")] = ""
+    prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=UNSAID)] = ""
     """Prompt with {class}; default: the source's own."""
-    image_column: Annotated[str, tyro.conf.arg(name="data.image-column")] = ""
+    image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=UNSAID)] = ""
     """Image column of a Hub or parquet source; default: found by its type."""
-    label_column: Annotated[str, tyro.conf.arg(name="data.label-column")] = ""
+    label_column: Annotated[str, tyro.conf.arg(name="data.label-column", help_behavior_hint=UNSAID)] = ""
     """Label column; default: found by its type and name."""
-    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column")] = ""
+    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=UNSAID)] = ""
     """Domain column; default: 'domain' where there is one."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
     """Class lists to choose from: the first half, the second half, or all classes at once."""
@@ -137,7 +145,7 @@ class Report:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of a run, or one with run folders up to three folders below it."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
     """File of the page; default: DIR/report.html."""
     no_images: bool = False
     """Leave out the test images, which the page otherwise shows some of."""
@@ -156,7 +164,7 @@ class Partition:
     """Show who gets which training images: a table, and a class x client heat map."""
 
     experiment: ExperimentFile = None
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
     """Write the heat map to this file (.svg, .png, .pdf)."""
     json: bool = False
     """Print the counts as JSON."""
@@ -176,7 +184,7 @@ class Cache:
     clear: bool = False
     """Remove all of it, and the measurements that chose precision and kernels; runs that are going on are not
     disturbed."""
-    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR")] = ""
+    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR", help_behavior_hint=UNSAID)] = ""
     """The cache; default: FEDDTL_CACHE or ~/.cache/feddtl."""
     json: bool = False
     """Print the contents as JSON."""

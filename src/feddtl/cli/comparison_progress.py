@@ -15,7 +15,7 @@ from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.runtimes.rounds import Record
-from feddtl.units import duration
+from feddtl.units import counted, duration
 
 
 class QuietComparison(ComparisonObserver):
@@ -36,6 +36,7 @@ class LineComparison(QuietComparison):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._notes: set[str] = set()
+        self._begun = False
 
     def run_observer(self, cell: Cell) -> RunObserver:
         return _Notes(self)
@@ -45,6 +46,12 @@ class LineComparison(QuietComparison):
         if text not in self._notes:
             self._notes.add(text)
             self._print(f"note: {text}")
+
+    def cell_started(self, cell: Cell, done: int, cells: int) -> None:
+        # The first cell's own line may be hours away.
+        if not self._begun:
+            self._print(f"{counted(cells, 'cell')}, {cells - done} to run; a line follows for each")
+        self._begun = True
 
     def cell_kept(self, cell: Cell, outcome: Outcome, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.summary['final'])}  kept")
@@ -58,8 +65,8 @@ class LineComparison(QuietComparison):
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")
 
     def _print(self, line: str) -> None:
-        # Soft wrap: the terminal breaks a long line, a file gets it whole.
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # A terminal has a long line broken between words, a file gets it whole.
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
 
 class BarComparison(LineComparison):

@@ -17,11 +17,11 @@ PADDING = 3  # a blank on each side of a column, and one between columns
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
     """Each table, every group of columns for itself and cut where a line has no room for it, and its notes."""
     for table in tables:
-        console.print(Text(table.title, style="bold"), soft_wrap=True)
+        console.print(Text(table.title, style="bold"), soft_wrap=not console.is_terminal)
         for columns in parts(table, console.width):
             console.print(rich_table(table, columns))
         for note in table.notes:
-            console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+            console.print(note, style="dim", markup=False, highlight=False, soft_wrap=not console.is_terminal)
         console.print()
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from feddtl.cli.commands import Doctor
 from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError
+from feddtl.units import counted
 
 LEAST_FREE_GIGABYTES = 1.0
 
@@ -52,7 +53,8 @@ def _python() -> tuple[bool, str]:
 
 def _device() -> tuple[bool, str]:
     environment = describe_environment()
-    return True, f"{environment['device']}, {environment['cpus']} CPUs, {environment['torch_threads']} torch threads"
+    cores, threads = counted(environment["cpus"], "CPU"), counted(environment["torch_threads"], "torch thread")
+    return True, f"{environment['device']}, {cores}, {threads}"
 
 
 def _model() -> tuple[bool, str]:

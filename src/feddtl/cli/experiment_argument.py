@@ -123,5 +123,9 @@ def _experiment_of_run(folder: Path) -> Experiment:
         raise RunError(
             f"There is no run in {folder}.", "Give the --output folder of an earlier run (it has a config.json)."
         ) from None
-    except (ValueError, ConfigError) as error:
-        raise RunError(f"{path} cannot be used: {error}", "Start a new run with another --output.") from None
+    except ConfigError as error:
+        raise RunError(
+            f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
+        ) from None
+    except ValueError as error:
+        raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None

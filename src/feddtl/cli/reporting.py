@@ -7,7 +7,7 @@ import sys
 from feddtl.cli.commands import Report
 from feddtl.report import write_report
 from feddtl.storage import json_text
-from feddtl.units import size
+from feddtl.units import counted, size
 
 
 def report(command: Report) -> int:
@@ -18,6 +18,5 @@ def report(command: Report) -> int:
     if command.json:
         print(json_text({**vars(written), "path": str(written.path)}), end="")
     else:
-        runs = f"{written.runs} run{'' if written.runs == 1 else 's'}"
-        print(f"report of {runs}, {size(written.bytes)}: {written.path}")
+        print(f"report of {counted(written.runs, 'run')}, {size(written.bytes)}: {written.path}")
     return 0

@@ -19,7 +19,7 @@ from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.runtimes.rounds import Record
 from feddtl.summary import Summary
-from feddtl.units import duration, percent, size
+from feddtl.units import counted, duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
 
@@ -57,8 +57,8 @@ class LineObserver(QuietObserver):
         self._print(round_line(record, self._rounds, virtual_time=self._clock))
 
     def _print(self, line: str) -> None:
-        # Soft wrap: the terminal breaks a long line, a file gets it whole.
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # A terminal has a long line broken between words, a file gets it whole.
+        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
 
 class BarObserver(LineObserver):
@@ -192,6 +192,7 @@ def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = ""
 def print_summary(summary: Summary, folder: Path) -> None:
     """Zero-shot beside the method, then where everything lies."""
     console = Console()
+    whole = not console.is_terminal  # a terminal has long lines broken between words
     rounds = summary["rounds"]
     name = method_title(summary["method"], summary["stages"])
     rows: dict[str, Any] = {"Zero-shot": summary["zero_shot"]}
@@ -199,21 +200,21 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
         rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
-    after = f" after {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
+    after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary["final_domains"]:
         console.print(
-            domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=True
+            domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=whole
         )
     if rounds:
-        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=True)
+        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=whole)
         console.print(
             f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
             f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
             highlight=False,
-            soft_wrap=True,
+            soft_wrap=whole,
         )
-    console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=True)
+    console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=whole)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
 

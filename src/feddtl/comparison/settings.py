@@ -11,6 +11,7 @@ from feddtl.config import DataConfig, Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.labels import told_apart
+from feddtl.units import counted
 
 # What is said of the images themselves; the rest of the table says who holds them.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
@@ -55,12 +56,12 @@ class Condition:
         return (
             self.regime if self.shots in (None, DataConfig.shots) else f"{self.regime} ({self.shots} per class)",
             self.partition if self.alpha is None else f"{self.partition} (α = {self.alpha:g})",
-            f"at least {self.min_images} images" if self.min_images else "",
-            f"{self.clients} clients",
+            f"at least {counted(self.min_images, 'image')}" if self.min_images else "",
+            counted(self.clients, "client"),
             f"{self.views} views" if self.views > 1 else "",
-            f"{self.test_images} test images per class" if self.test_images else "",
+            f"{counted(self.test_images, 'test image')} per class" if self.test_images else "",
             f"participation {self.participation:g}" if self.participation < 1 else "",
-            f"{self.rounds} rounds" if self.rounds else "",
+            counted(self.rounds, "round") if self.rounds else "",
             self.model,
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_table, place_of
 from feddtl.comparison.results import BySeed, ConditionResults, MethodResults, SettingResults
 from feddtl.spread import spread_of
+from feddtl.units import megabytes
 
 NOTHING = "–"
 HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_mean": "HM"}
@@ -165,14 +166,10 @@ def _p(row: MethodResults) -> str:
     return f"{p} (n = {row.difference.n})"
 
 
-def _millions(value: float) -> str:
-    return f"{value / 1e6:.1f}"
-
-
 COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("Trainable", "trainable_parameters", lambda value: f"{value:,.0f}"),
-    ("MB up", "bytes_up", _millions),
-    ("MB down", "bytes_down", _millions),
+    ("MB up", "bytes_up", megabytes),
+    ("MB down", "bytes_down", megabytes),
     ("Seconds", "seconds", lambda value: f"{value:.0f}"),
 )
 

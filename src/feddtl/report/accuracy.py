@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MEASURES = (("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "Harmonic mean"), ("local", "Local"))
 ZERO_SHOT = Key("Zero-shot", kind="dashes")
+# Fewer percentage points than this over the whole height would show differences of rounding as falls.
+LEAST_POINTS = 1.0
 # More bars than this are thinner than the eye tells apart.
 MOST_BARS = 60
 # Steps between the harmonic means whose lines are drawn, and how many lines can be told apart.
@@ -85,11 +87,11 @@ def _paint_rounds(setting: Setting, curves: Sequence[Curve], level: Spread, axes
         axes.text(rounds[0] - 0.4, 0.985, "RL", color=MUTED, va="top", transform=axes.get_xaxis_transform())
     if level.mean is not None:
         axes.axhline(level.mean, color=INK, linestyle="--", linewidth=1.1)
-    lines(axes, curves, "accuracy in %")
+    lines(axes, curves, "accuracy in %", least_height=LEAST_POINTS)
 
 
-def lines(axes: Axes, curves: Sequence[Curve], ylabel: str) -> None:
-    """Curves with bands of one standard deviation over seeds."""
+def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: float = 0.0) -> None:
+    """Curves with bands of one standard deviation over seeds; the axis spans `least_height` or more."""
     from matplotlib.ticker import MaxNLocator
 
     for curve in curves:
@@ -100,10 +102,13 @@ def lines(axes: Axes, curves: Sequence[Curve], ylabel: str) -> None:
         axes.plot(curve.rounds, curve.means, color=colour, marker=marker_of(curve.style), markevery=every)
     axes.set_xlabel("round")
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     first, last = (end(number for curve in curves for number in curve.rounds) for end in (min, max))
     room = 0.04 * (last - first) or 0.5
     axes.set_xlim(first - room, last + room)
+    bottom, top = axes.get_ylim()
+    missing = max(0.0, least_height - (top - bottom))
+    axes.set_ylim(bottom - missing / 2, top + missing / 2)
 
 
 def base_against_novel(setting: Setting, prefix: str) -> Figure | None:

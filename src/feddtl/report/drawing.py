@@ -114,6 +114,7 @@ def _style() -> Iterator[None]:
         "axes.linewidth": 0.8,
         "axes.grid": True,
         "axes.axisbelow": True,
+        "axes.formatter.useoffset": False,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "grid.color": RULE,

@@ -17,6 +17,7 @@ from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
 from feddtl.report.settings import Setting, settings_of
 from feddtl.storage import write_text_atomic
+from feddtl.units import counted
 
 PAGE = "report.html"
 
@@ -167,7 +168,9 @@ def listed(words: list[str]) -> str:
 def _facts(setting: Setting) -> list[tuple[str, str]]:
     """What was run, in words."""
     run, config, data = setting.first, setting.first.experiment.data, setting.first.data
-    regime = f"few-shot, {config.shots} images per class" if config.regime == "few-shot" else "full, all images"
+    regime = (
+        f"few-shot, {counted(config.shots, 'image')} per class" if config.regime == "few-shot" else "full, all images"
+    )
     dirichlet = f", α = {config.alpha:g}" if config.is_dirichlet else ""
     novel = len(data["novel_classes"])
     domains = f" in {len(data['domains'])} domains" if len(data["domains"]) > 1 else ""

@@ -12,6 +12,7 @@ from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.labels import told_apart
 from feddtl.report.collect import Run, printable
+from feddtl.units import counted
 
 # What a method does with the images it is given, and where it is computed, is not part of the setting.
 OF_THE_METHOD = ("data.views",)
@@ -144,9 +145,9 @@ def _told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]], counts: 
 
 def _setting_title(run: Run) -> str:
     config = run.experiment.data
-    images = f"{config.shots} images per class" if config.regime == "few-shot" else "all images"
+    images = f"{counted(config.shots, 'image')} per class" if config.regime == "few-shot" else "all images"
     dirichlet = f" (α = {config.alpha:g})" if config.is_dirichlet else ""
     return (
-        f"{run.data['dataset']}, {images}, {config.partition}{dirichlet}, {config.clients} clients, "
+        f"{run.data['dataset']}, {images}, {config.partition}{dirichlet}, {counted(config.clients, 'client')}, "
         f"{run.experiment.model}"
     )

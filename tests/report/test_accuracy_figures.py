@@ -1,0 +1,43 @@
+"""Axes of the curves by round: whole rounds, plain numbers, and no fall where there is only rounding."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+
+from feddtl.report.accuracy import LEAST_POINTS, Curve, lines
+from feddtl.report.drawing import draw
+
+
+def curve(*means: float) -> Curve:
+    return Curve("FedDTL", 0, list(range(1, len(means) + 1)), list(means), [0.0] * len(means))
+
+
+def test_scores_that_differ_by_rounding_are_level() -> None:
+    """16.666667163 is what single precision makes of 100/6: a difference of 5e-7 points fills no figure."""
+    axes = Figure().subplots()
+    lines(axes, [curve(100 / 6, 16.666667163)], "accuracy in %", least_height=LEAST_POINTS)
+    bottom, top = axes.get_ylim()
+    assert top - bottom == pytest.approx(1.0)
+    assert (bottom + top) / 2 == pytest.approx(100 / 6)
+
+
+def test_a_greater_difference_keeps_its_own_axis() -> None:
+    plain, wide = Figure().subplots(), Figure().subplots()
+    lines(plain, [curve(40.0, 60.0)], "accuracy in %")
+    lines(wide, [curve(40.0, 60.0)], "accuracy in %", least_height=LEAST_POINTS)
+    assert wide.get_ylim() == plain.get_ylim()
+
+
+def test_a_single_round_has_one_whole_number_below_it() -> None:
+    axes = Figure().subplots()
+    lines(axes, [curve(50.0)], "accuracy in %")
+    left, right = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1.0]
+
+
+def test_small_differences_of_large_numbers_are_written_out() -> None:
+    """No '1e-5+1.6666e1' above the axis, which the numbers beside it would have to be added to."""
+    svg = draw("offset", "", lambda axes: lines(axes, [curve(16.66666, 16.66668)], "ratio"))
+    assert "e-5" not in svg
+    assert "16.6666" in svg
