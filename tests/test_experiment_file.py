@@ -75,7 +75,7 @@ def test_dotted_keys() -> None:
     [
         ({"rond": 1}, "Did you mean 'rounds'?"),
         ({"alpha": 1}, "Did you mean 'data.alpha' or 'lora.alpha'?"),
-        ({"epochs": 1}, "Did you mean 'local.epochs' or 'rl.epochs' or 'server.epochs'?"),
+        ({"epochs": 1}, "Did you mean 'local.epochs' or 'rl.epochs' or 'server.epochs' or 'fedppo.epochs'?"),
         ({"sorce": "x"}, "Did you mean 'data.source'?"),
         ({"server": {"rank": 4}}, "Did you mean 'lora.rank'?"),
         ({"server": {"learnig_rate": 4}}, "Did you mean 'learning_rate'?"),

@@ -16,7 +16,8 @@ from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import ScheduleConfig
 from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
-from feddtl.runtimes.local import LocalRuntime, Progress, choose_clients
+from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.system.selection import choose_clients
 
 # Numbers shared at width 32, 24 features, 4 and 3 blocks, byte-level tokens: 16 · 32; 3 · (7 · 32 + 32 · 32 + 32);
 # 16 · 32; 3 · (32 · 32 + 32); 2 · (24 · 24 + 24).

@@ -117,7 +117,7 @@ def test_the_memory_budget_holds_over_all_calls(make_encoder, table, exact):
     encoder = make_encoder(cache_memory_gb=40 * ROW / 1e9)
     first, second, third = (encoder.encode(table), encoder.encode(table), encoder.encode(table.select([1, 2])))
     assert isinstance(first._source, HeldRows)
-    assert len(second._source._sources[0]) == 10
+    assert len(second._source.sources[0]) == 10
     assert not isinstance(third._source, HeldRows)
     for activations, rows in ((first, exact), (second, exact), (third, exact[[1, 2]])):
         torch.testing.assert_close(activations.all(), rows, rtol=0, atol=1e-6)

@@ -56,7 +56,7 @@ def test_halves(setting: Setting) -> None:
     figure = halves_figure(setting, "s0")
     assert figure is not None
     method = "FedLoRA + two-stage"
-    said = dict(re.findall(r"([\w+ -]+, (?:base|novel) images): ([^;]*)", figure.description))
+    said = dict(re.findall(r"(\w[\w+ -]*, (?:base|novel) images): ([^;]*)", figure.description))
     assert said == {
         "Zero-shot, base images": "50.0 % right, 25.0 % another name of its half, 25.0 % a name of the other half",
         f"{method}, base images": "25.0 % right, 25.0 % another name of its half, 50.0 % a name of the other half",

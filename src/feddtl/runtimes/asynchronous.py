@@ -114,6 +114,7 @@ class AsynchronousRounds(Rounds):
         lost = self._clock.loses(client, number)
         if not lost:
             [update] = parties.train(payload, [client], personal)
+            parties.require_finite(update, payload.round)
             self._trained[number] = update
             transferred += tensor_bytes(update.weights, update.samples)
         epochs = parties.experiment.local_epochs(self._stage(flight.applied))

@@ -39,15 +39,20 @@ class Parties:
     stopwatch: Stopwatch
 
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
-        """Updates of these clients, their steps together where there are several. Raises ClientError if one is not
-        finite."""
+        """Updates of these clients, their steps together where there are several; not yet checked."""
         data, kept = [self.clients[client] for client in clients], [personal.get(c, {}) for c in clients]
         with self.stopwatch.measure("steps"):
-            updates = self._updates(payload, data, kept)
+            return self._updates(payload, data, kept)
+
+    def require_finite(self, update: Update, round_number: int) -> None:
+        """Raise ClientError naming the client if its update is not finite."""
         with self.stopwatch.measure("exchange"):
-            for update in updates:
-                _require_finite_update(update, payload.round)
-        return updates
+            for tensors in (update.weights, update.samples, update.personal):
+                require_finite_tensors(
+                    tensors,
+                    f"The update of client {update.client} in round {round_number}",
+                    "Lower local.learning_rate or check that client's images",
+                )
 
     def _updates(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
         observe = self.observer.epoch_finished
@@ -77,15 +82,6 @@ class Parties:
 def require_finite_state(state: ServerState) -> None:
     """Raise ClientError if the server's state is not finite."""
     require_finite_tensors(state.tensors, f"The server's state after round {state.round}", "Lower server.learning_rate")
-
-
-def _require_finite_update(update: Update, round_number: int) -> None:
-    for tensors in (update.weights, update.samples, update.personal):
-        require_finite_tensors(
-            tensors,
-            f"The update of client {update.client} in round {round_number}",
-            "Lower local.learning_rate or check that client's images",
-        )
 
 
 def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str, remedy: str) -> None:

@@ -74,9 +74,10 @@ class SynchronousRounds(Rounds):
         together = parties.experiment.compute.clients_together or parties.algorithm.clients_together
         updates: list[Update] = []
         for start in range(0, len(clients), together):
-            updates += parties.train(payload, clients[start : start + together], personal)
-            for client in clients[start : start + together]:
-                parties.observer.client_finished(client)
+            for update in parties.train(payload, clients[start : start + together], personal):
+                parties.require_finite(update, payload.round)
+                parties.observer.client_finished(update.client)
+                updates.append(update)
         return updates
 
     def _aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
