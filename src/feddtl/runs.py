@@ -50,6 +50,8 @@ METRICS, PREDICTIONS = "metrics.jsonl", "predictions.safetensors"
 CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = (
+    "deployment.min_clients",
+    "deployment.round_timeout",
     "compute.device",
     "compute.clients_together",
     "compute.loading_threads",
