@@ -33,7 +33,7 @@ class LocalRuntime:
         observer: Told what happens.
         stopwatch: Counts the time; a new one by default.
         validation: What FedPPO measures its rewards on; other selections need none.
-        fleet: Where the clients of rounds in lockstep train; None: in this process.
+        fleet: Where the clients of rounds in lockstep train.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LocalRuntime:
         observer: RoundObserver | None = None,
         stopwatch: Stopwatch | None = None,
         validation: Validation | None = None,
-        fleet: Fleet | None = None,
+        fleet: Callable[[Parties], Fleet] = FleetInProcess,
     ) -> None:
         self._algorithm = algorithm
         self._sets = sets
@@ -53,7 +53,7 @@ class LocalRuntime:
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
         self._parties = Parties(algorithm, clients, sets, experiment, observer or RoundObserver(), self._stopwatch)
-        self._fleet = fleet or FleetInProcess(self._parties)
+        self._fleet = fleet(self._parties)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
