@@ -122,7 +122,7 @@ def test_the_paper_s_values_are_the_defaults() -> None:
 def test_a_quorum_that_no_round_reaches_is_refused() -> None:
     """Half of 5 clients is 3 in a round."""
     Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=3))
-    with pytest.raises(ConfigError, match="deployment.min_clients = 4") as caught:
+    with pytest.raises(ConfigError, match=r"deployment\.min_clients = 4") as caught:
         Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=4))
     assert "1 to 3" in caught.value.hint
 

@@ -29,7 +29,7 @@ from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower import FlowerFleet, Grid
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
-from feddtl.runtimes.wire import Contract, Parcel, RejectedMessage, pack_update, unpack_payload
+from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, pack_update, unpack_payload
 
 
 def serve(
@@ -104,7 +104,7 @@ class ClientSide:
             raise ClientError(f"This node is client {client}; the broadcast is for {parcel.scalars.get('client')}.")
         kept, used = PersonalState(state_root(), str(parcel.scalars.get("run")), client), parcel.scalars.get("kept")
         if not isinstance(used, int) or not 0 <= used < payload.round:
-            raise RejectedMessage(f"kept is {used!r}, not a round before {payload.round}.")
+            raise RejectedMessageError(f"kept is {used!r}, not a round before {payload.round}.")
         personal = kept.load(used)
         update = self._algorithm.client_update(payload, self._client(client), personal)
         require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
@@ -150,7 +150,7 @@ def answer(client: int, parcel: Parcel) -> Parcel:
     """`ClientSide.answer` of the experiment in the broadcast; what was loaded for it stays loaded."""
     text = parcel.scalars.get("experiment")
     if not isinstance(text, str):
-        raise RejectedMessage("The broadcast names no experiment.")
+        raise RejectedMessageError("The broadcast names no experiment.")
     return client_side(text).answer(client, parcel)
 
 
@@ -160,5 +160,5 @@ def client_side(text: str) -> ClientSide:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise RejectedMessage(f"The experiment is no JSON: {error}.") from None
+        raise RejectedMessageError(f"The experiment is no JSON: {error}.") from None
     return ClientSide(experiment_from_dict(values))

@@ -1,4 +1,4 @@
-"""Flower's Grid without a network: every message is serialised, handed to a ClientApp, and its reply serialised back."""
+"""Flower's Grid without a network: messages and replies pass through bytes on their way to and from a ClientApp."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from feddtl.evaluate import Scores
 from feddtl.runtimes.wire import (
     Contract,
     Parcel,
-    RejectedMessage,
+    RejectedMessageError,
     Terms,
     pack_payload,
     pack_update,
@@ -173,7 +173,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_was_tampered_with_is_rejected_and_named(case):
     parcel, reason = BAD[case]
-    with pytest.raises(RejectedMessage, match=reason):
+    with pytest.raises(RejectedMessageError, match=reason):
         unpack_update(parcel, TERMS)
 
 
@@ -185,7 +185,7 @@ def test_the_norm_bound_is_a_bound_on_the_distance(norm):
     if norm < 9.999:
         unpack_update(parcel, TERMS)
     if norm > 10.001:
-        with pytest.raises(RejectedMessage, match="away from what was broadcast"):
+        with pytest.raises(RejectedMessageError, match="away from what was broadcast"):
             unpack_update(parcel, TERMS)
 
 
@@ -197,12 +197,12 @@ def test_scores_of_a_client_s_own_model_are_percentages(value):
     found = unpack_update(good, terms)[1]
     assert (found.local, found.novel) == (50.0, 0.0)
     assert math.isnan(found.base)
-    with pytest.raises(RejectedMessage, match="The accuracy 'local'"):
+    with pytest.raises(RejectedMessageError, match="The accuracy 'local'"):
         unpack_update(replace(good, scalars={**good.scalars, "local": value}), terms)
 
 
 def test_what_half_precision_does_not_hold_is_not_sent():
     """The largest float16 is 65504."""
     update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
-    with pytest.raises(RejectedMessage, match="'weights/b' is not finite in float16"):
+    with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
         pack_update(update, 3, HALF)

@@ -22,7 +22,7 @@ from feddtl.evaluate import Scores
 from feddtl.runtimes.fleet import Arrivals, Fleet
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
-from feddtl.runtimes.wire import Contract, Parcel, RejectedMessage, Scalar, Terms, pack_payload, unpack_update
+from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, Scalar, Terms, pack_payload, unpack_update
 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
 PARTITION, CLIENT, KEPT, ERROR = "partition-id", "client", "kept", "error"
@@ -39,16 +39,16 @@ def to_records(parcel: Parcel) -> RecordDict:
 
 
 def from_records(content: RecordDict) -> Parcel:
-    """Flower's records as a parcel. Raises RejectedMessage for records that are none."""
+    """Flower's records as a parcel. Raises RejectedMessageError for records that are none."""
     try:
         arrays = {name: array.numpy() for name, array in content.array_records[ARRAYS].items()}
         scalars: dict[str, Any] = dict(content.config_records[SCALARS])
         metrics: dict[str, Any] = dict(content.metric_records[METRICS])
     # What strangers send as an array may break NumPy's reader in any of these ways.
     except (KeyError, ValueError, TypeError, EOFError, OSError, MemoryError) as error:
-        raise RejectedMessage(f"The records cannot be read: {type(error).__name__}: {error}") from None
+        raise RejectedMessageError(f"The records cannot be read: {type(error).__name__}: {error}") from None
     if ERROR in scalars:
-        raise RejectedMessage(f"the client refused: {str(scalars[ERROR])[:1000]}")
+        raise RejectedMessageError(f"the client refused: {str(scalars[ERROR])[:1000]}")
     return Parcel(arrays, scalars, metrics)
 
 
@@ -120,9 +120,9 @@ class FlowerFleet(Fleet):
         for client in clients:
             try:
                 if client not in nodes:
-                    raise RejectedMessage("no node of it is connected.")
+                    raise RejectedMessageError("no node of it is connected.")
                 update, measured = self._update(payload, client, by_node.get(nodes[client]))
-            except RejectedMessage as error:
+            except RejectedMessageError as error:
                 failures[client] = error.message
                 self._note(f"Round {payload.round} goes on without client {client}: {error.message}")
                 continue
@@ -133,12 +133,12 @@ class FlowerFleet(Fleet):
         return Arrivals(updates, failures, scores)
 
     def _update(self, payload: Payload, client: int, reply: Message | None) -> tuple[Update, Scores | None]:
-        """The update in a reply. Raises RejectedMessage."""
+        """The update in a reply. Raises RejectedMessageError."""
         experiment, algorithm = self._parties.experiment, self._parties.algorithm
         if reply is None:
-            raise RejectedMessage(f"no reply within {experiment.deployment.round_timeout:g} seconds.")
+            raise RejectedMessageError(f"no reply within {experiment.deployment.round_timeout:g} seconds.")
         if reply.has_error():
-            raise RejectedMessage(f"it failed: {(reply.error.reason or f'error {reply.error.code}')[:1000]}")
+            raise RejectedMessageError(f"it failed: {(reply.error.reason or f'error {reply.error.code}')[:1000]}")
         terms = Terms(
             self._contract,
             client,

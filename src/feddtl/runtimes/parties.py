@@ -66,7 +66,7 @@ class Parties:
         Args:
             models: By client, its own model.
             state: The server's, after the round.
-            measured: By client, scores of its own model that it measured itself; of clients without an entry in `models`.
+            measured: By client, scores of its own model that it measured itself, where `models` has none.
         """
         measured = measured or {}
         if not self.experiment.is_scored(state.round):

@@ -1,8 +1,8 @@
 """What a client keeps between rounds, on its own disk: it never travels.
 
-ROOT/RUN/client-3/round-0007.safetensors is what client 3 had after it trained in round 7. The server says which round of
-the client it used last, so that a round whose update was lost, or that a restarted server begins anew, starts from what
-the client had before it.
+ROOT/RUN/client-3/round-0007.safetensors is what client 3 had after it trained in round 7. The server says which round
+of the client it used last, so that a round whose update was lost, or that a restarted server begins anew, starts from
+what the client had before it.
 """
 
 from __future__ import annotations

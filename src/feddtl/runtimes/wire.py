@@ -1,7 +1,7 @@
 """What travels between server and clients, and the checks that everything received must pass. No network in here.
 
-A parcel is named arrays in a fixed order, scalars and metrics. Its scalars name the schema, the weights of the CLIP, the
-class list and the round, so that two sides that mean different things refuse each other in place of averaging them.
+A parcel is named arrays in a fixed order, scalars and metrics. Its scalars name the schema, the weights of the CLIP,
+the class list and the round, so that two sides that mean different things refuse each other in place of averaging them.
 Floating tensors travel as float32 or float16, whole numbers as int64.
 """
 
@@ -34,7 +34,7 @@ MAX_METRICS = 64
 UNIT_TOLERANCE = 1e-2
 
 
-class RejectedMessage(ClientError):
+class RejectedMessageError(ClientError):
     """What was received cannot be used; the message names the part, its value and what was expected."""
 
 
@@ -79,7 +79,7 @@ class Contract:
         return {"schema": SCHEMA, "model": self.model, "classes": self.classes, "precision": self.precision}
 
     def require(self, scalars: Mapping[str, Scalar]) -> None:
-        """Raise RejectedMessage naming the first thing in which the other side differs."""
+        """Raise RejectedMessageError naming the first thing in which the other side differs."""
         explained = {
             "schema": "another version of feddtl sent it",
             "model": "the other side has another CLIP",
@@ -89,7 +89,7 @@ class Contract:
         for name, mine in self.scalars().items():
             theirs = scalars.get(name)
             if type(theirs) is not type(mine) or theirs != mine:
-                raise RejectedMessage(f"{name} is {_short(theirs)}, not {_short(mine)}: {explained[name]}.")
+                raise RejectedMessageError(f"{name} is {_short(theirs)}, not {_short(mine)}: {explained[name]}.")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def pack_payload(payload: Payload, contract: Contract) -> Parcel:
 
 
 def unpack_payload(parcel: Parcel, contract: Contract) -> Payload:
-    """A broadcast as it was sent. Raises RejectedMessage."""
+    """A broadcast as it was sent. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
     tensors = {name: _tensor(name, array, contract) for name, array in parcel.arrays.items()}
     return Payload(_whole_number(parcel.scalars, "round", 1), tensors)
@@ -149,12 +149,12 @@ def unpack_update(parcel: Parcel, terms: Terms) -> tuple[Update, Scores | None]:
     """A client's update and, where the terms ask for them, the scores of its own model.
 
     Raises:
-        RejectedMessage: Anything in it is not what the terms say.
+        RejectedMessageError: Anything in it is not what the terms say.
     """
     terms.contract.require(parcel.scalars)
     for name, wanted in (("round", terms.round), ("client", terms.client), ("images", terms.images)):
         if (found := _whole_number(parcel.scalars, name, 0)) != wanted:
-            raise RejectedMessage(f"{name} is {found}, not {wanted}.")
+            raise RejectedMessageError(f"{name} is {found}, not {wanted}.")
     _require_names(parcel, terms.expected)
     tensors = {name: _tensor(name, array, terms.contract) for name, array in parcel.arrays.items()}
     weights, samples = select(tensors, "weights"), select(tensors, "samples")
@@ -165,7 +165,7 @@ def unpack_update(parcel: Parcel, terms: Terms) -> tuple[Update, Scores | None]:
 
 
 def _pack(tensors: Tensors, contract: Contract) -> dict[str, NDArray[Any]]:
-    """Arrays in the precision of the contract. Raises RejectedMessage for a value that it does not hold."""
+    """Arrays in the precision of the contract. Raises RejectedMessageError for a value that it does not hold."""
     packed: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
         array = tensor.detach().cpu().numpy()
@@ -175,7 +175,7 @@ def _pack(tensors: Tensors, contract: Contract) -> dict[str, NDArray[Any]]:
         with np.errstate(over="ignore"):
             packed[name] = array.astype(contract.precision)
         if not np.isfinite(packed[name]).all():
-            raise RejectedMessage(f"'{name}' is not finite in {contract.precision}; nothing was sent.")
+            raise RejectedMessageError(f"'{name}' is not finite in {contract.precision}; nothing was sent.")
     return packed
 
 
@@ -184,9 +184,9 @@ def _tensor(name: str, array: NDArray[Any], contract: Contract) -> Tensor:
     if array.dtype == np.int64:
         return torch.from_numpy(array.copy())
     if array.dtype != np.dtype(contract.precision):
-        raise RejectedMessage(f"'{name}' is {array.dtype}, not {contract.precision} or int64.")
+        raise RejectedMessageError(f"'{name}' is {array.dtype}, not {contract.precision} or int64.")
     if not np.isfinite(array).all():
-        raise RejectedMessage(f"'{name}' holds NaN or infinite values.")
+        raise RejectedMessageError(f"'{name}' holds NaN or infinite values.")
     return torch.from_numpy(array.astype(np.float32))
 
 
@@ -199,8 +199,8 @@ def _require_names(parcel: Parcel, expected: ExpectedUpdate) -> None:
     for position, name in enumerate(wanted):
         if position >= len(found) or found[position] != name:
             there = f"'{_short(found[position])}'" if position < len(found) else "nothing"
-            raise RejectedMessage(f"Tensor {position + 1} is {there}, not '{name}'.")
-    raise RejectedMessage(f"There are {len(found)} tensors, not {len(wanted)}.")
+            raise RejectedMessageError(f"Tensor {position + 1} is {there}, not '{name}'.")
+    raise RejectedMessageError(f"There are {len(found)} tensors, not {len(wanted)}.")
 
 
 def _check_weights(weights: Tensors, terms: Terms) -> None:
@@ -210,7 +210,7 @@ def _check_weights(weights: Tensors, terms: Terms) -> None:
         _require_like(f"weights/{name}", weights[name], tuple(sent.shape), sent.is_floating_point())
         total += float((weights[name].double() - sent.cpu().double()).square().sum())
     if not math.sqrt(total) <= terms.max_update_norm:
-        raise RejectedMessage(
+        raise RejectedMessageError(
             f"The weights are {math.sqrt(total):.4g} away from what was broadcast; "
             f"deployment.max_update_norm = {terms.max_update_norm:g}."
         )
@@ -220,34 +220,36 @@ def _check_samples(samples: Tensors, terms: Terms) -> None:
     """One row per image and no more than images; unit rows; labels among the base classes."""
     expected, rows = terms.expected, {len(tensor) if tensor.ndim else -1 for tensor in samples.values()}
     if samples and (len(rows) != 1 or not 1 <= min(rows) <= terms.images):
-        raise RejectedMessage(f"The samples have {sorted(rows)} rows, not one number from 1 to {terms.images}.")
+        raise RejectedMessageError(f"The samples have {sorted(rows)} rows, not one number from 1 to {terms.images}.")
     for name, width in expected.embeddings.items():
         _require_like(f"samples/{name}", samples[name], (*rows, width), True)
         longest = float((samples[name].norm(dim=-1) - 1).abs().max())
         if longest > UNIT_TOLERANCE:
-            raise RejectedMessage(f"'samples/{name}' has a row whose length is {longest:.3g} away from 1.")
+            raise RejectedMessageError(f"'samples/{name}' has a row whose length is {longest:.3g} away from 1.")
     for name in expected.labels:
         labels = samples[name]
         _require_like(f"samples/{name}", labels, (*rows,), False)
         if int(labels.min()) < 0 or int(labels.max()) >= terms.classes:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-            raise RejectedMessage(f"'samples/{name}' holds class {wrong}, which is not among 0 to {terms.classes - 1}.")
+            raise RejectedMessageError(
+                f"'samples/{name}' holds class {wrong}, which is not among 0 to {terms.classes - 1}."
+            )
 
 
 def _require_like(name: str, tensor: Tensor, shape: tuple[int, ...], floating: bool) -> None:
     if tuple(tensor.shape) != shape:
-        raise RejectedMessage(f"'{name}' has the shape {tuple(tensor.shape)}, not {shape}.")
+        raise RejectedMessageError(f"'{name}' has the shape {tuple(tensor.shape)}, not {shape}.")
     if tensor.is_floating_point() != floating:
-        raise RejectedMessage(f"'{name}' holds {tensor.dtype}, not {'floating' if floating else 'whole'} numbers.")
+        raise RejectedMessageError(f"'{name}' holds {tensor.dtype}, not {'floating' if floating else 'whole'} numbers.")
 
 
 def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Finite numbers, a few of them."""
     if len(metrics) > MAX_METRICS:
-        raise RejectedMessage(f"There are {len(metrics)} metrics; {MAX_METRICS} are allowed.")
+        raise RejectedMessageError(f"There are {len(metrics)} metrics; {MAX_METRICS} are allowed.")
     for name, value in metrics.items():
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise RejectedMessage(f"The metric '{_short(name)}' is {_short(value)}, not a finite number.")
+            raise RejectedMessageError(f"The metric '{_short(name)}' is {_short(value)}, not a finite number.")
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -257,7 +259,7 @@ def _scores(scalars: Mapping[str, Scalar]) -> Scores:
     for name in ("local", "base", "novel"):
         value = scalars.get(name)
         if not isinstance(value, float) or not (math.isnan(value) or 0 <= value <= 100):
-            raise RejectedMessage(f"The accuracy '{name}' is {_short(value)}, not a number from 0 to 100.")
+            raise RejectedMessageError(f"The accuracy '{name}' is {_short(value)}, not a number from 0 to 100.")
         found[name] = value
     return Scores(**found)
 
@@ -265,7 +267,7 @@ def _scores(scalars: Mapping[str, Scalar]) -> Scores:
 def _whole_number(scalars: Mapping[str, Scalar], name: str, least: int) -> int:
     value = scalars.get(name)
     if type(value) is not int or value < least:
-        raise RejectedMessage(f"{name} is {_short(value)}, not a whole number of {least} or more.")
+        raise RejectedMessageError(f"{name} is {_short(value)}, not a whole number of {least} or more.")
     return value
 
 
