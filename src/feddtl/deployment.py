@@ -7,7 +7,6 @@ set and its part of it itself. Images never travel.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,9 +51,8 @@ def serve(
     observer = observer or RunObserver()
 
     def connect(kernels: Kernels, run: str, parties: Parties) -> Fleet:
-        chosen = names_of(kernels)
-        compute = replace(experiment.compute, precision=chosen["precision"], attention=chosen["attention"])
-        asked = experiment_to_dict(replace(experiment, compute=compute))
+        asked = experiment_to_dict(experiment)
+        asked["compute"] |= names_of(kernels)
         contract = Contract.of(parties.algorithm.task, experiment.deployment.precision)
         return FlowerFleet(grid, parties, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
 

@@ -14,7 +14,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import Array
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid as Grid
+from flwr.serverapp import ServerApp
 
 from feddtl.algorithms.base import Payload, Update
 from feddtl.errors import ClientError, FeddtlError
@@ -32,7 +33,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 def to_records(parcel: Parcel) -> RecordDict:
     """A parcel as Flower's records."""
     arrays = {name: Array(np.ascontiguousarray(array)) for name, array in parcel.arrays.items()}
-    metrics = {name: float(value) for name, value in parcel.metrics.items()}
+    metrics: dict[str, int | float | list[int] | list[float]] = {**parcel.metrics}
     return RecordDict(
         {ARRAYS: ArrayRecord(arrays), SCALARS: ConfigRecord(dict(parcel.scalars)), METRICS: MetricRecord(metrics)}
     )
@@ -210,13 +211,10 @@ def last_used(progress: Progress, client: int) -> int:
 
 def client_app(answer: Callable[[int, Parcel], Parcel]) -> ClientApp:
     """Flower's ClientApp around a function of client id and broadcast; its FeddtlErrors travel as text."""
-    app = ClientApp()
 
-    @app.query()
     def introduce(message: Message, context: Context) -> Message:
         return Message(RecordDict({SCALARS: ConfigRecord({CLIENT: _partition(context)})}), reply_to=message)
 
-    @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
             reply = answer(_partition(context), from_records(message.content))
@@ -224,17 +222,21 @@ def client_app(answer: Callable[[int, Parcel], Parcel]) -> ClientApp:
             reply = Parcel({}, {ERROR: str(error)})
         return Message(to_records(reply), reply_to=message)
 
+    app = ClientApp()
+    # No decorators: a check of types where flwr is not installed would take them for untyped.
+    app.query()(introduce)
+    app.train()(train)
     return app
 
 
 def server_app(serve: Callable[[Grid, Mapping[str, Scalar]], None]) -> ServerApp:
     """Flower's ServerApp around a function of the grid and the run configuration."""
-    app = ServerApp()
 
-    @app.main()
     def main(grid: Grid, context: Context) -> None:
         serve(grid, dict(context.run_config))
 
+    app = ServerApp()
+    app.main()(main)
     return app
 
 

@@ -261,7 +261,7 @@ def _scores(scalars: Mapping[str, Scalar]) -> Scores:
         if not isinstance(value, float) or not (math.isnan(value) or 0 <= value <= 100):
             raise RejectedMessageError(f"The accuracy '{name}' is {_short(value)}, not a number from 0 to 100.")
         found[name] = value
-    return Scores(**found)
+    return Scores(found["local"], found["base"], found["novel"])
 
 
 def _whole_number(scalars: Mapping[str, Scalar], name: str, least: int) -> int:
