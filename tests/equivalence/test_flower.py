@@ -75,6 +75,15 @@ def assert_equal_states(ours: Path, theirs: Path) -> None:
         torch.testing.assert_close(tensor, there[name], atol=1e-6, rtol=0)
 
 
+def alike(ours, theirs):
+    """Nested values that are the same but for the last digits of numbers."""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(alike(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(alike, ours, theirs))
+    return ours == (pytest.approx(theirs, rel=1e-4, abs=1e-6) if isinstance(theirs, float) else theirs)
+
+
 @pytest.mark.parametrize("cache", ["", "off"], ids=["shared cache", "no cache"])
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp"])
 def test_equal_to_a_run_in_one_process(bench, tmp_path, method, cache):
@@ -88,8 +97,8 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, method, cache):
     grid = grid_of()
     deployment.serve(experiment, tmp_path / "flower", grid)
     assert_equal_states(tmp_path / "flower", tmp_path / "local")
-    assert records(tmp_path / "flower") == records(tmp_path / "local")
-    assert facts(tmp_path / "flower") == facts(tmp_path / "local")
+    assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
+    assert alike(facts(tmp_path / "flower"), facts(tmp_path / "local"))
     assert sum(message.metadata.message_type == "train" for message in grid.sent) == ROUNDS * CLIENTS
     assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS
 
