@@ -67,12 +67,12 @@ def facts(folder: Path) -> dict[str, object]:
     return {key: value for key, value in summary(folder).items() if key not in TIMED}
 
 
-def assert_equal_states(ours: Path, theirs: Path) -> None:
+def assert_equal_states(ours: Path, theirs: Path, tolerance: float = 1e-6) -> None:
     """What the server holds; what clients keep is in the checkpoint of a run in one process alone."""
     here, there = ({n: t for n, t in final_state(run).items() if n.startswith("state/")} for run in (ours, theirs))
     assert here.keys() == there.keys()
     for name, tensor in here.items():
-        torch.testing.assert_close(tensor, there[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(tensor, there[name], atol=tolerance, rtol=0)
 
 
 def alike(ours, theirs):
@@ -90,13 +90,13 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, method, cache):
     """All clients' own models are scored each round; FedPGP's are scored where their personal part is."""
     experiment = make_experiment(bench, method, evaluation=EvaluationConfig(client_models="every"))
     # Without a common cache a client's images meet other images in a batch: half precision would make a last digit
-    # of float32 a digit of its own.
+    # of float32 a digit of its own, and Adam divides small gradients by their own size.
     compute = replace(experiment.compute, cache_folder=cache, activations="float32" if cache else "auto")
     experiment = replace(experiment, compute=compute)
     run_experiment(experiment, tmp_path / "local")
     grid = grid_of()
     deployment.serve(experiment, tmp_path / "flower", grid)
-    assert_equal_states(tmp_path / "flower", tmp_path / "local")
+    assert_equal_states(tmp_path / "flower", tmp_path / "local", tolerance=1e-5 if cache else 1e-6)
     assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
     assert alike(facts(tmp_path / "flower"), facts(tmp_path / "local"))
     assert sum(message.metadata.message_type == "train" for message in grid.sent) == ROUNDS * CLIENTS
