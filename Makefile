@@ -1,10 +1,14 @@
 # Two commands for a fresh machine: `make demo` and `make test`. PYTHON may name another interpreter (>= 3.11).
 PYTHON ?= python3
 VENV ?= .venv
+FLOWER_VENV ?= .venv-flower
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+FLOWER_TESTS := tests/equivalence/test_flower.py tests/integrations tests/runtimes
+INSTALL := -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python $(INSTALL)
+FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-flower check bench clean
 
 install: $(VENV)/.runtime
 
@@ -13,6 +17,10 @@ demo: install
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+
+# Flower holds some packages at older versions, so its tests run in an environment of their own.
+test-flower: $(FLOWER_VENV)/.flower
+	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest $(FLOWER_TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -25,7 +33,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(FLOWER_VENV) build dist *.egg-info src/*.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache
 
 # torch comes first and alone: a resolve that starts without it may choose another build of several gigabytes.
 # The lock repeats its pin, so that nothing installed later moves it.
@@ -40,4 +48,10 @@ $(VENV)/.runtime: $(VENV)/.torch requirements/lock.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --constraint requirements/lock.txt --editable '.[dev]'
+	touch $@
+
+$(FLOWER_VENV)/.flower: requirements/torch.txt requirements/flower.txt pyproject.toml
+	$(PYTHON) -m venv $(FLOWER_VENV)
+	$(FLOWER_PIP) --requirement requirements/torch.txt
+	$(FLOWER_PIP) --constraint requirements/flower.txt --editable '.[dev,flower]'
 	touch $@

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.config import (
+    DeploymentConfig,
     Experiment,
     LoraConfig,
     ScheduleConfig,
@@ -84,6 +85,9 @@ LIMITS = [
     ("afedpg", "server_rate", [0.01, 4.0], [0.0, -1.0, math.inf]),
     ("afedpg", "direction_weight", [0.01, 1.0], [0.0, 1.1, math.nan]),
     ("afedpg", "delay_exponent", [0.0, 2.0], [-0.1, math.nan]),
+    ("deployment", "min_clients", [1, 100], [0]),
+    ("deployment", "round_timeout", [0.1, 1e5], [0.0, -1.0, math.inf]),
+    ("deployment", "max_update_norm", [1e-3, 1e6], [0.0, -1.0, math.nan]),
     ("compute", "loading_threads", [0, 8], [-1]),
     ("compute", "clients_together", [0, 8], [-1]),
     ("compute", "cache_disk_gb", [0.1, 1000.0], [0.0, -1.0, math.nan]),
@@ -113,6 +117,14 @@ def test_the_paper_s_values_are_the_defaults() -> None:
     )
     assert (experiment.server.learning_rate, experiment.server.batch_size) == (1e-3, 64)
     assert experiment.last_sft_round == 10
+
+
+def test_a_quorum_that_no_round_reaches_is_refused() -> None:
+    """Half of 5 clients is 3 in a round."""
+    Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=3))
+    with pytest.raises(ConfigError, match=r"deployment\.min_clients = 4") as caught:
+        Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=4))
+    assert "1 to 3" in caught.value.hint
 
 
 @pytest.mark.parametrize(("table", "key", "good", "bad"), LIMITS, ids=[f"{limit[0]}.{limit[1]}" for limit in LIMITS])

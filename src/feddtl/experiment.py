@@ -25,7 +25,9 @@ from feddtl.models.kernels import Kernels
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
+from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.local import LocalRuntime
+from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress, RoundObserver
 from feddtl.summary import Summary, describe_data, summarise
 from feddtl.system.validation import Validation, hold_back
@@ -69,8 +71,17 @@ class Prepared:
     validation: Validation | None = None
 
 
+# (kernels of the run, its name among its clients, the server's side) -> clients elsewhere
+Connect = Callable[[Kernels, str, Parties], Fleet]
+
+
 def run_experiment(
-    experiment: Experiment, output: Path, *, resume: bool = False, observer: RunObserver | None = None
+    experiment: Experiment,
+    output: Path,
+    *,
+    resume: bool = False,
+    observer: RunObserver | None = None,
+    connect: Connect | None = None,
 ) -> Summary:
     """Run an experiment into a folder, or go on with the one that is there.
 
@@ -79,6 +90,7 @@ def run_experiment(
         output: Folder of the run; new or empty unless `resume`.
         resume: Go on from the last checkpoint in `output`, which must be of the same experiment and images.
         observer: Told of progress.
+        connect: Gives the clients where they are elsewhere; None: they are in this process.
 
     Returns:
         The content of `summary.json`.
@@ -88,10 +100,10 @@ def run_experiment(
     """
     held = RunFolder.resumed if resume else RunFolder.announced
     with held(output, experiment) as folder:
-        return _run_in(folder, experiment, observer or RunObserver())
+        return _run_in(folder, experiment, observer or RunObserver(), connect)
 
 
-def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) -> Summary:
+def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None) -> Summary:
     """Run, or go on, in a folder that this process holds."""
     if (finished := folder.summary) is not None:
         observer.note(f"{folder.path} is finished already; this is its summary.")
@@ -99,10 +111,12 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver) ->
     device = choose_device(experiment.compute.device)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
-    prepared = prepare(experiment, observer, stopwatch, folder.kernels if folder.has_begun else None)
+    kernels = folder.kernels if folder.has_begun else None
+    prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
+    fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = LocalRuntime(
-        prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation
+        prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet
     )
     zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.algorithm.init_server())
@@ -152,6 +166,8 @@ def prepare(
     observer: RunObserver | None = None,
     stopwatch: Stopwatch | None = None,
     kernels: Kernels | None = None,
+    *,
+    images_here: bool = True,
 ) -> Prepared:
     """Load data and model, partition, and send every image once through the frozen blocks.
 
@@ -160,6 +176,7 @@ def prepare(
         observer: Told of progress.
         stopwatch: Counts the time.
         kernels: How blocks compute, as an earlier part of this run did; None: as the experiment says.
+        images_here: Whether the clients are in this process; else their training images are only counted.
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
@@ -177,13 +194,9 @@ def prepare(
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
         return memory.hold(found)
 
-    clients = _clients(experiment, data, encode) if algorithm.trains else _without_images(data)
-    sets = EvaluationSets(
-        _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
-        _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
-        tuple(map(torch.from_numpy, data.partition.test)),
-        data.domain_names,
-    )
+    trained_here = algorithm.trains and images_here
+    clients = _clients(experiment, data, encode) if trained_here else _without_images(data, algorithm.trains)
+    sets = evaluation_sets(data, encode)
     # A later run of this process may train other blocks; the weights laid out for the frozen ones are not needed.
     clip.image.stack.release(algorithm.first_image_block)
     validation = None
@@ -223,11 +236,22 @@ def _clients(
     )
 
 
-def _without_images(data: FederatedData) -> tuple[ClientData, ...]:
-    """Clients of a method that trains nothing."""
-    nothing = torch.empty(0, dtype=torch.long)
+def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ...]:
+    """Clients that train nothing, or elsewhere: no activations, and labels only to count images by."""
+    labels = torch.from_numpy(data.train.labels)
     return tuple(
-        ClientData(client, Activations.of(torch.empty(0, 0)), nothing) for client in range(len(data.partition.train))
+        ClientData(client, Activations.of(torch.empty(0, 0)), labels[positions if labelled else positions[:0]])
+        for client, positions in enumerate(map(torch.from_numpy, data.partition.train))
+    )
+
+
+def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Activations]) -> EvaluationSets:
+    """The test images through the frozen blocks."""
+    return EvaluationSets(
+        _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
+        _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
+        tuple(map(torch.from_numpy, data.partition.test)),
+        data.domain_names,
     )
 
 

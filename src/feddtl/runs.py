@@ -2,6 +2,7 @@
 
 config.json                 first, before the data is loaded: from here on a killed run can be resumed
 environment.json data.json  when it is prepared: from here on it is a run that began
+federation.json             of a run with clients elsewhere: its name among them
 metrics.jsonl summary.json  records of the rounds done; the outcome
 predictions.safetensors     what each test image is taken for, before and after training
 checkpoints/round-0007/{state.safetensors, progress.json}
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,10 +48,12 @@ from feddtl.storage import (
 
 KEPT_CHECKPOINTS = 2
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
-METRICS, PREDICTIONS = "metrics.jsonl", "predictions.safetensors"
+METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
 CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = (
+    "deployment.min_clients",
+    "deployment.round_timeout",
     "compute.device",
     "compute.clients_together",
     "compute.loading_threads",
@@ -201,6 +205,13 @@ class RunFolder:
                 f"The data of {self.path} changed since the run began: {', '.join(changed)}.",
                 "Restore the images to resume, or start a new run with another --output.",
             )
+
+    def name_among_clients(self) -> str:
+        """32 random hexadecimal digits, drawn once: what clients elsewhere keep for this run lies under them."""
+        path = self.path / FEDERATION
+        if not path.is_file():
+            write_json_atomic(path, {"run": secrets.token_hex(16)})
+        return str(_read_json(path)["run"])
 
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""

@@ -121,6 +121,21 @@ class Update:
 
 
 @dataclass(frozen=True)
+class ExpectedUpdate:
+    """What an update that answers a broadcast must look like, for whoever receives it from elsewhere.
+
+    Attributes:
+        weights: The tensors that the client started from, by their name in `Update.weights`.
+        embeddings: Width of a row of each tensor of `Update.samples` whose rows are unit vectors.
+        labels: Names in `Update.samples` of tensors (n,) of base-class ids.
+    """
+
+    weights: Tensors
+    embeddings: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Aggregate:
     """Result of the server's part of a round: the next state and scalars for the log."""
 
@@ -213,6 +228,10 @@ class Algorithm(ABC):
     ) -> list[Update]:
         """`client_update` of several clients; a method may compute their steps together, equal up to rounding."""
         return [self.client_update(payload, data, kept, observer) for data, kept in zip(clients, personal, strict=True)]
+
+    def expected_update(self, payload: Payload) -> ExpectedUpdate:
+        """What an update that answers this payload looks like; by default, the tensors of the payload come back."""
+        return ExpectedUpdate(payload.tensors)
 
     @abstractmethod
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:

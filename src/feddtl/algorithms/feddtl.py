@@ -22,6 +22,7 @@ from feddtl.algorithms.base import (
     Classifier,
     ClientData,
     EpochObserver,
+    ExpectedUpdate,
     Payload,
     ServerState,
     Task,
@@ -98,6 +99,11 @@ class FedDTL(Algorithm):
             Update(data.client, len(data), detached(adapters), self._uplink(share, data.labels, source), metrics)
             for data, (adapters, metrics), share, source in zip(clients, tuned, shares, randomness, strict=True)
         ]
+
+    def expected_update(self, payload: Payload) -> ExpectedUpdate:
+        """Visual LoRA, and unit embeddings with their labels."""
+        width = payload.tensors["text_embeddings"].shape[-1]
+        return ExpectedUpdate(select(payload.tensors, "visual"), {"embeddings": width}, ("labels",))
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average the visual LoRA, then tune the text LoRA on the uploaded embeddings."""

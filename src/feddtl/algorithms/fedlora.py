@@ -17,6 +17,7 @@ from feddtl.algorithms.base import (
     Classifier,
     ClientData,
     EpochObserver,
+    ExpectedUpdate,
     Payload,
     ServerState,
     Task,
@@ -86,6 +87,10 @@ class FedLoRA(Algorithm):
             Update(data.client, len(data), detached(adapters), metrics=metrics)
             for data, (adapters, metrics) in zip(clients, tuned, strict=True)
         ]
+
+    def expected_update(self, payload: Payload) -> ExpectedUpdate:
+        """LoRA of both towers."""
+        return ExpectedUpdate(select(payload.tensors, "model"))
 
     def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         """Average both towers' LoRA."""

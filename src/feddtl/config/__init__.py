@@ -8,6 +8,7 @@ configuration.
 from __future__ import annotations
 
 from feddtl.config.data import DataConfig, PartitionKind, Regime
+from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.experiment import METHOD_TITLES, Experiment, Method, method_title
 from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
@@ -19,6 +20,7 @@ __all__ = [
     "AFedPGConfig",
     "ComputeConfig",
     "DataConfig",
+    "DeploymentConfig",
     "EvaluationConfig",
     "Experiment",
     "FedCLIPConfig",

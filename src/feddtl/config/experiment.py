@@ -7,6 +7,7 @@ from typing import Literal
 
 from feddtl.checks import check_fields, require
 from feddtl.config.data import DataConfig
+from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
@@ -64,6 +65,7 @@ class Experiment:
     system: SystemConfig = field(default_factory=SystemConfig)
     fedppo: FedPPOConfig = field(default_factory=FedPPOConfig)
     afedpg: AFedPGConfig = field(default_factory=AFedPGConfig)
+    deployment: DeploymentConfig = field(default_factory=DeploymentConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -79,6 +81,7 @@ class Experiment:
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
             )
         self._check_system()
+        self._check_deployment()
 
     @property
     def title(self) -> str:
@@ -96,9 +99,28 @@ class Experiment:
         """The stage of a round, from 1."""
         return "sft" if round_number <= self.last_sft_round else "rl"
 
+    def is_scored(self, round_number: int) -> bool:
+        """Whether the model is scored after a round; the last one always is."""
+        return round_number % self.evaluation.every == 0 or round_number == self.rounds
+
+    def scores_client_models(self, round_number: int) -> bool:
+        """Whether each client's own model is scored on all test images after a round."""
+        when = self.evaluation.client_models
+        return self.is_scored(round_number) and (when == "every" or (when == "last" and round_number == self.rounds))
+
     def local_epochs(self, stage: str) -> int:
         """Epochs that a client trains in a round of this stage."""
         return self.rl.epochs if stage == "rl" else self.local.epochs
+
+    def _check_deployment(self) -> None:
+        """Raise ConfigError for a quorum that no round can reach."""
+        in_round = clients_at_a_time(self.data.clients, self.participation)
+        require(
+            self.deployment.min_clients <= in_round,
+            "deployment.min_clients",
+            self.deployment.min_clients,
+            f"1 to {in_round}, the clients of a round",
+        )
 
     def _check_system(self) -> None:
         """Raise ConfigError for policies that do not go together."""

@@ -9,6 +9,7 @@ from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment, clients_at_a_time
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, predict_test_images, score_shares, scores_of
 from feddtl.runtimes.asynchronous import AsynchronousRounds
+from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.parties import Parties, mean
 from feddtl.runtimes.rounds import Progress, Record, RoundObserver, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
@@ -32,6 +33,7 @@ class LocalRuntime:
         observer: Told what happens.
         stopwatch: Counts the time; a new one by default.
         validation: What FedPPO measures its rewards on; other selections need none.
+        fleet: Where the clients of rounds in lockstep train.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LocalRuntime:
         observer: RoundObserver | None = None,
         stopwatch: Stopwatch | None = None,
         validation: Validation | None = None,
+        fleet: Callable[[Parties], Fleet] = FleetInProcess,
     ) -> None:
         self._algorithm = algorithm
         self._sets = sets
@@ -50,6 +53,7 @@ class LocalRuntime:
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
         self._parties = Parties(algorithm, clients, sets, experiment, observer or RoundObserver(), self._stopwatch)
+        self._fleet = fleet(self._parties)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
@@ -72,7 +76,8 @@ class LocalRuntime:
         clock = Clock(experiment.system, count, experiment.seed)
         if experiment.system.aggregation == "async":
             return AsynchronousRounds(self._parties, clock)
-        return SynchronousRounds(self._parties, build_selector(experiment, count), clock, self._validation)
+        selector = build_selector(experiment, count)
+        return SynchronousRounds(self._parties, selector, clock, self._validation, self._fleet)
 
 
 def build_selector(experiment: Experiment, clients: int) -> Selector:

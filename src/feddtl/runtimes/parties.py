@@ -12,7 +12,7 @@ from torch import Tensor
 from feddtl.algorithms.base import Algorithm, Classifier, ClientData, Payload, ServerState, Update
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
-from feddtl.evaluate import EvaluationSets, mean_scores, score_global, score_local
+from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.rounds import Record, RoundObserver
 from feddtl.timing import Stopwatch
@@ -63,18 +63,28 @@ class Parties:
         # One client's NaN may have reached the others of a batched step: alone, each answers for itself.
         return [self.algorithm.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
-    def scores(self, models: Mapping[int, Classifier], state: ServerState) -> Record:
-        """Scores of the state, and of the clients' own models, where its round is one that is scored."""
-        settings = self.experiment.evaluation
-        last = state.round == self.experiment.rounds
-        if state.round % settings.every and not last:
+    def scores(
+        self, models: Mapping[int, Classifier], state: ServerState, measured: Mapping[int, Scores] | None = None
+    ) -> Record:
+        """Scores of the state, and of the clients' own models, where its round is one that is scored.
+
+        Args:
+            models: By client, its own model.
+            state: The server's, after the round.
+            measured: By client, scores of its own model that it measured itself, where `models` has none.
+        """
+        measured = measured or {}
+        if not self.experiment.is_scored(state.round):
             return {}
         with self.stopwatch.measure("evaluation"):
-            local = score_local(models, self.sets)
+            found = {**score_local(models, self.sets), **{client: own.local for client, own in measured.items()}}
+            local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
             scores = score_global(self.algorithm.classifier(state), self.sets, mean(list(local.values())))
             record: Record = {**scores.as_dict(), "local_by_client": local, "domains": dict(scores.domains)}
-            if models and (settings.client_models == "every" or (settings.client_models == "last" and last)):
-                own = mean_scores([score_global(models[client], self.sets, 0.0) for client in sorted(models)])
+            clients = sorted({*models, *measured})
+            if clients and self.experiment.scores_client_models(state.round):
+                each = [measured.get(client) or score_global(models[client], self.sets, 0.0) for client in clients]
+                own = mean_scores(each)
                 record["client_models"] = {"base": own.base, "novel": own.novel, "harmonic_mean": own.harmonic_mean}
         return record
 

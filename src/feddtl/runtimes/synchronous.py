@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from feddtl.algorithms.base import Aggregate, Classifier, Payload, ServerState, Update, tensor_bytes
-from feddtl.models.lora import Tensors
+from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
 from feddtl.runtimes.rounds import Progress, Record, Rounds
 from feddtl.system.clock import Clock
@@ -25,13 +25,17 @@ class SynchronousRounds(Rounds):
         selector: Chooses the clients.
         clock: Virtual time and losses.
         validation: What a learning selector is told about.
+        fleet: Where the clients train.
     """
 
-    def __init__(self, parties: Parties, selector: Selector, clock: Clock, validation: Validation | None) -> None:
+    def __init__(
+        self, parties: Parties, selector: Selector, clock: Clock, validation: Validation | None, fleet: Fleet
+    ) -> None:
         self._parties = parties
         self._selector = selector
         self._clock = clock
         self._validation = validation
+        self._fleet = fleet
 
     def next(self, progress: Progress) -> Progress:
         """See `Rounds.next`."""
@@ -43,17 +47,20 @@ class SynchronousRounds(Rounds):
         parties.observer.round_started(number, stage, chosen)
         with parties.stopwatch.measure("exchange"):
             payload = parties.algorithm.broadcast(state)
-        updates = self._updates(payload, [client for client in chosen if client not in lost], progress.personal)
+        arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
+        updates = arrived.updates
         aggregate = self._aggregate(state, updates)
-        models = {update.client: parties.algorithm.classifier(state, update) for update in updates}
-        scores = parties.scores(models, aggregate.state)
+        here = [update for update in updates if update.client not in arrived.scores]
+        models = {update.client: parties.algorithm.classifier(state, update) for update in here}
+        scores = parties.scores(models, aggregate.state, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, updates)
         record: Record = {
             "round": number,
             "stage": stage,
             "clients": chosen,
-            "lost": lost,
+            "lost": sorted([*lost, *arrived.failures]),
+            **({"failures": dict(arrived.failures)} if arrived.failures else {}),
             **train_metrics(updates),
             "server": dict(aggregate.metrics),
             "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in updates),
@@ -67,18 +74,6 @@ class SynchronousRounds(Rounds):
         parties.observer.round_finished(record)
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
         return Progress(aggregate.state, personal, (*progress.records, record), memory)
-
-    def _updates(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
-        """As many at once as the method and the device take."""
-        parties = self._parties
-        together = parties.experiment.compute.clients_together or parties.algorithm.clients_together
-        updates: list[Update] = []
-        for start in range(0, len(clients), together):
-            for update in parties.train(payload, clients[start : start + together], personal):
-                parties.require_finite(update, payload.round)
-                parties.observer.client_finished(update.client)
-                updates.append(update)
-        return updates
 
     def _aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         if not updates:

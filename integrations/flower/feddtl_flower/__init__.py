@@ -1,0 +1,1 @@
+"""FedDTL as a Flower app."""

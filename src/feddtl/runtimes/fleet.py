@@ -1,0 +1,62 @@
+"""Where the clients of a round train: in this process, or elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from feddtl.algorithms.base import Payload, Update
+from feddtl.evaluate import Scores
+from feddtl.runtimes.parties import Parties
+from feddtl.runtimes.rounds import Progress
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What came of a round's clients.
+
+    Attributes:
+        updates: Usable ones, sorted by client.
+        failures: By client, why there is no usable update of it.
+        scores: By client, of its own model, where only the client can measure them; base and novel are NaN in rounds
+            that do not ask for them.
+    """
+
+    updates: list[Update]
+    failures: Mapping[int, str] = field(default_factory=dict)
+    scores: Mapping[int, Scores] = field(default_factory=dict)
+
+
+class Fleet(ABC):
+    """The clients as the server of rounds in lockstep sees them."""
+
+    @abstractmethod
+    def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
+        """Updates of these clients, given where the run stands before the round.
+
+        Raises:
+            ClientError: The round cannot go on with what arrived.
+        """
+
+
+class FleetInProcess(Fleet):
+    """All clients in this process, as many at once as the method and the device take.
+
+    Here a broken update is a fault of the experiment, so it stops the round.
+    """
+
+    def __init__(self, parties: Parties) -> None:
+        self._parties = parties
+
+    def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
+        """See `Fleet.train`."""
+        parties = self._parties
+        together = parties.experiment.compute.clients_together or parties.algorithm.clients_together
+        updates: list[Update] = []
+        for start in range(0, len(clients), together):
+            for update in parties.train(payload, clients[start : start + together], progress.personal):
+                parties.require_finite(update, payload.round)
+                parties.observer.client_finished(update.client)
+                updates.append(update)
+        return Arrivals(updates)

@@ -1,0 +1,208 @@
+"""Parcels: what goes in comes out, and nothing that was tampered with gets through."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import ExpectedUpdate, Payload, Update
+from feddtl.evaluate import Scores
+from feddtl.runtimes.wire import (
+    Contract,
+    Parcel,
+    RejectedMessageError,
+    Terms,
+    pack_payload,
+    pack_update,
+    unpack_payload,
+    unpack_update,
+)
+
+CONTRACT = Contract("m" * 64, "c" * 64)
+HALF = replace(CONTRACT, precision="float16")
+SENT = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
+TERMS = Terms(
+    CONTRACT, client=1, round=3, images=5, classes=3,
+    expected=ExpectedUpdate(SENT, {"embeddings": 4}, ("labels",)), max_update_norm=10.0,
+)  # fmt: skip
+
+
+def make_update(seed: int = 0, rows: int = 5) -> Update:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in SENT.items()}
+    samples = {
+        "embeddings": normalize(torch.randn(rows, 4, generator=generator), dim=-1),
+        "labels": torch.randint(3, (rows,), generator=generator),
+    }
+    return Update(1, 5, weights, samples, {"loss": 0.5}, personal={"U": torch.ones(2)})
+
+
+def equal(ours, theirs):
+    """The same names in the same order, and the same values."""
+    return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5))
+def test_an_update_comes_out_as_it_went_in_but_for_what_is_personal(seed, rows):
+    update = make_update(seed, rows)
+    found, scores = unpack_update(pack_update(update, 3, CONTRACT), TERMS)
+    assert equal(found.weights, update.weights)
+    assert equal(found.samples, update.samples)
+    assert (found.client, found.num_images, found.metrics) == (1, 5, {"loss": 0.5})
+    assert (found.personal, scores) == ({}, None)
+
+
+@given(st.integers(0, 2**31))
+def test_half_precision_is_off_by_half_a_unit_in_the_last_place_at_most(seed):
+    """float16 has 11 significant bits: relative error up to 2^-11, absolute 2^-25 near zero."""
+    update = make_update(seed)
+    found, _ = unpack_update(pack_update(update, 3, HALF), replace(TERMS, contract=HALF))
+    for name, tensor in update.weights.items():
+        assert found.weights[name].dtype == torch.float32
+        assert bool(((found.weights[name] - tensor).abs() <= tensor.abs() * 2**-11 + 2**-25).all())
+    assert torch.equal(found.samples["labels"], update.samples["labels"])
+
+
+def test_a_broadcast_comes_out_as_it_went_in():
+    payload = Payload(4, {**SENT, "labels": torch.tensor([1, 2])})
+    found = unpack_payload(pack_payload(payload, CONTRACT), CONTRACT)
+    assert found.round == 4
+    assert equal(found.tensors, payload.tensors)
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl", "fedmaple", "pfedmma", "fedclip"])
+@pytest.mark.parametrize("round_number", [1, 3], ids=["sft", "rl"])
+def test_every_method_s_own_updates_pass(federation, make_experiment, method, round_number):
+    """What `expected_update` says is what `client_update` gives, for every method and stage."""
+    algorithm = build_algorithm(federation.task, make_experiment(method=method))
+    payload = algorithm.broadcast(replace(algorithm.init_server(), round=round_number - 1))
+    contract = Contract.of(federation.task, "float32")
+    update = algorithm.client_update(payload, federation.clients(algorithm)[2], {})
+    terms = Terms(contract, 2, round_number, 6, 3, algorithm.expected_update(payload), 1000.0)
+    found, _ = unpack_update(pack_update(update, round_number, contract), terms)
+    assert equal(found.weights, update.weights)
+    assert equal(found.samples, update.samples)
+
+
+def test_a_contract_follows_model_classes_and_prompt(federation):
+    task = federation.task
+    ours = Contract.of(task, "float32")
+    assert ours == Contract.of(replace(task, seed=9), "float32")
+    for other in (
+        replace(task, class_names=task.class_names[::-1]),
+        replace(task, prompt_template="a {class}"),
+    ):
+        assert Contract.of(other, "float32").classes != ours.classes
+    assert Contract.of(other, "float32").model == ours.model
+
+
+def test_other_weights_are_another_model(federation, make_clip):
+    from feddtl.models.clip import load_clip
+
+    other = replace(federation.task, clip=load_clip(str(make_clip(image_blocks=3))))
+    assert Contract.of(other, "float32").model != Contract.of(federation.task, "float32").model
+
+
+def parcel_with(arrays=None, scalars=None, metrics=None):
+    parcel = pack_update(make_update(), 3, CONTRACT)
+    return Parcel(
+        {**parcel.arrays, **(arrays or {})},
+        {**parcel.scalars, **(scalars or {})},
+        {**parcel.metrics, **(metrics or {})},
+    )
+
+
+def without(name):
+    parcel = parcel_with()
+    return Parcel({key: array for key, array in parcel.arrays.items() if key != name}, parcel.scalars)
+
+
+BAD = {
+    "schema": (parcel_with(scalars={"schema": 2}), "schema is 2, not 1"),
+    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 1"),
+    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 1"),
+    "model": (parcel_with(scalars={"model": "x"}), "another CLIP"),
+    "classes": (parcel_with(scalars={"classes": "x"}), "other classes"),
+    "precision": (parcel_with(scalars={"precision": "float16"}), "another precision"),
+    "round": (parcel_with(scalars={"round": 2}), "round is 2, not 3"),
+    "client": (parcel_with(scalars={"client": 0}), "client is 0, not 1"),
+    "images": (parcel_with(scalars={"images": 6}), "images is 6, not 5"),
+    "images as float": (parcel_with(scalars={"images": 5.0}), "images is 5.0, not a whole number"),
+    "missing": (without("weights/b"), "Tensor 1 is 'weights/a', not 'weights/b'"),
+    "missing last": (without("samples/labels"), "Tensor 4 is nothing, not 'samples/labels'"),
+    "extra": (parcel_with({"weights/c": np.zeros(1, np.float32)}), "There are 5 tensors, not 4"),
+    "order": (
+        Parcel(dict(reversed(parcel_with().arrays.items())), parcel_with().scalars),
+        "Tensor 1 is 'samples/labels', not 'weights/b'",
+    ),
+    "shape": (parcel_with({"weights/b": np.zeros((3, 2), np.float32)}), r"'weights/b' has the shape \(3, 2\)"),
+    "double": (parcel_with({"weights/b": np.zeros((2, 3))}), "'weights/b' is float64"),
+    "text": (parcel_with({"weights/b": np.full((2, 3), "x")}), "'weights/b' is <U1"),
+    "whole weights": (parcel_with({"weights/b": np.zeros((2, 3), np.int64)}), "'weights/b' holds torch.int64"),
+    "NaN": (parcel_with({"weights/a": np.full(4, np.nan, np.float32)}), "'weights/a' holds NaN"),
+    "infinite": (parcel_with({"samples/embeddings": np.full((5, 4), -np.inf, np.float32)}), "holds NaN or infinite"),
+    "far": (parcel_with({"weights/a": np.full(4, 6, np.float32)}), "away from what was broadcast"),
+    "long rows": (parcel_with({"samples/embeddings": np.ones((5, 4), np.float32)}), "length is 1 away from 1"),
+    "more rows": (
+        parcel_with({"samples/embeddings": np.full((6, 4), 0.5, np.float32), "samples/labels": np.zeros(6, np.int64)}),
+        r"\[6\] rows, not one number from 1 to 5",
+    ),
+    "no rows": (
+        parcel_with({"samples/embeddings": np.zeros((0, 4), np.float32), "samples/labels": np.zeros(0, np.int64)}),
+        r"\[0\] rows",
+    ),
+    "uneven rows": (parcel_with({"samples/labels": np.zeros(4, np.int64)}), r"\[4, 5\] rows"),
+    "no dimension": (parcel_with({"samples/labels": np.array(1)}), r"\[-1, 5\] rows"),
+    "label above": (parcel_with({"samples/labels": np.array([0, 1, 2, 3, 0])}), "holds class 3, .* 0 to 2"),
+    "label below": (parcel_with({"samples/labels": np.array([0, 1, 2, -1, 0])}), "holds class -1"),
+    "labels as numbers": (parcel_with({"samples/labels": np.zeros(5, np.float32)}), "not whole numbers"),
+    "metric": (parcel_with(metrics={"loss": math.inf}), "The metric 'loss' is inf"),
+    "metric list": (parcel_with(metrics={"loss": [1.0]}), "not a finite number"),
+    "metrics": (parcel_with(metrics={str(n): 0.0 for n in range(64)}), "There are 65 metrics"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_was_tampered_with_is_rejected_and_named(case):
+    parcel, reason = BAD[case]
+    with pytest.raises(RejectedMessageError, match=reason):
+        unpack_update(parcel, TERMS)
+
+
+@given(st.floats(0.1, 20.0))
+def test_the_norm_bound_is_a_bound_on_the_distance(norm):
+    """Weights (2, 3) and (4,) all x are √10·x away from zero."""
+    weights = {name: torch.full_like(tensor, norm / math.sqrt(10)) for name, tensor in SENT.items()}
+    parcel = pack_update(replace(make_update(), weights=weights), 3, CONTRACT)
+    if norm < 9.999:
+        unpack_update(parcel, TERMS)
+    if norm > 10.001:
+        with pytest.raises(RejectedMessageError, match="away from what was broadcast"):
+            unpack_update(parcel, TERMS)
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.5, math.inf, 50, None, "50"])
+def test_scores_of_a_client_s_own_model_are_percentages(value):
+    terms = replace(TERMS, measured=True)
+    scores = Scores(50.0, math.nan, 0.0)
+    good = pack_update(make_update(), 3, CONTRACT, scores)
+    found = unpack_update(good, terms)[1]
+    assert (found.local, found.novel) == (50.0, 0.0)
+    assert math.isnan(found.base)
+    with pytest.raises(RejectedMessageError, match="The accuracy 'local'"):
+        unpack_update(replace(good, scalars={**good.scalars, "local": value}), terms)
+
+
+def test_what_half_precision_does_not_hold_is_not_sent():
+    """The largest float16 is 65504."""
+    update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
+    with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
+        pack_update(update, 3, HALF)
