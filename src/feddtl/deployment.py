@@ -19,7 +19,7 @@ from feddtl.data.federated import load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, Scores, score_global, score_local
-from feddtl.experiment import RunObserver, Summary, evaluation_sets, load_model, run_experiment, task_of
+from feddtl.experiment import RunObserver, evaluation_sets, load_model, run_experiment, task_of
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations
@@ -29,6 +29,7 @@ from feddtl.runtimes.flower import FlowerFleet, Grid
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, pack_update, unpack_payload
+from feddtl.summary import Summary
 
 
 def serve(
