@@ -125,7 +125,8 @@ def _experiment_of_run(folder: Path) -> Experiment:
         ) from None
     except ConfigError as error:
         raise RunError(
-            f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
+            f"{path} was written by another version: {error.message}",
+            "Use that version, or start a new run with another --output.",
         ) from None
     except ValueError as error:
         raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
