@@ -65,6 +65,13 @@ def test_resume_with_a_damaged_config(feddtl: Command, finished: Path, text: str
     assert contents(Path("run")) == before
 
 
+def test_a_run_of_another_version_is_called_that(feddtl: Command, finished: Path) -> None:
+    shutil.copytree(finished, "run")
+    Path("run/config.json").write_text('{"momentum": 0.9}')
+    for words in (("run", "--resume", "run"), ("evaluate", "run")):
+        refused(feddtl(*words), "run/config.json was written by another version: Unknown key 'momentum'")
+
+
 def test_evaluate_and_export_without_a_run(feddtl: Command) -> None:
     refused(feddtl("evaluate", "nowhere"), "There is no run in nowhere")
     refused(feddtl("export", "nowhere", "model"), "There is no run in nowhere")
