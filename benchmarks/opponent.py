@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.measure import alternate
+from benchmarks.measure import alternate, bfloat16_is_hopeless
 from benchmarks.reference_loop import Client, ReferenceLoop, Server
 from benchmarks.reference_parts import Compute, Federation, Images, Roles, Settings, seeded
 from benchmarks.workload import NAMES, SHAPES, Workload, prompts
@@ -82,7 +82,8 @@ def best_text(
 
 
 def _candidates(workload: Workload) -> list[Compute]:
-    pairs = itertools.product(PRECISIONS, ATTENTIONS)
+    precisions = PRECISIONS[:1] if bfloat16_is_hopeless(workload.device) else PRECISIONS
+    pairs = itertools.product(precisions, ATTENTIONS)
     return [Compute(precision, attention, workload.device) for precision, attention in pairs]
 
 
