@@ -12,6 +12,7 @@ from typing import Any
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import Address
 from feddtl.launch.processes import flower_environment, flower_program
+from feddtl.launch.toml_text import toml_text
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
@@ -51,14 +52,9 @@ class FlowerCli:
 
     def connect_to(self, address: Address, authority: Path) -> None:
         """Name a server, and the authority that signed its certificate, in the home folder."""
-        lines = [
-            "[superlink]",
-            f"default = {json.dumps(CONNECTION)}",
-            f"[superlink.{CONNECTION}]",
-            f"address = {json.dumps(str(address))}",
-            f"root-certificates = {json.dumps(str(authority))}",
-        ]
-        write_text_atomic(self.home / "config.toml", "\n".join(lines) + "\n")
+        default = "[superlink]\n" + toml_text({"default": CONNECTION})
+        server = toml_text({"address": str(address), "root-certificates": str(authority)})
+        write_text_atomic(self.home / "config.toml", f"{default}[superlink.{CONNECTION}]\n{server}")
 
     def register(self, public_key: Path) -> None:
         """Let the client with this key connect, if it may not already. Raises DeploymentError."""
