@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
 KNOWN = "already in use"  # what registering a key again is answered with
+OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
 COMPLETED = "finished:completed"
 
 
@@ -103,5 +105,7 @@ class FlowerCli:
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    text = " ".join(str(answer.get("error-message", "no reason was given")).split())
-    return text if text.endswith(".") else f"{text}."
+    """The error in an answer, without what `flwr` says of its own doing before it."""
+    lines = str(answer.get("error-message", "no reason was given")).splitlines()
+    said = [line.strip() for line in lines if line.strip() and not OWN_DOING.search(line)]
+    return " ".join(said)

@@ -111,7 +111,8 @@ def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume
 
 def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
     """Pass on a run's log until it ends; the status then."""
-    with running(cli.log_command(run), flower_environment(cli.home), cli.folder, subprocess.PIPE) as log:
+    environment = flower_environment(cli.home)
+    with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
         assert log.stdout is not None
         for line in log.stdout:
             plain = COLOUR.sub("", line).rstrip("\n")
