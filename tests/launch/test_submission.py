@@ -1,0 +1,105 @@
+"""What travels with a run, and what its end is told as."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from launch.fake_programs import fake_program
+
+from feddtl.config import DataConfig, Experiment
+from feddtl.errors import DeploymentError
+from feddtl.experiment_file import experiment_from_dict
+from feddtl.launch import submission
+from feddtl.launch.submission import submit, with_absolute_paths
+
+FOLDER_APP = Path(__file__).parents[2] / "integrations" / "flower" / "pyproject.toml"
+# Takes a run, prints a log, and says how it ended; what it was given is kept.
+FLWR = """
+import shutil
+open(CALLS, "a").write(json.dumps(sys.argv[1:]) + "\\n")
+word = sys.argv[1]
+if word == "run":
+    shutil.copy(sys.argv[sys.argv.index("--run-config") + 1], CALLS + ".run.toml")
+    shutil.copytree(sys.argv[2], CALLS + ".app")
+    print(json.dumps({"success": True, "run-id": "7"}))
+elif word == "log":
+    print("\\x1b[92mINFO \\x1b[0m:      Start `flwr-serverapp` process")
+    print("round 1/2 sft")
+elif word == "ls":
+    print(json.dumps({"runs": [{"status": STATUS, "status-details": DETAILS}]}))
+"""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """State folder of a server that ends runs in a given way."""
+
+    def make(status: str = "finished:completed", details: str = "") -> Path:
+        body = f"STATUS, DETAILS = {status!r}, {details!r}\n{FLWR}"
+        make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
+        home = tmp_path / "state" / "flower"
+        home.mkdir(parents=True)
+        (home / "config.toml").touch()
+        return home.parent
+
+    return make
+
+
+def calls(path: Path) -> list[list[str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
+    """No file is named; a path that is there becomes absolute, the names of a hub stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    experiment = Experiment(rounds=7, model="openai/clip-vit-base-patch16", data=DataConfig(source="photos"))
+    told = []
+    submit(server(), experiment, Path("out"), resume=True, tell=told.append)
+    values = tomllib.loads(Path(f"{server.calls}.run.toml").read_text())
+    assert values["output"] == str(tmp_path / "out")
+    assert values["resume"] is True
+    sent = experiment_from_dict(json.loads(values["settings"]))
+    assert sent == with_absolute_paths(experiment)
+    assert (sent.rounds, sent.model, sent.data.source) == (7, experiment.model, str(tmp_path / "photos"))
+    assert told == ["round 1/2 sft"]
+    assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
+
+
+def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
+    with pytest.raises(DeploymentError, match="finished:failed: the folder is not empty") as caught:
+        submit(server("finished:failed", "the folder is not empty"), Experiment(), tmp_path, resume=False, tell=print)
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
+    def tell(line: str) -> None:
+        raise end
+
+    with pytest.raises(end):
+        submit(server(), Experiment(), tmp_path, resume=False, tell=tell)
+    assert calls(server.calls)[-1][:2] == ["stop", "7"]
+
+
+def test_without_a_server_nothing_is_sent(tmp_path):
+    with pytest.raises(DeploymentError, match="No `feddtl server`") as caught:
+        submit(tmp_path, Experiment(), tmp_path / "out", resume=False, tell=print)
+    assert "--state" in caught.value.hint
+
+
+def test_the_app_has_the_settings_of_the_folder_and_modules_that_exist():
+    """The folder's modules hand on the ones that the app names."""
+    ours = tomllib.loads(submission.APP.format(version="1.0"))["tool"]["flwr"]["app"]
+    theirs = tomllib.loads(FOLDER_APP.read_text())["tool"]["flwr"]["app"]
+    assert ours["config"] == theirs["config"]
+    assert ours["components"].keys() == theirs["components"].keys()
+    for name, component in ours["components"].items():
+        module, _, attribute = component.partition(":")
+        assert find_spec(module) is not None
+        theirs_module = FOLDER_APP.parent / theirs["components"][name].partition(":")[0].replace(".", "/")
+        assert f"from {module} import {attribute}\n" in theirs_module.with_suffix(".py").read_text()
