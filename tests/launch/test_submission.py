@@ -28,7 +28,9 @@ if word == "run":
     print(json.dumps({"success": True, "run-id": "7"}))
 elif word == "log":
     print("\\x1b[92mINFO \\x1b[0m:      Start `flwr-serverapp` process")
+    print("Successfully installed feddtl to /here.")
     print("round 1/2 sft")
+    print(TRACEBACK, end="")
 elif word == "ls":
     print(json.dumps({"runs": [{"status": STATUS, "status-details": DETAILS}]}))
 """
@@ -38,8 +40,8 @@ elif word == "ls":
 def server(tmp_path, monkeypatch):
     """State folder of a server that ends runs in a given way."""
 
-    def make(status: str = "finished:completed", details: str = "") -> Path:
-        body = f"STATUS, DETAILS = {status!r}, {details!r}\n{FLWR}"
+    def make(status: str = "finished:completed", details: str = "", traceback: str = "") -> Path:
+        body = f"STATUS, DETAILS, TRACEBACK = {status!r}, {details!r}, {traceback!r}\n{FLWR}"
         make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
         home = tmp_path / "state" / "flower"
         home.mkdir(parents=True)
@@ -70,10 +72,27 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
     assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
 
 
-def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
-    with pytest.raises(DeploymentError, match="finished:failed: the folder is not empty") as caught:
-        submit(server("finished:failed", "the folder is not empty"), Experiment(), tmp_path, resume=False, tell=print)
-    assert "--resume" in caught.value.hint
+@pytest.mark.parametrize(("error", "shown"), [("feddtl.errors.RunError: used", False), ("ValueError: odd", True)])
+def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path, error, shown):
+    """The traceback is for errors that nobody foresaw alone."""
+    state = server(
+        "finished:failed",
+        "ServerApp failed with exception: out holds a run.\nGive another --output.",
+        f"ERROR :     ServerApp raised an exception\nTraceback (most recent call last):\n{error}\n",
+    )
+    told = []
+    with pytest.raises(DeploymentError) as caught:
+        submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
+    assert caught.value.message == "The run ended as finished:failed: out holds a run."
+    assert caught.value.hint == "Give another --output."
+    assert told[0] == "round 1/2 sft"
+    assert (error in told) == shown
+
+
+def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
+    with pytest.raises(DeploymentError, match=r"finished:stopped\.") as caught:
+        submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, tell=print)
+    assert "feddtl submit --resume" in caught.value.hint
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
