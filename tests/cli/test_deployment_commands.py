@@ -1,4 +1,7 @@
-"""`feddtl keys`, `server`, `client` and `submit`: what is refused before anything starts. Processes: tests/distributed."""
+"""`feddtl keys`, `server`, `client` and `submit`: what is refused before anything starts.
+
+Whole federations are in tests/distributed.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS)])
+@pytest.mark.parametrize("words", [(), ("doctor",), *((command,) for command in COMMANDS)])
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REPORT, *words, "--help"], capture_output=True, text=True, check=True
@@ -95,10 +95,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["run", "compare", "evaluate", "report", "partition", "export", "cache", "keys", "server", "client", "submit"],
-)
+@pytest.mark.parametrize("command", [*COMMANDS, "cache"])
 def test_help_has_no_default_that_says_nothing(feddtl: Command, command: str) -> None:
     """What holds without a flag is in its words; '' is left where they say what an empty text means."""
     text = " ".join(feddtl(command, "--help").out.replace("│", " ").split())
