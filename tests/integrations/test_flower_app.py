@@ -41,8 +41,8 @@ def load(settings, monkeypatch):
     return component
 
 
-def context(settings, **changes):
-    return Context(1, 1, {}, RecordDict(), {**settings["config"], **changes})
+def context(app, /, **changes):
+    return Context(1, 1, {}, RecordDict(), {**app["config"], **changes})
 
 
 def test_a_run_by_the_run_configuration_and_its_resumption(settings, load, tmp_path, monkeypatch):
