@@ -34,7 +34,7 @@ from feddtl.errors import ConfigError, FeddtlError
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
-WITH_EXPERIMENT: dict[str, type[Run] | type[Partition] | type[Submit]] = {
+WITH_EXPERIMENT: dict[str, type[Run | Partition | Submit]] = {
     "run": Run,
     "partition": Partition,
     "submit": Submit,
