@@ -47,18 +47,27 @@ class InMemoryGrid(Grid):
         self.before = before or (lambda client, message: None)
         self.after = after or (lambda client, message: message)
         self.sent: list[Message] = []
+        self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        replies = [self._deliver(message) for message in messages]
-        return [reply for reply in replies if reply is not None]
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return [self._deliver(message) for message in messages]
 
-    def _deliver(self, message: Message) -> Message | None:
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def _deliver(self, message: Message) -> str:
+        name = message.metadata.__dict__["_message_id"] = str(len(self.sent))
+        self.sent.append(message)
+        if (reply := self._answer(message)) is not None:
+            self._replies[name] = reply
+        return name
+
+    def _answer(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
         client, training = node - 100, message.metadata.message_type == "train"
-        self.sent.append(message)
         arrived = Message(over_the_wire(message.content), node, message.metadata.message_type)
         try:
             if training:
@@ -69,6 +78,9 @@ class InMemoryGrid(Grid):
         received = self.after(client, reply) if training else reply
         return None if received is None else Message(over_the_wire(received.content), reply_to=message)
 
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
     def set_run(self, run: Run) -> None:
         raise NotImplementedError
 
@@ -77,10 +89,4 @@ class InMemoryGrid(Grid):
         raise NotImplementedError
 
     def create_message(self, *arguments: object, **named: object) -> Message:
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         raise NotImplementedError

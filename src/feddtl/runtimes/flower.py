@@ -7,7 +7,7 @@ is, it is asked once, when the node appears: partition-id of its node configurat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,21 @@ from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, Scalar,
 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
 PARTITION, CLIENT, KEPT, ERROR = "partition-id", "client", "kept", "error"
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.25
 
 
 def to_records(parcel: Parcel) -> RecordDict:
     """A parcel as Flower's records."""
-    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in parcel.arrays.items()}
-    metrics: dict[str, int | float | list[int] | list[float]] = {**parcel.metrics}
-    return RecordDict(
-        {ARRAYS: ArrayRecord(arrays), SCALARS: ConfigRecord(dict(parcel.scalars)), METRICS: MetricRecord(metrics)}
-    )
+    return _records(_array_record(parcel), parcel.scalars, parcel.metrics)
+
+
+def _array_record(parcel: Parcel) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in parcel.arrays.items()})
+
+
+def _records(arrays: ArrayRecord, scalars: Mapping[str, Scalar], metrics: Mapping[str, float]) -> RecordDict:
+    numbers: dict[str, int | float | list[int] | list[float]] = {**metrics}
+    return RecordDict({ARRAYS: arrays, SCALARS: ConfigRecord(dict(scalars)), METRICS: MetricRecord(numbers)})
 
 
 def from_records(content: RecordDict) -> Parcel:
@@ -80,64 +85,76 @@ class FlowerFleet(Fleet):
         self._contract = contract
         self._order = dict(order)
         self._note = note
-        self._nodes: dict[int, int] = {}  # client by node
+        self._nodes: dict[int, int | None] = {}  # client by node; None where it names none that there is
+        self._asked: dict[str, int] = {}  # node by query that is not answered yet
+        self._started = False
         self._personal = parties.algorithm.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
-        deadline = time.monotonic() + self._parties.experiment.deployment.round_timeout
-        nodes = self._find_nodes(clients, deadline)
+        nodes = self._find_nodes(clients)
         with self._parties.stopwatch.measure("exchange"):
-            parcel = pack_payload(payload, self._contract)
-        messages = [self._message(parcel, client, nodes[client], progress) for client in clients if client in nodes]
+            messages = self._messages(payload, nodes, progress)
         with self._parties.stopwatch.measure("steps"):
-            remaining = max(deadline - time.monotonic(), 0.0)
-            replies = list(self._grid.send_and_receive(messages, timeout=remaining)) if messages else []
-        with self._parties.stopwatch.measure("exchange"):
-            arrived = self._read(payload, clients, nodes, replies)
+            arrived = self._exchange(payload, clients, nodes, messages)
         self._require_quorum(payload.round, clients, arrived)
         return arrived
 
-    def _message(self, parcel: Parcel, client: int, node: int, progress: Progress) -> Message:
-        """The broadcast to one client, which says from which of its rounds on it goes on."""
-        kept = last_used(progress, client) if self._personal else 0
-        scalars = {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept}
-        return Message(
-            to_records(Parcel(parcel.arrays, scalars)),
-            node,
-            MessageType.TRAIN,
-            ttl=self._parties.experiment.deployment.round_timeout,
-            group_id=str(parcel.scalars["round"]),
-        )
+    def _messages(self, payload: Payload, nodes: Mapping[int, int], progress: Progress) -> list[Message]:
+        """The broadcast to each client, which says from which of its rounds on it goes on."""
+        parcel = pack_payload(payload, self._contract)
+        # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
+        arrays, ttl = _array_record(parcel), self._parties.experiment.deployment.round_timeout
+        messages = []
+        for client, node in nodes.items():
+            kept = last_used(progress, client) if self._personal else 0
+            content = _records(arrays, {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept}, {})
+            messages.append(Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=str(payload.round)))
+        return messages
 
-    def _read(
-        self, payload: Payload, clients: Sequence[int], nodes: Mapping[int, int], replies: Sequence[Message]
+    def _exchange(
+        self, payload: Payload, clients: Sequence[int], nodes: Mapping[int, int], messages: Sequence[Message]
     ) -> Arrivals:
-        """Replies sorted into updates and failures."""
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        updates: list[Update] = []
+        """Send the broadcasts; replies as updates and failures, each unpacked when it arrives, so that one is held."""
+        timeout = self._parties.experiment.deployment.round_timeout
+        client_of = {node: client for client, node in nodes.items()}
+        updates: dict[int, Update] = {}
         failures: dict[int, str] = {}
         scores: dict[int, Scores] = {}
+
+        def fail(client: int, reason: str) -> None:
+            failures[client] = reason
+            self._note(f"Round {payload.round} goes on without client {client}: {reason}")
+
+        waiting = self._push(messages)
+        deadline = time.monotonic() + timeout
         for client in clients:
+            if client not in nodes:
+                fail(client, "no node of it is connected.")
+            elif nodes[client] not in waiting.values():
+                fail(client, "its node left before the broadcast was sent.")
+        for node, reply in self._replies(waiting, deadline):
+            client = client_of[node]
             try:
-                if client not in nodes:
-                    raise RejectedMessageError("no node of it is connected.")
-                update, measured = self._update(payload, client, by_node.get(nodes[client]))
+                with self._parties.stopwatch.measure("exchange"):
+                    updates[client], measured = self._update(payload, client, reply)
             except RejectedMessageError as error:
-                failures[client] = error.message
-                self._note(f"Round {payload.round} goes on without client {client}: {error.message}")
+                fail(client, error.message)
                 continue
-            updates.append(update)
             if measured is not None:
                 scores[client] = measured
             self._parties.observer.client_finished(client)
-        return Arrivals(updates, failures, scores)
+        for node in waiting.values():
+            fail(client_of[node], f"no reply within {timeout:g} seconds.")
+        return Arrivals(
+            [updates[client] for client in clients if client in updates],
+            {client: failures[client] for client in clients if client in failures},
+            {client: scores[client] for client in clients if client in scores},
+        )
 
-    def _update(self, payload: Payload, client: int, reply: Message | None) -> tuple[Update, Scores | None]:
+    def _update(self, payload: Payload, client: int, reply: Message) -> tuple[Update, Scores | None]:
         """The update in a reply. Raises RejectedMessageError."""
         experiment, algorithm = self._parties.experiment, self._parties.algorithm
-        if reply is None:
-            raise RejectedMessageError(f"no reply within {experiment.deployment.round_timeout:g} seconds.")
         if reply.has_error():
             raise RejectedMessageError(f"it failed: {(reply.error.reason or f'error {reply.error.code}')[:1000]}")
         terms = Terms(
@@ -165,42 +182,75 @@ class FlowerFleet(Fleet):
             "Mend or restart these clients and resume the run; the last checkpoint is intact.",
         )
 
-    def _find_nodes(self, clients: Sequence[int], deadline: float) -> dict[int, int]:
+    def _find_nodes(self, clients: Sequence[int]) -> dict[int, int]:
         """Nodes by client. At first all clients are waited for, later as many as a round needs."""
-        started = bool(self._nodes)
-        needed = min(self._parties.experiment.deployment.min_clients, len(clients)) if started else len(clients)
+        deployment = self._parties.experiment.deployment
+        needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
+        deadline = time.monotonic() + deployment.round_timeout
         while True:
-            self._meet_new_nodes()
-            found = {client: node for node, client in self._nodes.items() if client in clients}
+            self._meet_nodes()
+            # Of two nodes that say they are the same client the one that said so first is it.
+            claims = {client: node for node, client in reversed(self._nodes.items()) if client is not None}
+            found = {client: claims[client] for client in clients if client in claims}
             if len(found) >= needed or time.monotonic() >= deadline:
+                self._started = True
                 return found
-            time.sleep(min(SECONDS_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0.0)))
+            _sleep_until(deadline)
 
-    def _meet_new_nodes(self) -> None:
-        """Forget nodes that left; ask new ones which client they are."""
+    def _meet_nodes(self) -> None:
+        """Forget nodes that left, ask new ones which client they are, and hear what those asked earlier say.
+
+        None is waited for here: a node that hangs would hold the round.
+        """
         present = set(self._grid.get_node_ids())
         self._nodes = {node: client for node, client in self._nodes.items() if node in present}
-        new = sorted(present - self._nodes.keys())
-        if not new:
-            return
-        timeout = self._parties.experiment.deployment.round_timeout
-        messages = [Message(RecordDict(), node, MessageType.QUERY, ttl=timeout) for node in new]
-        for reply in self._grid.send_and_receive(messages, timeout=timeout):
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                self._note(f"Node {node} cannot say which client it is: {(reply.error.reason or '')[:1000]}")
-                continue
-            self._introduce(node, reply.content)
+        self._asked = {query: node for query, node in self._asked.items() if node in present}
+        new = sorted(present - self._nodes.keys() - set(self._asked.values()))
+        ttl = self._parties.experiment.deployment.round_timeout
+        self._asked |= self._push([Message(RecordDict(), node, MessageType.QUERY, ttl=ttl) for node in new])
+        for node, reply in self._pull(self._asked):
+            self._nodes[node] = self._introduced(node, reply)
 
-    def _introduce(self, node: int, content: RecordDict) -> None:
-        record = content.config_records.get(SCALARS)
+    def _introduced(self, node: int, reply: Message) -> int | None:
+        """The client that a node says it is; None, with a note, where that helps nobody."""
+        if reply.has_error():
+            self._note(f"Node {node} cannot say which client it is: {(reply.error.reason or '')[:1000]}")
+            return None
+        record = reply.content.config_records.get(SCALARS)
         client = record.get(CLIENT) if record is not None else None
-        if not isinstance(client, int) or not 0 <= client < len(self._parties.clients):
+        if type(client) is not int or not 0 <= client < len(self._parties.clients):
             self._note(f"Node {node} says that it is client {client!r}; there are {len(self._parties.clients)}.")
-        elif client in self._nodes.values():
+            return None
+        if client in self._nodes.values():
             self._note(f"Node {node} says that it is client {client}, which another node is already.")
-        else:
-            self._nodes[node] = client
+        return client
+
+    def _push(self, messages: Sequence[Message]) -> dict[str, int]:
+        """Send; nodes by message, of those messages that Flower took."""
+        taken = set(self._grid.push_messages(messages)) if messages else set()
+        sent = [message.metadata for message in messages]
+        return {each.message_id: each.dst_node_id for each in sent if each.message_id in taken}
+
+    def _pull(self, waiting: dict[str, int]) -> Iterator[tuple[int, Message]]:
+        """Replies that are there, with the node that was asked; those messages are waited for no longer.
+
+        Flower answers for a node that is gone in its own name, so a reply is known by what it replies to.
+        """
+        for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+            yield waiting.pop(reply.metadata.reply_to_message_id), reply
+
+    def _replies(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Message]]:
+        """Replies as they arrive, until there is one to each message or the time is up."""
+        while True:
+            yield from self._pull(waiting)
+            if not waiting or time.monotonic() >= deadline:
+                return
+            _sleep_until(deadline)
+
+
+def _sleep_until(deadline: float) -> None:
+    """Sleep between two looks, but not beyond the deadline."""
+    time.sleep(max(min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()), 0.0))
 
 
 def last_used(progress: Progress, client: int) -> int:
