@@ -32,6 +32,7 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
         "tensors": list(tensors),
         "state_sha256": _digest(folder / "state.safetensors"),
         "records": list(progress.records),
+        "federated_before": progress.before,
     }
     (folder / "progress.json").write_text(json_line(content), encoding="utf-8")
 
@@ -46,7 +47,8 @@ def read_checkpoint(folder: Path) -> Progress:
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select(tensors, "state"))
-        return Progress(state, personal, tuple(map(_with_nan, content["records"])), select(tensors, "memory"))
+        records, before = tuple(map(_with_nan, content["records"])), _with_nan(content.get("federated_before", {}))
+        return Progress(state, personal, records, select(tensors, "memory"), before)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",

@@ -15,7 +15,7 @@ from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
-from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages, predict_test_images
+from feddtl.evaluate import EvaluationSets, Scores, TestImages
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.cache.folder import cache_folder
@@ -123,21 +123,18 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
-    with stopwatch.measure("evaluation"):
-        folder.write_predictions(_predictions(prepared, progress, before))
+    closed = runtime.close(progress)
+    if closed is not progress and prepared.algorithm.trains:
+        folder.save_progress(closed)
+    progress = closed
+    sets, after = prepared.sets, runtime.predictions(progress.state)
+    folder.write_predictions(ImagePredictions(sets.labels, sets.domains, sets.owners, before, after))
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     trained = prepared.algorithm.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
     _write_outcome(folder, experiment, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
-
-
-def _predictions(prepared: Prepared, progress: Progress, before: Predictions) -> ImagePredictions:
-    """What every test image was taken for before training, and is after the last round."""
-    sets, algorithm = prepared.sets, prepared.algorithm
-    after = predict_test_images(algorithm.classifier(progress.state), sets) if algorithm.trains else before
-    return ImagePredictions(sets.labels, sets.domains, sets.owners, before, after)
 
 
 def _write_outcome(
@@ -248,8 +245,8 @@ def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ..
 def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Activations]) -> EvaluationSets:
     """The test images through the frozen blocks."""
     return EvaluationSets(
-        _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
-        _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
+        labelled(data.test_base, encode(data.test_base, "base test images"), data.base_names),
+        labelled(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
         tuple(map(torch.from_numpy, data.partition.test)),
         data.domain_names,
     )
@@ -260,5 +257,6 @@ def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
     return Task(clip, data.base_names, data.prompt_template, seed)
 
 
-def _test_images(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
+def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
+    """Activations of a table's images with what they show."""
     return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)

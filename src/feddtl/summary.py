@@ -70,6 +70,10 @@ def summarise(
         "final_domains": {name: [round(value, 4) for value in pair] for name, pair in final["domains"].items()},
         "final_domain_mean": _domain_mean(final["domains"]),
         "final_client_models": _finite(final.get("client_models") or {}) or None,
+        "federated": {
+            "before": _federated(progress.before),
+            "final": _federated(progress.records[-1].get("federated", {}) if progress.records else progress.before),
+        },
         # The best round on test images is shown, named as such; nothing is chosen by it.
         "best_round": best.get("round", 0),
         "best": _finite({key: best[key] for key in headline}),
@@ -79,6 +83,12 @@ def summarise(
         "bytes_down": sum(record["bytes_down"] for record in progress.records),
         "virtual_seconds": round(progress.virtual_seconds, 3),
     }
+
+
+def _federated(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Accuracies rounded as all others; None where no client counted."""
+    accuracies = ("base", "novel", "harmonic_mean")
+    return {**found, **_finite({key: found[key] for key in accuracies})} if found else None
 
 
 def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> dict[str, float | None] | None:

@@ -105,7 +105,57 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, method, cache):
     assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
     assert alike(facts(tmp_path / "flower"), facts(tmp_path / "local"))
     assert sum(message.metadata.message_type == "train" for message in grid.sent) == ROUNDS * CLIENTS
-    assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS
+    kinds = [message.metadata.message_type for message in grid.sent]
+    assert (kinds.count("query"), kinds.count("evaluate")) == (CLIENTS, CLIENTS)
+    for record in records(tmp_path / "flower"):
+        assert record["federated"]["base"] == record["base"], "all base test images are in the clients' shares"
+        assert record["federated"]["base_images"] == 9
+
+
+def test_the_closing_evaluation_goes_on_without_a_client_that_is_gone(bench, tmp_path):
+    """Client 2 trained in all rounds; its node fails when all is done. The run ends, and says who is missing."""
+
+    def die(client, reply):
+        if client == 2:
+            raise RuntimeError("power cut")
+        return reply
+
+    notes = Notes()
+    found = deployment.serve(short(bench), tmp_path / "run", grid_of(closing=die), observer=notes)
+    last = records(tmp_path / "run")[-1]
+    assert (last["federated"]["clients"], last["federated"]["base_images"]) == ([0, 1], 6)
+    assert last["federated"]["failures"] == {"2": "it failed: RuntimeError: power cut"}
+    assert "The closing evaluation goes on without client 2: it failed: RuntimeError: power cut" in notes.lines
+    assert found["federated"]["final"]["clients"] == [0, 1]
+    assert found["federated"]["before"]["clients"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("name", "value"), [("global_base", 4), ("client", 0), ("round", 1), ("schema", 1)])
+def test_wrong_counts_of_the_closing_evaluation_are_rejected(bench, tmp_path, name, value):
+    def tamper(client, reply):
+        return with_scalar(name, value)(reply) if client == 1 else reply
+
+    deployment.serve(short(bench), tmp_path / "run", grid_of(closing=tamper))
+    federated = records(tmp_path / "run")[-1]["federated"]
+    assert federated["clients"] == [0, 2]
+    assert f"{name} is {value}" in federated["failures"]["1"]
+
+
+def test_a_run_killed_before_its_closing_evaluation_has_it_when_resumed(bench, tmp_path):
+    """The last checkpoint is that of the last round; nothing but the evaluation is done again."""
+
+    def die(client, reply):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deployment.serve(short(bench), tmp_path / "run", grid_of(closing=die))
+    assert [("federated" in record) for record in records(tmp_path / "run")] == [True, False]
+    grid = grid_of()
+    deployment.serve(short(bench), tmp_path / "run", grid, resume=True)
+    assert {message.metadata.message_type for message in grid.sent} == {"query", "evaluate"}
+    deployment.serve(short(bench), tmp_path / "whole", grid_of())
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert facts(tmp_path / "run") == facts(tmp_path / "whole")
 
 
 def test_sampled_clients_and_simulated_losses_are_the_same(bench, tmp_path):
@@ -202,7 +252,12 @@ def without_records(reply):
         (with_wrong_label, "holds class 3, which is not among 0 to 2"),
         (with_scalar("classes", "0" * 64), "other classes"),
         (with_scalar("model", "0" * 64), "another CLIP"),
-        (with_scalar("schema", 2), "schema is 2, not 1"),
+        (with_scalar("schema", 1), "schema is 1, not 2"),
+        (with_scalar("global_base_images", 99), "global_base_images is 99, not 3"),
+        (with_scalar("global_novel_images", 1), "global_novel_images is 1, not 0"),
+        (with_scalar("global_base", 4), "global_base is 4 of 3 images"),
+        (with_scalar("own_base", -1), "own_base is -1, not a whole number"),
+        (with_scalar("own_base", 0.5), "own_base is 0.5, not a whole number"),
         (with_scalar("images", 10**9), "images is 1000000000, not"),
         (with_scalar("round", 1), "round is 1, not 2"),
         (huge, "away from what was broadcast"),
@@ -288,7 +343,7 @@ class FaultyGrid(InMemoryGrid):
 
     @staticmethod
     def round_of(message):
-        return message.content.config_records["scalars"]["round"] if message.content else None
+        return message.content.config_records["scalars"].get("round")
 
 
 def client_of(message):
@@ -352,7 +407,8 @@ def test_a_second_node_of_a_client_waits_until_the_first_has_left(bench, tmp_pat
     grid.before = leave
     deployment.serve(make_experiment(bench), tmp_path / "run", grid, observer=notes)
     assert [record["lost"] for record in records(tmp_path / "run")] == [[], [1], []]
-    assert [m.metadata.dst_node_id for m in grid.sent if m.content and client_of(m) == 1] == [101, 101, 200]
+    trained = [m for m in grid.sent if m.metadata.message_type == "train"]
+    assert [m.metadata.dst_node_id for m in trained if client_of(m) == 1] == [101, 101, 200]
     assert notes.lines.count("Node 200 says that it is client 1, which another node is already.") == 1
 
 

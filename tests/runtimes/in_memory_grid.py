@@ -29,6 +29,7 @@ class InMemoryGrid(Grid):
         clients: Ids of those that are there.
         before: Called with client and message before a node answers a broadcast; may raise, as a node may.
         after: Called with client and reply; what it returns is received in its place, None: nothing.
+        closing: As `after`, for replies of the closing evaluation; may raise, as a node may.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class InMemoryGrid(Grid):
         clients: Iterable[int],
         before: Callable[[int, Message], None] | None = None,
         after: Tamper | None = None,
+        closing: Tamper | None = None,
     ) -> None:
         # Flower's processes are told who they are when they start; messages bear it.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
@@ -46,6 +48,7 @@ class InMemoryGrid(Grid):
         }
         self.before = before or (lambda client, message: None)
         self.after = after or (lambda client, message: message)
+        self.closing = closing or (lambda client, message: message)
         self.sent: list[Message] = []
         self._replies: dict[str, Message] = {}
 
@@ -73,9 +76,10 @@ class InMemoryGrid(Grid):
             if training:
                 self.before(client, arrived)
             reply = self.app(arrived, self.contexts[node])
+            tamper = {"train": self.after, "evaluate": self.closing}.get(message.metadata.message_type)
+            received = tamper(client, reply) if tamper else reply
         except Exception as error:
             return Message(Error(code=1, reason=f"{type(error).__name__}: {error}"), reply_to=message)
-        received = self.after(client, reply) if training else reply
         return None if received is None else Message(over_the_wire(received.content), reply_to=message)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

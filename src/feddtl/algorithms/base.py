@@ -25,12 +25,14 @@ class Task:
         class_names: The base classes, in label order.
         prompt_template: Text with `{class}` in it.
         seed: Seed of everything random in the method.
+        novel_names: Classes that nobody trains on and that clients have test images of.
     """
 
     clip: Clip
     class_names: tuple[str, ...]
     prompt_template: str
     seed: int
+    novel_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,10 @@ class Algorithm(ABC):
     @abstractmethod
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The global model, or with `update` the model of that client when the round began at `state`."""
+
+    def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
+        """`classifier` as a client forms it, from the broadcast that opened the round."""
+        return self.classifier(ServerState(payload.round - 1, payload.tensors), update)
 
     @abstractmethod
     def trained_parameters(self) -> TrainedParameters:

@@ -200,6 +200,8 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
         rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
+    if rounds and (federated := summary["federated"]["final"]):
+        rows["on clients' test images"] = federated
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary["final_domains"]:

@@ -45,11 +45,17 @@ class FederatedData:
     notes: tuple[str, ...]
 
 
-def load_source(config: DataConfig) -> ImageDataset:
-    """The data set an experiment names, with all classes."""
+def load_source(config: DataConfig, copy: str = "") -> ImageDataset:
+    """The data set an experiment names, with all classes.
+
+    Args:
+        config: Which one.
+        copy: Path of a local copy of it, in place of where the experiment says that it is.
+    """
     dataset = load_dataset(
         config.source,
         root=config.root,
+        copy=copy,
         domains=config.domains,
         prompt=config.prompt,
         seed=DATASET_SEED,
@@ -60,13 +66,18 @@ def load_source(config: DataConfig) -> ImageDataset:
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
-def load_federated_data(config: DataConfig, seed: int) -> FederatedData:
+def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> FederatedData:
     """Load, split and partition; a pure function of config, seed and the source's content.
+
+    Args:
+        config: Which images, and who holds them.
+        seed: Seed of the run.
+        copy: See `load_source`.
 
     Raises:
         DataError: The source cannot be used, or not be divided as asked.
     """
-    dataset = load_source(config)
+    dataset = load_source(config, copy)
     base, novel = base_novel_classes(len(dataset.class_names))
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)

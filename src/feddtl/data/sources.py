@@ -25,6 +25,7 @@ def load_dataset(
     source: str,
     *,
     root: str = "",
+    copy: str = "",
     domains: str = "",
     prompt: str = "",
     seed: int = 0,
@@ -40,6 +41,8 @@ def load_dataset(
             of that name.
         root: Folder of local copies, one sub-folder per data set, where the name is looked up in place of the
             Hub; "" for none. Generated shapes need none.
+        copy: Path of a local copy of the data set, in place of where `source` and `root` say that it is; "" for none.
+            Generated shapes need none.
         domains: Comma-separated domain names to keep; "" for all.
         prompt: Text with `{class}` in place of the class name; "" for the source's own.
         seed: Seed of the run, for a test split that has to be cut off and for generated images.
@@ -60,12 +63,12 @@ def load_dataset(
         )
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
     columns = Columns(image_column, label_column, domain_column)
-    if columns != Columns() and not _takes_columns(source, root):
+    if columns != Columns() and not _takes_columns(source, root, copy):
         raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
     if source == SHAPES:
         dataset = _shapes(wanted, seed)
     else:
-        dataset = _keep_domains(with_test_split(_load_source(source, root, columns), seed), wanted)
+        dataset = _keep_domains(with_test_split(_load_source(source, root, copy, columns), seed), wanted)
     _check(dataset, source)
     return replace(dataset, prompt_template=prompt) if prompt else dataset
 
@@ -87,8 +90,10 @@ def _check(dataset: ImageDataset, source: str) -> None:
             )
 
 
-def _load_source(source: str, root: str, columns: Columns) -> ImageDataset:
+def _load_source(source: str, root: str, copy: str, columns: Columns) -> ImageDataset:
     """Reads a copy below the root where there is one; else catalogue name, path or Hub id, in this order."""
+    if copy:
+        return _load_copy(source, Path(copy).expanduser(), columns)
     if root:
         return _load_copy(source, find_copy(Path(root).expanduser(), source), columns)
     if source in CATALOG:
@@ -119,17 +124,27 @@ def _load_copy(name: str, path: Path, columns: Columns) -> ImageDataset:
 
 
 def _load_directory(path: Path, columns: Columns) -> ImageDataset:
+    if not path.exists():
+        raise DataError(f"There is no {path}.", "Give the path of a folder of images or of parquet files.")
+    if path.is_file() and path.suffix != ".parquet":
+        raise DataError(f"{path} is a file, but not a parquet file.", LAYOUT_HINT)
     try:
-        return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
+        return load_parquet(path, columns) if path.is_file() or parquet_files(path) else load_folder(path)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error}", "Check that you may read the folder.") from error
 
 
-def _takes_columns(source: str, root: str) -> bool:
+def _takes_columns(source: str, root: str, copy: str) -> bool:
     """Whether column options have a meaning: parquet and Hub ids, whose columns are not known beforehand."""
-    if source == SHAPES or (source in CATALOG and not root):
+    if source == SHAPES or (source in CATALOG and not root and not copy):
         return False
-    path = find_copy(Path(root).expanduser(), source) if root else Path(source).expanduser()
+    path = (
+        Path(copy).expanduser()
+        if copy
+        else find_copy(Path(root).expanduser(), source)
+        if root
+        else Path(source).expanduser()
+    )
     return not path.is_dir() or bool(parquet_files(path))
 
 

@@ -90,7 +90,7 @@ class AsynchronousRounds(Rounds):
         passed = since(begun, parties.stopwatch.seconds())
         record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
         parties.observer.round_finished(record)
-        return Progress(state, personal, (*progress.records, record), flight.to_tensors())
+        return Progress(state, personal, (*progress.records, record), flight.to_tensors(), progress.before)
 
     def _starting(self, flight: Flight) -> list[int]:
         """Idle clients for the places that are free."""

@@ -7,8 +7,8 @@ is, it is asked once, when the node appears: partition-id of its node configurat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
@@ -17,17 +17,31 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid as Grid
 from flwr.serverapp import ServerApp
 
-from feddtl.algorithms.base import Payload, Update
+from feddtl.algorithms.base import Payload
 from feddtl.errors import ClientError, FeddtlError
-from feddtl.evaluate import Scores
-from feddtl.runtimes.fleet import Arrivals, Fleet
+from feddtl.evaluate import HitCounts
+from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
+from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
-from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, Scalar, Terms, pack_payload, unpack_update
+from feddtl.runtimes.wire import (
+    Contract,
+    Parcel,
+    RejectedMessageError,
+    Reply,
+    Scalar,
+    Terms,
+    pack_payload,
+    unpack_counts,
+    unpack_reply,
+)
 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
-PARTITION, CLIENT, KEPT, ERROR = "partition-id", "client", "kept", "error"
+PARTITION, DATA, MODEL = "partition-id", "data", "model"
+CLIENT, KEPT, ERROR = "client", "kept", "error"
+Result = TypeVar("Result")
 SECONDS_BETWEEN_LOOKS = 0.25
+_ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
 
 
 def to_records(parcel: Parcel) -> RecordDict:
@@ -93,90 +107,123 @@ class FlowerFleet(Fleet):
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
         nodes = self._find_nodes(clients)
-        with self._parties.stopwatch.measure("exchange"):
-            messages = self._messages(payload, nodes, progress)
-        with self._parties.stopwatch.measure("steps"):
-            arrived = self._exchange(payload, clients, nodes, messages)
-        self._require_quorum(payload.round, clients, arrived)
-        return arrived
+        kept = {client: last_used(progress, client) if self._personal else 0 for client in nodes}
 
-    def _messages(self, payload: Payload, nodes: Mapping[int, int], progress: Progress) -> list[Message]:
-        """The broadcast to each client, which says from which of its rounds on it goes on."""
-        parcel = pack_payload(payload, self._contract)
-        # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
-        arrays, ttl = _array_record(parcel), self._parties.experiment.deployment.round_timeout
-        messages = []
-        for client, node in nodes.items():
-            kept = last_used(progress, client) if self._personal else 0
-            content = _records(arrays, {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept}, {})
-            messages.append(Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=str(payload.round)))
-        return messages
+        def read(client: int, parcel: Parcel) -> Reply:
+            reply = unpack_reply(parcel, self._terms(payload, client, nodes[client]))
+            self._parties.observer.client_finished(client)
+            return reply
+
+        with self._parties.stopwatch.measure("steps"):
+            replies, failures = self._exchange(MessageType.TRAIN, payload, clients, nodes, kept, read)
+        self._require_quorum(payload.round, clients, replies, failures)
+        return Arrivals(
+            [reply.update for reply in replies.values()],
+            failures,
+            {client: reply.scores for client, reply in replies.items() if reply.scores},
+            {client: reply.counts for client, reply in replies.items() if reply.counts and reply.counts.images},
+            {client: reply.own for client, reply in replies.items() if reply.own},
+        )
+
+    def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
+        """See `Fleet.evaluate`."""
+        clients = range(len(self._parties.clients))
+        nodes = self._find_nodes(clients)
+
+        def read(client: int, parcel: Parcel) -> HitCounts:
+            return unpack_counts(parcel, client, payload.round, self._images(client, nodes[client]), self._contract)
+
+        with self._parties.stopwatch.measure("evaluation"):
+            counts, failures = self._exchange(MessageType.EVALUATE, payload, clients, nodes, {}, read)
+        return Evaluation({client: found for client, found in counts.items() if found.images}, failures)
 
     def _exchange(
-        self, payload: Payload, clients: Sequence[int], nodes: Mapping[int, int], messages: Sequence[Message]
-    ) -> Arrivals:
-        """Send the broadcasts; replies as updates and failures, each unpacked when it arrives, so that one is held."""
+        self,
+        request: str,
+        payload: Payload,
+        clients: Sequence[int],
+        nodes: Mapping[int, int],
+        kept: Mapping[int, int],
+        read: Callable[[int, Parcel], Result],
+    ) -> tuple[dict[int, Result], dict[int, str]]:
+        """Send a broadcast; by client, what is read from its reply, or why there is none that can be used.
+
+        Each reply is read when it arrives, so that one is held.
+        """
         timeout = self._parties.experiment.deployment.round_timeout
         client_of = {node: client for client, node in nodes.items()}
-        updates: dict[int, Update] = {}
+        results: dict[int, Result] = {}
         failures: dict[int, str] = {}
-        scores: dict[int, Scores] = {}
 
         def fail(client: int, reason: str) -> None:
             failures[client] = reason
-            self._note(f"Round {payload.round} goes on without client {client}: {reason}")
+            self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}: {reason}")
 
-        waiting = self._push(messages)
+        with self._parties.stopwatch.measure("exchange"):
+            waiting = self._push(self._messages(request, payload, nodes, kept))
         deadline = time.monotonic() + timeout
         for client in clients:
             if client not in nodes:
-                fail(client, "no node of it is connected.")
+                fail(client, self._reason_of_absence(client))
             elif nodes[client] not in waiting.values():
                 fail(client, "its node left before the broadcast was sent.")
         for node, reply in self._replies(waiting, deadline):
             client = client_of[node]
             try:
                 with self._parties.stopwatch.measure("exchange"):
-                    updates[client], measured = self._update(payload, client, reply)
+                    results[client] = read(client, _content(reply))
             except RejectedMessageError as error:
                 fail(client, error.message)
-                continue
-            if measured is not None:
-                scores[client] = measured
-            self._parties.observer.client_finished(client)
         for node in waiting.values():
             fail(client_of[node], f"no reply within {timeout:g} seconds.")
-        return Arrivals(
-            [updates[client] for client in clients if client in updates],
-            {client: failures[client] for client in clients if client in failures},
-            {client: scores[client] for client in clients if client in scores},
-        )
+        return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
 
-    def _update(self, payload: Payload, client: int, reply: Message) -> tuple[Update, Scores | None]:
-        """The update in a reply. Raises RejectedMessageError."""
+    def _messages(
+        self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
+    ) -> list[Message]:
+        """The broadcast to each client, which says from which of its rounds on it goes on."""
+        parcel = pack_payload(payload, self._contract)
+        # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
+        arrays, ttl = _array_record(parcel), self._parties.experiment.deployment.round_timeout
+        messages = []
+        for client, node in nodes.items():
+            scalars = {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept.get(client, 0)}
+            messages.append(Message(_records(arrays, scalars, {}), node, request, ttl=ttl, group_id=str(payload.round)))
+        return messages
+
+    def _terms(self, payload: Payload, client: int, node: int) -> Terms:
+        """What the reply of a client in a round must be."""
         experiment, algorithm = self._parties.experiment, self._parties.algorithm
-        if reply.has_error():
-            raise RejectedMessageError(f"it failed: {(reply.error.reason or f'error {reply.error.code}')[:1000]}")
-        terms = Terms(
+        return Terms(
             self._contract,
             client,
             payload.round,
-            len(self._parties.clients[client]),
+            self._images(client, node),
             len(algorithm.task.class_names),
             algorithm.expected_update(payload),
             experiment.deployment.max_update_norm,
-            self._personal,
+            measured=self._personal,
+            counted=experiment.is_scored(payload.round - 1),
+            own_counted=experiment.is_scored(payload.round),
         )
-        return unpack_update(from_records(reply.content), terms)
 
-    def _require_quorum(self, round_number: int, clients: Sequence[int], arrived: Arrivals) -> None:
+    def _images(self, client: int, node: int) -> Holdings:
+        """How many images a client has."""
+        return Holdings(len(self._parties.clients[client]), len(self._parties.sets.shares[client]))
+
+    def _reason_of_absence(self, client: int) -> str:
+        return "no node of it is connected."
+
+    def _require_quorum(
+        self, round_number: int, clients: Sequence[int], usable: Sized, failures: Mapping[int, str]
+    ) -> None:
         # A simulated loss leaves fewer clients that could answer, which is no failure of a node.
         needed = min(self._parties.experiment.deployment.min_clients, len(clients))
-        if len(arrived.updates) >= needed:
+        if len(usable) >= needed:
             return
-        reasons = " ".join(f"Client {client}: {reason}" for client, reason in arrived.failures.items())
+        reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
         raise ClientError(
-            f"Round {round_number} has {len(arrived.updates)} usable updates of {len(clients)}, "
+            f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "
             f"deployment.min_clients = {self._parties.experiment.deployment.min_clients}; nothing of it was kept. "
             f"{reasons}",
             "Mend or restart these clients and resume the run; the last checkpoint is intact.",
@@ -206,8 +253,8 @@ class FlowerFleet(Fleet):
         self._nodes = {node: client for node, client in self._nodes.items() if node in present}
         self._asked = {query: node for query, node in self._asked.items() if node in present}
         new = sorted(present - self._nodes.keys() - set(self._asked.values()))
-        ttl = self._parties.experiment.deployment.round_timeout
-        self._asked |= self._push([Message(RecordDict(), node, MessageType.QUERY, ttl=ttl) for node in new])
+        ttl, question = self._parties.experiment.deployment.round_timeout, to_records(Parcel({}, self._order))
+        self._asked |= self._push([Message(question, node, MessageType.QUERY, ttl=ttl) for node in new])
         for node, reply in self._pull(self._asked):
             self._nodes[node] = self._introduced(node, reply)
 
@@ -259,23 +306,24 @@ def last_used(progress: Progress, client: int) -> int:
     return max(rounds, default=0)
 
 
-def client_app(answer: Callable[[int, Parcel], Parcel]) -> ClientApp:
-    """Flower's ClientApp around a function of client id and broadcast; its FeddtlErrors travel as text."""
+def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
+    """Flower's ClientApp around a function of request, node and message; its FeddtlErrors travel as text."""
 
-    def introduce(message: Message, context: Context) -> Message:
-        return Message(RecordDict({SCALARS: ConfigRecord({CLIENT: _partition(context)})}), reply_to=message)
+    def handler(request: Request) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            try:
+                reply = answer(request, _node(context), from_records(message.content))
+            except FeddtlError as error:
+                reply = Parcel({}, {ERROR: str(error)})
+            return Message(to_records(reply), reply_to=message)
 
-    def train(message: Message, context: Context) -> Message:
-        try:
-            reply = answer(_partition(context), from_records(message.content))
-        except FeddtlError as error:
-            reply = Parcel({}, {ERROR: str(error)})
-        return Message(to_records(reply), reply_to=message)
+        return handle
 
     app = ClientApp()
     # No decorators: a check of types where flwr is not installed would take them for untyped.
-    app.query()(introduce)
-    app.train()(train)
+    app.query()(handler("query"))
+    app.train()(handler("train"))
+    app.evaluate()(handler("evaluate"))
     return app
 
 
@@ -290,11 +338,20 @@ def server_app(serve: Callable[[Grid, Mapping[str, Scalar]], None]) -> ServerApp
     return app
 
 
-def _partition(context: Context) -> int:
-    partition = context.node_config.get(PARTITION)
-    if not isinstance(partition, int):
+def _content(reply: Message) -> Parcel:
+    """What a client sent. Raises RejectedMessageError where it failed or refused."""
+    if reply.has_error():
+        raise RejectedMessageError(f"it failed: {(reply.error.reason or f'error {reply.error.code}')[:1000]}")
+    return from_records(reply.content)
+
+
+def _node(context: Context) -> Node:
+    """A node's configuration. Raises ClientError for one that names no client."""
+    config = context.node_config
+    client = config.get(PARTITION)
+    if type(client) is not int or client < 0:
         raise ClientError(
-            f"This node's configuration has {PARTITION} = {partition!r}.",
+            f"This node's configuration has {PARTITION} = {client!r}.",
             f"Start it with --node-config '{PARTITION}=0' (its client id, from 0).",
         )
-    return partition
+    return Node(client, str(config.get(DATA, "")), str(config.get(MODEL, "")))
