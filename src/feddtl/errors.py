@@ -40,6 +40,10 @@ class ClientError(FeddtlError):
     """A client's update cannot be used; the message names client and round."""
 
 
+class DeploymentError(FeddtlError):
+    """A server, a client or a submitted run cannot be started, or ended by itself."""
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Suggestion for a misspelt word: the closest allowed one, or the list of all allowed ones."""
     options = sorted(allowed)

@@ -84,12 +84,13 @@ def write_json_atomic(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Iterator[Path]:
     """A folder that appears at `path` whole, when the block ends without an exception, or not at all.
 
     Args:
         path: Where it will be.
         replace: Whether it takes the place of a folder that is there.
+        mode: Who may enter it.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield draft
             for entry in (*draft.rglob("*"), draft):
                 flush(entry)
-            draft.chmod(0o755)
+            draft.chmod(mode)
             if replace:
                 shutil.rmtree(path, ignore_errors=True)
             draft.replace(path)

@@ -1,8 +1,7 @@
-"""A client: its number from the node configuration, everything else from the server's broadcast."""
+"""A client, as `flwr run` finds it here."""
 
 from __future__ import annotations
 
-from feddtl.deployment import answer
-from feddtl.runtimes.flower import client_app
+from feddtl.flower_app.client import app
 
-app = client_app(answer)
+__all__ = ["app"]

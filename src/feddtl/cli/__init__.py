@@ -1,4 +1,4 @@
-"""The command line: `feddtl run | compare | evaluate | export | report | partition | cache | doctor`.
+"""The command line: `feddtl run | compare | evaluate | …`.
 
 Heavy imports happen inside the commands.
 """
@@ -14,13 +14,31 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Report, Run
+from feddtl.cli.commands import (
+    Cache,
+    Client,
+    Compare,
+    Doctor,
+    Evaluate,
+    Export,
+    Keys,
+    Partition,
+    Report,
+    Run,
+    Server,
+    Submit,
+)
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
 from feddtl.errors import ConfigError, FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
+WITH_EXPERIMENT: dict[str, type[Run] | type[Partition] | type[Submit]] = {
+    "run": Run,
+    "partition": Partition,
+    "submit": Submit,
+}
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -28,6 +46,10 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Partition, tyro.conf.subcommand("partition")]
+    | Annotated[Keys, tyro.conf.subcommand("keys")]
+    | Annotated[Server, tyro.conf.subcommand("server")]
+    | Annotated[Client, tyro.conf.subcommand("client")]
+    | Annotated[Submit, tyro.conf.subcommand("submit")]
     | Annotated[Cache, tyro.conf.subcommand("cache")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
@@ -60,25 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(words: Sequence[str]) -> Command:
     if words and words[0] == "compare":
         return _parse_comparison(words[1:])
-    if words and words[0] in ("run", "partition"):
+    if words and words[0] in WITH_EXPERIMENT:
         return _parse_with_experiment(words)
     command: Command = tyro.cli(Command, prog="feddtl", args=words, description=DESCRIPTION, config=SWITCHES)
     return command
 
 
-def _parse_with_experiment(words: Sequence[str]) -> Run | Partition:
+def _parse_with_experiment(words: Sequence[str]) -> Run | Partition | Submit:
     """Flags of an experiment, with the values of the TOML file among the words as their defaults."""
-    if words[0] == "run":
-        return tyro.cli(
-            Run, prog="feddtl run", args=words[1:], config=SWITCHES, default=experiment_default(Run, words[1:])
-        )
-    return tyro.cli(
-        Partition,
-        prog="feddtl partition",
-        args=words[1:],
-        config=SWITCHES,
-        default=experiment_default(Partition, words[1:]),
-    )
+    kind = WITH_EXPERIMENT[words[0]]
+    default = experiment_default(kind, words[1:])
+    return tyro.cli(kind, prog=f"feddtl {words[0]}", args=words[1:], config=SWITCHES, default=default)
 
 
 def _parse_comparison(words: Sequence[str]) -> Compare:

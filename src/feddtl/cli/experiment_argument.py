@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from feddtl.cli.commands import Partition, Run
+from feddtl.cli.commands import Partition, Run, Submit
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiment, load_experiments
 from feddtl.experiment_grid import split_choice
 
-Kind = TypeVar("Kind", Run, Partition)
+Kind = TypeVar("Kind", Run, Partition, Submit)
 SWITCHES = ("-h", "--help", "--json", "--quiet")
 MANY_VALUES = ("--seeds",)
 
@@ -33,7 +33,7 @@ def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
         path = experiment_path(named)
         return replace(kind(), experiment=path, config=load_experiment(path))
     resume = _value_of("--resume", words)
-    if kind is Run and resume is not None:
+    if kind in (Run, Submit) and resume is not None:
         return replace(kind(), config=_experiment_of_run(Path(resume)))
     return kind()
 

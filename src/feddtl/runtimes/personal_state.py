@@ -7,7 +7,6 @@ what the client had before it.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -16,17 +15,10 @@ from safetensors.torch import load_file, save
 
 from feddtl.errors import ClientError
 from feddtl.models.lora import Tensors
+from feddtl.state_folder import state_root as state_root
 from feddtl.storage import storage_errors, write_atomic
 
 RUN = re.compile(r"[0-9a-f]{32}")
-
-
-def state_root() -> Path:
-    """FEDDTL_STATE, or feddtl in the user's folder for state."""
-    if folder := os.environ.get("FEDDTL_STATE"):
-        return Path(folder).expanduser()
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "feddtl"
 
 
 class PersonalState:

@@ -1,0 +1,105 @@
+"""`feddtl keys`, `feddtl server`, `feddtl client` and `feddtl submit`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import cast
+
+from feddtl.cli.commands import Client, Keys, Server, Submit
+from feddtl.cli.terminal import print_summary
+from feddtl.errors import ConfigError
+from feddtl.launch.connection import Address
+from feddtl.launch.key_folders import client_keys, client_name, server_keys
+from feddtl.launch.processes import ended_by_sigterm, require_flower
+from feddtl.state_folder import state_root
+from feddtl.storage import json_text
+from feddtl.summary import Summary
+
+STOPPED = 0  # a service that is told to end, and ends
+TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
+
+
+def keys(command: Keys) -> int:
+    """Write keys and say who gets which folder."""
+    require_flower()
+    from feddtl.launch.keys import write_keys
+
+    write_keys(command.folder, command.hosts, command.clients, command.days)
+    print(f"{command.folder}/ca          stays with you: it signs certificates of servers")
+    print(f"{command.folder}/server      to the server: feddtl server --keys server")
+    for client in range(command.clients):
+        name = client_name(client)
+        print(f"{command.folder}/{name:<11} to client {client}: feddtl client --id {client} --keys {name} …")
+    return 0
+
+
+def server(command: Server) -> int:
+    """Run a server until it is told to end."""
+    require_flower()
+    from feddtl.launch.superlink import ServerPlace, serve_forever
+
+    listen = Address(command.host, command.port)
+    place = ServerPlace(listen, server_keys(command.keys), _state(command.state) / "server")
+    with ended_by_sigterm(STOPPED):
+        serve_forever(place, _note)
+    return 1
+
+
+def client(command: Client) -> int:
+    """Take part until it is told to end."""
+    require_flower()
+    from feddtl.launch.supernode import ClientPlace, take_part_forever
+
+    place = ClientPlace(
+        command.id,
+        Address.parse(command.server),
+        client_keys(command.keys, command.id),
+        _state(command.state),
+        command.data,
+        command.model,
+    )
+    with ended_by_sigterm(STOPPED):
+        take_part_forever(place, _note)
+    return 1
+
+
+def submit(command: Submit) -> int:
+    """Run an experiment at the server, show its progress on standard error, the result on standard output."""
+    require_flower()
+    from feddtl.launch.submission import submit as submit_run
+
+    if command.resume and command.output:
+        raise ConfigError("--resume and --output were both given.", "--resume DIR goes on in DIR itself.")
+    output = command.resume or command.output
+    if output is None:
+        raise ConfigError("There is no --output.", "Name a new folder on the server's machine.")
+    try:
+        with ended_by_sigterm(TERMINATED):
+            submit_run(
+                _state(command.state) / "server",
+                command.config,
+                output,
+                resume=command.resume is not None,
+                tell=lambda line: None if command.quiet or command.json else print(line, file=sys.stderr),
+            )
+    except KeyboardInterrupt:
+        again = f"feddtl submit --resume {shlex.quote(str(output))}"
+        print(f"interrupted and stopped: `{again}` goes on from where it stood.", file=sys.stderr)
+        return 130
+    summary = cast(Summary, json.loads((output / "summary.json").read_text(encoding="utf-8")))
+    if command.json:
+        print(json_text(summary), end="")
+    else:
+        print_summary(summary, output)
+    return 0
+
+
+def _state(folder: Path | None) -> Path:
+    return (folder.expanduser() if folder else state_root()).absolute()
+
+
+def _note(text: str) -> None:
+    print(f"feddtl: {text}", file=sys.stderr, flush=True)

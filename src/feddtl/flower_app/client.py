@@ -1,0 +1,8 @@
+"""A client: its number from the node configuration, everything else from the server's broadcast."""
+
+from __future__ import annotations
+
+from feddtl.deployment import answer
+from feddtl.runtimes.flower import client_app
+
+app = client_app(answer)

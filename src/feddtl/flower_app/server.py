@@ -1,0 +1,51 @@
+"""The server of a run: an experiment from the run configuration, a run folder like that of `feddtl run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from feddtl.cli.terminal import choose_observer
+from feddtl.config import Experiment
+from feddtl.deployment import serve
+from feddtl.errors import ConfigError
+from feddtl.experiment_file import experiment_from_dict, load_experiment
+from feddtl.runtimes.flower import Grid, server_app
+
+
+def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
+    """Run an experiment into `output`, or with `resume` go on there.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        run_config: `experiment`: FILE.toml or FILE.toml::LABEL; or instead `settings`: every key as JSON.
+
+    Raises:
+        ConfigError: A path is missing, or both an experiment and settings are given.
+    """
+    experiment, output = _experiment(run_config), Path(_text("output", run_config)).expanduser()
+    with choose_observer(quiet=False, terminal=False) as observer:
+        serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
+
+
+def _experiment(run_config: Mapping[str, object]) -> Experiment:
+    settings = str(run_config.get("settings", ""))
+    if not settings:
+        return load_experiment(Path(_text("experiment", run_config)).expanduser())
+    if run_config.get("experiment"):
+        raise ConfigError("The run configuration has both an experiment and settings.", "Give one of them.")
+    try:
+        return experiment_from_dict(json.loads(settings))
+    except ValueError as error:
+        raise ConfigError(f"The settings in the run configuration are no JSON: {error}.") from None
+
+
+def _text(key: str, run_config: Mapping[str, object]) -> str:
+    value = str(run_config.get(key, ""))
+    if not value:
+        raise ConfigError(f"The run configuration has no {key}.", f"flwr run . --run-config '{key}=\"PATH\"'")
+    return value
+
+
+app = server_app(serve_run_config)

@@ -1,0 +1,144 @@
+"""Processes of Flower: how they are started, what they are told, and that none outlives the command that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+from feddtl.errors import DeploymentError
+from feddtl.storage import storage_errors
+
+SECONDS_TO_STOP = 20.0
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def require_flower() -> None:
+    """Raise DeploymentError where Flower is not installed."""
+    if find_spec("flwr") is None:
+        raise DeploymentError(
+            "This command needs Flower, which is not installed here.",
+            "pip install 'feddtl[flower]' in an environment of its own, or `make test-flower` in a checkout, which "
+            "makes .venv-flower.",
+        )
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment of Flower's processes: nothing is sent, installed or looked for outside.
+
+    Args:
+        home: Folder for Flower's configuration, apps and records, shared with no other use of Flower.
+    """
+    scripts = sysconfig.get_path("scripts")
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        # Flower's processes start each other by name.
+        "PATH": os.pathsep.join(filter(None, (scripts, os.environ.get("PATH", "")))),
+    }
+
+
+def flower_program(name: str) -> str:
+    """Path of one of Flower's programs, of this environment and not of another one that PATH names first."""
+    return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def empty_folder(path: Path) -> Path:
+    """A working directory without a module that Python could take for one that it looks for.
+
+    Raises:
+        DeploymentError: It holds something.
+        RunError: It cannot be made.
+    """
+    with storage_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise DeploymentError(
+                f"{path}, where Flower's processes start, is not empty.", "Move away what lies there; it is left alone."
+            )
+    return path
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, output: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block, however the block ends, and with this process, however it ends.
+
+    Args:
+        command: Program and arguments.
+        environment: All of its environment.
+        folder: Its working directory.
+        output: Where standard output and error go; None: to standard error, `subprocess.PIPE`: to the caller.
+    """
+    # In a session of its own it does not get the terminal's Ctrl-C: this process decides when it ends.
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if output is None else output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
+    )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Ask a process to end, and end it where it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """What a new process does first: the kernel ends it when its parent is gone, be it by kill -9."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: between fork and exec little is safe
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask
+
+
+@contextmanager
+def ended_by_sigterm(code: int) -> Iterator[None]:
+    """Within the block SIGTERM ends this process as an exception does, with an exit code, so that it can clean up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(code)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

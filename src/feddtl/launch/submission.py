@@ -1,0 +1,126 @@
+"""`feddtl submit`: a run at a server, followed to its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from feddtl.config import Experiment
+from feddtl.errors import DeploymentError
+from feddtl.experiment_file import experiment_to_dict
+from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus
+from feddtl.launch.processes import flower_environment, running
+
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_FINISH = 60.0  # from the end of a run's log to its final status
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) ?:")
+# Flower loads the modules from the environment in which it runs, so the app is nothing but its description.
+APP = """\
+[project]
+name = "feddtl"
+version = "{version}"
+description = "A run of feddtl"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "feddtl"
+
+[tool.flwr.app.components]
+serverapp = "feddtl.flower_app.server:app"
+clientapp = "feddtl.flower_app.client:app"
+
+[tool.flwr.app.config]
+experiment = ""
+settings = ""
+output = ""
+resume = false
+"""
+
+
+def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, tell: Callable[[str], None]) -> None:
+    """Run an experiment at the server of this machine, and wait for its end.
+
+    An interruption, KeyboardInterrupt or SystemExit, stops the run.
+
+    Args:
+        state: Folder of the server's state.
+        experiment: What to run; its paths are seen from this process's working directory.
+        output: Folder of the run on the server's machine.
+        resume: Go on from the last checkpoint in `output`.
+        tell: Told each line of the run's log that is not Flower's own.
+
+    Raises:
+        DeploymentError: There is no server, or the run did not finish.
+    """
+    home = state / "flower"
+    if not (home / "config.toml").is_file():
+        raise DeploymentError(
+            f"No `feddtl server` of this machine keeps its state in {state}.",
+            "Start it first, on this machine, and give both commands the same --state.",
+        )
+    with TemporaryDirectory(prefix="feddtl-submit-") as scratch:
+        folder = Path(scratch)
+        cli = FlowerCli(home, folder / "empty")
+        cli.folder.mkdir()
+        run = cli.start(_write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume))
+        try:
+            status = _follow(cli, run, tell)
+        except (KeyboardInterrupt, SystemExit):
+            cli.stop(run)
+            raise
+    if status.status != COMPLETED:
+        raise DeploymentError(
+            f"The run ended as {status.status}{f': {status.details}' if status.details else '.'}",
+            "Its last checkpoint is intact: feddtl submit --resume DIR goes on from there.",
+        )
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The experiment with paths that hold for another working directory; names of a hub or a catalogue stay."""
+
+    def absolute(value: str) -> str:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if value and path.exists() else value
+
+    data = replace(experiment.data, source=absolute(experiment.data.source), root=absolute(experiment.data.root))
+    return replace(experiment, model=absolute(experiment.model), data=data)
+
+
+def _write_app(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(APP.format(version=version("feddtl")), encoding="utf-8")
+    return folder
+
+
+def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
+    settings = json.dumps(experiment_to_dict(with_absolute_paths(experiment)))
+    lines = [
+        f"settings = {json.dumps(settings)}",
+        f"output = {json.dumps(str(output.absolute()))}",
+        f"resume = {json.dumps(resume)}",
+    ]
+    path = folder / "run.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
+    """Pass on a run's log until it ends; the status then."""
+    with running(cli.log_command(run), flower_environment(cli.home), cli.folder, subprocess.PIPE) as log:
+        assert log.stdout is not None
+        for line in log.stdout:
+            plain = COLOUR.sub("", line).rstrip("\n")
+            if plain and not FLOWERS_OWN.match(plain):
+                tell(plain)
+    deadline = time.monotonic() + SECONDS_TO_FINISH
+    while not (status := cli.status(run)).finished and time.monotonic() < deadline:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return status

@@ -1,0 +1,106 @@
+"""`feddtl server`: Flower's SuperLink with the clients' keys registered."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from feddtl.errors import ConfigError, DeploymentError
+from feddtl.launch.connection import Address, unreachable
+from feddtl.launch.flower_cli import FlowerCli
+from feddtl.launch.key_folders import ServerKeys
+from feddtl.launch.processes import empty_folder, flower_environment, flower_program, running
+from feddtl.storage import storage_errors
+
+SECONDS_TO_START = 120.0
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how this machine reaches a server that listens everywhere
+
+
+@dataclass(frozen=True)
+class ServerPlace:
+    """Where a server listens and what it keeps.
+
+    Attributes:
+        listen: Address that it listens on.
+        keys: See `feddtl.launch.key_folders`.
+        state: Folder for what it knows of its clients and runs.
+    """
+
+    listen: Address
+    keys: ServerKeys
+    state: Path
+
+    @property
+    def local(self) -> Address:
+        """Address by which this machine reaches it."""
+        return Address(EVERYWHERE.get(self.listen.host, self.listen.host), self.listen.port)
+
+
+def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
+    """Run a SuperLink until this process is told to end.
+
+    Args:
+        place: Where it listens and what it keeps.
+        note: Told of what the user should know.
+
+    Raises:
+        DeploymentError: It cannot start, or ended by itself.
+        RunError: The folder for its state cannot be written.
+    """
+    _require_free(place.listen)
+    home = place.state / "flower"
+    with storage_errors(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cli = FlowerCli(home, empty_folder(place.state / "empty"))
+    cli.connect_to(place.local, place.keys.authority)
+    with running(_command(place, home), flower_environment(home), cli.folder) as superlink:
+        _wait_until_it_answers(superlink, place)
+        for public in place.keys.clients:
+            cli.register(public)
+        note(f"The server listens on {place.listen} for {len(place.keys.clients)} clients; Ctrl-C stops it.")
+        raise _ended(superlink.wait())
+
+
+def _command(place: ServerPlace, home: Path) -> list[str]:
+    return [
+        flower_program("flower-superlink"),
+        *("--host", place.listen.host, "--port", str(place.listen.port)),
+        *("--ssl-ca-certfile", str(place.keys.authority)),
+        *("--ssl-certfile", str(place.keys.certificate), "--ssl-keyfile", str(place.keys.key)),
+        *("--database", str(home / "superlink.db"), "--isolation", "subprocess"),
+        *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+    ]
+
+
+def _wait_until_it_answers(superlink: subprocess.Popen[str], place: ServerPlace) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while unreachable(place.local, place.keys.authority):
+        if (code := superlink.poll()) is not None:
+            raise _ended(code)
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"SuperLink does not answer at {place.local} after {SECONDS_TO_START:g} seconds.", "Its log is above."
+            )
+        time.sleep(0.2)
+
+
+def _require_free(listen: Address) -> None:
+    """Raise for an address that this machine does not have, or that another process listens on."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {listen}: {error.strerror}.",
+                "Give an address of this machine and a port that no other process has: --host, --port.",
+            ) from None
+
+
+def _ended(code: int) -> DeploymentError:
+    return DeploymentError(f"SuperLink ended by itself with exit code {code}.", "Its log is above; start it again.")

@@ -1,0 +1,123 @@
+"""`feddtl client`: Flower's SuperNode, started again and again until this process is told to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from feddtl.errors import ConfigError
+from feddtl.launch.connection import Address, unreachable
+from feddtl.launch.key_folders import ClientKeys, client_name
+from feddtl.launch.processes import empty_folder, flower_environment, flower_program, free_port, running
+from feddtl.state_folder import STATE
+from feddtl.storage import storage_errors, write_text_atomic
+
+SECONDS_BETWEEN_TRIES = 10.0
+# What SuperNode says when it is refused, and what that means.
+REFUSALS = {
+    "could not be activated": "The server still takes this client for connected, because it ended without saying "
+    "so; about a minute after it ended it may come back.",
+    "No SuperNode found with the given public key": "The server does not know this client's key; its folder of keys "
+    "must hold the key in clients/ when it starts.",
+}
+
+
+@dataclass(frozen=True)
+class ClientPlace:
+    """Who a client is, where its images are, and where the server is.
+
+    Attributes:
+        client: Id from 0.
+        server: Address.
+        keys: See `feddtl.launch.key_folders`.
+        state: Folder for what it keeps.
+        data: Its images, or its copy of the data set; None: as the experiment says.
+        model: Its copy of the CLIP; None: as the experiment says.
+    """
+
+    client: int
+    server: Address
+    keys: ClientKeys
+    state: Path
+    data: Path | None
+    model: Path | None
+
+    def __post_init__(self) -> None:
+        if self.client < 0:
+            raise ConfigError(f"--id is {self.client}.", "Clients are counted from 0.")
+        for flag, path in (("--data", self.data), ("--model", self.model)):
+            if path is not None and not path.exists():
+                raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
+
+
+def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
+    """Take part in the server's runs until this process is told to end.
+
+    A server that is away is waited for; a SuperNode that ends is started again.
+
+    Args:
+        place: Who and where.
+        note: Told of what the user should know.
+
+    Raises:
+        DeploymentError: Something else than the server answers at its address.
+        RunError: The folder for its state cannot be written.
+    """
+    home = place.state / "nodes" / client_name(place.client)
+    with storage_errors(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = empty_folder(home / "empty")
+    node_config = home / "node.toml"
+    write_text_atomic(node_config, _node_config(place))
+    environment = {**flower_environment(home), STATE: str(place.state)}
+    while True:
+        _wait_for_server(place, note)
+        note(f"Client {place.client} connects to {place.server}; Ctrl-C stops it.")
+        with running(_command(place, node_config), environment, folder, subprocess.PIPE) as supernode:
+            why = _follow(supernode, note)
+        note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _node_config(place: ClientPlace) -> str:
+    """What a node is told, as TOML."""
+    values: dict[str, int | str] = {"partition-id": place.client}
+    values |= {
+        key: str(path.absolute()) for key, path in (("data", place.data), ("model", place.model)) if path is not None
+    }
+    # A JSON string without escaped characters beyond the basic plane is a TOML string.
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def _command(place: ClientPlace, node_config: Path) -> list[str]:
+    return [
+        flower_program("flower-supernode"),
+        *("--superlink", str(place.server), "--root-certificates", str(place.keys.authority)),
+        *("--auth-supernode-private-key", str(place.keys.key), "--node-config", str(node_config)),
+        *("--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(free_port())),
+    ]
+
+
+def _wait_for_server(place: ClientPlace, note: Callable[[str], None]) -> None:
+    said = ""
+    while reason := unreachable(place.server, place.keys.authority):
+        if reason != said:
+            note(f"The server at {place.server} cannot be reached: {reason}. Waiting for it.")
+            said = reason
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _follow(supernode: subprocess.Popen[str], note: Callable[[str], None]) -> str:
+    """Why a SuperNode ended; what it says is passed on."""
+    why = ""
+    assert supernode.stdout is not None
+    for line in supernode.stdout:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        why = next((meaning for words, meaning in REFUSALS.items() if words in line), why)
+    return why or f"SuperNode ended with exit code {supernode.wait()}."
