@@ -8,14 +8,15 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from feddtl.config import METHOD_TITLES
+from feddtl.labels import path_names
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.collect import Collection, collect, printable
 from feddtl.report.confusion import Changes, Pair, changes_of, confused_pairs, halves_figure
 from feddtl.report.drawing import Figure
 from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
+from feddtl.report.grouping import SettingRuns, settings_of
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
-from feddtl.report.settings import Setting, settings_of
 from feddtl.storage import write_text_atomic
 from feddtl.units import counted
 
@@ -66,7 +67,7 @@ class Part:
     """
 
     name: str
-    setting: Setting
+    setting: SettingRuns
     facts: list[tuple[str, str]]
     notes: list[str]
     headline: tables.Table
@@ -124,7 +125,7 @@ def render(collected: Collection, *, images: bool = True) -> str:
     )
 
 
-def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
+def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> Part:
     found, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
     figures = (base_against_novel(setting, name), by_client(setting, name))
     costs = (seconds_by_phase(setting, name), bytes_sent(setting, name))
@@ -133,7 +134,7 @@ def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
         name=name,
         setting=setting,
         facts=_facts(setting),
-        notes=list(dict.fromkeys(printable(note) for run in setting.runs for note in run.data.get("notes", []))),
+        notes=list(dict.fromkeys(run.told(note) for run in setting.runs for note in run.data.get("notes", []))),
         headline=tables.headline(setting),
         by_round=by_round(setting, name),
         figures=[figure for figure in figures if figure],
@@ -152,7 +153,7 @@ def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
     )
 
 
-def _title(settings: list[Setting]) -> str:
+def _title(settings: list[SettingRuns]) -> str:
     """Methods and data sets, such as 'FedDTL and FedLoRA on shapes'."""
     experiments = [run.experiment for setting in settings for run in setting.runs]
     methods = [title for method, title in METHOD_TITLES.items() if any(e.method == method for e in experiments)]
@@ -165,7 +166,7 @@ def listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _facts(setting: Setting) -> list[tuple[str, str]]:
+def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
     """What was run, in words."""
     run, config, data = setting.first, setting.first.experiment.data, setting.first.data
     regime = (
@@ -180,7 +181,7 @@ def _facts(setting: Setting) -> list[tuple[str, str]]:
         ("Images", f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"),
         ("Regime", regime),
         ("Clients", f"{config.clients}, {config.partition}{dirichlet}"),
-        ("Model", run.experiment.model),
+        ("Model", path_names([run.experiment.model])[run.experiment.model]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]
     return [(name, printable(text)) for name, text in facts]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, describe, keys_of, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
-from feddtl.report.settings import Setting
+from feddtl.report.grouping import SettingRuns
 from feddtl.spread import spread_of
 from feddtl.timing import PHASES
 from feddtl.units import duration, size
@@ -31,7 +31,7 @@ RL_MEASURES = (
 )
 
 
-def partition_map(setting: Setting, prefix: str) -> Figure:
+def partition_map(setting: SettingRuns, prefix: str) -> Figure:
     """Class × client heat map of training images of the lowest seed."""
     run = setting.first
     counts = run.data["images_per_client_and_class"]  # (K, C)
@@ -68,7 +68,7 @@ def partition_map(setting: Setting, prefix: str) -> Figure:
     )
 
 
-def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
+def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:
     """Stacked bars of wall-clock time, mean over the finished runs; None without any."""
     methods = [method for method in setting.methods if any(run.seconds for run in method.counted)]
     if not methods:
@@ -94,7 +94,7 @@ def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
     )
 
 
-def bytes_sent(setting: Setting, prefix: str) -> Figure | None:
+def bytes_sent(setting: SettingRuns, prefix: str) -> Figure | None:
     """Bytes to and from the server over all rounds, mean over seeds; None where nothing was sent."""
     methods = [method for method in setting.methods if any(run.records for run in method.counted)]
     if not methods:
@@ -119,7 +119,7 @@ def bytes_sent(setting: Setting, prefix: str) -> Figure | None:
     )
 
 
-def reinforcement(setting: Setting, prefix: str) -> list[Figure]:
+def reinforcement(setting: SettingRuns, prefix: str) -> list[Figure]:
     """How the RL stage went, by round; nothing without one."""
     figures = []
     for key, title, axis, factor in RL_MEASURES:
