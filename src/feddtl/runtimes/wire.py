@@ -218,29 +218,33 @@ def unpack_holdings(parcel: Parcel) -> Holdings:
 
 
 def _pack(tensors: Tensors, contract: Contract) -> dict[str, NDArray[Any]]:
-    """Arrays in the precision of the contract. Raises RejectedMessageError for a value that it does not hold."""
+    """Arrays in the precision of the contract; they share the tensors' memory where nothing is to be converted.
+
+    Raises:
+        RejectedMessageError: A value that the precision does not hold.
+    """
     packed: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
         array = tensor.detach().cpu().numpy()
         if not tensor.is_floating_point():
-            packed[name] = array.astype(np.int64)
+            packed[name] = array.astype(np.int64, copy=False)
             continue
         with np.errstate(over="ignore"):
-            packed[name] = array.astype(contract.precision)
+            packed[name] = array.astype(contract.precision, copy=False)
         if not np.isfinite(packed[name]).all():
             raise RejectedMessageError(f"'{name}' is not finite in {contract.precision}; nothing was sent.")
     return packed
 
 
 def _tensor(name: str, array: NDArray[Any], contract: Contract) -> Tensor:
-    """An array as a tensor of its own: float32, or int64."""
+    """An array as a tensor, float32 or int64, in the same memory where that may be written."""
     if array.dtype == np.int64:
-        return torch.from_numpy(array.copy())
+        return torch.from_numpy(np.require(array, requirements="W"))
     if array.dtype != np.dtype(contract.precision):
         raise RejectedMessageError(f"'{name}' is {array.dtype}, not {contract.precision} or int64.")
     if not np.isfinite(array).all():
         raise RejectedMessageError(f"'{name}' holds NaN or infinite values.")
-    return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(np.require(array, np.float32, "W"))
 
 
 def _require_names(parcel: Parcel, expected: ExpectedUpdate) -> None:
@@ -261,7 +265,8 @@ def _check_weights(weights: Tensors, terms: Terms) -> None:
     total = 0.0
     for name, sent in terms.expected.weights.items():
         _require_like(f"weights/{name}", weights[name], tuple(sent.shape), sent.is_floating_point())
-        total += float((weights[name].double() - sent.cpu().double()).square().sum())
+        # In single precision, of which one more tensor is held; what overflows is infinitely far.
+        total += float((weights[name] - sent.cpu()).square_().sum())
     if not math.sqrt(total) <= terms.max_update_norm:
         raise RejectedMessageError(
             f"The weights are {math.sqrt(total):.4g} away from what was broadcast; "
