@@ -23,8 +23,7 @@ from benchmarks.federation.processes import processes
 from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment
 
-IN_ROUND, BETWEEN, SERVER_ROUND = 2, 3, 5  # client 1 dies in round 2, client 2 after round 3, the server in round 5
-FIRST, SECOND = 1, 2
+FIRST, SECOND = 1, 2  # the clients that are killed
 
 
 @dataclass
@@ -41,42 +40,60 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """When what is killed.
+
+    Attributes:
+        in_round: Client 1, while it trains in this round.
+        between: Client 2, after this round; 0: never.
+        server: The server and its run, in this round.
+    """
+
+    in_round: int = 2
+    between: int = 3
+    server: int = 5
+
+
+@dataclass(frozen=True)
 class Scenario:
     """The run and its faults.
 
     Attributes:
         federation: The processes.
+        faults: What is killed.
         output: Run folder.
         patience: Seconds that a round may take.
         log: What happened.
     """
 
     federation: Federation
+    faults: Faults
     output: Path
     patience: float
-    log: Log
+    log: Log = field(default_factory=Log)
 
     def play(self, experiment: Experiment) -> None:
         """Start everything, kill, restart, resume, and wait for the end."""
-        federation = self.federation
+        federation, faults = self.federation, self.faults
+        federation.write_keys()
         federation.start_server()
         for client in range(federation.clients):
             federation.start_client(client)
         run = federation.submit(experiment, self.output)
         self.log.add(f"run submitted to a server with {federation.clients} clients")
-        self._after(IN_ROUND - 1)
-        self._wait(f"client {FIRST} trains in round {IN_ROUND}", lambda: federation.trains(FIRST))
-        self._kill_client(FIRST, f"while it trains in round {IN_ROUND}")
-        self._after(BETWEEN)
-        self._kill_client(SECOND, f"after round {BETWEEN}")
-        self._after(SERVER_ROUND - 1)
-        self._wait(f"client 0 trains in round {SERVER_ROUND}", lambda: federation.trains(0))
+        self._after(faults.in_round - 1)
+        self._wait(f"client {FIRST} trains in round {faults.in_round}", lambda: federation.trains(FIRST))
+        self._kill_client(FIRST, f"while it trains in round {faults.in_round}")
+        if faults.between:
+            self._after(faults.between)
+            self._kill_client(SECOND, f"after round {faults.between}")
+        self._after(faults.server - 1)
+        self._wait(f"client 0 trains in round {faults.server}", lambda: federation.trains(0))
         federation.processes.kill(SERVER)
-        self.log.add(f"server and run killed in round {SERVER_ROUND}; rounds done: {len(records_of(self.output))}")
-        code = run.wait(self.patience)
-        self.log.add(f"feddtl submit ended with exit code {code}")
-        if code == 0:
+        self.log.add(f"server and run killed in round {faults.server}")
+        if run.wait(self.patience) == 0:
             raise RuntimeError("a run whose server died is taken for finished")
+        self.log.add(f"feddtl submit ended with exit code {run.returncode}")
         federation.start_server()
         self.log.add("server started again")
         self._resume(experiment)
@@ -114,17 +131,18 @@ class Scenario:
             raise RuntimeError("\n".join([str(error), *logs])) from None
 
 
-def outcome(experiment: Experiment, output: Path, log: Log) -> dict[str, Any]:
-    """What came of it. Raises RuntimeError unless all rounds are done and both killed clients are named."""
-    records = records_of(output)
+def outcome(scenario: Scenario, experiment: Experiment) -> dict[str, Any]:
+    """What came of it. Raises RuntimeError unless all rounds are done and the killed clients are named."""
+    records, faults = records_of(scenario.output), scenario.faults
     rounds = [record["round"] for record in records]
     lost = {record["round"]: record.get("failures", {}) for record in records if record["lost"]}
-    if rounds != list(range(1, experiment.rounds + 1)) or not (output / "summary.json").is_file():
+    if rounds != list(range(1, experiment.rounds + 1)) or not (scenario.output / "summary.json").is_file():
         raise RuntimeError(f"rounds done: {rounds}")
-    if str(FIRST) not in lost.get(IN_ROUND, {}) or str(SECOND) not in lost.get(BETWEEN + 1, {}):
-        raise RuntimeError(f"lost: {lost}")
+    killed = {faults.in_round: FIRST, **({faults.between + 1: SECOND} if faults.between else {})}
+    if any(str(client) not in lost.get(number, {}) for number, client in killed.items()):
+        raise RuntimeError(f"lost: {lost}, where the kills cost {killed}")
     return {
-        "events": log.events,
+        "events": scenario.log.events,
         "rounds": [
             {
                 "round": record["round"],
@@ -153,11 +171,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder, processes() as started:
         federation = Federation(Path(folder), arguments.clients, started)
-        federation.write_keys()
-        log = Log()
-        scenario = Scenario(federation, Path(folder) / "run", 2 * arguments.round_timeout, log)
+        scenario = Scenario(federation, Faults(), Path(folder) / "run", 2 * arguments.round_timeout)
         scenario.play(experiment)
-        found = outcome(experiment, scenario.output, log)
+        found = outcome(scenario, experiment)
     add_result("faults", "three kills", found, vars(arguments))
     print(json.dumps(found["rounds"], indent=1))
 

@@ -1,9 +1,11 @@
 """Many clients and large replies: memory and time per round, beside the same experiment in one process.
 
     python -m benchmarks.federation.load --clients 100 --rounds 20
-    python -m benchmarks.federation.load --name "64 MB replies" --clients 4 --rounds 3 --rank 10923
+    python -m benchmarks.federation.load --name "64 MB replies" --clients 4 --rounds 3 --rank 10923 \
+        --ways local simulation deployment
 
-Each way runs in a process of its own: `local` is `feddtl run`, `simulation` Flower's with Ray.
+`local` is what `feddtl run` does, `simulation` is Flower's with Ray, and `deployment` is `feddtl server`,
+`feddtl client` and `feddtl submit` with TLS on the loopback interface.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.federation.processes import Watch, processes
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of
+from benchmarks.federation.processes import Processes, Watch, processes
 from benchmarks.federation.results import add_result
-from benchmarks.measure import peak_memory
-from feddtl.config import DataConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
 
-WAYS = ("local", "simulation")
+WAYS = ("local", "simulation", "deployment")
+SECONDS_TO_END = 3600.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Load:
             data=DataConfig(
                 source="shapes", clients=self.clients, shots=self.shots, partition="iid", test_images_per_class=1
             ),
+            # Factors of such a rank are far from those of a usual one.
+            deployment=DeploymentConfig(max_update_norm=1e6),
             evaluation=EvaluationConfig(every=self.rounds, client_models="never"),
         )
 
@@ -76,29 +81,26 @@ def void(_: object) -> None:
 
 
 def measure(way: str, load: Load) -> dict[str, Any]:
-    """Run one way in a process of its own."""
+    """Run one way, in processes of its own."""
     with tempfile.TemporaryDirectory() as folder, processes() as started:
-        root = Path(folder)
-        command = [sys.executable, "-m", "benchmarks.federation.load", "--child", way, str(root / "run")]
-        for key, value in asdict(load).items():
-            command += [f"--{key}", str(value)]
-        process = started.start(command, root / "log", {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(root / "flwr")})
-        watch = Watch(started)
+        root, output = Path(folder), Path(folder) / "run"
+        parties = [SERVER, SUBMIT, *map(client_name, range(load.clients))] if way == "deployment" else [""]
+        watch = Watch(started, parties)
         watch.start()
-        code = process.wait()
+        if way == "deployment":
+            deploy(load, Federation(root, load.clients, started), output)
+        else:
+            run_child(way, load, started, root)
         watch.stop()
-        if code:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{(root / 'log').read_text()[-4000:]}")
-        records = [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
-        server_peak = int((root / "log").read_text().split("peak_bytes=")[1].split()[0])
-        summary = json.loads((root / "run" / "summary.json").read_text())
-    seconds = [sum(record["seconds"].values()) for record in records]
+        records = records_of(output)
+        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    seconds = [round(sum(record["seconds"].values()), 2) for record in records]
     return {
-        "server_peak_bytes": server_peak,
+        "peak_bytes_by_program": watch.peaks,
         "all_processes_peak_bytes": watch.most,
         "processes": len(watch.seen),
         "first_round_seconds": seconds[0],
-        "median_round_seconds": median(seconds[1:-1]),
+        "median_round_seconds": median(seconds[1:]),
         "round_seconds": seconds,
         "phases": {name: [record["seconds"].get(name, 0.0) for record in records] for name in records[0]["seconds"]},
         "bytes_up_per_client": records[0]["bytes_up"] / load.clients,
@@ -106,6 +108,26 @@ def measure(way: str, load: Load) -> dict[str, Any]:
         "lost": sum(len(record["lost"]) for record in records),
         "final": summary["final"],
     }
+
+
+def run_child(way: str, load: Load, started: Processes, root: Path) -> None:
+    """One of the ways that are a single command."""
+    command = [sys.executable, "-m", "benchmarks.federation.load", "--child", way, str(root / "run")]
+    for key, value in asdict(load).items():
+        command += [f"--{key}", str(value)]
+    environment = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(root / "flwr"), "FEDDTL_CACHE": str(root / "cache")}
+    if started.start(command, root / "log", environment).wait():
+        raise RuntimeError(f"{' '.join(command)} failed:\n{(root / 'log').read_text(encoding='utf-8')[-4000:]}")
+
+
+def deploy(load: Load, federation: Federation, output: Path) -> None:
+    """Server and clients as on machines of their own."""
+    federation.write_keys()
+    federation.start_server()
+    for client in range(load.clients):
+        federation.start_client(client)
+    if federation.submit(load.experiment(), output).wait(SECONDS_TO_END):
+        raise RuntimeError(f"the run failed:\n{federation.said(SUBMIT)[-4000:]}")
 
 
 def main() -> None:
@@ -116,14 +138,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="3 or more")
     parser.add_argument("--rank", type=int, default=4, help="of the adapters: 1536 numbers of an update for each")
     parser.add_argument("--shots", type=int, default=40, help="training images of each of the 32 classes, all clients")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
     parser.add_argument("--child", nargs=2, metavar=("WAY", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     load = Load(arguments.clients, arguments.rounds, arguments.rank, arguments.shots)
     if arguments.child:
         way, output = arguments.child
         {"local": run_local, "simulation": run_simulation}[way](load, Path(output))
-        print(f"peak_bytes={peak_memory()}")
         return
     for way in arguments.ways:
         found = measure(way, load)

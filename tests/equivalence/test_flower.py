@@ -394,6 +394,25 @@ def test_a_client_that_comes_back_takes_part_again_and_is_not_waited_for(bench, 
     assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS + 1
 
 
+def test_a_node_whose_answer_was_lost_is_asked_again(bench, tmp_path):
+    """Its process dies with the question; the next one answers."""
+    grid = faulty_grid()
+    asked = []
+
+    def answer(message, otherwise=grid._answer):
+        if message.metadata.message_type == "query" and message.metadata.dst_node_id == 101:
+            asked.append(message)
+            if len(asked) == 1:
+                return create_message_error_unavailable_res_message(message.metadata, "msg_unavail")
+        return otherwise(message)
+
+    grid._answer = answer
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=5.0, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid)
+    assert len(asked) == 2
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+
+
 def test_a_second_node_of_a_client_waits_until_the_first_has_left(bench, tmp_path):
     """A client that was killed is listed for a while beside its successor."""
     notes, grid = Notes(), faulty_grid(gone={1: 2})

@@ -88,14 +88,14 @@ def test_a_broadcast_comes_out_as_it_went_in():
 def test_large_arrays_are_not_copied_where_nothing_is_to_be_converted():
     """An update of 64 MB would be held twice on each side; what may not be written, as torch demands, is copied."""
     update = make_update()
-    parcel = pack_update(update, 3, CONTRACT)
-    found, _ = unpack_update(parcel, TERMS)
+    parcel = pack_reply(Reply(update), 3, CONTRACT)
+    found = unpack_reply(parcel, TERMS).update
     for kind in ("weights", "samples"):
         for name, tensor in getattr(found, kind).items():
             assert np.shares_memory(parcel.arrays[f"{kind}/{name}"], getattr(update, kind)[name].numpy())
             assert tensor.data_ptr() == getattr(update, kind)[name].data_ptr()
     parcel.arrays["weights/a"].flags.writeable = False
-    found, _ = unpack_update(parcel, TERMS)
+    found = unpack_reply(parcel, TERMS).update
     assert not np.shares_memory(parcel.arrays["weights/a"], found.weights["a"].numpy())
     assert torch.equal(found.weights["a"], update.weights["a"])
 
@@ -103,7 +103,7 @@ def test_large_arrays_are_not_copied_where_nothing_is_to_be_converted():
 def test_weights_that_overflow_are_too_far():
     """(3e38)^2 is beyond float32: infinitely far, and not 'not a number'."""
     with pytest.raises(RejectedMessageError, match="The weights are inf away from what was broadcast"):
-        unpack_update(parcel_with({"weights/a": np.full(4, 3e38, np.float32)}), TERMS)
+        unpack_reply(parcel_with({"weights/a": np.full(4, 3e38, np.float32)}), TERMS)
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl", "fedmaple", "pfedmma", "fedclip"])

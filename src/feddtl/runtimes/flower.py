@@ -14,6 +14,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import Array
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid as Grid
 from flwr.serverapp import ServerApp
 
@@ -41,6 +42,8 @@ PARTITION, DATA, MODEL = "partition-id", "data", "model"
 CLIENT, KEPT, ERROR = "client", "kept", "error"
 Result = TypeVar("Result")
 SECONDS_BETWEEN_LOOKS = 0.25
+# What Flower answers itself when no answer of the node will come.
+LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
 
 
@@ -256,7 +259,9 @@ class FlowerFleet(Fleet):
         ttl, question = self._parties.experiment.deployment.round_timeout, to_records(Parcel({}, self._order))
         self._asked |= self._push([Message(question, node, MessageType.QUERY, ttl=ttl) for node in new])
         for node, reply in self._pull(self._asked):
-            self._nodes[node] = self._introduced(node, reply)
+            # A question that was lost on the way, or with a process that died, is asked again at the next look.
+            if not (reply.has_error() and reply.error.code in LOST):
+                self._nodes[node] = self._introduced(node, reply)
 
     def _introduced(self, node: int, reply: Message) -> int | None:
         """The client that a node says it is; None, with a note, where that helps nobody."""
