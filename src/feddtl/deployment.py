@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,8 +17,9 @@ import torch
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import ClientData, Payload, Update, rows_of_views
 from feddtl.config import Experiment
-from feddtl.data.federated import load_federated_data
-from feddtl.data.table import ImageTable, Indices
+from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
+from feddtl.data.own_images import OwnImages, load_own_images, part_of
+from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
 from feddtl.experiment import RunObserver, evaluation_sets, labelled, load_model, run_experiment, task_of
@@ -29,7 +29,7 @@ from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower import FlowerFleet, Grid
-from feddtl.runtimes.node import Node, Request
+from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire import (
@@ -38,6 +38,7 @@ from feddtl.runtimes.wire import (
     RejectedMessageError,
     Reply,
     pack_counts,
+    pack_holdings,
     pack_reply,
     unpack_payload,
 )
@@ -85,6 +86,35 @@ def _require_rounds_in_lockstep(experiment: Experiment) -> None:
             )
 
 
+@dataclass(frozen=True)
+class ClientImages:
+    """The images of the clients that this machine stands for.
+
+    Attributes:
+        experiment: As the server sent it.
+        path: Where they are, or where this machine's copy of the data set is; empty: what the experiment names.
+        data: The whole data set; names alone where each client has images of its own.
+    """
+
+    experiment: Experiment
+    path: str
+    data: FederatedData
+
+    def of(self, client: int) -> OwnImages:
+        """What a client has. Raises ClientError or DataError where it cannot take part."""
+        if self.data.on_clients:
+            return load_own_images(self.experiment.data, self.path, self.experiment.seed)
+        return part_of(self.data, client)
+
+
+@lru_cache(maxsize=1)
+def client_images(experiment: Experiment, path: str) -> ClientImages:
+    """The images of an experiment on this machine. Raises DataError for those that cannot be used."""
+    config = experiment.data
+    found = images_on_clients(config) if config.on_clients else load_federated_data(config, experiment.seed, path)
+    return ClientImages(experiment, path, found)
+
+
 class ClientSide:
     """The clients of an experiment that this process stands for; usually one.
 
@@ -95,9 +125,9 @@ class ClientSide:
 
     def __init__(self, experiment: Experiment, copy: str = "") -> None:
         self.experiment = experiment
-        self._data = load_federated_data(experiment.data, experiment.seed, copy)
         self._clip = load_model(experiment)
-        self._task = task_of(self._clip, self._data, experiment.seed)
+        self._images = client_images(experiment, copy)
+        self._task = task_of(self._clip, self._images.data, experiment.seed)
         self._algorithm = build_algorithm(self._task, experiment)
         self._encoder = ImageEncoder(self._clip.image, self._algorithm.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment.deployment.precision)
@@ -124,7 +154,7 @@ class ClientSide:
             update,
             self._count(client, payload) if scored(payload.round - 1) else None,
             self._count(client, payload, update) if scored(payload.round) else None,
-            self._scores(payload, update) if update.personal else None,
+            self._scores(payload, update) if update.personal and not self._images.data.on_clients else None,
         )
         parcel = pack_reply(reply, payload.round, self._contract)
         if update.personal:
@@ -152,14 +182,14 @@ class ClientSide:
         if not self.experiment.scores_client_models(payload.round):
             return Scores(math.nan, math.nan, math.nan)
         if self._sets is None:
-            self._sets = evaluation_sets(self._data, self._encode)
+            self._sets = evaluation_sets(self._images.data, self._encode)
         return score_global(self._algorithm.received_classifier(payload, update), self._sets, math.nan)
 
     def _client(self, client: int) -> ClientData:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
             views = self.experiment.data.views
-            table = self._data.train.select(self._part_of(client, self._data.partition.train))
+            table = self._images.of(client).train
             activations = self._encode(table, "training images", views)
             labels = torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
@@ -169,18 +199,12 @@ class ClientSide:
     def _tests_of(self, client: int) -> tuple[TestImages, TestImages]:
         """The client's test images of base and of novel classes through the frozen blocks, once."""
         if client not in self._own_tests:
-            share = self._data.test_base.select(self._part_of(client, self._data.partition.test))
-            novel = self._data.test_novel.select([])
+            data, own = self._images.data, self._images.of(client)
             self._own_tests[client] = (
-                labelled(share, self._encode(share, "base test images"), self._data.base_names),
-                labelled(novel, self._encode(novel, "novel test images"), self._data.novel_names),
+                labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
+                labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
             )
         return self._own_tests[client]
-
-    def _part_of(self, client: int, parts: Sequence[Indices]) -> Indices:
-        if client >= len(parts):
-            raise ClientError(f"This node is client {client}; the experiment has 0 to {len(parts) - 1}.")
-        return parts[client]
 
     def _encode(self, table: ImageTable, what: str, views: int = 1) -> Activations:
         return self._encoder.encode(table, views=views) if len(table) else Activations.of(torch.empty(0, 0))
@@ -192,21 +216,35 @@ def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
     Raises:
         FeddtlError: The message names no experiment, or one that this machine cannot take part in.
     """
-    if request == "query":
-        return Parcel({}, {"client": node.client})
     text = parcel.scalars.get("experiment")
     if not isinstance(text, str):
         raise RejectedMessageError("The message names no experiment.")
+    if request == "query":
+        return introduction(read_experiment(text), node)
     side = client_side(text, node.data, node.model)
     return (side.train if request == "train" else side.evaluate)(node.client, parcel)
+
+
+def introduction(experiment: Experiment, node: Node) -> Parcel:
+    """Which client a node is and, where it has images of its own, how many; no model is loaded for it."""
+    if not experiment.data.on_clients:
+        return Parcel({}, {"client": node.client})
+    own = client_images(experiment, node.data).of(node.client)
+    held = Holdings(len(own.train), len(own.test_base), len(own.test_novel))
+    return pack_holdings(node.client, held, own.notes)
 
 
 @lru_cache(maxsize=1)
 def client_side(text: str, data: str, model: str) -> ClientSide:
     """The clients of an experiment as JSON. Raises FeddtlError for one that cannot be read or prepared."""
+    experiment = read_experiment(text)
+    return ClientSide(replace(experiment, model=model or experiment.model), data)
+
+
+def read_experiment(text: str) -> Experiment:
+    """An experiment as JSON. Raises FeddtlError for one that cannot be read."""
     try:
         values = json.loads(text)
     except ValueError as error:
         raise RejectedMessageError(f"The experiment is no JSON: {error}.") from None
-    experiment = experiment_from_dict(values)
-    return ClientSide(replace(experiment, model=model or experiment.model), data)
+    return experiment_from_dict(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,6 +53,11 @@ class EvaluationSets:
     novel: TestImages
     shares: tuple[Tensor, ...]
     domain_names: tuple[str, ...]
+
+    @property
+    def on_clients(self) -> bool:
+        """Whether the clients have test images of their own, and there are none here."""
+        return not len(self.base.labels)
 
     @property
     def labels(self) -> Tensor:
@@ -109,8 +115,13 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Mean of base and novel over models; the harmonic mean follows from the means."""
-    return Scores(float("nan"), float(np.mean([s.base for s in scores])), float(np.mean([s.novel for s in scores])))
+    """Mean of base and novel over the models that were scored; the harmonic mean follows from the means."""
+    return Scores(float("nan"), _mean([s.base for s in scores]), _mean([s.novel for s in scores]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    measured = [value for value in values if not math.isnan(value)]
+    return float(np.mean(measured)) if measured else float("nan")
 
 
 @dataclass(frozen=True)

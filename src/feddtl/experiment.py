@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,10 @@ import torch
 from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.base import Algorithm, ClientData, Task, rows_of_views
 from feddtl.config import Experiment, SystemConfig
-from feddtl.data.federated import FederatedData, load_federated_data
+from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
-from feddtl.evaluate import EvaluationSets, Scores, TestImages
+from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.cache.folder import cache_folder
@@ -127,14 +128,22 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     if closed is not progress and prepared.algorithm.trains:
         folder.save_progress(closed)
     progress = closed
-    sets, after = prepared.sets, runtime.predictions(progress.state)
-    folder.write_predictions(ImagePredictions(sets.labels, sets.domains, sets.owners, before, after))
+    if prepared.sets.on_clients:
+        zero_shot = Scores(math.nan, progress.before.get("base", math.nan), progress.before.get("novel", math.nan))
+    else:
+        after = runtime.predictions(progress.state)
+        folder.write_predictions(_predictions(prepared.sets, before, after))
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     trained = prepared.algorithm.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
     _write_outcome(folder, experiment, prepared.algorithm, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
+
+
+def _predictions(sets: EvaluationSets, before: Predictions, after: Predictions) -> ImagePredictions:
+    """What every test image was taken for before training, and is after the last round."""
+    return ImagePredictions(sets.labels, sets.domains, sets.owners, before, after)
 
 
 def _write_outcome(
@@ -177,7 +186,10 @@ def prepare(
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
-        data = load_federated_data(experiment.data, experiment.seed)
+        if experiment.data.on_clients and not images_here:
+            data = images_on_clients(experiment.data)
+        else:
+            data = load_federated_data(experiment.data, experiment.seed)
         for note in data.notes:
             observer.note(note)
         clip = load_model(experiment, kernels)
@@ -188,6 +200,8 @@ def prepare(
     memory = DeviceMemory(clip.image.device)
 
     def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
+        if not len(table):
+            return Activations.of(torch.empty(0, 0))
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
         return memory.hold(found)
 
@@ -254,7 +268,7 @@ def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Act
 
 def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
     """The task that all parties agree on."""
-    return Task(clip, data.base_names, data.prompt_template, seed)
+    return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
 
 
 def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:

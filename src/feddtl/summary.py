@@ -17,17 +17,18 @@ Summary = dict[str, Any]
 
 
 def describe_data(data: FederatedData) -> dict[str, Any]:
-    """Names, sizes and the class × client counts, as kept in `data.json`."""
+    """Names, sizes and the class × client counts, as kept in `data.json`; no sizes where clients have the images."""
+    counts = data.partition.counts(data.train.labels, len(data.base_names))
     return {
         "dataset": data.name,
         "prompt_template": data.prompt_template,
         "base_classes": list(data.base_names),
         "novel_classes": list(data.novel_names),
         "domains": list(data.domain_names),
-        "train_images": len(data.train),
-        "test_base_images": len(data.test_base),
-        "test_novel_images": len(data.test_novel),
-        "images_per_client_and_class": data.partition.counts(data.train.labels, len(data.base_names)).tolist(),
+        "train_images": None if data.on_clients else len(data.train),
+        "test_base_images": None if data.on_clients else len(data.test_base),
+        "test_novel_images": None if data.on_clients else len(data.test_novel),
+        "images_per_client_and_class": [] if data.on_clients else counts.tolist(),
         "notes": list(data.notes),
     }
 
@@ -60,7 +61,7 @@ def summarise(
         "dataset": data.name,
         "model": experiment.model,
         "regime": experiment.data.regime,
-        "partition": experiment.data.partition,
+        "partition": data.name if data.on_clients else experiment.data.partition,
         "clients": experiment.data.clients,
         "seed": experiment.seed,
         "rounds": progress.state.round,
@@ -100,9 +101,9 @@ def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> dict[str, float 
 
 
 def _comparable(record: Mapping[str, Any]) -> float:
-    """HM, or base accuracy where there is no novel image."""
-    value: float = record["harmonic_mean"]
-    return record["base"] if math.isnan(value) else value
+    """HM, or base accuracy where there is no novel image; no round that nobody scored is the best."""
+    values = [record[key] for key in ("harmonic_mean", "base") if not math.isnan(record[key])]
+    return float(values[0]) if values else -math.inf
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -29,6 +30,7 @@ class InMemoryGrid(Grid):
         clients: Ids of those that are there.
         before: Called with client and message before a node answers a broadcast; may raise, as a node may.
         after: Called with client and reply; what it returns is received in its place, None: nothing.
+        data: By client, path of its images.
         closing: As `after`, for replies of the closing evaluation; may raise, as a node may.
     """
 
@@ -39,18 +41,24 @@ class InMemoryGrid(Grid):
         before: Callable[[int, Message], None] | None = None,
         after: Tamper | None = None,
         closing: Tamper | None = None,
+        data: Mapping[int, Path] | None = None,
     ) -> None:
         # Flower's processes are told who they are when they start; messages bear it.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         self.app = app
         self.contexts = {
-            100 + client: Context(1, 100 + client, {"partition-id": client}, RecordDict(), {}) for client in clients
+            100 + client: Context(1, 100 + client, self._settings(client, data or {}), RecordDict(), {})
+            for client in clients
         }
         self.before = before or (lambda client, message: None)
         self.after = after or (lambda client, message: message)
         self.closing = closing or (lambda client, message: message)
         self.sent: list[Message] = []
         self._replies: dict[str, Message] = {}
+
+    @staticmethod
+    def _settings(client: int, data: Mapping[int, Path]) -> dict[str, UserConfigValue]:
+        return {"partition-id": client, **({"data": str(data[client])} if client in data else {})}
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)

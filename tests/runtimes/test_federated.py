@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_a_sample_of_clients_scores_its_own_part(federation, make_experiment):
     shares = (torch.arange(5), torch.arange(0), torch.arange(5, 12))
     progress, _ = run(federation, make_experiment(participation=0.6), shares)
     records = progress.records
-    for record, following in zip(records, records[1:], strict=False):
+    for record, following in pairwise(records):
         counting = [client for client in following["clients"] if client != 1]
         found = record.get("federated", {"clients": [], "base_images": 0})
         assert (found["clients"], found["base_images"]) == (counting, sum(len(shares[client]) for client in counting))
@@ -154,7 +155,7 @@ def test_a_sample_of_clients_scores_its_own_part(federation, make_experiment):
 def test_clients_whose_reply_is_lost_do_not_count(federation, make_experiment):
     progress, _ = run(federation, make_experiment(rounds=6, system=SystemConfig(dropout=0.5)))
     assert any(record["lost"] for record in progress.records)
-    for record, following in zip(progress.records, progress.records[1:], strict=False):
+    for record, following in pairwise(progress.records):
         arrived = [client for client in following["clients"] if client not in following["lost"]]
         assert record.get("federated", {"clients": []})["clients"] == arrived
 

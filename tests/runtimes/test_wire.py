@@ -233,3 +233,61 @@ def test_what_half_precision_does_not_hold_is_not_sent():
     update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
     with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
         pack_reply(Reply(update), 3, HALF)
+
+
+COUNTS = HitCounts(3, 4, 0, 2)  # of the 4 + 2 images in TERMS
+
+
+def test_counts_come_out_as_they_went_in():
+    """Each is read where the terms ask for it, and for the images that the client is known to have."""
+    parcel = pack_reply(Reply(make_update(), counts=COUNTS, own=HitCounts(4, 4, 2, 2)), 3, CONTRACT)
+    found = unpack_reply(parcel, replace(TERMS, counted=True, own_counted=True))
+    assert (found.counts, found.own) == (COUNTS, HitCounts(4, 4, 2, 2))
+    neither = unpack_reply(parcel, TERMS)
+    assert (neither.counts, neither.own) == (None, None)
+    assert unpack_counts(pack_counts(COUNTS, 1, 3, CONTRACT), 1, 3, TERMS.images, CONTRACT) == COUNTS
+
+
+BAD_COUNTS = {
+    "global_base": [-1, 5, 3.0, True, None, "3"],
+    "global_base_images": [3, 5, 10**12, 4.0, None],
+    "global_novel": [3, -1],
+    "global_novel_images": [0, 1],
+    "round": [2, None],
+    "client": [0, 2],
+    "schema": [1],
+    "model": ["x"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_COUNTS.items() for value in values])
+def test_counts_that_cannot_be_are_rejected_and_named(name, value):
+    """In a reply and in the closing evaluation."""
+    reply = pack_reply(Reply(make_update(), counts=COUNTS), 3, CONTRACT)
+    alone = pack_counts(COUNTS, 1, 3, CONTRACT)
+    reply, alone = (replace(parcel, scalars={**parcel.scalars, name: value}) for parcel in (reply, alone))
+    with pytest.raises(RejectedMessageError, match=name):
+        unpack_reply(reply, replace(TERMS, counted=True))
+    with pytest.raises(RejectedMessageError, match=name):
+        unpack_counts(alone, 1, 3, TERMS.images, CONTRACT)
+
+
+def test_missing_counts_are_named():
+    with pytest.raises(RejectedMessageError, match="own_base_images is None"):
+        unpack_reply(pack_reply(Reply(make_update()), 3, CONTRACT), replace(TERMS, own_counted=True))
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50))
+def test_holdings_come_out_as_they_went_in(train, base, novel):
+    held = Holdings(train, base, novel)
+    assert unpack_holdings(pack_holdings(2, held, ["a", "b"]), most=50) == held
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train", 0), ("train", 7), ("train", 3.0), ("base", -1), ("novel", None), ("schema", 1)],
+)
+def test_holdings_that_cannot_be_are_rejected_and_named(name, value):
+    parcel = pack_holdings(2, Holdings(6, 2))
+    with pytest.raises(RejectedMessageError, match=f"{name} is {value}"):
+        unpack_holdings(replace(parcel, scalars={**parcel.scalars, name: value}), most=6)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -55,7 +57,7 @@ class Part:
         clients: Worst, mean and best client.
         client_models: The clients' own models on all images.
         domains: Accuracy by domain.
-        partition: Class × client heat map.
+        partition: Class × client heat map; None where clients have images of their own.
         costs: Time and traffic.
         reinforcement: How the RL stage went.
         halves: Base and novel names together.
@@ -76,7 +78,7 @@ class Part:
     clients: tables.Table | None
     client_models: tables.Table | None
     domains: tables.Table | None
-    partition: Figure
+    partition: Figure | None
     costs: list[Figure]
     reinforcement: list[Figure]
     halves: Figure | None
@@ -178,10 +180,14 @@ def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
     facts = [
         ("Data set", f"{data['dataset']}{domains}"),
         ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel"),
-        ("Images", f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"),
+        ("Images", "on the clients" if config.on_clients else _numbers_of_images(data)),
         ("Regime", regime),
-        ("Clients", f"{config.clients}, {config.partition}{dirichlet}"),
+        ("Clients", f"{config.clients}, {'own images' if config.on_clients else config.partition + dirichlet}"),
         ("Model", path_names([run.experiment.model])[run.experiment.model]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]
     return [(name, printable(text)) for name, text in facts]
+
+
+def _numbers_of_images(data: Mapping[str, Any]) -> str:
+    return f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"

@@ -31,10 +31,12 @@ RL_MEASURES = (
 )
 
 
-def partition_map(setting: SettingRuns, prefix: str) -> Figure:
-    """Class × client heat map of training images of the lowest seed."""
+def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
+    """Class × client heat map of training images of the lowest seed; None where clients have images of their own."""
     run = setting.first
     counts = run.data["images_per_client_and_class"]  # (K, C)
+    if not counts:
+        return None
     names = run.class_names[: run.base_classes]
     clients, classes = len(counts), len(names)
     each = 1 if classes <= MOST_NAMES else math.ceil(classes / MOST_NAMES)

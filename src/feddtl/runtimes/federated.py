@@ -1,8 +1,8 @@
-"""Federated accuracy: the global model scored by the clients, each on test images of its own, without a central test set.
+"""Federated accuracy: clients score the global model, each on test images of its own, without a central test set.
 
 A client scores what it is broadcast, so that its reply in round t + 1 tells of the model after round t, and joins the
-record of round t. The replies of round 1 tell of the model before training; a closing evaluation of all clients tells of
-the last one.
+record of round t. The replies of round 1 tell of the model before training; a closing evaluation of all clients tells
+of the last one.
 """
 
 from __future__ import annotations

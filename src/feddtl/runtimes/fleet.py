@@ -58,6 +58,10 @@ class Fleet(ABC):
         """
 
     @abstractmethod
+    def train_images(self, client: int) -> int:
+        """How many training images a client has; 0 where that is not known."""
+
+    @abstractmethod
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
         """All clients score the broadcast of the model that a run stands at; one that fails costs its counts alone."""
 
@@ -83,6 +87,10 @@ class FleetInProcess(Fleet):
                 updates.append(update)
         counted = parties.experiment.is_scored(progress.state.round)
         return Arrivals(updates, counts=parties.counts(progress.state, clients) if counted else {})
+
+    def train_images(self, client: int) -> int:
+        """See `Fleet.train_images`."""
+        return len(self._parties.clients[client])
 
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
         """See `Fleet.evaluate`."""

@@ -6,6 +6,7 @@ is, it is asked once, when the node appears: partition-id of its node configurat
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from flwr.serverapp import ServerApp
 
 from feddtl.algorithms.base import Payload
 from feddtl.errors import ClientError, FeddtlError
-from feddtl.evaluate import HitCounts
+from feddtl.evaluate import HitCounts, Scores
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties
@@ -34,12 +35,14 @@ from feddtl.runtimes.wire import (
     Terms,
     pack_payload,
     unpack_counts,
+    unpack_holdings,
     unpack_reply,
 )
 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
 PARTITION, DATA, MODEL = "partition-id", "data", "model"
-CLIENT, KEPT, ERROR = "client", "kept", "error"
+CLIENT, KEPT, ERROR, NOTES = "client", "kept", "error", "notes"
+MOST_NOTES = 2000  # characters of what a client says
 Result = TypeVar("Result")
 SECONDS_BETWEEN_LOOKS = 0.25
 # What Flower answers itself when no answer of the node will come.
@@ -105,6 +108,9 @@ class FlowerFleet(Fleet):
         self._nodes: dict[int, int | None] = {}  # client by node; None where it names none that there is
         self._asked: dict[str, int] = {}  # node by query that is not answered yet
         self._started = False
+        self._own_images = parties.experiment.data.on_clients
+        self._held: dict[int, Holdings] = {}  # by node, where clients have images of their own
+        self._refusals: dict[int, tuple[object, str]] = {}  # by node, its client and why it cannot take part
         self._personal = parties.algorithm.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
@@ -123,7 +129,7 @@ class FlowerFleet(Fleet):
         return Arrivals(
             [reply.update for reply in replies.values()],
             failures,
-            {client: reply.scores for client, reply in replies.items() if reply.scores},
+            self._scores_of(replies),
             {client: reply.counts for client, reply in replies.items() if reply.counts and reply.counts.images},
             {client: reply.own for client, reply in replies.items() if reply.own},
         )
@@ -205,17 +211,32 @@ class FlowerFleet(Fleet):
             len(algorithm.task.class_names),
             algorithm.expected_update(payload),
             experiment.deployment.max_update_norm,
-            measured=self._personal,
+            measured=self._personal and not self._own_images,
             counted=experiment.is_scored(payload.round - 1),
             own_counted=experiment.is_scored(payload.round),
         )
 
+    def _scores_of(self, replies: Mapping[int, Reply]) -> dict[int, Scores]:
+        """Scores of the clients' own models that only they can measure."""
+        if self._own_images:
+            nothing = Scores(math.nan, math.nan, math.nan)
+            return {client: reply.own.scores if reply.own else nothing for client, reply in replies.items()}
+        return {client: reply.scores for client, reply in replies.items() if reply.scores}
+
+    def train_images(self, client: int) -> int:
+        """See `Fleet.train_images`."""
+        held = [images.train for node, images in self._held.items() if self._nodes.get(node) == client]
+        return held[0] if held else len(self._parties.clients[client])
+
     def _images(self, client: int, node: int) -> Holdings:
-        """How many images a client has."""
+        """How many images a client has: as its node said, or by the partition."""
+        if self._own_images:
+            return self._held[node]
         return Holdings(len(self._parties.clients[client]), len(self._parties.sets.shares[client]))
 
     def _reason_of_absence(self, client: int) -> str:
-        return "no node of it is connected."
+        reasons = (reason for refused, reason in self._refusals.values() if refused == client)
+        return next(reasons, "no node of it is connected.")
 
     def _require_quorum(
         self, round_number: int, clients: Sequence[int], usable: Sized, failures: Mapping[int, str]
@@ -237,12 +258,17 @@ class FlowerFleet(Fleet):
         deployment = self._parties.experiment.deployment
         needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
         deadline = time.monotonic() + deployment.round_timeout
+        # Whoever refused is asked again: its images may have been mended.
+        self._nodes = {node: client for node, client in self._nodes.items() if node not in self._refusals}
         while True:
             self._meet_nodes()
             # Of two nodes that say they are the same client the one that said so first is it.
             claims = {client: node for node, client in reversed(self._nodes.items()) if client is not None}
             found = {client: claims[client] for client in clients if client in claims}
-            if len(found) >= needed or time.monotonic() >= deadline:
+            # A node that says why it cannot take part is not waited for.
+            refused = {client for client, _ in self._refusals.values()} - found.keys()
+            settled = len(found) + (0 if self._started else len(refused))
+            if settled >= needed or time.monotonic() >= deadline:
                 self._started = True
                 return found
             _sleep_until(deadline)
@@ -255,6 +281,7 @@ class FlowerFleet(Fleet):
         present = set(self._grid.get_node_ids())
         self._nodes = {node: client for node, client in self._nodes.items() if node in present}
         self._asked = {query: node for query, node in self._asked.items() if node in present}
+        self._refusals = {node: refusal for node, refusal in self._refusals.items() if node in present}
         new = sorted(present - self._nodes.keys() - set(self._asked.values()))
         ttl, question = self._parties.experiment.deployment.round_timeout, to_records(Parcel({}, self._order))
         self._asked |= self._push([Message(question, node, MessageType.QUERY, ttl=ttl) for node in new])
@@ -270,12 +297,31 @@ class FlowerFleet(Fleet):
             return None
         record = reply.content.config_records.get(SCALARS)
         client = record.get(CLIENT) if record is not None else None
+        if not self._can_take_part(node, client, reply):
+            return None
         if type(client) is not int or not 0 <= client < len(self._parties.clients):
             self._note(f"Node {node} says that it is client {client!r}; there are {len(self._parties.clients)}.")
             return None
         if client in self._nodes.values():
             self._note(f"Node {node} says that it is client {client}, which another node is already.")
         return client
+
+    def _can_take_part(self, node: int, client: object, reply: Message) -> bool:
+        """Whether a node answers with what is needed; where not, the reason is kept, and noted once."""
+        try:
+            parcel = _content(reply)
+            if self._own_images:
+                data, classes = self._parties.experiment.data, len(self._parties.algorithm.task.class_names)
+                self._held[node] = unpack_holdings(parcel, data.shots * classes if data.regime == "few-shot" else None)
+        except RejectedMessageError as error:
+            if self._refusals.get(node) != (client, error.message):
+                self._note(f"Node {node}, client {client}, cannot take part: {error.message}")
+            self._refusals[node] = (client, error.message)
+            return False
+        self._refusals.pop(node, None)
+        for note in filter(None, str(parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
+            self._note(f"Client {client}: {note}")
+        return True
 
     def _push(self, messages: Sequence[Message]) -> dict[str, int]:
         """Send; nodes by message, of those messages that Flower took."""
@@ -319,7 +365,8 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
             try:
                 reply = answer(request, _node(context), from_records(message.content))
             except FeddtlError as error:
-                reply = Parcel({}, {ERROR: str(error)})
+                client = context.node_config.get(PARTITION)
+                reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
             return Message(to_records(reply), reply_to=message)
 
         return handle

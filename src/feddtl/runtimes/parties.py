@@ -106,8 +106,11 @@ class Parties:
             here = {client: model for client, model in models.items() if client not in own}
             found = {**score_local(here, self.sets), **{client: counts.scores.local for client, counts in own.items()}}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
-            scores = scores_of(self.predictions(state), self.sets, mean(list(local.values())))
-            record: Record = {**scores.as_dict(), "local_by_client": local, "domains": dict(scores.domains)}
+            average = mean(list(local.values()))
+            record: Record = {"local": average, "local_by_client": local, "domains": {}}
+            if not self.sets.on_clients:
+                scores = scores_of(self.predictions(state), self.sets, average)
+                record |= {**scores.as_dict(), "domains": dict(scores.domains)}
             clients = sorted({*models, *measured})
             if clients and self.experiment.scores_client_models(state.round):
                 each = [measured.get(client) or score_global(models[client], self.sets, 0.0) for client in clients]

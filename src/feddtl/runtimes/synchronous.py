@@ -100,5 +100,5 @@ class SynchronousRounds(Rounds):
         """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""
         sent = {update.client: tensor_bytes(update.weights, update.samples) for update in updates}
         down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.local_epochs(stage)
-        images = {client: len(self._parties.clients[client]) for client in chosen}
+        images = {client: self._fleet.train_images(client) for client in chosen}
         return max(self._clock.seconds(c, images[c], epochs, down + sent.get(c, 0)) for c in chosen)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -129,10 +129,11 @@ class Reply:
 
     Attributes:
         update: What it trained.
-        counts: Of the model that it was broadcast, on test images of its own; None where the round before is not scored.
+        counts: Of the model that it was broadcast, on test images of its own; None where the round before is not
+            scored.
         own: The same of its own model; None where the round is not scored.
-        scores: Base and novel accuracy of its own model on all test images, NaN in rounds that do not ask for them; None
-            where the server measures them.
+        scores: Base and novel accuracy of its own model on all test images, NaN in rounds that do not ask for them;
+            None where the server measures them.
     """
 
     update: Update
@@ -205,15 +206,21 @@ def unpack_counts(parcel: Parcel, client: int, round_number: int, images: Holdin
     return _counts(parcel.scalars, "global", images)
 
 
-def pack_holdings(client: int, images: Holdings) -> Parcel:
-    """How many images a client has, as it travels."""
-    return Parcel({}, {"schema": SCHEMA, "client": client, **asdict(images)})
+def pack_holdings(client: int, images: Holdings, notes: Sequence[str] = ()) -> Parcel:
+    """How many images a client has, as it travels, with what whoever runs the experiment should know."""
+    return Parcel({}, {"schema": SCHEMA, "client": client, **asdict(images), "notes": "\n".join(notes)})
 
 
-def unpack_holdings(parcel: Parcel) -> Holdings:
-    """How many images a client says that it has; one at least to train on. Raises RejectedMessageError."""
+def unpack_holdings(parcel: Parcel, most: int | None = None) -> Holdings:
+    """How many images a client says that it has; one at least to train on, and no more than `most`.
+
+    Raises:
+        RejectedMessageError: A number is missing or out of range.
+    """
     _require_numbers(parcel.scalars, schema=SCHEMA)
     train, base, novel = (_whole_number(parcel.scalars, name, least) for name, least in _LEAST_HELD.items())
+    if most is not None and train > most:
+        raise RejectedMessageError(f"train is {train}; data.shots allows {most} training images.")
     return Holdings(train, base, novel)
 
 
