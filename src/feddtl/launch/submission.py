@@ -21,7 +21,7 @@ from feddtl.launch.processes import flower_environment, running
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a run's log to its final status
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) ?:")
+FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower loads the modules from the environment in which it runs, so the app is nothing but its description.
 APP = """\
 [project]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ from feddtl.state_folder import STATE
 from feddtl.storage import storage_errors, write_text_atomic
 
 SECONDS_BETWEEN_TRIES = 10.0
-# What SuperNode says when it is refused, and what that means.
-REFUSALS = {
-    "could not be activated": "The server still takes this client for connected, because it ended without saying "
-    "so; about a minute after it ended it may come back.",
-    "No SuperNode found with the given public key": "The server does not know this client's key; its folder of keys "
-    "must hold the key in clients/ when it starts.",
-}
+SECONDS_TO_SAY_WHY = 5.0
+# SuperNode's words when the server refuses it; for which of the two reasons is in the server's log alone.
+REFUSAL = "Failed to activate SuperNode"
+REFUSED = (
+    "The server refuses client {client}. After an end without farewell, kill -9 or a power cut, it takes the client for "
+    "connected for about a minute; or it does not know the client's key, which its log says."
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
         _wait_for_server(place, note)
         note(f"Client {place.client} connects to {place.server}; Ctrl-C stops it.")
         with running(_command(place, node_config), environment, folder, subprocess.PIPE) as supernode:
-            why = _follow(supernode, note)
+            why = _follow(supernode, place.client)
         note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
         time.sleep(SECONDS_BETWEEN_TRIES)
 
@@ -112,12 +113,22 @@ def _wait_for_server(place: ClientPlace, note: Callable[[str], None]) -> None:
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def _follow(supernode: subprocess.Popen[str], note: Callable[[str], None]) -> str:
+def _follow(supernode: subprocess.Popen[str], client: int) -> str:
     """Why a SuperNode ended; what it says is passed on."""
-    why = ""
-    assert supernode.stdout is not None
-    for line in supernode.stdout:
-        sys.stderr.write(line)
-        sys.stderr.flush()
-        why = next((meaning for words, meaning in REFUSALS.items() if words in line), why)
-    return why or f"SuperNode ended with exit code {supernode.wait()}."
+    refused = threading.Event()
+
+    def pass_on() -> None:
+        assert supernode.stdout is not None
+        for line in supernode.stdout:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            if REFUSAL in line:
+                refused.set()
+
+    # In a thread, for the output ends only with the last process that SuperNode started, and that one ends when
+    # SuperNode has been waited for.
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+    code = supernode.wait()
+    reader.join(SECONDS_TO_SAY_WHY)
+    return REFUSED.format(client=client) if refused.is_set() else f"SuperNode ended with exit code {code}."
