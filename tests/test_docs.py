@@ -21,7 +21,19 @@ from PIL import Image
 import feddtl
 from feddtl.algorithms.base import Algorithm, TrainedParameters
 from feddtl.cli import main
-from feddtl.cli.commands import Compare, Doctor, Evaluate, Export, Partition, Report, Run
+from feddtl.cli.commands import (
+    Client,
+    Compare,
+    Doctor,
+    Evaluate,
+    Export,
+    Keys,
+    Partition,
+    Report,
+    Run,
+    Server,
+    Submit,
+)
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
@@ -32,7 +44,7 @@ from feddtl.runtimes.local import LocalRuntime, Progress
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = (Run, Compare, Evaluate, Report, Export, Partition, Doctor)
+COMMANDS = (Run, Compare, Evaluate, Report, Export, Partition, Doctor, Keys, Server, Client, Submit)
 
 
 def name_of(page: Path) -> str:

@@ -1,4 +1,4 @@
-"""integrations/nginx/feddtl.conf in front of a real SuperLink on the loopback address: who gets through, to what."""
+"""integrations/nginx/feddtl.conf in front of `feddtl server` on the loopback address: who gets through, to what."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,16 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse, RegisterNodeRequest, RegisterNodeResponse
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from feddtl.launch.keys import write_keys
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx on the PATH or in /usr/sbin")
@@ -43,25 +45,35 @@ SECONDS_TO_START = 90
 
 @dataclass(frozen=True)
 class Deployment:
-    """A SuperLink that asks nodes for keys, and the proxy.
+    """`feddtl server`, and the proxy.
 
     Attributes:
-        superlink: Port of the SuperLink.
+        superlink: Port of the server.
         proxy: Port of nginx.
-        certificate: Of both.
-        key: Of a node that the SuperLink knows as `node`.
-        node: Its id.
+        keys: What `feddtl keys` wrote.
+        key: Client 0's.
+        node: The id by which the server knows client 0.
     """
 
     superlink: int
     proxy: int
-    certificate: Path
-    key: ec.EllipticCurvePrivateKey
-    node: int
+    keys: Path
+    key: ec.EllipticCurvePrivateKey | None = None
+    node: int = 0
+
+    @property
+    def tls(self):
+        """Trusts the federation's authority and no other."""
+        return ssl.create_default_context(cafile=self.keys / "client-0" / "ca.crt")
+
+    def nodes(self):
+        """The clients that the server knows."""
+        reply = self.post(self.superlink, "/v1/control/list-nodes", ListNodesRequest().SerializeToString())
+        return ListNodesResponse.FromString(reply.raise_for_status().content).nodes_info
 
     def post(self, port, path, content=b"", **headers):
         """What nobody signed."""
-        with httpx.Client(verify=ssl.create_default_context(cafile=self.certificate)) as client:
+        with httpx.Client(verify=self.tls) as client:
             return client.post(f"https://localhost:{port}{path}", content=content, headers={**PROTOBUF, **headers})
 
     @contextmanager
@@ -70,7 +82,7 @@ class Deployment:
         key = key or self.key
         signer = NodeAuthHttpInterceptor(key, key.public_key())
         with FleetHttpClient.from_server_address(
-            f"localhost:{self.proxy}", False, str(self.certificate), [signer]
+            f"localhost:{self.proxy}", False, str(self.keys / "client-0" / "ca.crt"), [signer]
         ) as client:
             yield client
 
@@ -81,40 +93,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def program(name):
-    """One of Flower's programs, of this environment."""
-    return str(Path(sys.executable).parent / name)
-
-
-def make_certificate(folder):
-    """A certificate for localhost that is its own authority."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=localhost"
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-    key, certificate = folder / "server.key", folder / "server.pem"
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command.split(), "-addext", names, *files], check=True, capture_output=True)
-    return certificate, key
-
-
-def environment(home):
-    """No usage data, no installation at run time, a home of its own; and Flower's commands on the PATH."""
-    return {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
-
-
 @contextmanager
 def running(command, folder, *ports):
     """A process that listens on the ports, stopped at the end."""
-    log = folder / f"{Path(command[0]).name}.log"
+    log = folder / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(folder / "flwr"), stdout=stream, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT)
     try:
         for port in ports:
             wait_for(lambda port=port: listens(port) or process.poll() is not None)
@@ -141,7 +125,7 @@ def wait_for(condition):
         time.sleep(0.2)
 
 
-def replaced(text, changes):
+def with_changes(text, changes):
     """The site file with this machine's ports and files; each of them must be in it."""
     for old, new in changes.items():
         assert old in text, f"{SITE} has no {old!r}"
@@ -149,17 +133,15 @@ def replaced(text, changes):
     return text
 
 
-def nginx_command(folder, certificate, key, superlink, proxy):
-    """nginx with the site file as it is, but for ports and paths of certificates."""
+def nginx_command(folder, keys, superlink, proxy):
+    """nginx with the site file as it is, but for the ports and the folder of the keys."""
     folder.mkdir()
     changes = {
         "server 127.0.0.1:9091;": f"server 127.0.0.1:{superlink};",
         "listen 9092 ssl;": f"listen 127.0.0.1:{proxy} ssl;",
-        "/etc/feddtl/server/server.crt": str(certificate),
-        "/etc/feddtl/server/server.key": str(key),
-        "/etc/feddtl/server/ca.crt": str(certificate),
+        "/etc/feddtl/server/": f"{keys}/server/",
     }
-    (folder / "feddtl.conf").write_text(replaced(SITE.read_text(), changes))
+    (folder / "feddtl.conf").write_text(with_changes(SITE.read_text(), changes))
     # Its folders for temporary files, or nginx wants to write to /var/lib.
     stores = "".join(f"{name}_temp_path {name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     main = "daemon off; pid nginx.pid; error_log stderr; worker_processes 1; events {}\n"
@@ -167,25 +149,20 @@ def nginx_command(folder, certificate, key, superlink, proxy):
     return [NGINX, "-p", f"{folder}/", "-c", "nginx.conf", "-e", "stderr"]
 
 
+FEDDTL = [sys.executable, "-m", "feddtl"]
+
+
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deployment")
-    certificate, tls_key = make_certificate(folder)
-    superlink, proxy = free_port(), free_port()
-    command = [program("flower-superlink"), "--host", "127.0.0.1", "--port", str(superlink)]
-    command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(tls_key)]
-    command += ["--ssl-ca-certfile", str(certificate), "--enable-supernode-auth"]
-    nginx = nginx_command(folder / "nginx", certificate, tls_key, superlink, proxy)
-    key = ec.generate_private_key(ec.SECP256R1())
-    with ExitStack() as stack:
-        stack.enter_context(running(command, folder, superlink))
-        stack.enter_context(running(nginx, folder / "nginx", proxy))
-        request = RegisterNodeRequest(public_key=public_key_to_bytes(key.public_key()))
-        reply = Deployment(superlink, proxy, certificate, key, 0).post(
-            superlink, "/v1/control/register-node", request.SerializeToString()
-        )
-        node = RegisterNodeResponse.FromString(reply.raise_for_status().content).node_id
-        yield Deployment(superlink, proxy, certificate, key, node)
+    found = Deployment(free_port(), free_port(), folder / "keys", None)
+    write_keys(found.keys, [], 1, 1)
+    server = [*FEDDTL, "server", "--keys", str(found.keys), "--port", str(found.superlink), "--state", str(folder)]
+    nginx = nginx_command(folder / "nginx", found.keys, found.superlink, found.proxy)
+    with running(server, folder, found.superlink), running(nginx, folder / "nginx", found.proxy):
+        wait_for(found.nodes)
+        key = serialization.load_ssh_private_key((found.keys / "client-0" / "node.key").read_bytes(), None)
+        yield replace(found, key=key, node=found.nodes()[0].node_id)
 
 
 def test_a_client_with_a_key_gets_through(deployment):
@@ -200,23 +177,19 @@ def test_a_client_with_a_key_gets_through(deployment):
         piece = PushObjectRequest(node=node, run_id=1, object_id="a", object_content=bytes(PIECE))
         with pytest.raises(httpx.HTTPStatusError) as caught:
             client.PushObject(piece)
+        client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
     # There is no such run: the SuperLink says so, which it does in JSON.
     assert caught.value.response.headers["content-type"] == "application/json"
 
 
-def test_a_real_supernode_connects_through_the_proxy(deployment, tmp_path):
-    openssh = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    (tmp_path / "node").write_bytes(deployment.key.private_bytes(*openssh))
-    command = [program("flower-supernode"), "--superlink", f"localhost:{deployment.proxy}"]
-    command += ["--root-certificates", str(deployment.certificate), "--port", str(free_port())]
-    command += ["--auth-supernode-private-key", str(tmp_path / "node")]
+def test_a_real_client_connects_through_the_proxy(deployment, tmp_path):
+    command = [*FEDDTL, "client", "--id", "0", "--server", f"localhost:{deployment.proxy}"]
+    command += ["--keys", str(deployment.keys), "--state", str(tmp_path)]
 
     def online():
-        content = ListNodesRequest().SerializeToString()
-        reply = deployment.post(deployment.superlink, "/v1/control/list-nodes", content)
-        nodes = ListNodesResponse.FromString(reply.content).nodes_info
-        return any(node.node_id == deployment.node and node.status == "online" for node in nodes)
+        return any(node.node_id == deployment.node and node.status == "online" for node in deployment.nodes())
 
+    assert not online()
     with running(command, tmp_path):
         wait_for(online)
 
@@ -235,7 +208,7 @@ def test_every_route_of_the_superlink_but_those_of_clients_ends_at_the_proxy(dep
 
     Nothing here is signed: where the proxy lets it through, the SuperLink answers 401.
     """
-    with httpx.Client(verify=ssl.create_default_context(cafile=deployment.certificate)) as client:
+    with httpx.Client(verify=deployment.tls) as client:
         paths = client.get(f"https://localhost:{deployment.superlink}/openapi.json").json()["paths"]
     fleet = {path for path in paths if path.startswith("/v1/fleet/")}
     assert fleet > WITHOUT_KEYS
@@ -273,7 +246,7 @@ def test_what_the_proxy_is_for(deployment, path):
     ],
 )
 def test_ways_of_writing_a_path_do_not_get_around_the_list(deployment, path):
-    context = ssl.create_default_context(cafile=deployment.certificate)
+    context = deployment.tls
     connection = http.client.HTTPSConnection("localhost", deployment.proxy, context=context, timeout=30)
     connection.putrequest("POST", "/", skip_host=True)
     connection._buffer[0] = f"POST {path} HTTP/1.1".encode()  # Python's client would refuse some of them
@@ -292,7 +265,7 @@ def test_a_path_is_sent_on_as_it_was_compared(deployment):
 
 def test_other_methods_larger_bodies_and_plain_http_are_refused(deployment):
     path = "/v1/fleet/pull-messages"
-    with httpx.Client(verify=ssl.create_default_context(cafile=deployment.certificate)) as client:
+    with httpx.Client(verify=deployment.tls) as client:
         assert client.get(f"https://localhost:{deployment.proxy}{path}").status_code == 405
     assert deployment.post(deployment.proxy, path, bytes(17 * 2**20)).status_code == 413
     plain = httpx.post(f"http://localhost:{deployment.proxy}{path}", headers=PROTOBUF)
@@ -302,21 +275,21 @@ def test_other_methods_larger_bodies_and_plain_http_are_refused(deployment):
 
 def test_while_the_superlink_is_away_clients_are_told_to_try_again(tmp_path):
     """502 is among the answers after which a SuperNode tries again; 401 would end it, and 403 its run."""
-    certificate, tls_key = make_certificate(tmp_path)
-    proxy = free_port()
-    command = nginx_command(tmp_path / "nginx", certificate, tls_key, free_port(), proxy)
-    with running(command, tmp_path / "nginx", proxy):
-        reply = Deployment(0, proxy, certificate, None, 0).post(proxy, "/v1/fleet/pull-messages")
+    write_keys(tmp_path / "keys", [], 1, 1)
+    alone = Deployment(free_port(), free_port(), tmp_path / "keys")
+    command = nginx_command(tmp_path / "nginx", alone.keys, alone.superlink, alone.proxy)
+    with running(command, tmp_path / "nginx", alone.proxy):
+        reply = alone.post(alone.proxy, "/v1/fleet/pull-messages")
     assert reply.status_code == httpx.codes.BAD_GATEWAY
 
 
 def test_the_superlink_must_show_its_certificate(deployment, tmp_path):
-    """With another authority's certificate nginx sends nothing on."""
-    certificate, tls_key = make_certificate(tmp_path)
-    proxy = free_port()
-    command = nginx_command(tmp_path / "nginx", certificate, tls_key, deployment.superlink, proxy)
-    with running(command, tmp_path / "nginx", proxy):
-        reply = Deployment(0, proxy, certificate, None, 0).post(proxy, "/v1/fleet/pull-messages")
-        log = (tmp_path / "nginx" / "nginx.log").read_text()
+    """Where nginx has the keys of another federation, it sends nothing on."""
+    write_keys(tmp_path / "keys", [], 1, 1)
+    astray = Deployment(deployment.superlink, free_port(), tmp_path / "keys")
+    command = nginx_command(tmp_path / "nginx", astray.keys, astray.superlink, astray.proxy)
+    with running(command, tmp_path / "nginx", astray.proxy):
+        reply = astray.post(astray.proxy, "/v1/fleet/pull-messages")
+        log = (tmp_path / "nginx" / "log").read_text()
     assert reply.status_code == httpx.codes.BAD_GATEWAY
     assert re.search("certificate verify error", log)
