@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,12 +115,13 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """Mean of base and novel over the models that were scored; the harmonic mean follows from the means."""
-    return Scores(float("nan"), _mean([s.base for s in scores]), _mean([s.novel for s in scores]))
+    return Scores(float("nan"), mean([s.base for s in scores]), mean([s.novel for s in scores]))
 
 
-def _mean(values: Sequence[float]) -> float:
-    measured = [value for value in values if not math.isnan(value)]
-    return float(np.mean(measured)) if measured else float("nan")
+def mean(values: Sequence[float]) -> float:
+    """Mean of finite values; NaN for none."""
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else float("nan")
 
 
 @dataclass(frozen=True)

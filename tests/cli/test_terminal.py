@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pty
 import re
@@ -16,8 +17,11 @@ from rich.console import Console
 
 from feddtl.cli import main
 from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
-from feddtl.config import SystemConfig
+from feddtl.config import DataConfig, SystemConfig
+from feddtl.data.federated import images_on_clients
+from feddtl.evaluate import HitCounts, Scores
 from feddtl.experiment import run_experiment
+from feddtl.runtimes.federated import federated_accuracy
 from feddtl.units import counted, duration, megabytes, percent, size
 
 ROUND_LINE = re.compile(
@@ -172,3 +176,30 @@ def test_words_for_numbers() -> None:
     assert [duration(59.4), duration(61), duration(3 * 3600 + 125)] == ["59 s", "1 min 01 s", "3 h 02 min"]
     assert [counted(number, "round") for number in (0, 1, 1200)] == ["0 rounds", "1 round", "1,200 rounds"]
     assert [megabytes(number) for number in (0, 30_720, 99_900, 2_540_000)] == ["0.0", "0.031", "0.100", "2.5"]
+
+
+def test_the_final_table_has_the_federated_accuracy_beside_the_central_one(bench: Bench, feddtl: Command) -> None:
+    """All nine base test images are in the clients' shares: the same base accuracy, and no novel one."""
+    answer = feddtl("run", *bench.flags("--output", "run", "--rounds", 2, "--schedule.sft-rounds", 1))
+    rows = {line.split("│")[1].strip(): line.split("│")[2:6] for line in answer.out.splitlines() if line.count("│") > 4}
+    central, federated = ([cell.strip() for cell in rows[name]] for name in ("FedDTL", "on clients' test images"))
+    assert federated[1] == central[1]
+    assert (federated[0], federated[2], federated[3]) == ("–", "–", "–")
+
+
+def test_clients_with_images_of_their_own(bench: Bench) -> None:
+    """What is known of a round comes with the round, its accuracies one round later."""
+    drawn = io.StringIO()
+    observer = LineObserver(Console(file=drawn, width=200))
+    config = DataConfig(source="clients", classes="ant,bee", novel_classes="cat", clients=3)
+    unknown = Scores(math.nan, math.nan, math.nan)
+    observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, 0)
+    observer.clients_counted(0, federated_accuracy({0: HitCounts(1, 4, 2, 2), 2: HitCounts(2, 2)}, {}))
+    record = {"round": 1, "stage": "sft", "train": {"loss": 0.5}, "lost": [], "local": 25.0, "seconds": {"steps": 1.0}}
+    observer.round_finished(record)
+    observer.clients_counted(1, federated_accuracy({1: HitCounts(0, 1)}, {}))
+    lines = drawn.getvalue().splitlines()
+    assert lines[1] == "3 clients with images of their own: 2 base classes, 1 novel classes"
+    assert lines[2] == "before training  base  50.0  novel 100.0  HM  66.7  (8 test images on 2 clients)"
+    assert lines[3] == "round 1/4 sft   local  25.0  loss  0.5000  1.0 s"
+    assert lines[4] == "after round 1/4  base   0.0  novel     –  HM     –  (1 test image on 1 client)"

@@ -12,11 +12,11 @@ from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import tensor_bytes
 from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
-from feddtl.evaluate import score_global, score_local
+from feddtl.evaluate import mean, score_global, score_local
 from feddtl.models.activations import Activations
 from feddtl.runtimes import parties
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
-from feddtl.runtimes.parties import mean, require_finite_tensors
+from feddtl.runtimes.parties import require_finite_tensors
 from feddtl.storage import without_nan
 from feddtl.system.selection import choose_clients
 

@@ -218,7 +218,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
         rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
-    federated = summary["federated"]["final"]
+    federated = summary.get("federated", {}).get("final")  # which earlier versions do not have
     if rounds and federated and summary["partition"] != ON_CLIENTS:  # there it is the final accuracy
         rows["on clients' test images"] = federated
     after = f" after {counted(rounds, 'round')}" if rounds else ""

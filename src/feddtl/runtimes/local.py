@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from feddtl.algorithms.base import Algorithm, ClientData, ServerState
 from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment, clients_at_a_time
-from feddtl.evaluate import EvaluationSets, Predictions, Scores, predict_test_images, score_shares, scores_of
+from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_test_images, score_shares, scores_of
 from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
-from feddtl.runtimes.parties import Parties, mean
+from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress, Record, RoundObserver, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock

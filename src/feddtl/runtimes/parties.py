@@ -18,6 +18,7 @@ from feddtl.evaluate import (
     Predictions,
     Scores,
     count_shares,
+    mean,
     mean_scores,
     predict_test_images,
     score_global,
@@ -158,12 +159,6 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def is_finite(update: Update) -> bool:
     """Whether an update holds neither NaN nor an infinite value."""
     return all(first_not_finite(tensors) is None for tensors in (update.weights, update.samples, update.personal))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of finite values; NaN for none."""
-    kept = [value for value in values if not math.isnan(value)]
-    return sum(kept) / len(kept) if kept else float("nan")
 
 
 def train_metrics(updates: Sequence[Update]) -> Record:
