@@ -115,7 +115,12 @@ def run_child(way: str, load: Load, started: Processes, root: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.federation.load", "--child", way, str(root / "run")]
     for key, value in asdict(load).items():
         command += [f"--{key}", str(value)]
-    environment = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(root / "flwr"), "FEDDTL_CACHE": str(root / "cache")}
+    environment = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_HOME": str(root / "flwr"),
+        "FEDDTL_CACHE": str(root / "cache"),
+        "RAY_raylet_start_wait_time_s": "600",  # its minute is not enough on a busy machine
+    }
     if started.start(command, root / "log", environment).wait():
         raise RuntimeError(f"{' '.join(command)} failed:\n{(root / 'log').read_text(encoding='utf-8')[-4000:]}")
 

@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
+import httpx
 from cli.small_runs import CLIENTS, final_state, make_bench, records, summary
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.app.message import Array
@@ -392,6 +393,37 @@ def test_a_client_that_comes_back_takes_part_again_and_is_not_waited_for(bench, 
     deployment.serve(make_experiment(bench), tmp_path / "run", grid)
     assert [record["lost"] for record in records(tmp_path / "run")] == [[], [1], []]
     assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS + 1
+
+
+def failing_once(call, status):
+    """A request of the grid that SuperLink answers with an error the first time it is made for a broadcast."""
+    failed = []
+
+    def request(argument):
+        if not failed and len(argument) == CLIENTS:
+            failed.append(status)
+            response = httpx.Response(status, request=httpx.Request("POST", "http://superlink"))
+            response.raise_for_status()
+        return call(argument)
+
+    return request
+
+
+@pytest.mark.parametrize("request_name", ["push_messages", "pull_messages"])
+def test_a_server_whose_database_is_locked_for_a_moment_costs_nothing(bench, tmp_path, monkeypatch, request_name):
+    monkeypatch.setattr("feddtl.runtimes.flower.SECONDS_BETWEEN_TRIES", 0.0)
+    grid, notes = grid_of(), Notes()
+    monkeypatch.setattr(grid, request_name, failing_once(getattr(grid, request_name), 500))
+    deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+    assert sum("500 Internal Server Error" in line for line in notes.lines) == 1
+
+
+def test_a_request_that_the_server_refuses_is_not_repeated(bench, tmp_path, monkeypatch):
+    grid = grid_of()
+    monkeypatch.setattr(grid, "push_messages", failing_once(grid.push_messages, 404))
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        deployment.serve(short(bench), tmp_path / "run", grid)
 
 
 def test_a_node_whose_answer_was_lost_is_asked_again(bench, tmp_path):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.app.message import Array
@@ -44,7 +45,9 @@ PARTITION, DATA, MODEL = "partition-id", "data", "model"
 CLIENT, KEPT, ERROR, NOTES = "client", "kept", "error", "notes"
 MOST_NOTES = 2000  # characters of what a client says
 Result = TypeVar("Result")
-SECONDS_BETWEEN_LOOKS = 0.25
+# A look costs SuperLink a transaction: the longer something takes, the rarer it is looked for.
+SHARE_BETWEEN_LOOKS, LEAST_BETWEEN_LOOKS, MOST_BETWEEN_LOOKS = 0.05, 0.25, 3.0  # of the time waited; seconds
+TRIES, SECONDS_BETWEEN_TRIES = 5, 2.0
 # What Flower answers itself when no answer of the node will come.
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
@@ -257,7 +260,8 @@ class FlowerFleet(Fleet):
         """Nodes by client. At first all clients are waited for, later as many as a round needs."""
         deployment = self._parties.experiment.deployment
         needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
-        deadline = time.monotonic() + deployment.round_timeout
+        begun = time.monotonic()
+        deadline = begun + deployment.round_timeout
         # Whoever refused is asked again: its images may have been mended.
         self._nodes = {node: client for node, client in self._nodes.items() if node not in self._refusals}
         while True:
@@ -271,14 +275,14 @@ class FlowerFleet(Fleet):
             if settled >= needed or time.monotonic() >= deadline:
                 self._started = True
                 return found
-            _sleep_until(deadline)
+            _pause(begun, deadline)
 
     def _meet_nodes(self) -> None:
         """Forget nodes that left, ask new ones which client they are, and hear what those asked earlier say.
 
         None is waited for here: a node that hangs would hold the round.
         """
-        present = set(self._grid.get_node_ids())
+        present = set(self._served(self._grid.get_node_ids))
         self._nodes = {node: client for node, client in self._nodes.items() if node in present}
         self._asked = {query: node for query, node in self._asked.items() if node in present}
         self._refusals = {node: refusal for node, refusal in self._refusals.items() if node in present}
@@ -325,7 +329,7 @@ class FlowerFleet(Fleet):
 
     def _push(self, messages: Sequence[Message]) -> dict[str, int]:
         """Send; nodes by message, of those messages that Flower took."""
-        taken = set(self._grid.push_messages(messages)) if messages else set()
+        taken = set(self._served(lambda: self._grid.push_messages(messages))) if messages else set()
         sent = [message.metadata for message in messages]
         return {each.message_id: each.dst_node_id for each in sent if each.message_id in taken}
 
@@ -334,21 +338,39 @@ class FlowerFleet(Fleet):
 
         Flower answers for a node that is gone in its own name, so a reply is known by what it replies to.
         """
-        for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+        for reply in self._served(lambda: self._grid.pull_messages(list(waiting))) if waiting else ():
             yield waiting.pop(reply.metadata.reply_to_message_id), reply
 
     def _replies(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Message]]:
         """Replies as they arrive, until there is one to each message or the time is up."""
+        begun = time.monotonic()
         while True:
             yield from self._pull(waiting)
             if not waiting or time.monotonic() >= deadline:
                 return
-            _sleep_until(deadline)
+            _pause(begun, deadline)
+
+    def _served(self, call: Callable[[], Result]) -> Result:
+        """What a request to SuperLink gives; it is made again where SuperLink fails, as with a database that is locked.
+
+        Flower itself makes requests again only where SuperLink cannot be reached.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return call()
+            except httpx.HTTPStatusError as error:
+                if not error.response.is_server_error:
+                    raise
+                self._note(f"A request to Flower's SuperLink failed and is made again: {error}")
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        return call()
 
 
-def _sleep_until(deadline: float) -> None:
-    """Sleep between two looks, but not beyond the deadline."""
-    time.sleep(max(min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()), 0.0))
+def _pause(begun: float, deadline: float) -> None:
+    """Sleep between two looks at what has been waited for since `begun`, but not beyond the deadline."""
+    now = time.monotonic()
+    pause = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
+    time.sleep(max(min(pause, deadline - now), 0.0))
 
 
 def last_used(progress: Progress, client: int) -> int:
