@@ -40,7 +40,7 @@ PROTOBUF = {"content-type": "application/protobuf", "accept": "application/proto
 # What a SuperNode without a key uses, and the SuperLink refuses when nodes must have keys.
 WITHOUT_KEYS = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
 PIECE = 5 * 2**20  # bytes of a tensor that Flower puts into one message
-SECONDS_TO_START = 90
+SECONDS_TO_START = 300
 
 
 @dataclass(frozen=True)
