@@ -14,8 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Report, Run
+from feddtl.cli.commands import Cache, Compare, ComparedExperiment, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
+from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.errors import ConfigError, FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"feddtl {version('feddtl')}")
         return 0
     try:
-        code = _parse(words).execute()
+        with plain_parse_errors():
+            command = _parse(words)
+        code = command.execute()
         sys.stdout.flush()
         return code
     except FeddtlError as error:
@@ -91,7 +94,7 @@ def _parse_comparison(words: Sequence[str]) -> Compare:
     # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
     name, first = next(iter(experiments.items()))
     try:
-        command = _parse_compare(words, Compare(config=first))
+        command = _parse_compare(words, Compare(config=ComparedExperiment(**vars(first))))
     except ConfigError as error:
         raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
     return replace(command, resolved=with_flags(experiments, command.config, words))
