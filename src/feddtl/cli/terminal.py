@@ -20,6 +20,7 @@ from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.runtimes.rounds import Record
 from feddtl.summary import Summary
+from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
@@ -253,10 +254,11 @@ def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -
 
 
 def time_line(seconds: Mapping[str, float]) -> str:
-    """Where the time went, the longest phase first; phases below half a percent are summed up as 'rest'."""
+    """Where the time went, the longest phase first; phases below half a percent count as 'other', which is last."""
     total = sum(seconds.values()) or 1.0
-    shares = {phase: value / total for phase, value in seconds.items()}
-    shown = sorted((phase for phase, share in shares.items() if share >= 0.005), key=lambda phase: -shares[phase])
-    parts = [f"{phase} {duration(seconds[phase], precise=True)} ({shares[phase]:.0%})" for phase in shown]
-    rest = sum(value for phase, value in seconds.items() if phase not in shown)
-    return "time went to: " + "  ".join([*parts, *([f"rest {duration(rest, precise=True)}"] if rest else [])])
+    shown = [phase for phase in PHASES if phase != "other" and seconds.get(phase, 0.0) >= 0.005 * total]
+    named = {PHASE_TITLES[phase]: seconds[phase] for phase in sorted(shown, key=lambda phase: -seconds[phase])}
+    if other := sum(value for phase, value in seconds.items() if phase not in shown):
+        named["other"] = other
+    parts = (f"{name} {duration(value, precise=True)} ({value / total:.0%})" for name, value in named.items())
+    return "time went to: " + "  ".join(parts)

@@ -11,7 +11,7 @@ from feddtl.report.accuracy import curves_of, describe, keys_of, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
 from feddtl.report.grouping import SettingRuns
 from feddtl.spread import spread_of
-from feddtl.timing import PHASES
+from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import duration, size
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:
     rows = [[mean[phase] for phase in phases] for mean in means]
     totals = [duration(sum(row)) for row in rows]
     description = "Seconds by phase. " + "; ".join(
-        f"{method.label}: " + ", ".join(f"{phase} {duration(mean[phase], precise=True)}" for phase in phases)
+        f"{method.label}: "
+        + ", ".join(f"{PHASE_TITLES[phase]} {duration(mean[phase], precise=True)}" for phase in phases)
         for method, mean in zip(methods, means, strict=True)
     )
     paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="seconds")
@@ -91,7 +92,7 @@ def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:
         "Time by phase",
         description,
         draw(f"{prefix}-seconds", description, paint, height=_height(len(methods))),
-        tuple(Key(phase, style, "area") for style, phase in enumerate(phases)),
+        tuple(Key(PHASE_TITLES[phase], style, "area") for style, phase in enumerate(phases)),
         "Wall-clock time, mean over seeds.",
     )
 
