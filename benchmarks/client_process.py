@@ -1,8 +1,8 @@
 """What one message costs where every message starts a process: CPU seconds by phase, and peak memory of both sides.
 
-`python -m benchmarks.client_process` writes the table to `results/client_process.json`. Every measurement is a process of
-its own that answers one broadcast, with its images' activations in the cache already; CPU seconds, since they hardly
-depend on what else the machine does.
+`python -m benchmarks.client_process` needs flwr and writes `results/client_process.json`. Every measurement is a process
+of its own that answers one broadcast, with its images' activations in the cache already. CPU seconds, since they hardly
+depend on what else the machine does; phases are those of `benchmarks.one_message`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODELS = ("tiny-clip", "vit-b-16")
 
 
 def experiment_of(model: str, method: str) -> dict[str, Any]:
-    """Settings of a few-shot run of five clients: 32 images a client on ViT-B/16, the quickstart's on tiny-clip."""
+    """Settings of a few-shot run of five clients: 32 images a client on ViT-B/16, generated shapes on tiny-clip."""
     kernels = {"precision": "float32", "attention": "sdpa"}
     shared = {"method": method, "compute": kernels, "rounds": 2, "schedule": {"sft_rounds": 1}}
     if model == "tiny-clip":
@@ -68,7 +68,8 @@ def measure(model: str, method: str, repeats: int) -> dict[str, Any]:
         first = [in_process("client", experiment, broadcast, folder)]
         clients = [in_process("client", experiment, broadcast, folder) for _ in range(repeats)]
         servers = [in_process("server", experiment, broadcast, folder) for _ in range(repeats)]
-    sides = {"client, first message": first, "client": clients, "server": servers}
+        without = [in_process("server-without-images", experiment, broadcast, folder) for _ in range(repeats)]
+    sides = {"client, first message": first, "client": clients, "server": servers, "server that scores none": without}
     return {side: summarised(reports) for side, reports in sides.items()}
 
 

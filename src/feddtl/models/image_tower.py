@@ -46,7 +46,12 @@ class ImageTower:
         self.preprocessing = preprocessing
         self._digests = digests or digests_in_memory(model)
         self.name = Path(model.name_or_path).name if Path(model.name_or_path).is_dir() else str(model.name_or_path)
-        self.device = self.stack.device
+        self.device: torch.device = device or self._projection.weight.device
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its weights are here, and not only their shapes."""
+        return not self._projection.weight.is_meta
 
     @property
     def precision(self) -> torch.dtype:

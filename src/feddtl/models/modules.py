@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from feddtl.models.blocks import aligned
 
 Tower = Literal["image", "text"]
+BOTH_TOWERS: frozenset[Tower] = frozenset(("image", "text"))
 # How names of a tower's weights begin in CLIPModel's state dict.
 PARTS: dict[Tower, tuple[str, str]] = {
     "image": ("vision_model.", "visual_projection."),
@@ -24,6 +25,22 @@ PARTS: dict[Tower, tuple[str, str]] = {
 LOGIT_SCALE = "logit_scale"
 # Whose products a process computes as they lie in memory; `freeze` sees to those of the blocks.
 MULTIPLIED_BY = ("visual_projection.weight", "text_projection.weight", "vision_model.embeddings.patch_embedding.weight")
+
+
+# The weights come from files. To draw random ones on the 'meta' device would import torch's compiler for seconds.
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _Conv2d(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        pass
 
 
 class QuickGELUActivation(nn.Module):
@@ -55,9 +72,8 @@ class ClipModules(nn.Module):
             self.logit_scale = nn.Parameter(torch.empty(()))
             self.text_model = _TextModel(text)
             self.vision_model = _VisionModel(vision)
-            self.visual_projection = nn.Linear(vision.hidden_size, joint, bias=False)
-            self.text_projection = nn.Linear(text.hidden_size, joint, bias=False)
-
+            self.visual_projection = _Linear(vision.hidden_size, joint, bias=False)
+            self.text_projection = _Linear(text.hidden_size, joint, bias=False)
 
     def names_of(self, towers: Collection[Tower]) -> list[str]:
         """Names of the weights of some towers, and of the logit scale."""
@@ -92,8 +108,8 @@ class _VisionEmbeddings(nn.Module):
         width, patch = config.hidden_size, config.patch_size
         self.num_positions = (config.image_size // patch) ** 2 + 1
         self.class_embedding = nn.Parameter(torch.empty(width))
-        self.patch_embedding = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch, bias=False)
-        self.position_embedding = nn.Embedding(self.num_positions, width)
+        self.patch_embedding = _Conv2d(config.num_channels, width, kernel_size=patch, stride=patch, bias=False)
+        self.position_embedding = _Embedding(self.num_positions, width)
 
 
 class _TextModel(nn.Module):
@@ -107,8 +123,8 @@ class _TextModel(nn.Module):
 class _TextEmbeddings(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_embedding = _Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = _Embedding(config.max_position_embeddings, config.hidden_size)
 
 
 class _Encoder(nn.Module):
@@ -129,12 +145,12 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (_Linear(width, width) for _ in range(4))
 
 
 class _Mlp(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.activation_fn = ACTIVATIONS[config.hidden_act]()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = _Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = _Linear(config.intermediate_size, config.hidden_size)

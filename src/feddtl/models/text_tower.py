@@ -44,7 +44,7 @@ class TextTower:
         self._eos = int(model.config.text_config.eos_token_id)
         self._context = int(model.config.text_config.max_position_embeddings)
         self._prefixes: dict[tuple[tuple[str, ...], int, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self.device = self.stack.device
+        self.device: torch.device = device or self._projection.weight.device
 
     @property
     def width(self) -> int:

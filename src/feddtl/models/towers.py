@@ -231,7 +231,7 @@ def require_held(weight: Tensor, name: str) -> None:
     if weight.is_meta:
         raise ModelError(
             f"The weights of {name} were not loaded: this process was meant to need the other tower only.",
-            "Load both: `load_clip` without `towers`; a method names what it needs in `client_towers`, `server_towers`.",
+            "Load both (`load_clip` without `towers`); what a method needs is in its `client_towers`, `server_towers`.",
         )
 
 
