@@ -1,6 +1,6 @@
 """What one message costs where every message starts a process: CPU seconds by phase, and peak memory of both sides.
 
-`python -m benchmarks.client_process` needs flwr and writes `results/client_process.json`. Every measurement is a process
+`python -m benchmarks.client_process` needs flwr and writes `results/client_process.json`. Each measurement is a process
 of its own that answers one broadcast, with its images' activations in the cache already. CPU seconds, since they hardly
 depend on what else the machine does; phases are those of `benchmarks.one_message`.
 """
