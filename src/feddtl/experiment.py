@@ -193,7 +193,7 @@ def prepare(
             data = load_federated_data(experiment.data, experiment.seed)
         for note in data.notes:
             observer.note(note)
-        clip = load_model(experiment, kernels, None if images_here else BOTH_TOWERS)
+        clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
     encoder = ImageEncoder(
         clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
