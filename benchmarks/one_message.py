@@ -29,7 +29,7 @@ WATCHED = (
     ("training", "feddtl.algorithms.feddtl", "FedDTL.client_update"),
     ("training", "feddtl.algorithms.averaging", "FederatedAveraging.client_update"),
     ("packing", "feddtl.runtimes.wire", "unpack_payload"),
-    ("packing", "feddtl.deployment", "pack_update"),
+    ("packing", "feddtl.deployment", "pack_reply"),
 )
 
 
@@ -99,8 +99,9 @@ def client(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
     """Answer a broadcast as a node does: phases and memory."""
     phases = count_phases()
     from feddtl.deployment import answer
+    from feddtl.runtimes.node import Node
 
-    answer(0, pickle.loads(broadcast.read_bytes()))
+    answer("train", Node(0), pickle.loads(broadcast.read_bytes()))
     return report(phases)
 
 

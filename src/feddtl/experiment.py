@@ -220,6 +220,11 @@ def prepare(
     return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels, validation)
 
 
+def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
+    """Those that a server without clients uses; to score test images takes both."""
+    return METHODS[experiment.method].server_towers if experiment.data.on_clients else BOTH_TOWERS
+
+
 def load_model(experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None) -> Clip:
     """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for.
 

@@ -138,10 +138,13 @@ def _load_towers(
     source: str, folder: Path, towers: frozenset[Tower], device: torch.device | str, remembered_in: Path | None
 ) -> Clip | None:
     """Some towers of a model; None where its files or its architecture are not as plain as that takes."""
+    files = open_weights(folder)
+    if files is None:
+        return None
     record = ModelRecord(folder, remembered_in)
     settings = record.settings(lambda: _read_settings(str(folder), source))
-    config, files = settings["config"], open_weights(folder)
-    if files is None or not is_plain(config):
+    config = settings["config"]
+    if not is_plain(config):
         return None
     model = ClipModules(config, source if _local_folder(source) is None else str(folder))
     if not files.fit(model.state_dict()):

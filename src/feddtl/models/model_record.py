@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from feddtl.errors import ModelError
 from feddtl.models.digests import Digests
 from feddtl.models.remembered import read_remembered, remember
 
@@ -29,16 +30,21 @@ class ModelRecord:
     Args:
         folder: Of the model.
         remembered_in: The cache folder; None: nothing is remembered.
+
+    Raises:
+        ModelError: The folder cannot be listed.
     """
 
     def __init__(self, folder: Path, remembered_in: Path | None) -> None:
         self._folder = str(folder.resolve())
         self._file = None if remembered_in is None else remembered_in / MODELS
-        self._files = {
-            path.name: [path.stat().st_size, path.stat().st_mtime_ns]
-            for path in sorted(folder.iterdir())
-            if path.suffix in DESCRIBED and path.is_file()
-        }
+        try:
+            found = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
+        except OSError as error:
+            raise ModelError(
+                f"Cannot read the model folder {folder}: {error.strerror}.", "Check your rights to it."
+            ) from None
+        self._files = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
 
     def settings(self, read: Callable[[], Settings]) -> Settings:
         """Settings as JSON, read where they are not known."""
