@@ -142,7 +142,7 @@ def open_round(
     contract, state = Contract.of(algorithm.task, settings.deployment.precision), algorithm.init_server()
     payload = algorithm.broadcast(state)
     parcel = pack_payload(payload, contract)
-    order = {"experiment": json.dumps(experiment), "run": "0" * 32, "client": 0, "kept": 0}
+    order: dict[str, Any] = {"experiment": json.dumps(experiment), "run": "0" * 32, "client": 0, "kept": 0}
     broadcast.write_bytes(pickle.dumps(Parcel(parcel.arrays, {**parcel.scalars, **order})))
     expected, images = algorithm.expected_update(payload), 32
     rows = {name: torch.ones(images, width) / width**0.5 for name, width in expected.embeddings.items()}
