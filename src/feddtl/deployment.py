@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from feddtl.algorithms import build_algorithm
+from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.base import ClientData, Payload, Update, rows_of_views
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
@@ -125,7 +125,7 @@ class ClientSide:
 
     def __init__(self, experiment: Experiment, copy: str = "") -> None:
         self.experiment = experiment
-        self._clip = load_model(experiment)
+        self._clip = load_model(experiment, towers=METHODS[experiment.method].client_towers)
         self._images = client_images(experiment, copy)
         self._task = task_of(self._clip, self._images.data, experiment.seed)
         self._algorithm = build_algorithm(self._task, experiment)

@@ -23,6 +23,7 @@ from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
+from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
@@ -192,7 +193,7 @@ def prepare(
             data = load_federated_data(experiment.data, experiment.seed)
         for note in data.notes:
             observer.note(note)
-        clip = load_model(experiment, kernels)
+        clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
     encoder = ImageEncoder(
         clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
@@ -219,18 +220,31 @@ def prepare(
     return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels, validation)
 
 
-def load_model(experiment: Experiment, kernels: Kernels | None = None) -> Clip:
+def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
+    """Those that a server without clients uses; to score test images takes both."""
+    return METHODS[experiment.method].server_towers if experiment.data.on_clients else BOTH_TOWERS
+
+
+def load_model(experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None) -> Clip:
     """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for.
 
-    What is measured is a training step, so a method that trains nothing computes in float32.
+    What is measured is a training step of the image tower, so a method that trains nothing computes in float32.
+
+    Args:
+        experiment: What to run.
+        kernels: How blocks compute; None: as the experiment says.
+        towers: Those that will be used, see `load_clip`; None: the whole model.
     """
-    compute = experiment.compute
-    clip = load_clip(experiment.model, choose_device(compute.device))
+    compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
+    load = partial(load_clip, experiment.model, choose_device(compute.device), remembered_in=folder)
+    clip = load(towers=towers)
     if not METHODS[experiment.method].trains and compute.precision == "auto":
         return clip
     first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
-    folder = cache_folder(compute.cache_folder)
-    clip.use(kernels or choose_kernels(clip, first_block, compute.precision, compute.attention, folder))
+    if kernels is None:
+        measured = clip if clip.image.is_loaded else load(towers=frozenset(("image",)))
+        kernels = choose_kernels(measured, first_block, compute.precision, compute.attention, folder)
+    clip.use(kernels)
     return clip
 
 

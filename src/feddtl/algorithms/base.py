@@ -14,6 +14,7 @@ from feddtl.config import Experiment
 from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip
 from feddtl.models.lora import Lora, Tensors
+from feddtl.models.modules import BOTH_TOWERS, Tower
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,16 @@ class Algorithm(ABC):
             it changes none.
         trains: False for a method without training; a runtime then runs no round.
         clients_together: Clients whose steps are best computed as one on this device; 1 where a method cannot.
+        client_towers: Towers whose weights `client_update` needs.
+        server_towers: Towers whose weights `init_server`, `broadcast` and `aggregate` need. To classify takes both.
     """
 
     task: Task
     first_image_block: int
     trains: bool = True
     clients_together: int = 1
+    client_towers: frozenset[Tower] = BOTH_TOWERS
+    server_towers: frozenset[Tower] = BOTH_TOWERS
 
     @abstractmethod
     def __init__(self, task: Task, experiment: Experiment) -> None:

@@ -51,6 +51,9 @@ class FedDTL(Algorithm):
     Server state: `visual/…` and `text/…` LoRA factors, `anchor/…` the visual ones after the last SFT round.
     """
 
+    client_towers = frozenset(("image",))
+    server_towers = frozenset(("text",))
+
     def __init__(self, task: Task, experiment: Experiment) -> None:
         self.task = task
         self._config = experiment

@@ -23,7 +23,6 @@ from feddtl.algorithms.base import ExpectedUpdate, Payload, Task, Update
 from feddtl.algorithms.naming import select, under
 from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
-from feddtl.models.cache.identity import weights_digest
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.node import Holdings
 
@@ -73,8 +72,7 @@ class Contract:
     def of(cls, task: Task, precision: Precision) -> Contract:
         """The contract of a task."""
         names = json.dumps([task.class_names, task.prompt_template])
-        weights = weights_digest(dict(task.clip.model.state_dict()))
-        return cls(weights, hashlib.sha256(names.encode()).hexdigest(), precision)
+        return cls(task.clip.digest(), hashlib.sha256(names.encode()).hexdigest(), precision)
 
     def scalars(self) -> dict[str, Scalar]:
         """As it travels."""
