@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOWER_VENV ?= .venv-flower
 BIN := $(VENV)/bin
-FLOWER_TESTS := tests/equivalence/test_flower.py tests/integrations tests/runtimes
+FLOWER_TESTS := tests/equivalence/test_flower.py tests/integrations tests/launch tests/runtimes
 INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
 
-.PHONY: install demo test test-flower check bench clean
+.PHONY: install demo test test-flower test-distributed check bench clean
 
 install: $(VENV)/.runtime
 
@@ -21,6 +21,10 @@ test: check
 # Flower holds some packages at older versions, so its tests run in an environment of their own.
 test-flower: $(FLOWER_VENV)/.flower
 	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest $(FLOWER_TESTS)
+
+# The same run in one process, over Ray, and by server and clients in processes of their own: a few minutes.
+test-distributed: $(FLOWER_VENV)/.flower
+	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest tests/distributed
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

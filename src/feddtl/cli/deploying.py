@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import cast
 
 from feddtl.cli.commands import Client, Keys, Server, Submit
-from feddtl.cli.terminal import print_summary
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, RunError
 from feddtl.launch.connection import Address
 from feddtl.launch.key_folders import client_keys, client_name, server_keys
 from feddtl.launch.processes import ended_by_sigterm, require_flower
 from feddtl.state_folder import state_root
 from feddtl.storage import json_text
-from feddtl.summary import Summary
 
 STOPPED = 0  # a service that is told to end, and ends
 TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
@@ -89,7 +85,12 @@ def submit(command: Submit) -> int:
         again = f"feddtl submit --resume {shlex.quote(str(output))}"
         print(f"interrupted and stopped: `{again}` goes on from where it stood.", file=sys.stderr)
         return 130
-    summary = cast(Summary, json.loads((output / "summary.json").read_text(encoding="utf-8")))
+    from feddtl.cli.terminal import print_summary
+    from feddtl.runs import RunFolder
+
+    summary = RunFolder.open(output).summary
+    if summary is None:
+        raise RunError(f"The run is finished, but {output} has no summary.", "Is the server on another machine?")
     if command.json:
         print(json_text(summary), end="")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import Address
 from feddtl.launch.processes import flower_environment, flower_program
+from feddtl.launch.toml_text import toml_text
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
 KNOWN = "already in use"  # what registering a key again is answered with
+OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
 COMPLETED = "finished:completed"
 
 
@@ -51,14 +54,9 @@ class FlowerCli:
 
     def connect_to(self, address: Address, authority: Path) -> None:
         """Name a server, and the authority that signed its certificate, in the home folder."""
-        lines = [
-            "[superlink]",
-            f"default = {json.dumps(CONNECTION)}",
-            f"[superlink.{CONNECTION}]",
-            f"address = {json.dumps(str(address))}",
-            f"root-certificates = {json.dumps(str(authority))}",
-        ]
-        write_text_atomic(self.home / "config.toml", "\n".join(lines) + "\n")
+        default = "[superlink]\n" + toml_text({"default": CONNECTION})
+        server = toml_text({"address": str(address), "root-certificates": str(authority)})
+        write_text_atomic(self.home / "config.toml", f"{default}[superlink.{CONNECTION}]\n{server}")
 
     def register(self, public_key: Path) -> None:
         """Let the client with this key connect, if it may not already. Raises DeploymentError."""
@@ -107,5 +105,7 @@ class FlowerCli:
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    text = " ".join(str(answer.get("error-message", "no reason was given")).split())
-    return text if text.endswith(".") else f"{text}."
+    """The error in an answer, without what `flwr` says of its own doing before it."""
+    lines = str(answer.get("error-message", "no reason was given")).splitlines()
+    said = [line.strip() for line in lines if line.strip() and not OWN_DOING.search(line)]
+    return " ".join(said)

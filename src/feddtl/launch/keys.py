@@ -61,9 +61,7 @@ def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> N
     if days < 1:
         raise ConfigError(f"--days is {days}.", "A certificate is valid for at least one day.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder} is there already; nothing was changed.", "Name a new folder; keys are never replaced."
-        )
+        raise RunError(f"{folder} is there already; nothing was changed.", "Name a new folder; no key is replaced.")
     names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
     authority = _make_authority(days)
     with new_folder(folder, mode=0o700) as draft:

@@ -81,7 +81,11 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, output: int | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    output: int | None = None,
+    errors: int | None = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with the block, however the block ends, and with this process, however it ends.
 
@@ -89,7 +93,8 @@ def running(
         command: Program and arguments.
         environment: All of its environment.
         folder: Its working directory.
-        output: Where standard output and error go; None: to standard error, `subprocess.PIPE`: to the caller.
+        output: Where standard output goes; None: to this process's standard error, `subprocess.PIPE`: to the caller.
+        errors: Where standard error goes; by default with the output.
     """
     # In a session of its own it does not get the terminal's Ctrl-C: this process decides when it ends.
     process = subprocess.Popen(
@@ -98,7 +103,7 @@ def running(
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if output is None else output,
-        stderr=subprocess.STDOUT if output is not None else None,
+        stderr=errors,
         text=True,
         start_new_session=True,
         preexec_fn=_end_with_parent() if sys.platform == "linux" else None,

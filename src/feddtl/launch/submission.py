@@ -17,6 +17,7 @@ from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus
 from feddtl.launch.processes import flower_environment, running
+from feddtl.launch.toml_text import toml_text
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a run's log to its final status
@@ -102,19 +103,16 @@ def _write_app(folder: Path) -> Path:
 
 def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
     settings = json.dumps(experiment_to_dict(with_absolute_paths(experiment)))
-    lines = [
-        f"settings = {json.dumps(settings)}",
-        f"output = {json.dumps(str(output.absolute()))}",
-        f"resume = {json.dumps(resume)}",
-    ]
     path = folder / "run.toml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = {"settings": settings, "output": str(output.absolute()), "resume": resume}
+    path.write_text(toml_text(values), encoding="utf-8")
     return path
 
 
 def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
     """Pass on a run's log until it ends; the status then."""
-    with running(cli.log_command(run), flower_environment(cli.home), cli.folder, subprocess.PIPE) as log:
+    environment = flower_environment(cli.home)
+    with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
         assert log.stdout is not None
         for line in log.stdout:
             plain = COLOUR.sub("", line).rstrip("\n")

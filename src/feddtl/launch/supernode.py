@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from feddtl.errors import ConfigError
 from feddtl.launch.connection import Address, unreachable
 from feddtl.launch.key_folders import ClientKeys, client_name
 from feddtl.launch.processes import empty_folder, flower_environment, flower_program, free_port, running
+from feddtl.launch.toml_text import toml_text
 from feddtl.state_folder import STATE
 from feddtl.storage import storage_errors, write_text_atomic
 
@@ -23,8 +23,8 @@ SECONDS_TO_SAY_WHY = 5.0
 # SuperNode's words when the server refuses it; for which of the two reasons is in the server's log alone.
 REFUSAL = "Failed to activate SuperNode"
 REFUSED = (
-    "The server refuses client {client}. After an end without farewell, kill -9 or a power cut, it takes the client for "
-    "connected for about a minute; or it does not know the client's key, which its log says."
+    "The server refuses client {client}. After an end without farewell, by kill -9 or a power cut, it takes the client "
+    "for connected for about a minute; or it does not know the client's key, which its log says."
 )
 
 
@@ -88,11 +88,10 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
 def _node_config(place: ClientPlace) -> str:
     """What a node is told, as TOML."""
     values: dict[str, int | str] = {"partition-id": place.client}
-    values |= {
-        key: str(path.absolute()) for key, path in (("data", place.data), ("model", place.model)) if path is not None
-    }
-    # A JSON string without escaped characters beyond the basic plane is a TOML string.
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    for key, path in (("data", place.data), ("model", place.model)):
+        if path is not None:
+            values[key] = str(path.absolute())
+    return toml_text(values)
 
 
 def _command(place: ClientPlace, node_config: Path) -> list[str]:
