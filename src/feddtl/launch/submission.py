@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from feddtl.launch.processes import flower_environment, running
 from feddtl.launch.toml_text import toml_text
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_FINISH = 60.0  # from the end of a run's log to its final status
+SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower loads the modules from the environment in which it runs, so the app is nothing but its description.
@@ -110,15 +110,30 @@ def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume
 
 
 def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
-    """Pass on a run's log until it ends; the status then."""
+    """Pass on a run's log until the run ends; the status then.
+
+    A log may end before its run, with a server that fails for a moment. The next one begins at the beginning.
+    """
+    told = 0
+    while True:
+        lines = 0
+        for lines, line in enumerate(_log_lines(cli, run), start=1):
+            if lines > told:
+                tell(line)
+        told = max(told, lines)
+        deadline = time.monotonic() + SECONDS_TO_FINISH
+        while not (status := cli.status(run)).finished and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if status.finished:
+            return status
+
+
+def _log_lines(cli: FlowerCli, run: int) -> Iterator[str]:
+    """What a run says, without what Flower says."""
     environment = flower_environment(cli.home)
     with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
         assert log.stdout is not None
         for line in log.stdout:
             plain = COLOUR.sub("", line).rstrip("\n")
             if plain and not FLOWERS_OWN.match(plain):
-                tell(plain)
-    deadline = time.monotonic() + SECONDS_TO_FINISH
-    while not (status := cli.status(run)).finished and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    return status
+                yield plain
