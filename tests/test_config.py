@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.config import (
+    DataConfig,
     DeploymentConfig,
     Experiment,
     LoraConfig,
@@ -117,6 +118,27 @@ def test_the_paper_s_values_are_the_defaults() -> None:
     )
     assert (experiment.server.learning_rate, experiment.server.batch_size) == (1e-3, 64)
     assert experiment.last_sft_round == 10
+
+
+def test_classes_go_with_images_on_clients() -> None:
+    """Needed there and refused elsewhere; a name counts once, whatever its case and underscores."""
+    config = DataConfig(source="clients", classes="red_panda,  Ibex,", novel_classes="lynx")
+    assert config.class_lists == (("red panda", "Ibex"), ("lynx",))
+    assert config.on_clients
+    assert not DataConfig().on_clients
+    assert DataConfig(source="clients", classes="a,b").class_lists[1] == ()
+    for classes in ("", ",", "ibex"):
+        with pytest.raises(ConfigError, match=rf"data\.classes = '{classes}'") as caught:
+            DataConfig(source="clients", classes=classes)
+        assert "two or more names" in caught.value.hint
+    for key in ("classes", "novel_classes"):
+        with pytest.raises(ConfigError, match=rf"data\.{key} = 'a,b' has no use with data\.source = 'shapes'"):
+            DataConfig(**{key: "a,b"})
+    for classes, novel in (("a,b,A", ""), ("a,red panda", "Red_Panda")):
+        with pytest.raises(ConfigError, match="twice"):
+            DataConfig(source="clients", classes=classes, novel_classes=novel)
+    with pytest.raises(ConfigError, match=r"data\.root = '/copies' has no use"):
+        DataConfig(source="clients", classes="a,b", root="/copies")
 
 
 def test_a_quorum_that_no_round_reaches_is_refused() -> None:

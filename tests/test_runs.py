@@ -42,7 +42,9 @@ def progress(number: int, **record: Any) -> Progress:
     """State after a round, with a personal tensor of client 2."""
     shared = torch.full((2, 3), float(number))
     state = ServerState(number, {"visual/a": shared, "anchor/a": shared, "count": torch.tensor([number])})
-    records = tuple({"round": done, "stage": "sft", **record} for done in range(1, number + 1))
+    always = {"stage": "sft", "lost": [], "train": {}, "bytes_up": 1, "bytes_down": 1}
+    always |= {"virtual_seconds": 0.5, "seconds": {"steps": 1.0}}
+    records = tuple({"round": done, **always, **record} for done in range(1, number + 1))
     return Progress(state, {2: {"memory": torch.arange(3) * number}}, records)
 
 
@@ -141,6 +143,20 @@ def test_damaged_checkpoint(folder: RunFolder, file: str, content: bytes | None)
         folder.latest_progress()
     assert f"The checkpoint {damaged.parent} is damaged" in caught.value.message
     assert f"rm -r '{damaged.parent}'" in caught.value.hint
+
+
+def test_a_checkpoint_of_an_earlier_version(folder: RunFolder) -> None:
+    """Whole, with the right checksum, but its rounds lack what a run that goes on adds up."""
+    folder.save_progress(progress(1))
+    path = folder.path / "checkpoints" / "round-0001" / "progress.json"
+    content = json.loads(path.read_text())
+    for field in ("seconds", "virtual_seconds"):
+        del content["records"][0][field]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="written by another version") as caught:
+        folder.latest_progress()
+    assert "virtual_seconds, seconds" in caught.value.message
+    assert "Use that version" in caught.value.hint
 
 
 def test_a_bit_that_flipped_is_noticed(folder: RunFolder) -> None:

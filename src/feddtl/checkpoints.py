@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from safetensors.torch import load_file, save_file
 from feddtl.algorithms.base import ServerState
 from feddtl.algorithms.naming import select, under
 from feddtl.errors import RunError
-from feddtl.runtimes.rounds import Progress
+from feddtl.runtimes.rounds import Progress, Record
 from feddtl.storage import json_line
+
+# What a run that goes on reads of a record.
+FIELDS_OF_A_RECORD = ("round", "stage", "lost", "train", "bytes_up", "bytes_down", "virtual_seconds", "seconds")
 
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:
@@ -32,12 +36,17 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
         "tensors": list(tensors),
         "state_sha256": _digest(folder / "state.safetensors"),
         "records": list(progress.records),
+        "federated_before": progress.before,
     }
     (folder / "progress.json").write_text(json_line(content), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> Progress:
-    """What `write_checkpoint` wrote. Raises RunError, with the remedy, if the folder is damaged."""
+    """What `write_checkpoint` wrote.
+
+    Raises:
+        RunError: The folder is damaged, or another version wrote it; the message has the remedy.
+    """
     try:
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
@@ -46,13 +55,25 @@ def read_checkpoint(folder: Path) -> Progress:
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select(tensors, "state"))
-        return Progress(state, personal, tuple(map(_with_nan, content["records"])), select(tensors, "memory"))
+        records, before = tuple(map(_with_nan, content["records"])), _with_nan(content.get("federated_before", {}))
+        _require_fields(folder, records)
+        return Progress(state, personal, records, select(tensors, "memory"), before)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",
             f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it, "
             "or from the start where there is none.",
         ) from None
+
+
+def _require_fields(folder: Path, records: Sequence[Record]) -> None:
+    """Raise RunError where records are whole but lack what this version reads."""
+    missing = [field for field in FIELDS_OF_A_RECORD if any(field not in record for record in records)]
+    if missing:
+        raise RunError(
+            f"The checkpoint {folder} was written by another version: its rounds have no {', '.join(missing)}.",
+            "Use that version, or start a new run with another --output.",
+        )
 
 
 def _with_nan(value: Any) -> Any:

@@ -7,28 +7,41 @@ set and its part of it itself. Images never travel.
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ClientData, ServerState, Update, rows_of_views
+from feddtl.algorithms import METHODS, build_algorithm
+from feddtl.algorithms.base import ClientData, Payload, Update, rows_of_views
 from feddtl.config import Experiment
-from feddtl.data.federated import load_federated_data
+from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
+from feddtl.data.own_images import OwnImages, load_own_images, part_of
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
-from feddtl.evaluate import EvaluationSets, Scores, score_global, score_local
-from feddtl.experiment import RunObserver, evaluation_sets, load_model, run_experiment, task_of
+from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
+from feddtl.experiment import RunObserver, evaluation_sets, labelled, load_model, run_experiment, task_of
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower import FlowerFleet, Grid
+from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
-from feddtl.runtimes.wire import Contract, Parcel, RejectedMessageError, pack_update, unpack_payload
+from feddtl.runtimes.wire import (
+    Contract,
+    Parcel,
+    RejectedMessageError,
+    Reply,
+    pack_counts,
+    pack_holdings,
+    pack_reply,
+    unpack_payload,
+)
 from feddtl.summary import Summary
 
 
@@ -73,91 +86,165 @@ def _require_rounds_in_lockstep(experiment: Experiment) -> None:
             )
 
 
+@dataclass(frozen=True)
+class ClientImages:
+    """The images of the clients that this machine stands for.
+
+    Attributes:
+        experiment: As the server sent it.
+        path: Where they are, or where this machine's copy of the data set is; empty: what the experiment names.
+        data: The whole data set; names alone where each client has images of its own.
+    """
+
+    experiment: Experiment
+    path: str
+    data: FederatedData
+
+    def of(self, client: int) -> OwnImages:
+        """What a client has. Raises ClientError or DataError where it cannot take part."""
+        if self.data.on_clients:
+            return load_own_images(self.experiment.data, self.path, self.experiment.seed)
+        return part_of(self.data, client)
+
+
+@lru_cache(maxsize=1)
+def client_images(experiment: Experiment, path: str) -> ClientImages:
+    """The images of an experiment on this machine. Raises DataError for those that cannot be used."""
+    config = experiment.data
+    found = images_on_clients(config) if config.on_clients else load_federated_data(config, experiment.seed, path)
+    return ClientImages(experiment, path, found)
+
+
 class ClientSide:
     """The clients of an experiment that this process stands for; usually one.
 
     Args:
         experiment: As the server sent it.
+        copy: Path of this machine's copy of the data set; empty: what the experiment names.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, copy: str = "") -> None:
         self.experiment = experiment
-        self._data = load_federated_data(experiment.data, experiment.seed)
-        self._clip = load_model(experiment)
-        self._task = task_of(self._clip, self._data, experiment.seed)
+        self._clip = load_model(experiment, towers=METHODS[experiment.method].client_towers)
+        self._images = client_images(experiment, copy)
+        self._task = task_of(self._clip, self._images.data, experiment.seed)
         self._algorithm = build_algorithm(self._task, experiment)
         self._encoder = ImageEncoder(self._clip.image, self._algorithm.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment.deployment.precision)
         self._clients: dict[int, ClientData] = {}
+        self._own_tests: dict[int, tuple[TestImages, TestImages]] = {}
         self._sets: EvaluationSets | None = None
 
-    def answer(self, client: int, parcel: Parcel) -> Parcel:
-        """The update that answers a broadcast.
+    def train(self, client: int, parcel: Parcel) -> Parcel:
+        """The reply to the broadcast of a round: an update, and what this client counted on its test images.
 
         Raises:
             ClientError: The broadcast is for another client or of another schema, model or class list; the update is
                 not finite; what the client kept is lost.
         """
-        payload = unpack_payload(parcel, self._contract)
-        if parcel.scalars.get("client") != client:
-            raise ClientError(f"This node is client {client}; the broadcast is for {parcel.scalars.get('client')}.")
+        payload = self._unpack(client, parcel)
         kept, used = PersonalState(state_root(), str(parcel.scalars.get("run")), client), parcel.scalars.get("kept")
         if not isinstance(used, int) or not 0 <= used < payload.round:
             raise RejectedMessageError(f"kept is {used!r}, not a round before {payload.round}.")
         personal = kept.load(used)
         update = self._algorithm.client_update(payload, self._client(client), personal)
         require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
-        scores = self._scores(payload.round, ServerState(payload.round - 1, payload.tensors), update)
-        reply = pack_update(update, payload.round, self._contract, scores)
+        scored = self.experiment.is_scored
+        reply = Reply(
+            update,
+            self._count(client, payload) if scored(payload.round - 1) else None,
+            self._count(client, payload, update) if scored(payload.round) else None,
+            self._scores(payload, update) if update.personal and not self._images.data.on_clients else None,
+        )
+        parcel = pack_reply(reply, payload.round, self._contract)
         if update.personal:
             kept.save(payload.round, update.personal, used)
-        return reply
+        return parcel
 
-    def _scores(self, round_number: int, state: ServerState, update: Update) -> Scores | None:
-        """Of the client's own model, where a part of it stays here; None where the server can score it."""
-        if not update.personal:
-            return None
-        local = base = novel = float("nan")
-        if self.experiment.is_scored(round_number):
-            if self._sets is None:
-                self._sets = evaluation_sets(self._data, self._encode)
-            own = self._algorithm.classifier(state, update)
-            local = score_local({update.client: own}, self._sets).get(update.client, local)
-            if self.experiment.scores_client_models(round_number):
-                scores = score_global(own, self._sets, local)
-                base, novel = scores.base, scores.novel
-        return Scores(local, base, novel)
+    def evaluate(self, client: int, parcel: Parcel) -> Parcel:
+        """What this client counts for the model of a broadcast. Raises ClientError as `train`."""
+        payload = self._unpack(client, parcel)
+        return pack_counts(self._count(client, payload), client, payload.round, self._contract)
+
+    def _unpack(self, client: int, parcel: Parcel) -> Payload:
+        payload = unpack_payload(parcel, self._contract)
+        if parcel.scalars.get("client") != client:
+            raise ClientError(f"This node is client {client}; the broadcast is for {parcel.scalars.get('client')}.")
+        return payload
+
+    def _count(self, client: int, payload: Payload, update: Update | None = None) -> HitCounts:
+        """What the client counts on its test images, for the broadcast model or for its own."""
+        classifier = self._algorithm.received_classifier(payload, update)
+        return count_hits(classifier, *self._tests_of(client))
+
+    def _scores(self, payload: Payload, update: Update) -> Scores:
+        """Of the client's own model on all test images, since a part of it stays here; NaN where nobody asks."""
+        if not self.experiment.scores_client_models(payload.round):
+            return Scores(math.nan, math.nan, math.nan)
+        if self._sets is None:
+            self._sets = evaluation_sets(self._images.data, self._encode)
+        return score_global(self._algorithm.received_classifier(payload, update), self._sets, math.nan)
 
     def _client(self, client: int) -> ClientData:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
-            parts, views = self._data.partition.train, self.experiment.data.views
-            if client >= len(parts):
-                raise ClientError(f"This node is client {client}; the experiment has 0 to {len(parts) - 1}.")
-            table = self._data.train.select(parts[client])
+            views = self.experiment.data.views
+            table = self._images.of(client).train
             activations = self._encode(table, "training images", views)
             labels = torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
             self._clients[client] = ClientData(client, activations.select(rows), labels, views)
         return self._clients[client]
 
+    def _tests_of(self, client: int) -> tuple[TestImages, TestImages]:
+        """The client's test images of base and of novel classes through the frozen blocks, once."""
+        if client not in self._own_tests:
+            data, own = self._images.data, self._images.of(client)
+            self._own_tests[client] = (
+                labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
+                labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
+            )
+        return self._own_tests[client]
+
     def _encode(self, table: ImageTable, what: str, views: int = 1) -> Activations:
-        return self._encoder.encode(table, views=views)
+        return self._encoder.encode(table, views=views) if len(table) else Activations.of(torch.empty(0, 0))
 
 
-def answer(client: int, parcel: Parcel) -> Parcel:
-    """`ClientSide.answer` of the experiment in the broadcast; what was loaded for it stays loaded."""
+def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
+    """What a client's machine answers; what was loaded for the experiment in the message stays loaded.
+
+    Raises:
+        FeddtlError: The message names no experiment, or one that this machine cannot take part in.
+    """
     text = parcel.scalars.get("experiment")
     if not isinstance(text, str):
-        raise RejectedMessageError("The broadcast names no experiment.")
-    return client_side(text).answer(client, parcel)
+        raise RejectedMessageError("The message names no experiment.")
+    if request == "query":
+        return introduction(read_experiment(text), node)
+    side = client_side(text, node.data, node.model)
+    return (side.train if request == "train" else side.evaluate)(node.client, parcel)
+
+
+def introduction(experiment: Experiment, node: Node) -> Parcel:
+    """Which client a node is and, where it has images of its own, how many; no model is loaded for it."""
+    if not experiment.data.on_clients:
+        return Parcel({}, {"client": node.client})
+    own = client_images(experiment, node.data).of(node.client)
+    held = Holdings(len(own.train), len(own.test_base), len(own.test_novel))
+    return pack_holdings(node.client, held, own.notes)
 
 
 @lru_cache(maxsize=1)
-def client_side(text: str) -> ClientSide:
+def client_side(text: str, data: str, model: str) -> ClientSide:
     """The clients of an experiment as JSON. Raises FeddtlError for one that cannot be read or prepared."""
+    experiment = read_experiment(text)
+    return ClientSide(replace(experiment, model=model or experiment.model), data)
+
+
+def read_experiment(text: str) -> Experiment:
+    """An experiment as JSON. Raises FeddtlError for one that cannot be read."""
     try:
         values = json.loads(text)
     except ValueError as error:
         raise RejectedMessageError(f"The experiment is no JSON: {error}.") from None
-    return ClientSide(experiment_from_dict(values))
+    return experiment_from_dict(values)

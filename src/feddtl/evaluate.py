@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +52,11 @@ class EvaluationSets:
     novel: TestImages
     shares: tuple[Tensor, ...]
     domain_names: tuple[str, ...]
+
+    @property
+    def on_clients(self) -> bool:
+        """Whether the clients have test images of their own, and there are none here."""
+        return not len(self.base.labels)
 
     @property
     def labels(self) -> Tensor:
@@ -109,8 +114,51 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Mean of base and novel over models; the harmonic mean follows from the means."""
-    return Scores(float("nan"), float(np.mean([s.base for s in scores])), float(np.mean([s.novel for s in scores])))
+    """Mean of base and novel over the models that were scored; the harmonic mean follows from the means."""
+    return Scores(float("nan"), mean([s.base for s in scores]), mean([s.novel for s in scores]))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of finite values; NaN for none."""
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else float("nan")
+
+
+@dataclass(frozen=True)
+class HitCounts:
+    """How many of a client's own test images a model gets right: what travels in place of the images.
+
+    Attributes:
+        base: Right ones among the images of base classes, over the base classes.
+        base_images: Images of base classes.
+        novel: Right ones among the images of novel classes, over the novel classes.
+        novel_images: Images of novel classes.
+    """
+
+    base: int
+    base_images: int
+    novel: int = 0
+    novel_images: int = 0
+
+    def __add__(self, other: HitCounts) -> HitCounts:
+        """The counts of the images of both."""
+        return HitCounts(
+            self.base + other.base,
+            self.base_images + other.base_images,
+            self.novel + other.novel,
+            self.novel_images + other.novel_images,
+        )
+
+    @property
+    def images(self) -> int:
+        """All images."""
+        return self.base_images + self.novel_images
+
+    @property
+    def scores(self) -> Scores:
+        """The same in percent; the base images are also those of `local`."""
+        base = percentage(self.base, self.base_images)
+        return Scores(base, base, percentage(self.novel, self.novel_images))
 
 
 @dataclass(frozen=True)
@@ -170,7 +218,12 @@ def correct(classifier: Classifier, images: TestImages) -> Tensor:
 
 def accuracy(hits: Tensor) -> float:
     """Share of hits in percent; NaN for none."""
-    return 100.0 * float(hits.float().mean()) if len(hits) else float("nan")
+    return percentage(int(hits.sum()), len(hits))
+
+
+def percentage(right: int, images: int) -> float:
+    """Share of right ones in percent; NaN for no image."""
+    return 100.0 * right / images if images else float("nan")
 
 
 def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> Scores:
@@ -201,6 +254,18 @@ def score_shares(predictions: Predictions, sets: EvaluationSets) -> dict[int, fl
     """Accuracy of one model on each client's share, by client id, for clients that have test images."""
     hits, _ = hits_of(predictions, sets)
     return {client: accuracy(hits[share]) for client, share in enumerate(sets.shares) if len(share)}
+
+
+def count_shares(predictions: Predictions, sets: EvaluationSets) -> tuple[HitCounts, ...]:
+    """What each client would count on its share, of a model whose predictions are known; novel images are in none."""
+    hits, _ = hits_of(predictions, sets)
+    return tuple(HitCounts(int(hits[share].sum()), len(share)) for share in sets.shares)
+
+
+def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> HitCounts:
+    """What a client counts on its own test images."""
+    right = [int(correct(classifier, half).sum()) for half in (base, novel)]
+    return HitCounts(right[0], len(base.labels), right[1], len(novel.labels))
 
 
 def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:

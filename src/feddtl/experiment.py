@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +13,17 @@ import torch
 from feddtl.algorithms import METHODS, build_algorithm
 from feddtl.algorithms.base import Algorithm, ClientData, Task, rows_of_views
 from feddtl.config import Experiment, SystemConfig
-from feddtl.data.federated import FederatedData, load_federated_data
+from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
-from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages, predict_test_images
+from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
+from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
@@ -123,8 +125,15 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
     progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
-    with stopwatch.measure("evaluation"):
-        folder.write_predictions(_predictions(prepared, progress, before))
+    closed = runtime.close(progress)
+    if closed is not progress and prepared.algorithm.trains:
+        folder.save_progress(closed)
+    progress = closed
+    if prepared.sets.on_clients:
+        zero_shot = Scores(math.nan, progress.before.get("base", math.nan), progress.before.get("novel", math.nan))
+    else:
+        after = runtime.predictions(progress.state)
+        folder.write_predictions(_predictions(prepared.sets, before, after))
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
     trained = prepared.algorithm.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
@@ -133,10 +142,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     return summary
 
 
-def _predictions(prepared: Prepared, progress: Progress, before: Predictions) -> ImagePredictions:
+def _predictions(sets: EvaluationSets, before: Predictions, after: Predictions) -> ImagePredictions:
     """What every test image was taken for before training, and is after the last round."""
-    sets, algorithm = prepared.sets, prepared.algorithm
-    after = predict_test_images(algorithm.classifier(progress.state), sets) if algorithm.trains else before
     return ImagePredictions(sets.labels, sets.domains, sets.owners, before, after)
 
 
@@ -180,10 +187,13 @@ def prepare(
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
-        data = load_federated_data(experiment.data, experiment.seed)
+        if experiment.data.on_clients and not images_here:
+            data = images_on_clients(experiment.data)
+        else:
+            data = load_federated_data(experiment.data, experiment.seed)
         for note in data.notes:
             observer.note(note)
-        clip = load_model(experiment, kernels)
+        clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
     encoder = ImageEncoder(
         clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
@@ -191,6 +201,8 @@ def prepare(
     memory = DeviceMemory(clip.image.device)
 
     def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
+        if not len(table):
+            return Activations.of(torch.empty(0, 0))
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
         return memory.hold(found)
 
@@ -208,18 +220,31 @@ def prepare(
     return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels, validation)
 
 
-def load_model(experiment: Experiment, kernels: Kernels | None = None) -> Clip:
+def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
+    """Those that a server without clients uses; to score test images takes both."""
+    return METHODS[experiment.method].server_towers if experiment.data.on_clients else BOTH_TOWERS
+
+
+def load_model(experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None) -> Clip:
     """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for.
 
-    What is measured is a training step, so a method that trains nothing computes in float32.
+    What is measured is a training step of the image tower, so a method that trains nothing computes in float32.
+
+    Args:
+        experiment: What to run.
+        kernels: How blocks compute; None: as the experiment says.
+        towers: Those that will be used, see `load_clip`; None: the whole model.
     """
-    compute = experiment.compute
-    clip = load_clip(experiment.model, choose_device(compute.device))
+    compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
+    load = partial(load_clip, experiment.model, choose_device(compute.device), remembered_in=folder)
+    clip = load(towers=towers)
     if not METHODS[experiment.method].trains and compute.precision == "auto":
         return clip
     first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
-    folder = cache_folder(compute.cache_folder)
-    clip.use(kernels or choose_kernels(clip, first_block, compute.precision, compute.attention, folder))
+    if kernels is None:
+        measured = clip if clip.image.is_loaded else load(towers=frozenset(("image",)))
+        kernels = choose_kernels(measured, first_block, compute.precision, compute.attention, folder)
+    clip.use(kernels)
     return clip
 
 
@@ -248,8 +273,8 @@ def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ..
 def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Activations]) -> EvaluationSets:
     """The test images through the frozen blocks."""
     return EvaluationSets(
-        _test_images(data.test_base, encode(data.test_base, "base test images"), data.base_names),
-        _test_images(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
+        labelled(data.test_base, encode(data.test_base, "base test images"), data.base_names),
+        labelled(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
         tuple(map(torch.from_numpy, data.partition.test)),
         data.domain_names,
     )
@@ -257,8 +282,9 @@ def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Act
 
 def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
     """The task that all parties agree on."""
-    return Task(clip, data.base_names, data.prompt_template, seed)
+    return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
 
 
-def _test_images(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
+def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
+    """Activations of a table's images with what they show."""
     return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)

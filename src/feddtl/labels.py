@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Settings that may be the path of a folder; where it lies on somebody's machine is not for a table.
+PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
 
 
 def told_apart(titles: Sequence[str], values: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -17,5 +21,38 @@ def told_apart(titles: Sequence[str], values: Sequence[Mapping[str, Any]]) -> li
     for title, own in zip(titles, values, strict=True):
         rivals = [other for rival, other in zip(titles, values, strict=True) if rival == title]
         different = [key for key in own if any(other[key] != own[key] for other in rivals)]
-        told.append(", ".join([title, *(f"{key} {own[key]}" for key in different)]))
+        shown = {key: shown_values(key, [other[key] for other in rivals])[own[key]] for key in different}
+        told.append(", ".join([title, *(f"{key} {text}" for key, text in shown.items())]))
     return told
+
+
+def shown_values(key: str, values: Iterable[Any]) -> dict[Any, str]:
+    """Text for each value of a setting; of a path its name alone, see `path_names`."""
+    return path_names(values) if key in PATHS else {value: str(value) for value in values}
+
+
+def path_names(paths: Iterable[str]) -> dict[str, str]:
+    """The last part of each path, with as many before it as tell it from the others: '/home/me/clip' is 'clip'.
+
+    What is no path, such as a Hub id or the name of a data set, stays as it is.
+    """
+    parts = {path: Path(path).parts if _is_path(path) else (path,) for path in paths}
+    names = {}
+    for path, mine in parts.items():
+        others = [other for twin, other in parts.items() if twin != path]
+        fewest = (count for count in range(1, len(mine)) if all(other[-count:] != mine[-count:] for other in others))
+        names[path] = Path(*mine[-next(fewest, len(mine)) :]).as_posix() if path else ""
+    return names
+
+
+def without_paths(text: str, paths: Iterable[str]) -> str:
+    """The text with the name of each folder in place of its absolute path."""
+    for path in sorted(filter(None, paths), key=len, reverse=True):
+        if (folder := Path(path).expanduser()).is_absolute():
+            text = text.replace(path, folder.name).replace(str(folder), folder.name)
+    return text
+
+
+def _is_path(text: str) -> bool:
+    """A Hub id has one slash, and neither begins at the root nor here."""
+    return text.startswith((".", "/", "~")) or text.count("/") > 1

@@ -216,7 +216,8 @@ class RunFolder:
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""
         self.write_metrics(progress.records)
-        with new_folder(self._checkpoint(progress.state.round)) as draft:
+        # The closing evaluation amends the last round, whose checkpoint is there.
+        with new_folder(self._checkpoint(progress.state.round), replace=True) as draft:
             write_checkpoint(draft, progress)
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)

@@ -17,17 +17,18 @@ Summary = dict[str, Any]
 
 
 def describe_data(data: FederatedData) -> dict[str, Any]:
-    """Names, sizes and the class × client counts, as kept in `data.json`."""
+    """Names, sizes and the class × client counts, as kept in `data.json`; no sizes where clients have the images."""
+    counts = data.partition.counts(data.train.labels, len(data.base_names))
     return {
         "dataset": data.name,
         "prompt_template": data.prompt_template,
         "base_classes": list(data.base_names),
         "novel_classes": list(data.novel_names),
         "domains": list(data.domain_names),
-        "train_images": len(data.train),
-        "test_base_images": len(data.test_base),
-        "test_novel_images": len(data.test_novel),
-        "images_per_client_and_class": data.partition.counts(data.train.labels, len(data.base_names)).tolist(),
+        "train_images": None if data.on_clients else len(data.train),
+        "test_base_images": None if data.on_clients else len(data.test_base),
+        "test_novel_images": None if data.on_clients else len(data.test_novel),
+        "images_per_client_and_class": [] if data.on_clients else counts.tolist(),
         "notes": list(data.notes),
     }
 
@@ -60,7 +61,7 @@ def summarise(
         "dataset": data.name,
         "model": experiment.model,
         "regime": experiment.data.regime,
-        "partition": experiment.data.partition,
+        "partition": data.name if data.on_clients else experiment.data.partition,
         "clients": experiment.data.clients,
         "seed": experiment.seed,
         "rounds": progress.state.round,
@@ -70,6 +71,10 @@ def summarise(
         "final_domains": {name: [round(value, 4) for value in pair] for name, pair in final["domains"].items()},
         "final_domain_mean": _domain_mean(final["domains"]),
         "final_client_models": _finite(final.get("client_models") or {}) or None,
+        "federated": {
+            "before": _federated(progress.before),
+            "final": _federated(progress.records[-1].get("federated", {}) if progress.records else progress.before),
+        },
         # The best round on test images is shown, named as such; nothing is chosen by it.
         "best_round": best.get("round", 0),
         "best": _finite({key: best[key] for key in headline}),
@@ -81,6 +86,12 @@ def summarise(
     }
 
 
+def _federated(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Accuracies rounded as all others; None where no client counted."""
+    accuracies = ("base", "novel", "harmonic_mean")
+    return {**found, **_finite({key: found[key] for key in accuracies})} if found else None
+
+
 def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> dict[str, float | None] | None:
     """Base and novel as means over domains, each domain counting alike; None where there is one domain."""
     if not domains:
@@ -90,9 +101,9 @@ def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> dict[str, float 
 
 
 def _comparable(record: Mapping[str, Any]) -> float:
-    """HM, or base accuracy where there is no novel image."""
-    value: float = record["harmonic_mean"]
-    return record["base"] if math.isnan(value) else value
+    """HM, or base accuracy where there is no novel image; no round that nobody scored is the best."""
+    values = [record[key] for key in ("harmonic_mean", "base") if not math.isnan(record[key])]
+    return float(values[0]) if values else -math.inf
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:

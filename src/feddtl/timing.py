@@ -15,6 +15,16 @@ blocks. steps: local training. exchange: broadcasts, checks and copies of what t
 server training. evaluation: scoring. other: the rest."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
+PHASE_TITLES: dict[Phase, str] = {
+    "load": "loading",
+    "decode": "reading images",
+    "prefix": "frozen blocks",
+    "steps": "local training",
+    "exchange": "exchange",
+    "server": "server",
+    "evaluation": "scoring",
+    "other": "other",
+}
 
 
 class Stopwatch:

@@ -13,6 +13,7 @@ from feddtl.algorithms.base import Task, TrainedParameters, count_parameters
 from feddtl.config import Experiment, FedMaPLeConfig, LoraConfig
 from feddtl.models.clip import Clip
 from feddtl.models.image_tower import ImageTower
+from feddtl.models.preprocess import Preprocessing
 from feddtl.models.text_tower import TextTower
 
 
@@ -30,9 +31,8 @@ def task(clip):
     for part in (model.text_model.embeddings, model.text_projection, model.visual_projection):
         part.to_empty(device="cpu")
     processor = CLIPImageProcessorPil()
-    large = Clip(
-        "ViT-B/16", ImageTower(model, processor), TextTower(model, tokenizer), 100.0, model, tokenizer, processor
-    )
+    image, text = ImageTower(model, Preprocessing.of(processor)), TextTower(model, tokenizer)
+    large = Clip("ViT-B/16", image, text, 100.0, model, tokenizer, processor)
     assert (large.image.width, large.text.width, large.image.feature_width, large.image.tokens) == (768, 512, 512, 197)
     assert len(large.image.stack) == len(large.text.stack) == 12
     return Task(large, ("cat",), "a photo of a {class}.", 0)

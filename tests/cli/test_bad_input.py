@@ -97,6 +97,7 @@ def test_misspelt_flag_or_command(feddtl: Command, words: tuple[str, ...], needl
     """What no flag can mean is told by the parser, with the exit code shells know for it."""
     answer = feddtl(*words)
     assert answer.code == 2
+    assert answer.err.startswith("error: ")
     assert needle in answer.err
     assert "Traceback" not in answer.err
 

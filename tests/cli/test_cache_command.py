@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from cli.small_runs import Bench, Command
 
+from feddtl.models.clip import load_clip
+from feddtl.models.model_record import MODELS
+
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,6 +43,13 @@ def test_table_and_clearing(bench: Bench, feddtl: Command, own_folder: Path) -> 
     assert "freed" in feddtl("cache", "--clear").out
     assert json.loads(feddtl("cache", "--json").out)["contents"] == []
     assert not (own_folder / "kernels.json").exists()
+
+
+def test_clearing_forgets_what_is_remembered_of_models(feddtl: Command, own_folder: Path) -> None:
+    load_clip("tiny-clip", towers={"image"}, remembered_in=own_folder)
+    assert (own_folder / MODELS).exists()
+    feddtl("cache", "--clear")
+    assert not (own_folder / MODELS).exists()
 
 
 def test_folders_of_others_are_left_alone(bench: Bench, feddtl: Command, own_folder: Path) -> None:

@@ -66,6 +66,9 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
     table = feddtl("evaluate", finished, *flags).out
     assert "day" in table
     assert "night" in table
+    assert "domains" not in table
+    one = " ".join(feddtl("evaluate", finished, *flags, "--data.domains", "night", "--classes", "all").out.split())
+    assert one.startswith("Accuracy in % on zoo, domains night")
     by_name = ("--data.source", "Zoo", "--data.root", tmp_path, "--data.prompt", "{class}!")
     assert by_classes(feddtl("evaluate", finished, *by_name, "--json").out) == scores
 

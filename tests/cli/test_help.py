@@ -80,6 +80,12 @@ def test_every_key_is_a_flag(feddtl: Command) -> None:
         assert f"--{key.replace('_', '-')} " in text
 
 
+def test_a_comparison_offers_every_flag_but_the_one_it_refuses(feddtl: Command) -> None:
+    text = feddtl("compare", "--help").out
+    missing = [key for key in flatten(experiment_to_dict(Experiment())) if f"--{key.replace('_', '-')} " not in text]
+    assert missing == ["seed"]
+
+
 def test_help_shows_the_values_of_the_file(feddtl: Command, tmp_path: object) -> None:
     with open("mine.toml", "w") as file:  # noqa: PTH123
         file.write("rounds = 77\n")

@@ -131,8 +131,19 @@ def test_a_file_behind_a_switch_is_read(bench: Bench, feddtl: Command, switch: s
 
 
 def test_default_output_without_a_file(bench: Bench, feddtl: Command) -> None:
-    assert feddtl("run", *bench.flags("--rounds", 1, "--seed", 3, "--quiet")).code == 0
+    answer = feddtl("run", *bench.flags("--rounds", 1, "--seed", 3))
+    assert answer.code == 0
     assert Path("runs/feddtl-seed3/summary.json").is_file()
+    said = "note: No experiment file was given: the default experiment, with your flags, into runs/feddtl-seed3."
+    assert answer.err.splitlines()[0] == said
+    assert "No experiment file" not in feddtl("run", "--resume", "runs/feddtl-seed3").err
+
+
+def test_a_file_is_not_the_default(bench: Bench, feddtl: Command) -> None:
+    Path("mine.toml").write_text("rounds = 1\n[schedule]\nstages = 'sft'\n")
+    answer = feddtl("run", "mine.toml", *bench.flags("--rounds", 1))
+    assert answer.code == 0
+    assert "No experiment file" not in answer.err
 
 
 def test_json_prints_the_summary_and_nothing_else(bench: Bench, feddtl: Command) -> None:

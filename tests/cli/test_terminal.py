@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pty
 import re
@@ -15,9 +16,13 @@ from cli.small_runs import ROUNDS, Bench, Command
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer
-from feddtl.config import SystemConfig
+from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer, time_line
+from feddtl.config import DataConfig, SystemConfig
+from feddtl.data.federated import images_on_clients
+from feddtl.evaluate import HitCounts, Scores
 from feddtl.experiment import run_experiment
+from feddtl.runtimes.federated import federated_accuracy
+from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, megabytes, percent, size
 
 ROUND_LINE = re.compile(
@@ -29,13 +34,14 @@ ROUND_LINE = re.compile(
 def test_one_line_a_round_when_not_on_a_terminal(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("run", *bench.flags("--output", "run"))
     lines = answer.err.splitlines()
-    assert lines[0].startswith("note: ")
-    assert lines[1] == f"FedDTL on photos, model {bench.clip}, seed 0"
-    assert lines[2] == "15 training images of 3 base classes on 3 clients (few-shot, non-iid), 3 novel classes"
-    assert lines[3].startswith("zero-shot       base ")
-    rounds = [ROUND_LINE.fullmatch(line) for line in lines[4:]]
+    assert lines[0].startswith("note: No experiment file was given")
+    assert lines[1].startswith("note: Fewer than 16 training images")
+    assert lines[2] == f"FedDTL on photos, model {bench.clip}, seed 0"
+    assert lines[3] == "15 training images of 3 base classes on 3 clients (few-shot, non-iid), 3 novel classes"
+    assert lines[4].startswith("zero-shot       base ")
+    rounds = [ROUND_LINE.fullmatch(line) for line in lines[5:]]
     assert [match and match[1] for match in rounds] == ["1", "2", "3", "4"]
-    assert len({line.index("base") for line in lines[3:]}) == 1  # one below the other
+    assert len({line.index("base") for line in lines[4:]}) == 1  # one below the other
     assert "\x1b" not in answer.err
 
 
@@ -77,7 +83,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert [row[0] for row in cells[1:]] == ["Zero-shot", "FedDTL"]
     assert all(re.fullmatch(r"\d+\.\d", cell) for row in cells[1:] for cell in row[1:])
     assert lines[-4].startswith("best round on the test images: ")
-    assert re.match(r"time went to: \w+ \d+\.\d s \(\d+%\)  ", lines[-3])
+    assert re.match(r"time went to: [a-z ]+ \d+\.\d s \(\d+%\)  ", lines[-3])
     assert "up 39.3 kB  down 56.4 kB" in lines[-4]
     assert lines[-2:] == ["run folder: run", "as a page: feddtl report run"]
 
@@ -172,3 +178,45 @@ def test_words_for_numbers() -> None:
     assert [duration(59.4), duration(61), duration(3 * 3600 + 125)] == ["59 s", "1 min 01 s", "3 h 02 min"]
     assert [counted(number, "round") for number in (0, 1, 1200)] == ["0 rounds", "1 round", "1,200 rounds"]
     assert [megabytes(number) for number in (0, 30_720, 99_900, 2_540_000)] == ["0.0", "0.031", "0.100", "2.5"]
+
+
+def test_the_final_table_has_the_federated_accuracy_beside_the_central_one(bench: Bench, feddtl: Command) -> None:
+    """All nine base test images are in the clients' shares: the same base accuracy, and no novel one."""
+    answer = feddtl("run", *bench.flags("--output", "run", "--rounds", 2, "--schedule.sft-rounds", 1))
+    rows = {line.split("│")[1].strip(): line.split("│")[2:6] for line in answer.out.splitlines() if line.count("│") > 4}
+    central, federated = ([cell.strip() for cell in rows[name]] for name in ("FedDTL", "on clients' test images"))
+    assert federated[1] == central[1]
+    assert (federated[0], federated[2], federated[3]) == ("–", "–", "–")
+
+
+def test_clients_with_images_of_their_own(bench: Bench) -> None:
+    """What is known of a round comes with the round, its accuracies one round later."""
+    drawn = io.StringIO()
+    observer = LineObserver(Console(file=drawn, width=200))
+    config = DataConfig(source="clients", classes="ant,bee", novel_classes="cat", clients=3)
+    unknown = Scores(math.nan, math.nan, math.nan)
+    observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, 0)
+    observer.clients_counted(0, federated_accuracy({0: HitCounts(1, 4, 2, 2), 2: HitCounts(2, 2)}, {}))
+    record = {"round": 1, "stage": "sft", "train": {"loss": 0.5}, "lost": [], "local": 25.0, "seconds": {"steps": 1.0}}
+    observer.round_finished(record)
+    observer.clients_counted(1, federated_accuracy({1: HitCounts(0, 1)}, {}))
+    lines = drawn.getvalue().splitlines()
+    assert lines[1] == "3 clients with images of their own: 2 base classes, 1 novel classes"
+    assert lines[2] == "before training  base  50.0  novel 100.0  HM  66.7  (8 test images on 2 clients)"
+    assert lines[3] == "round 1/4 sft   local  25.0  loss  0.5000  1.0 s"
+    assert lines[4] == "after round 1/4  base   0.0  novel     –  HM     –  (1 test image on 1 client)"
+
+
+def test_where_the_time_went() -> None:
+    """Of 100 s, 0.4 s of the server are below half a percent: with 9.1 s of no phase they are 9.5 s of 'other'."""
+    seconds = {"load": 20.0, "prefix": 20.5, "steps": 50.0, "server": 0.4, "other": 9.1}
+    assert time_line(seconds) == (
+        "time went to: local training 50.0 s (50%)  frozen blocks 20.5 s (20%)  loading 20.0 s (20%)  other 9.5 s (10%)"
+    )
+    assert time_line({"load": 1.0}) == "time went to: loading 1.0 s (100%)"
+    assert time_line({}) == "time went to: "
+
+
+def test_every_phase_has_one_word_of_its_own() -> None:
+    assert tuple(PHASE_TITLES) == PHASES
+    assert len(set(PHASE_TITLES.values())) == len(PHASES)

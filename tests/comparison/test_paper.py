@@ -9,8 +9,8 @@ import pytest
 from comparison.made_up import outcome
 
 from feddtl.comparison.paper import ABLATION, COMPARISON, paper_table
-from feddtl.comparison.settings import Condition, setting_of
 from feddtl.config import DataConfig
+from feddtl.settings import Condition, setting_of
 
 
 def condition(**data: object) -> Condition:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from comparison.made_up import by_seed, outcome
 
 from feddtl.comparison.results import condition_results, setting_results
-from feddtl.comparison.tables import Table, comparison_tables
+from feddtl.comparison.tables import Table, comparison_tables, signed
 from feddtl.config import DataConfig
 
 
@@ -18,6 +19,14 @@ def tables(*groups: object) -> tuple[Table, ...]:
 def column(table: Table, heading: str) -> dict[str, str]:
     index = [column.text for column in table.columns].index(heading)
     return {label: ("*" if cells[index].best else "") + cells[index].text for label, cells in table.rows}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.26, "+1.3"), (-1.26, "−1.3"), (0.0, "0.0"), (0.04, "0.0"), (-0.04, "0.0"), (-0.06, "−0.1")],
+)
+def test_a_difference_that_rounds_to_zero_has_no_sign(value: float, text: str) -> None:
+    assert signed(value) == text
 
 
 def test_cells_by_hand() -> None:

@@ -35,13 +35,13 @@ def expected(its_processor, images):
 def test_any_size_equals_the_processor_in_every_bit(width, height, seed):
     image = picture(width, height, seed)
     its_processor = processor()
-    assert torch.equal(Preprocessing(its_processor)([image]), expected(its_processor, [image]))
+    assert torch.equal(Preprocessing.of(its_processor)([image]), expected(its_processor, [image]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (224, 224), (225, 224), (2400, 31), (1600, 1200)])
 def test_extreme_sizes_equal_the_processor(size):
     its_processor = processor()
-    assert torch.equal(Preprocessing(its_processor)([picture(*size)]), expected(its_processor, [picture(*size)]))
+    assert torch.equal(Preprocessing.of(its_processor)([picture(*size)]), expected(its_processor, [picture(*size)]))
 
 
 SIZES = {
@@ -58,7 +58,7 @@ def test_settings_are_followed(changes):
     its_processor = processor(**changes)
     images = [picture(90, 61), picture(61, 90, seed=1)]
     assert plain_transform(its_processor) is not None
-    assert torch.equal(Preprocessing(its_processor)(images), expected(its_processor, images))
+    assert torch.equal(Preprocessing.of(its_processor)(images), expected(its_processor, images))
 
 
 UNUSUAL = {
@@ -76,7 +76,7 @@ def test_unusual_settings_are_left_to_the_processor(changes):
     its_processor = processor(**changes)
     images = [picture(90, 61), picture(61, 90, seed=1)]
     assert plain_transform(its_processor) is None
-    ours = Preprocessing(its_processor)
+    ours = Preprocessing.of(its_processor)
     assert torch.equal(ours(images), expected(its_processor, images))
     assert ours.view(images[0], 1, b"k" * 16).shape == ours.view(images[0], 0, b"").shape
 
@@ -85,20 +85,20 @@ def test_unusual_settings_are_left_to_the_processor(changes):
 def test_other_modes_become_rgb(mode):
     its_processor = processor()
     image = picture(300, 240, mode=mode)
-    assert torch.equal(Preprocessing(its_processor)([image]), expected(its_processor, [image]))
+    assert torch.equal(Preprocessing.of(its_processor)([image]), expected(its_processor, [image]))
 
 
 def test_identity_tells_settings_apart():
-    identities = [Preprocessing(processor(**changes)).identity() for changes in ({}, *SIZES.values())]
+    identities = [Preprocessing.of(processor(**changes)).identity for changes in ({}, *SIZES.values())]
     assert all(first != second for at, first in enumerate(identities) for second in identities[:at])
-    assert identities[0] == Preprocessing(processor()).identity()
+    assert identities[0] == Preprocessing.of(processor()).identity
 
 
 # --- random views ------------------------------------------------------------------------------------
 
 
 def test_view_0_is_the_test_transform_and_the_others_differ():
-    ours, image = Preprocessing(processor()), picture(300, 240)
+    ours, image = Preprocessing.of(processor()), picture(300, 240)
     views = [ours.view(image, view, view_key(b"d" * 16, view)) for view in range(4)]
     assert torch.equal(views[0], ours.cut(image))
     assert len({view.numpy().tobytes() for view in views}) == 4
@@ -106,7 +106,7 @@ def test_view_0_is_the_test_transform_and_the_others_differ():
 
 
 def test_a_view_depends_on_content_and_number_alone():
-    ours, image = Preprocessing(processor()), picture(300, 240)
+    ours, image = Preprocessing.of(processor()), picture(300, 240)
     key = view_key(b"d" * 16, 1)
     torch.manual_seed(0)
     np.random.seed(0)
@@ -118,7 +118,7 @@ def test_a_view_depends_on_content_and_number_alone():
 
 def test_a_view_is_the_crop_resized_and_half_of_them_are_mirrored():
     """The crop's box is drawn first, the flip next, so the box is known and either orientation must match."""
-    ours, image = Preprocessing(processor()), picture(300, 240)
+    ours, image = Preprocessing.of(processor()), picture(300, 240)
     mirrored = 0
     for view in range(1, 41):
         key = view_key(b"d" * 16, view)

@@ -13,7 +13,7 @@ import pytest
 from feddtl.config import DataConfig, Experiment, LoraConfig, Method, ScheduleConfig
 from feddtl.errors import RunError
 from feddtl.report.collect import Run, collect, common_rounds, printable, run_folders
-from feddtl.report.settings import settings_of
+from feddtl.report.grouping import settings_of
 
 DATA = {
     "dataset": "photos",
@@ -159,11 +159,19 @@ def test_other_images_are_another_setting() -> None:
         + [make_run(experiment(data=DataConfig(domains=domain))) for domain in ("fog", "night")]
     )
     assert [setting.title for setting in settings] == [
-        "photos, 16 images per class, dirichlet (α = 0.1), 5 clients, tiny-clip",
-        "photos, 16 images per class, dirichlet (α = 1), 5 clients, tiny-clip",
-        "photos, 16 images per class, non-iid, 5 clients, tiny-clip, data.domains fog",
-        "photos, 16 images per class, non-iid, 5 clients, tiny-clip, data.domains night",
+        "photos, few-shot, dirichlet (α = 0.1), 5 clients, 20 rounds, tiny-clip",
+        "photos, few-shot, dirichlet (α = 1), 5 clients, 20 rounds, tiny-clip",
+        "photos, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip, domains fog",
+        "photos, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip, domains night",
     ]
+
+
+def test_another_budget_is_another_setting_as_it_is_in_a_comparison() -> None:
+    """Zero-shot has no rounds: a run of it belongs to both."""
+    runs = [make_run(experiment(rounds=rounds)) for rounds in (5, 20)] + [make_run(experiment("zero-shot"))]
+    settings = settings_of(runs)
+    assert [len(setting.methods) for setting in settings] == [1, 1]
+    assert [[run.experiment.method for run in setting.runs] for setting in settings] == [["feddtl", "zero-shot"]] * 2
 
 
 def test_zero_shot_counts_once_per_seed() -> None:

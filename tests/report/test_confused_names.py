@@ -13,7 +13,7 @@ from feddtl.evaluate import Predictions
 from feddtl.predictions import ImagePredictions
 from feddtl.report.collect import collect
 from feddtl.report.confusion import Pair, changes_of, confused_pairs, halves_figure, sides
-from feddtl.report.settings import Setting, settings_of
+from feddtl.report.grouping import SettingRuns, settings_of
 
 ANT, BEE, CAT, DOG, ELK = range(5)  # ant, bee, cat are base classes, dog and elk novel
 LABELS = [ANT, ANT, ANT, BEE, DOG, DOG]
@@ -22,7 +22,7 @@ AFTER = Predictions(torch.tensor([ANT, ANT, CAT, ANT, DOG, DOG]), torch.tensor([
 
 
 @pytest.fixture
-def setting(several: Path) -> Setting:
+def setting(several: Path) -> SettingRuns:
     """The FedLoRA run of one seed, with six test images of our own."""
     [run] = collect(several / "runs" / "fedlora-seed0").runs
     nothing = torch.zeros(6, dtype=torch.long)
@@ -31,7 +31,7 @@ def setting(several: Path) -> Setting:
     return found
 
 
-def test_sides(setting: Setting) -> None:
+def test_sides(setting: SettingRuns) -> None:
     """Among its half, image 1 and the second dog became right, the bee became wrong."""
     [method] = setting.methods
     predictions = method.runs[0].predictions
@@ -43,7 +43,7 @@ def test_sides(setting: Setting) -> None:
     assert (changes.corrected, changes.broken, changes.images) == (2, 1, 6)
 
 
-def test_confused_pairs(setting: Setting) -> None:
+def test_confused_pairs(setting: SettingRuns) -> None:
     """Among all names, 2 of 3 ants are taken for dogs after training and 1 before; the only bee for an ant."""
     assert confused_pairs(setting.methods[0]) == [
         Pair("ant", "base", "dog", "novel", pytest.approx(100 / 3), pytest.approx(200 / 3)),
@@ -51,7 +51,7 @@ def test_confused_pairs(setting: Setting) -> None:
     ]
 
 
-def test_halves(setting: Setting) -> None:
+def test_halves(setting: SettingRuns) -> None:
     """Before, of 4 base images 2 are right, 1 has another base name, 1 a novel one; of 2 novel ones 0, 1 and 1."""
     figure = halves_figure(setting, "s0")
     assert figure is not None

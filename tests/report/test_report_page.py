@@ -273,6 +273,21 @@ def test_a_run_without_a_scored_round(copy_of: Callable[[], Path]) -> None:
     assert "Who has which images" in headings(page)
 
 
+def test_no_path_of_this_machine_is_on_the_page(bench: Bench, tmp_path: Path) -> None:
+    """The model and the data source are absolute paths here, and a note, a setting and an error name them."""
+    photos = write_photos(tmp_path / "private" / "photos")
+    (photos / "extra" / "ant").mkdir(parents=True)
+    run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
+    assert str(photos) in json.loads((run / "data.json").read_text())["notes"][0]
+    photos.rename(tmp_path / "private" / "elsewhere")
+    page = parse(write_report(run).path)
+    assert "Folders of photos beside train and test are not used: extra." in page.text
+    assert rows(page, "Settings that are not")["model"][0] == bench.clip.name
+    assert rows(page, "Settings that are not")["data.source"][0] == "photos"
+    for private in (str(bench.clip.parent), str(tmp_path)):
+        assert private not in (run / "report.html").read_text()
+
+
 def test_settings_get_parts_of_their_own(bench: Bench, tmp_path: Path) -> None:
     """Runs on other shares of the images are not averaged; each part is linked from the top."""
     for kind in ("iid", "non-iid"):

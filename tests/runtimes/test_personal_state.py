@@ -59,3 +59,9 @@ def test_the_folder_of_state(monkeypatch, tmp_path):
     assert str(state_root()) == "/x/feddtl"
     monkeypatch.delenv("XDG_STATE_HOME")
     assert str(state_root()).endswith(".local/state/feddtl")
+
+
+def test_what_is_kept_is_for_its_owner_alone(tmp_path):
+    PersonalState(tmp_path / "state", RUN, 0).save(1, tensors(1.0), 0)
+    [path] = tmp_path.rglob("*.safetensors")
+    assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -14,23 +14,29 @@ from torch.nn.functional import normalize
 
 from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import ExpectedUpdate, Payload, Update
-from feddtl.evaluate import Scores
+from feddtl.evaluate import HitCounts, Scores
+from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire import (
     Contract,
     Parcel,
     RejectedMessageError,
+    Reply,
     Terms,
+    pack_counts,
+    pack_holdings,
     pack_payload,
-    pack_update,
+    pack_reply,
+    unpack_counts,
+    unpack_holdings,
     unpack_payload,
-    unpack_update,
+    unpack_reply,
 )
 
 CONTRACT = Contract("m" * 64, "c" * 64)
 HALF = replace(CONTRACT, precision="float16")
 SENT = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
 TERMS = Terms(
-    CONTRACT, client=1, round=3, images=5, classes=3,
+    CONTRACT, client=1, round=3, images=Holdings(5, 4, 2), classes=3,
     expected=ExpectedUpdate(SENT, {"embeddings": 4}, ("labels",)), max_update_norm=10.0,
 )  # fmt: skip
 
@@ -53,18 +59,19 @@ def equal(ours, theirs):
 @given(st.integers(0, 2**31), st.integers(1, 5))
 def test_an_update_comes_out_as_it_went_in_but_for_what_is_personal(seed, rows):
     update = make_update(seed, rows)
-    found, scores = unpack_update(pack_update(update, 3, CONTRACT), TERMS)
+    reply = unpack_reply(pack_reply(Reply(update), 3, CONTRACT), TERMS)
+    found = reply.update
     assert equal(found.weights, update.weights)
     assert equal(found.samples, update.samples)
     assert (found.client, found.num_images, found.metrics) == (1, 5, {"loss": 0.5})
-    assert (found.personal, scores) == ({}, None)
+    assert (found.personal, reply.counts, reply.own, reply.scores) == ({}, None, None, None)
 
 
 @given(st.integers(0, 2**31))
 def test_half_precision_is_off_by_half_a_unit_in_the_last_place_at_most(seed):
     """float16 has 11 significant bits: relative error up to 2^-11, absolute 2^-25 near zero."""
     update = make_update(seed)
-    found, _ = unpack_update(pack_update(update, 3, HALF), replace(TERMS, contract=HALF))
+    found = unpack_reply(pack_reply(Reply(update), 3, HALF), replace(TERMS, contract=HALF)).update
     for name, tensor in update.weights.items():
         assert found.weights[name].dtype == torch.float32
         assert bool(((found.weights[name] - tensor).abs() <= tensor.abs() * 2**-11 + 2**-25).all())
@@ -78,6 +85,27 @@ def test_a_broadcast_comes_out_as_it_went_in():
     assert equal(found.tensors, payload.tensors)
 
 
+def test_large_arrays_are_not_copied_where_nothing_is_to_be_converted():
+    """An update of 64 MB would be held twice on each side; what may not be written, as torch demands, is copied."""
+    update = make_update()
+    parcel = pack_reply(Reply(update), 3, CONTRACT)
+    found = unpack_reply(parcel, TERMS).update
+    for kind in ("weights", "samples"):
+        for name, tensor in getattr(found, kind).items():
+            assert np.shares_memory(parcel.arrays[f"{kind}/{name}"], getattr(update, kind)[name].numpy())
+            assert tensor.data_ptr() == getattr(update, kind)[name].data_ptr()
+    parcel.arrays["weights/a"].flags.writeable = False
+    found = unpack_reply(parcel, TERMS).update
+    assert not np.shares_memory(parcel.arrays["weights/a"], found.weights["a"].numpy())
+    assert torch.equal(found.weights["a"], update.weights["a"])
+
+
+def test_weights_that_overflow_are_too_far():
+    """(3e38)^2 is beyond float32: infinitely far, and not 'not a number'."""
+    with pytest.raises(RejectedMessageError, match="The weights are inf away from what was broadcast"):
+        unpack_reply(parcel_with({"weights/a": np.full(4, 3e38, np.float32)}), TERMS)
+
+
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl", "fedmaple", "pfedmma", "fedclip"])
 @pytest.mark.parametrize("round_number", [1, 3], ids=["sft", "rl"])
 def test_every_method_s_own_updates_pass(federation, make_experiment, method, round_number):
@@ -86,8 +114,8 @@ def test_every_method_s_own_updates_pass(federation, make_experiment, method, ro
     payload = algorithm.broadcast(replace(algorithm.init_server(), round=round_number - 1))
     contract = Contract.of(federation.task, "float32")
     update = algorithm.client_update(payload, federation.clients(algorithm)[2], {})
-    terms = Terms(contract, 2, round_number, 6, 3, algorithm.expected_update(payload), 1000.0)
-    found, _ = unpack_update(pack_update(update, round_number, contract), terms)
+    terms = Terms(contract, 2, round_number, Holdings(6, 0), 3, algorithm.expected_update(payload), 1000.0)
+    found = unpack_reply(pack_reply(Reply(update), round_number, contract), terms).update
     assert equal(found.weights, update.weights)
     assert equal(found.samples, update.samples)
 
@@ -112,7 +140,7 @@ def test_other_weights_are_another_model(federation, make_clip):
 
 
 def parcel_with(arrays=None, scalars=None, metrics=None):
-    parcel = pack_update(make_update(), 3, CONTRACT)
+    parcel = pack_reply(Reply(make_update()), 3, CONTRACT)
     return Parcel(
         {**parcel.arrays, **(arrays or {})},
         {**parcel.scalars, **(scalars or {})},
@@ -126,9 +154,9 @@ def without(name):
 
 
 BAD = {
-    "schema": (parcel_with(scalars={"schema": 2}), "schema is 2, not 1"),
-    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 1"),
-    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 1"),
+    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 2"),
+    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 2"),
+    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 2"),
     "model": (parcel_with(scalars={"model": "x"}), "another CLIP"),
     "classes": (parcel_with(scalars={"classes": "x"}), "other classes"),
     "precision": (parcel_with(scalars={"precision": "float16"}), "another precision"),
@@ -174,35 +202,92 @@ BAD = {
 def test_what_was_tampered_with_is_rejected_and_named(case):
     parcel, reason = BAD[case]
     with pytest.raises(RejectedMessageError, match=reason):
-        unpack_update(parcel, TERMS)
+        unpack_reply(parcel, TERMS)
 
 
 @given(st.floats(0.1, 20.0))
 def test_the_norm_bound_is_a_bound_on_the_distance(norm):
     """Weights (2, 3) and (4,) all x are √10·x away from zero."""
     weights = {name: torch.full_like(tensor, norm / math.sqrt(10)) for name, tensor in SENT.items()}
-    parcel = pack_update(replace(make_update(), weights=weights), 3, CONTRACT)
+    parcel = pack_reply(Reply(replace(make_update(), weights=weights)), 3, CONTRACT)
     if norm < 9.999:
-        unpack_update(parcel, TERMS)
+        unpack_reply(parcel, TERMS)
     if norm > 10.001:
         with pytest.raises(RejectedMessageError, match="away from what was broadcast"):
-            unpack_update(parcel, TERMS)
+            unpack_reply(parcel, TERMS)
 
 
 @pytest.mark.parametrize("value", [-0.1, 100.5, math.inf, 50, None, "50"])
 def test_scores_of_a_client_s_own_model_are_percentages(value):
     terms = replace(TERMS, measured=True)
-    scores = Scores(50.0, math.nan, 0.0)
-    good = pack_update(make_update(), 3, CONTRACT, scores)
-    found = unpack_update(good, terms)[1]
-    assert (found.local, found.novel) == (50.0, 0.0)
+    good = pack_reply(Reply(make_update(), scores=Scores(math.nan, math.nan, 50.0)), 3, CONTRACT)
+    found = unpack_reply(good, terms).scores
+    assert found.novel == 50.0
     assert math.isnan(found.base)
-    with pytest.raises(RejectedMessageError, match="The accuracy 'local'"):
-        unpack_update(replace(good, scalars={**good.scalars, "local": value}), terms)
+    with pytest.raises(RejectedMessageError, match="The accuracy 'base'"):
+        unpack_reply(replace(good, scalars={**good.scalars, "base": value}), terms)
 
 
 def test_what_half_precision_does_not_hold_is_not_sent():
     """The largest float16 is 65504."""
     update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
     with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
-        pack_update(update, 3, HALF)
+        pack_reply(Reply(update), 3, HALF)
+
+
+COUNTS = HitCounts(3, 4, 0, 2)  # of the 4 + 2 images in TERMS
+
+
+def test_counts_come_out_as_they_went_in():
+    """Each is read where the terms ask for it, and for the images that the client is known to have."""
+    parcel = pack_reply(Reply(make_update(), counts=COUNTS, own=HitCounts(4, 4, 2, 2)), 3, CONTRACT)
+    found = unpack_reply(parcel, replace(TERMS, counted=True, own_counted=True))
+    assert (found.counts, found.own) == (COUNTS, HitCounts(4, 4, 2, 2))
+    neither = unpack_reply(parcel, TERMS)
+    assert (neither.counts, neither.own) == (None, None)
+    assert unpack_counts(pack_counts(COUNTS, 1, 3, CONTRACT), 1, 3, TERMS.images, CONTRACT) == COUNTS
+
+
+BAD_COUNTS = {
+    "global_base": [-1, 5, 3.0, True, None, "3"],
+    "global_base_images": [3, 5, 10**12, 4.0, None],
+    "global_novel": [3, -1],
+    "global_novel_images": [0, 1],
+    "round": [2, None],
+    "client": [0, 2],
+    "schema": [1],
+    "model": ["x"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_COUNTS.items() for value in values])
+def test_counts_that_cannot_be_are_rejected_and_named(name, value):
+    """In a reply and in the closing evaluation."""
+    reply = pack_reply(Reply(make_update(), counts=COUNTS), 3, CONTRACT)
+    alone = pack_counts(COUNTS, 1, 3, CONTRACT)
+    reply, alone = (replace(parcel, scalars={**parcel.scalars, name: value}) for parcel in (reply, alone))
+    with pytest.raises(RejectedMessageError, match=name):
+        unpack_reply(reply, replace(TERMS, counted=True))
+    with pytest.raises(RejectedMessageError, match=name):
+        unpack_counts(alone, 1, 3, TERMS.images, CONTRACT)
+
+
+def test_missing_counts_are_named():
+    with pytest.raises(RejectedMessageError, match="own_base_images is None"):
+        unpack_reply(pack_reply(Reply(make_update()), 3, CONTRACT), replace(TERMS, own_counted=True))
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50))
+def test_holdings_come_out_as_they_went_in(train, base, novel):
+    held = Holdings(train, base, novel)
+    assert unpack_holdings(pack_holdings(2, held, ["a", "b"]), most=50) == held
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train", 0), ("train", 7), ("train", 3.0), ("base", -1), ("novel", None), ("schema", 1)],
+)
+def test_holdings_that_cannot_be_are_rejected_and_named(name, value):
+    parcel = pack_holdings(2, Holdings(6, 2))
+    with pytest.raises(RejectedMessageError, match=f"{name} is {value}"):
+        unpack_holdings(replace(parcel, scalars={**parcel.scalars, name: value}), most=6)

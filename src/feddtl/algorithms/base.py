@@ -14,6 +14,7 @@ from feddtl.config import Experiment
 from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip
 from feddtl.models.lora import Lora, Tensors
+from feddtl.models.modules import BOTH_TOWERS, Tower
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Task:
         class_names: The base classes, in label order.
         prompt_template: Text with `{class}` in it.
         seed: Seed of everything random in the method.
+        novel_names: Classes that nobody trains on and that clients have test images of.
     """
 
     clip: Clip
     class_names: tuple[str, ...]
     prompt_template: str
     seed: int
+    novel_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,16 @@ class Algorithm(ABC):
             it changes none.
         trains: False for a method without training; a runtime then runs no round.
         clients_together: Clients whose steps are best computed as one on this device; 1 where a method cannot.
+        client_towers: Towers whose weights `client_update` needs.
+        server_towers: Towers whose weights `init_server`, `broadcast` and `aggregate` need. To classify takes both.
     """
 
     task: Task
     first_image_block: int
     trains: bool = True
     clients_together: int = 1
+    client_towers: frozenset[Tower] = BOTH_TOWERS
+    server_towers: frozenset[Tower] = BOTH_TOWERS
 
     @abstractmethod
     def __init__(self, task: Task, experiment: Experiment) -> None:
@@ -240,6 +247,10 @@ class Algorithm(ABC):
     @abstractmethod
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The global model, or with `update` the model of that client when the round began at `state`."""
+
+    def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
+        """`classifier` as a client forms it, from the broadcast that opened the round."""
+        return self.classifier(ServerState(payload.round - 1, payload.tensors), update)
 
     @abstractmethod
     def trained_parameters(self) -> TrainedParameters:

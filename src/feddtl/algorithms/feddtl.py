@@ -10,6 +10,7 @@ rounds, and the SFT anchor travels with every RL broadcast, so that a client may
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from feddtl.algorithms.objective import LocalRandomness
 from feddtl.algorithms.policy import Policy
 from feddtl.algorithms.stages import fine_tune
 from feddtl.config import Experiment
+from feddtl.errors import ClientError
 from feddtl.models.lora import Lora, Tensors
 from feddtl.objectives.supervised import clip_logits
 from feddtl.seeding import torch_generator
@@ -48,6 +50,9 @@ class FedDTL(Algorithm):
 
     Server state: `visual/…` and `text/…` LoRA factors, `anchor/…` the visual ones after the last SFT round.
     """
+
+    client_towers = frozenset(("image",))
+    server_towers = frozenset(("text",))
 
     def __init__(self, task: Task, experiment: Experiment) -> None:
         self.task = task
@@ -66,10 +71,12 @@ class FedDTL(Algorithm):
         return self._config.stage(round_number)
 
     def broadcast(self, state: ServerState) -> Payload:
-        """Visual LoRA and text embeddings T (C, e); in the RL stage the SFT anchor too."""
+        """Visual LoRA and text embeddings T (C, e); those of novel classes that clients score; in RL the SFT anchor."""
         with torch.no_grad():
             embeddings = self._model.encode_text(select(state.tensors, "text"))[0]
         tensors = {**under("visual", select(state.tensors, "visual")), "text_embeddings": embeddings.cpu()}
+        if self.task.novel_names:
+            tensors["novel_text_embeddings"] = self.classifier(state).text_embeddings(self.task.novel_names).cpu()
         if self.stage(state.round + 1) == "rl":
             tensors |= under("anchor", select(state.tensors, "anchor"))
         return Payload(state.round + 1, tensors)
@@ -118,6 +125,14 @@ class FedDTL(Algorithm):
         """Global model, or a client's tuned image tower with the text tower it was broadcast."""
         visual = select(state.tensors, "visual") if update is None else update.weights
         return self._model.classifier(visual, select(state.tensors, "text"))
+
+    def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
+        """Image tower, received or tuned, with the text embeddings that came with it: a client has no text tower."""
+        visual = select(payload.tensors, "visual") if update is None else update.weights
+        texts = {self.task.class_names: payload.tensors["text_embeddings"]}
+        if self.task.novel_names:
+            texts[self.task.novel_names] = payload.tensors["novel_text_embeddings"]
+        return ReceivedClassifier(self._model, self._model.lora(visual), texts)
 
     def trained_parameters(self) -> TrainedParameters:
         """LoRA of the image tower on the clients, of the text tower on the server."""
@@ -169,6 +184,39 @@ class FedDTL(Algorithm):
             optimizer=adam([server], config.learning_rate),
         )
         return detached(adapters), metrics
+
+
+@dataclass(frozen=True)
+class ReceivedClassifier:
+    """Image tower of a client, and text embeddings from the server.
+
+    Attributes:
+        model: CLIP and where its adapters go.
+        visual: Adapter of the image tower.
+        texts: Unit text embeddings (C, e) by class list.
+    """
+
+    model: LoraClip
+    visual: Lora
+    texts: Mapping[tuple[str, ...], Tensor]
+
+    @property
+    def images_per_pass(self) -> int:
+        """See `ImageTower.images_per_pass`."""
+        return self.model.clip.image.images_per_pass
+
+    @torch.no_grad()
+    def image_features(self, activations: Tensor) -> Tensor:
+        """Unit image embeddings (B, e) from activations (B, S, d)."""
+        features = self.model.clip.image.features(activations, self.model.first_image_block, self.visual)
+        return normalize(features, dim=-1)
+
+    def text_embeddings(self, class_names: Sequence[str]) -> Tensor:
+        """Unit text embeddings (C, e). Raises ClientError for class names whose texts were not sent."""
+        found = self.texts.get(tuple(class_names))
+        if found is None:
+            raise ClientError(f"The server sent no text embeddings of these classes: {', '.join(class_names)[:200]}.")
+        return found.to(self.model.device)
 
 
 def sample_per_class(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from feddtl.algorithms.optimizers import SGD, Adam, Optimizer
 from feddtl.config import LocalConfig
 from feddtl.models.lora import Tensors
 
@@ -58,22 +59,20 @@ def detached(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
-def adam(learners: Sequence[Learner], learning_rate: float) -> torch.optim.Optimizer:
+def adam(learners: Sequence[Learner], learning_rate: float) -> Optimizer:
     """Adam over all learners. It counts steps and keeps moments per tensor and passes over a learner without a
     gradient, so each learner is trained as by an optimiser of its own."""
     parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
-    return torch.optim.Adam(parameters, learning_rate, fused=True)
+    return Adam(parameters, learning_rate)
 
 
-def local_optimizer(
-    learners: Sequence[Learner], config: LocalConfig, own: Literal["adam", "sgd"]
-) -> torch.optim.Optimizer:
+def local_optimizer(learners: Sequence[Learner], config: LocalConfig, own: Literal["adam", "sgd"]) -> Optimizer:
     """A fresh optimiser of a client's round: the configured one, or with 'auto' the method's own."""
     chosen = own if config.optimizer == "auto" else config.optimizer
     if chosen == "adam":
         return adam(learners, config.learning_rate)
     parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
-    return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+    return SGD(parameters, config.learning_rate, config.momentum, config.weight_decay)
 
 
 def train(
@@ -82,7 +81,7 @@ def train(
     *,
     epochs: int,
     batch_size: int,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     before_epoch: EpochHook = lambda learner, epoch: None,
     observer: LearnerObserver = lambda learner, done, epochs: None,
 ) -> list[dict[str, float]]:
@@ -108,7 +107,7 @@ def train(
     totals: dict[str, Tensor] = {}
     for course in zip_longest(*courses):
         batches = [batch for batch in course if batch is not None]
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         sums = step(batches)
         norms = [gradient_norm(learners[batch.learner].parameters) * len(batch.rows) for batch in batches]
         optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,10 +37,14 @@ class LoraClip:
         self.device = task.clip.image.device
         self._task = task
         self._config = config
-        # Below the first adapted text block nothing changes: (C, S, d), and the ends of text (C,).
-        self._text_activations, self._text_ends = frozen_text(
-            task.clip, task.class_names, task.prompt_template, self.first_text_block
-        )
+
+    @cached_property
+    def _frozen_text(self) -> tuple[Tensor, Tensor]:
+        """Below the first adapted text block nothing changes: (C, S, d), and the ends of text (C,).
+
+        Where nobody encodes text, as on a client of FedDTL, there need not be a text tower.
+        """
+        return frozen_text(self.clip, self._task.class_names, self._task.prompt_template, self.first_text_block)
 
     def init_factors(self) -> Tensors:
         """Fresh factors of both towers; B = 0, so the model is the pre-trained one."""
@@ -57,11 +62,13 @@ class LoraClip:
 
     def encode_text(self, *factors: Mapping[str, Tensor]) -> Tensor:
         """Unit text embeddings (K, C, e) of the task's classes under each of K sets of factors."""
-        count, classes = len(factors), len(self._text_ends)
+        (hidden, ends), count = self._frozen_text, len(factors)
+        classes = len(ends)
         owners = torch.arange(count, device=self.device).repeat_interleave(classes)
         adapter = grouped([self.lora(own) for own in factors], owners)
-        hidden, ends = self._text_activations.repeat(count, 1, 1), self._text_ends.repeat(count)
-        features = self.clip.text.features(hidden, ends, self.first_text_block, adapter)
+        features = self.clip.text.features(
+            hidden.repeat(count, 1, 1), ends.repeat(count), self.first_text_block, adapter
+        )
         return normalize(features, dim=-1).view(count, classes, -1)
 
     def encode_images(self, factors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor) -> Tensor:

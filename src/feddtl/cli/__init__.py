@@ -18,6 +18,7 @@ from feddtl.cli.commands import (
     Cache,
     Client,
     Compare,
+    ComparedExperiment,
     Doctor,
     Evaluate,
     Export,
@@ -29,6 +30,7 @@ from feddtl.cli.commands import (
     Submit,
 )
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
+from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.errors import ConfigError, FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
@@ -62,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"feddtl {version('feddtl')}")
         return 0
     try:
-        code = _parse(words).execute()
+        with plain_parse_errors():
+            command = _parse(words)
+        code = command.execute()
         sys.stdout.flush()
         return code
     except FeddtlError as error:
@@ -105,7 +109,7 @@ def _parse_comparison(words: Sequence[str]) -> Compare:
     # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
     name, first = next(iter(experiments.items()))
     try:
-        command = _parse_compare(words, Compare(config=first))
+        command = _parse_compare(words, Compare(config=ComparedExperiment(**vars(first))))
     except ConfigError as error:
         raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
     return replace(command, resolved=with_flags(experiments, command.config, words))

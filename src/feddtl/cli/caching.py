@@ -13,6 +13,7 @@ from feddtl.cli.commands import Cache
 from feddtl.errors import ConfigError
 from feddtl.models.cache.folder import CacheEntry, cache_contents, cache_folder, clear_cache
 from feddtl.models.kernel_choice import REMEMBERED
+from feddtl.models.model_record import MODELS
 from feddtl.storage import json_text
 from feddtl.units import duration, size
 
@@ -24,7 +25,8 @@ def cache(command: Cache) -> int:
         raise ConfigError("The cache is 'off'.", "Name a folder: feddtl cache --compute.cache-folder DIR.")
     if command.clear:
         freed = clear_cache(folder)
-        (folder / REMEMBERED).unlink(missing_ok=True)
+        for remembered in (REMEMBERED, MODELS):
+            (folder / remembered).unlink(missing_ok=True)
         found = json_text({"folder": str(folder), "freed_bytes": freed})
         print(found if command.json else f"freed {size(freed)} in {folder}")
         return 0

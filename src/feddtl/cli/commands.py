@@ -62,6 +62,13 @@ class Run:
 
 
 @dataclass(frozen=True)
+class ComparedExperiment(Experiment):
+    """An experiment without a flag for its seed, which a comparison has several of."""
+
+    seed: tyro.conf.Suppress[int] = 0
+
+
+@dataclass(frozen=True)
 class Compare:
     """Run experiments over seeds and write tables of them: methods x settings x seeds.
 
@@ -71,14 +78,14 @@ class Compare:
 
     experiments: ExperimentFiles = ()
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
-    """Seeds; each experiment runs with each of them. --seed is not a flag of this command."""
+    """Seeds; each experiment runs with each of them."""
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/comparison")
     """Folder of the comparison, new or one to go on with: tables, and a run folder for each experiment and seed."""
     json: bool = False
     """Print comparison.json on standard output, and nothing else there."""
     quiet: bool = False
     """No progress, only the final tables."""
-    config: Flags = field(default_factory=Experiment)
+    config: Annotated[ComparedExperiment, tyro.conf.arg(name="")] = field(default_factory=ComparedExperiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
     """The experiments of the files by name, in their order, with the flags over them."""
 

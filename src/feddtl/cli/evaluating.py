@@ -20,9 +20,10 @@ from feddtl.units import percent
 
 def evaluate(command: Evaluate) -> int:
     """Print accuracy per class list, and per domain where there are several."""
+    data = data_to_score(command)
     scores = score_run(
         command.folder,
-        data_to_score(command),
+        data,
         class_lists=command.classes,
         device=command.device,
         note=lambda text: print(f"note: {text}", file=sys.stderr),
@@ -30,7 +31,7 @@ def evaluate(command: Evaluate) -> int:
     if command.json:
         print(json_text([score.as_dict() for score in scores]), end="")
     else:
-        Console().print(_table(scores))
+        Console().print(_table(scores, data.domains))
     return 0
 
 
@@ -50,8 +51,9 @@ def data_to_score(command: Evaluate) -> DataConfig:
     return replace(RunFolder.open(command.folder).experiment.data, **given)
 
 
-def _table(scores: list[ClassListScore]) -> Table:
-    table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}"))
+def _table(scores: list[ClassListScore], only_domains: str) -> Table:
+    chosen = f", domains {only_domains}" if only_domains else ""
+    table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}{chosen}"))
     domains = list(scores[0].domains)
     table.add_column("Classes")
     for heading in ("Choices", "Images", "Accuracy", *domains):

@@ -22,6 +22,8 @@ def run(command: Run) -> int:
     observer = choose_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
     try:
         with observer:
+            if not (command.experiment or command.resume):
+                observer.note(f"No experiment file was given: the default experiment, with your flags, into {output}.")
             summary = run_experiment(command.config, output, resume=command.resume is not None, observer=observer)
     except KeyboardInterrupt:
         again = f"feddtl run --resume {shlex.quote(str(output))}"

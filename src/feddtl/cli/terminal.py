@@ -14,11 +14,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from feddtl.config import METHOD_TITLES, Experiment, SystemConfig, method_title
+from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.runtimes.rounds import Record
 from feddtl.summary import Summary
+from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, size
 
 HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
@@ -43,6 +45,7 @@ class LineObserver(QuietObserver):
         self._console = console
         self._rounds = 0
         self._clock = False
+        self._on_clients = False
 
     def note(self, text: str) -> None:
         self._print(f"note: {text}")
@@ -50,8 +53,13 @@ class LineObserver(QuietObserver):
     def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
         self._rounds = experiment.rounds
         self._clock = experiment.system != SystemConfig()
+        self._on_clients = data.on_clients
         for line in start_lines(experiment, data, zero_shot, rounds_done):
             self._print(line)
+
+    def clients_counted(self, round_number: int, federated: Record) -> None:
+        if self._on_clients:
+            self._print(counted_line(round_number, federated, self._rounds))
 
     def round_finished(self, record: Record) -> None:
         self._print(round_line(record, self._rounds, virtual_time=self._clock))
@@ -143,12 +151,16 @@ def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
     """What is about to run, and the score to beat, aligned with `round_line`."""
-    lines = [
-        f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}",
-        f"{len(data.train)} training images of {len(data.base_names)} base classes on {experiment.data.clients} "
-        f"clients ({experiment.data.regime}, {experiment.data.partition}), {len(data.novel_names)} novel classes",
-        f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
-    ]
+    lines = [f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}"]
+    base, novel, clients = len(data.base_names), len(data.novel_names), experiment.data.clients
+    if data.on_clients:
+        lines.append(f"{clients} clients with images of their own: {base} base classes, {novel} novel classes")
+    else:
+        lines += [
+            f"{len(data.train)} training images of {base} base classes on {clients} clients "
+            f"({experiment.data.regime}, {experiment.data.partition}), {novel} novel classes",
+            f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
+        ]
     if rounds_done:
         lines.append(f"resuming after round {rounds_done} of {experiment.rounds}")
     return lines
@@ -165,11 +177,18 @@ def round_line(record: Record, rounds: int, *, virtual_time: bool = False) -> st
     if virtual_time:
         progress += f"  virtual {duration(record['virtual_seconds'], precise=True)}"
     width = len(str(rounds))
-    scores = "not scored"
+    scores = f"local {percent(record['local']):>5}" if "local" in record else "not scored"
     if "base" in record:
         scores = scores_line(record)
     seconds = sum(record["seconds"].values())
     return f"round {record['round']:>{width}}/{rounds} {stage:<4}  {scores}  {progress}  {seconds:.1f} s"
+
+
+def counted_line(round_number: int, federated: Record, rounds: int) -> str:
+    """What the clients say of the model after a round, which they tell one round later."""
+    when = f"after round {round_number}/{rounds}" if round_number else "before training"
+    images = counted(federated["base_images"] + federated["novel_images"], "test image")
+    return f"{when}  {scores_line(federated)}  ({images} on {counted(len(federated['clients']), 'client')})"
 
 
 def scores_line(scores: Mapping[str, float]) -> str:
@@ -200,6 +219,9 @@ def print_summary(summary: Summary, folder: Path) -> None:
         rows[name] = summary["final"]
     if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
         rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
+    federated = summary.get("federated", {}).get("final")  # which earlier versions do not have
+    if rounds and federated and summary["partition"] != ON_CLIENTS:  # there it is the final accuracy
+        rows["on clients' test images"] = federated
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary["final_domains"]:
@@ -232,10 +254,11 @@ def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -
 
 
 def time_line(seconds: Mapping[str, float]) -> str:
-    """Where the time went, the longest phase first; phases below half a percent are summed up as 'rest'."""
+    """Where the time went, the longest phase first; phases below half a percent count as 'other', which is last."""
     total = sum(seconds.values()) or 1.0
-    shares = {phase: value / total for phase, value in seconds.items()}
-    shown = sorted((phase for phase, share in shares.items() if share >= 0.005), key=lambda phase: -shares[phase])
-    parts = [f"{phase} {duration(seconds[phase], precise=True)} ({shares[phase]:.0%})" for phase in shown]
-    rest = sum(value for phase, value in seconds.items() if phase not in shown)
-    return "time went to: " + "  ".join([*parts, *([f"rest {duration(rest, precise=True)}"] if rest else [])])
+    shown = [phase for phase in PHASES if phase != "other" and seconds.get(phase, 0.0) >= 0.005 * total]
+    named = {PHASE_TITLES[phase]: seconds[phase] for phase in sorted(shown, key=lambda phase: -seconds[phase])}
+    if other := sum(value for phase, value in seconds.items() if phase not in shown):
+        named["other"] = other
+    parts = (f"{name} {duration(value, precise=True)} ({value / total:.0%})" for name, value in named.items())
+    return "time went to: " + "  ".join(parts)

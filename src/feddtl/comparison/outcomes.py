@@ -36,9 +36,9 @@ class Outcome:
         return self.experiment.seed
 
     @property
-    def trains(self) -> bool:
-        """Whether the method has rounds at all."""
-        return self.experiment.method != "zero-shot"
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.summary["dataset"])
 
     def as_record(self) -> dict[str, Any]:
         """The summary with the experiment's name and settings, as kept in `comparison.json`."""

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from feddtl.comparison.outcomes import Outcome
-from feddtl.comparison.settings import (
-    Condition,
-    Setting,
-    by_setting,
-    condition_titles,
-    row_labels,
-    setting_titles,
-)
 from feddtl.comparison.statistics import Difference, paired_difference
 from feddtl.config import METHOD_TITLES
+from feddtl.labels import told_apart
+from feddtl.settings import Condition, Setting, by_setting, condition_titles, setting_titles, settings_of_the_method
 from feddtl.spread import Spread, spread_of
 
 SCORES = ("local", "base", "novel", "harmonic_mean")
@@ -117,13 +111,30 @@ def _condition_results(condition: Condition, title: str, members: Sequence[Setti
 def _results(setting: Setting, title: str, outcomes: Sequence[Outcome]) -> SettingResults:
     labels = row_labels(outcomes)
     rows = [_row(label, [one for one in outcomes if one.name == name]) for name, label in labels.items()]
-    if all(outcome.trains for outcome in outcomes):
+    if all(outcome.experiment.trains for outcome in outcomes):
         rows.insert(0, _zero_shot_row(outcomes))
     rows.sort(key=lambda row: not row.label.startswith(ZERO_SHOT))
     best = max((row for row in rows if row.final.get("harmonic_mean")), key=_harmonic_mean, default=None)
     return SettingResults(
         setting, title, tuple(_with_difference(row, best) for row in rows), "" if best is None else best.label
     )
+
+
+def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Title of the method for each experiment's name; those of one title are told apart by the settings that differ.
+
+    The name, which differs between data sets, is added only where no such setting does.
+
+    Args:
+        outcomes: Of one setting.
+    """
+    experiments = {outcome.name: outcome.experiment for outcome in outcomes}
+    titles = [found.title for found in experiments.values()]
+    labels = told_apart(titles, [settings_of_the_method(found) for found in experiments.values()])
+    return {
+        name: label if labels.count(label) == 1 else f"{label} ({name})"
+        for name, label in zip(experiments, labels, strict=True)
+    }
 
 
 def _row(label: str, outcomes: Sequence[Outcome]) -> MethodResults:

@@ -155,8 +155,8 @@ def _difference(row: MethodResults, best: str) -> str:
 
 
 def signed(value: float) -> str:
-    """One decimal with its sign; a true minus."""
-    return f"{value:+.1f}".replace("-", "−")
+    """One decimal with its sign, a true minus; what rounds to zero has none."""
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def _p(row: MethodResults) -> str:

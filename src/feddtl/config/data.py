@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from feddtl.checks import check_fields, require
+from feddtl.errors import ConfigError
 
+ON_CLIENTS = "clients"
 Regime = Literal["few-shot", "full"]
 PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
 
@@ -16,7 +18,14 @@ class DataConfig:
     """Which images, and who holds them."""
 
     source: str = "shapes"
-    """Catalogue name, Hub id (owner/name), local folder of images or parquet files, or 'shapes'."""
+    """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
+    has images of its own, over Flower."""
+    classes: str = ""
+    """Comma-separated names of the classes that are trained, with source 'clients', which needs them, alone; empty:
+    those of the source."""
+    novel_classes: str = ""
+    """Comma-separated names of classes that nobody trains on and that are scored, with source 'clients' alone; empty:
+    none, or those of the source."""
     root: str = ""
     """Folder with a sub-folder of parquet files or images per data set, in which `source` is looked up by name, case
     and punctuation ignored; empty: the Hub, or the path that `source` is."""
@@ -50,6 +59,20 @@ class DataConfig:
     """Most test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
 
     @property
+    def on_clients(self) -> bool:
+        """Whether each client has images of its own, so that there are none to divide among them."""
+        return self.source == ON_CLIENTS
+
+    @property
+    def class_lists(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names in `classes` and in `novel_classes`."""
+        base, novel = (
+            tuple(name for entry in names.split(",") if (name := " ".join(entry.replace("_", " ").split())))
+            for names in (self.classes, self.novel_classes)
+        )
+        return base, novel
+
+    @property
     def is_dirichlet(self) -> bool:
         """Whether the partition draws its proportions from a Dirichlet distribution, so that `alpha` counts."""
         return self.partition in ("dirichlet", "domain-dirichlet")
@@ -63,6 +86,7 @@ class DataConfig:
             self.prompt,
             "a text with {class} in it",
         )
+        self._check_classes()
         require(self.shots >= 1, "data.shots", self.shots, "1 or more")
         require(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         require(self.clients >= 1, "data.clients", self.clients, "1 or more")
@@ -71,3 +95,27 @@ class DataConfig:
         require(
             self.test_images_per_class >= 0, "data.test_images_per_class", self.test_images_per_class, "0 (all) or more"
         )
+
+    def _check_classes(self) -> None:
+        """Raise ConfigError for class lists without need, or for images on clients without class lists."""
+        if not self.on_clients:
+            for key, names in (("classes", self.classes), ("novel_classes", self.novel_classes)):
+                if names:
+                    raise ConfigError(
+                        f"data.{key} = {names!r} has no use with data.source = {self.source!r}, which names its own.",
+                        f"Leave it out, or set data.source = '{ON_CLIENTS}'.",
+                    )
+            return
+        base, novel = self.class_lists
+        require(len(base) >= 2, "data.classes", self.classes, "two or more names, separated by commas")
+        keys = [name.casefold() for name in (*base, *novel)]
+        twice = next((name for name, key in zip((*base, *novel), keys, strict=True) if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"data.classes and data.novel_classes name '{twice}' twice.", "Give each class once, in one of them."
+            )
+        if self.root:
+            raise ConfigError(
+                f"data.root = {self.root!r} has no use with data.source = '{ON_CLIENTS}'.",
+                "Leave it out; each client is told where its images are by `feddtl client --data PATH`.",
+            )

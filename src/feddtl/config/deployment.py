@@ -15,7 +15,7 @@ class DeploymentConfig:
     min_clients: int = 1
     """Usable updates that a round needs; with fewer the run stops after its last checkpoint (ours)."""
     round_timeout: float = 600.0
-    """Seconds that the server waits for the updates of a round (ours)."""
+    """Seconds that the server waits for clients to connect, and then for the updates of a round (ours)."""
     precision: Literal["float32", "float16"] = "float32"
     """Precision of what travels; float16 halves the traffic and rounds it. Records count traffic in float32."""
     max_update_norm: float = 1000.0

@@ -89,6 +89,11 @@ class Experiment:
         return method_title(self.method, self.schedule.stages)
 
     @property
+    def trains(self) -> bool:
+        """Whether the method has rounds at all."""
+        return self.method != "zero-shot"
+
+    @property
     def last_sft_round(self) -> int:
         """M: rounds 1…M are SFT, the later ones RL."""
         if self.schedule.stages == "sft":

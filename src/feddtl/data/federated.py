@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from feddtl.config import DataConfig
 from feddtl.data.partition import Partition, partition
 from feddtl.data.sources import load_dataset
 from feddtl.data.splits import base_novel_classes, few_shot, short_classes, with_fewer_test_images
-from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.data.table import DEFAULT_PROMPT, ImageDataset, ImageTable
+from feddtl.errors import DataError
 
 # The data set itself (a held-out split, generated images) is the same for every seed of an experiment.
 DATASET_SEED = 0
@@ -44,12 +46,45 @@ class FederatedData:
     partition: Partition
     notes: tuple[str, ...]
 
+    @property
+    def on_clients(self) -> bool:
+        """Whether the images are on the clients, see `images_on_clients`."""
+        return not len(self.train)
 
-def load_source(config: DataConfig) -> ImageDataset:
-    """The data set an experiment names, with all classes."""
+
+def images_on_clients(config: DataConfig) -> FederatedData:
+    """What is known of data whose images are on the clients: names, and clients without any image."""
+    base, novel = config.class_lists
+    none = ImageTable(_no_image, *(np.empty(0, np.int64) for _ in range(3)))
+    nobody = tuple(np.empty(0, np.int64) for _ in range(config.clients))
+    parts = Partition(np.zeros((config.clients, 1, len(base))), nobody, nobody)
+    prompt = config.prompt or DEFAULT_PROMPT
+    return FederatedData(config.source, base, novel, ("all",), prompt, none, none, none, parts, ())
+
+
+def _no_image(row: int) -> Image.Image:
+    raise DataError(f"Image {row} is on a client.")
+
+
+def load_source(config: DataConfig, copy: str = "") -> ImageDataset:
+    """The data set an experiment names, with all classes.
+
+    Args:
+        config: Which one.
+        copy: Path of a local copy of it, in place of where the experiment says that it is.
+
+    Raises:
+        DataError: It cannot be used, or is on the clients.
+    """
+    if config.on_clients:
+        raise DataError(
+            "data.source = 'clients': each client has images of its own, and here are none.",
+            "Run the experiment with `feddtl submit EXPERIMENT.toml`, or name images that are here with --data.source.",
+        )
     dataset = load_dataset(
         config.source,
         root=config.root,
+        copy=copy,
         domains=config.domains,
         prompt=config.prompt,
         seed=DATASET_SEED,
@@ -60,13 +95,18 @@ def load_source(config: DataConfig) -> ImageDataset:
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
-def load_federated_data(config: DataConfig, seed: int) -> FederatedData:
+def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> FederatedData:
     """Load, split and partition; a pure function of config, seed and the source's content.
+
+    Args:
+        config: Which images, and who holds them.
+        seed: Seed of the run.
+        copy: See `load_source`.
 
     Raises:
         DataError: The source cannot be used, or not be divided as asked.
     """
-    dataset = load_source(config)
+    dataset = load_source(config, copy)
     base, novel = base_novel_classes(len(dataset.class_names))
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)

@@ -49,21 +49,28 @@ class _Split:
         return {class_folder for _, class_folder in self.files}
 
 
-def load_folder(root: Path) -> ImageDataset:
+def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
     """Data set of an image folder; its test table is empty where the folder has no test split.
 
     Classes and domains are in the alphabetical order of their folders. Class names are folder names with
     blanks for underscores; domain names are folder names. Hidden files and folders are ignored.
 
+    Args:
+        root: The folder.
+        partial: Whether it is one party's part of a data set, which may lack classes: of its splits or altogether.
+
     Raises:
         DataError: No image, an empty class folder, mixed layouts, or splits with different classes.
     """
     train_root, test_root = _split_roots(root)
-    train = _scan(train_root)
-    test = _scan(test_root) if test_root else _Split(root, {})
+    fewest = 1 if partial else 2
+    train = _scan(train_root, fewest)
+    test = _scan(test_root, fewest) if test_root else _Split(root, {})
     if test_root:
         _check_same_layout(train, test)
-    classes = sorted(train.classes)
+        if not partial:
+            check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
+    classes = sorted(train.classes | test.classes)
     domains = sorted(train.domains | test.domains)
     return ImageDataset(
         name=root.resolve().name,
@@ -99,7 +106,7 @@ def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _scan(root: Path) -> _Split:
+def _scan(root: Path, fewest: int) -> _Split:
     """Finds the image files of one split and tells class folders from domain folders by where images lie."""
     folders = _subfolders(root)
     images = {folder: _images(folder) for folder in folders}
@@ -117,11 +124,11 @@ def _scan(root: Path) -> _Split:
     else:
         files = {(d.name, c.name): _images(c) for d in folders for c in _subfolders(d)}
         _check_domains(folders, files)
-    return _without_empty(root, files)
+    return _without_empty(root, files, fewest)
 
 
-def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]]) -> _Split:
-    """Drops empty (domain, class) folders; a class without any image, or a single class, is refused."""
+def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]], fewest: int) -> _Split:
+    """Drops empty (domain, class) folders; a class without any image, or fewer classes, is refused."""
     kept = _Split(root, {cell: found for cell, found in files.items() if found})
     empty = sorted({class_folder for _, class_folder in files} - kept.classes)
     if empty:
@@ -129,7 +136,7 @@ def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]]) -> _Spl
             f"The class folder '{empty[0]}' in {root} has no image in it.",
             f"Add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder.",
         )
-    if len(kept.classes) < 2:
+    if len(kept.classes) < fewest:
         raise DataError(f"{root} has a single class, '{next(iter(kept.classes))}'.", LAYOUT_HINT)
     return kept
 
@@ -149,7 +156,6 @@ def _check_same_layout(train: _Split, test: _Split) -> None:
         raise DataError(
             f"One of {train.root} and {test.root} has folders per domain and the other has not.", LAYOUT_HINT
         )
-    check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
 
 
 def check_same_classes(train: list[str], test: list[str], train_name: str, test_name: str) -> None:

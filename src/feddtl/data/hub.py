@@ -52,10 +52,15 @@ class HubReader:
         raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
 
 
-def load_parquet(path: Path, columns: Columns) -> ImageDataset:
+def load_parquet(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
     """Data set of a parquet file, or of a folder with `train-*.parquet` and `test-*.parquet` (or in data/).
 
     The test table is empty where there is no test split.
+
+    Args:
+        path: File or folder.
+        columns: Which columns hold what.
+        partial: Whether it is one party's part of a data set, whose splits may have different classes.
 
     Raises:
         DataError: No training file, unreadable files, or columns that cannot be told.
@@ -64,7 +69,7 @@ def load_parquet(path: Path, columns: Columns) -> ImageDataset:
     train = _read_parquet(train_files)
     test = _read_parquet(test_files) if test_files else None
     name = path.stem if path.is_file() else path.resolve().name
-    return replace(_from_splits(name, str(path), train, test, columns), notes=notes)
+    return replace(_from_splits(name, str(path), train, test, columns, partial=partial), notes=notes)
 
 
 def load_catalogued_parquet(entry: CatalogEntry, path: Path, columns: Columns) -> ImageDataset:
@@ -150,9 +155,15 @@ def _joined(splits: datasets.DatasetDict, wanted: str, where: str) -> datasets.D
 
 
 def _from_splits(
-    name: str, where: str, train: datasets.Dataset, test: datasets.Dataset | None, columns: Columns
+    name: str,
+    where: str,
+    train: datasets.Dataset,
+    test: datasets.Dataset | None,
+    columns: Columns,
+    *,
+    partial: bool = False,
 ) -> ImageDataset:
-    """Brings one or two splits into tables; class lists must agree."""
+    """Brings one or two splits into tables; class lists must agree, or with `partial` are joined."""
     found = find_columns(train, columns, where)
     labels, class_names = read_labels(train, found, where)
     domains, domain_names = read_domains([train] if test is None else [train, test], found, where)
@@ -162,9 +173,22 @@ def _from_splits(
     else:
         find_columns(test, found, where)
         test_labels, test_names = read_labels(test, found, where)
-        check_same_classes(list(class_names), list(test_names), "train", "test")
+        if partial:
+            class_names, (labels, test_labels) = with_one_list((labels, test_labels), (class_names, test_names))
+            train_table = replace(train_table, labels=labels)
+        else:
+            check_same_classes(list(class_names), list(test_names), "train", "test")
         test_table = _table(test, found.image, f"{where} (test)", test_labels, domains[1])
     return ImageDataset(name, train_table, test_table, tuple(map(readable, class_names)), domain_names)
+
+
+def with_one_list(
+    labels: Sequence[Indices], names: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], tuple[Indices, ...]]:
+    """One alphabetical list of all names, and each split's labels as positions in it."""
+    joined = sorted({name for own in names for name in own})
+    places = [np.array([joined.index(name) for name in own], dtype=np.int64) for own in names]
+    return tuple(joined), tuple(place[own] for place, own in zip(places, labels, strict=True))
 
 
 def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:

@@ -25,12 +25,14 @@ def load_dataset(
     source: str,
     *,
     root: str = "",
+    copy: str = "",
     domains: str = "",
     prompt: str = "",
     seed: int = 0,
     image_column: str = "",
     label_column: str = "",
     domain_column: str = "",
+    partial: bool = False,
 ) -> ImageDataset:
     """Images with classes and domains from any source; no image is decoded before it is read.
 
@@ -40,12 +42,16 @@ def load_dataset(
             of that name.
         root: Folder of local copies, one sub-folder per data set, where the name is looked up in place of the
             Hub; "" for none. Generated shapes need none.
+        copy: Path of a local copy of the data set, in place of where `source` and `root` say that it is; "" for none.
+            Generated shapes need none.
         domains: Comma-separated domain names to keep; "" for all.
         prompt: Text with `{class}` in place of the class name; "" for the source's own.
         seed: Seed of the run, for a test split that has to be cut off and for generated images.
         image_column: Column of a Hub or parquet source; "" to find it out.
         label_column: As `image_column`, for the classes.
         domain_column: As `image_column`, for the domains.
+        partial: Whether the copy is one party's part of a data set: it may have a single class, classes in one of its
+            splits alone, and no test images.
 
     Returns:
         The data set; `notes` says what was decided on the user's behalf.
@@ -60,35 +66,39 @@ def load_dataset(
         )
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
     columns = Columns(image_column, label_column, domain_column)
-    if columns != Columns() and not _takes_columns(source, root):
+    if columns != Columns() and not _takes_columns(source, root, copy):
         raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
     if source == SHAPES:
         dataset = _shapes(wanted, seed)
     else:
-        dataset = _keep_domains(with_test_split(_load_source(source, root, columns), seed), wanted)
-    _check(dataset, source)
+        dataset = _keep_domains(with_test_split(_load_source(source, root, copy, columns, partial), seed), wanted)
+    _check(dataset, copy or source, partial=partial)
     return replace(dataset, prompt_template=prompt) if prompt else dataset
 
 
-def _check(dataset: ImageDataset, source: str) -> None:
+def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
     """Refuses what no experiment can use."""
     names = dataset.class_names
-    if len(names) < 2:
+    if len(names) < 2 and not partial:
         raise DataError(f"{source} has a single class: {', '.join(names)}.", "Use at least two classes.")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"Two classes of {source} are both named '{twice[0]}'.", "Rename or merge them.")
     place = "" if dataset.domain_names == ("all",) else f" in the domains {', '.join(dataset.domain_names)}"
     for split, table in (("training", dataset.train), ("test", dataset.test)):
-        if not len(table):
+        if not len(table) and not (partial and split == "test"):
             raise DataError(
                 f"{source} has no {split} images{place}.",
                 "Add images (two per class at least, to hold one out for testing), or choose other domains.",
             )
 
 
-def _load_source(source: str, root: str, columns: Columns) -> ImageDataset:
+def _load_source(source: str, root: str, copy: str, columns: Columns, partial: bool) -> ImageDataset:
     """Reads a copy below the root where there is one; else catalogue name, path or Hub id, in this order."""
+    if copy and partial:
+        return _load_directory(Path(copy).expanduser(), columns, partial=True)
+    if copy:
+        return _load_copy(source, Path(copy).expanduser(), columns)
     if root:
         return _load_copy(source, find_copy(Path(root).expanduser(), source), columns)
     if source in CATALOG:
@@ -118,18 +128,24 @@ def _load_copy(name: str, path: Path, columns: Columns) -> ImageDataset:
     return replace(readable, name=entry.name, prompt_template=entry.prompt_template)
 
 
-def _load_directory(path: Path, columns: Columns) -> ImageDataset:
+def _load_directory(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
+    if not path.exists():
+        raise DataError(f"There is no {path}.", "Give the path of a folder of images or of parquet files.")
+    if path.is_file() and path.suffix != ".parquet":
+        raise DataError(f"{path} is a file, but not a parquet file.", LAYOUT_HINT)
     try:
-        return load_parquet(path, columns) if parquet_files(path) else load_folder(path)
+        if path.is_file() or parquet_files(path):
+            return load_parquet(path, columns, partial=partial)
+        return load_folder(path, partial=partial)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error}", "Check that you may read the folder.") from error
 
 
-def _takes_columns(source: str, root: str) -> bool:
+def _takes_columns(source: str, root: str, copy: str) -> bool:
     """Whether column options have a meaning: parquet and Hub ids, whose columns are not known beforehand."""
-    if source == SHAPES or (source in CATALOG and not root):
+    if source == SHAPES or (source in CATALOG and not root and not copy):
         return False
-    path = find_copy(Path(root).expanduser(), source) if root else Path(source).expanduser()
+    path = find_copy(Path(root).expanduser(), source) if root and not copy else Path(copy or source).expanduser()
     return not path.is_dir() or bool(parquet_files(path))
 
 

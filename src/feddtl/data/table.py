@@ -11,6 +11,7 @@ from PIL import Image
 
 from feddtl.data.decode import pixel_digest
 
+DEFAULT_PROMPT = "a photo of a {class}."
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -86,5 +87,5 @@ class ImageDataset:
     test: ImageTable
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...] = ("all",)
-    prompt_template: str = "a photo of a {class}."
+    prompt_template: str = DEFAULT_PROMPT
     notes: tuple[str, ...] = field(default=())

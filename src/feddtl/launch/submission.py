@@ -7,7 +7,6 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from feddtl.launch.processes import flower_environment, running
 from feddtl.launch.toml_text import toml_text
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_FINISH = 60.0  # from the end of a run's log to its final status
+SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Successfully installed ")
 # Flower's words about an exception in the server's part of a run, in its log and in its status.
@@ -56,7 +55,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
 
     Args:
         state: Folder of the server's state.
-        experiment: What to run; its paths are seen from this process's working directory.
+        experiment: What to run; its paths are absolute, as the server has another working directory.
         output: Folder of the run on the server's machine.
         resume: Go on from the last checkpoint in `output`.
         tell: Told each line of the run's log that is not Flower's own.
@@ -84,17 +83,6 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         raise _not_completed(status)
 
 
-def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with paths that hold for another working directory; names of a hub or a catalogue stay."""
-
-    def absolute(value: str) -> str:
-        path = Path(value).expanduser()
-        return str(path.absolute()) if value and path.exists() else value
-
-    data = replace(experiment.data, source=absolute(experiment.data.source), root=absolute(experiment.data.root))
-    return replace(experiment, model=absolute(experiment.model), data=data)
-
-
 def _write_app(folder: Path) -> Path:
     folder.mkdir()
     (folder / "pyproject.toml").write_text(APP.format(version=version("feddtl")), encoding="utf-8")
@@ -102,7 +90,7 @@ def _write_app(folder: Path) -> Path:
 
 
 def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
-    settings = json.dumps(experiment_to_dict(with_absolute_paths(experiment)))
+    settings = json.dumps(experiment_to_dict(experiment))
     path = folder / "run.toml"
     values: dict[str, str | bool] = {"settings": settings, "output": str(output.absolute()), "resume": resume}
     path.write_text(toml_text(values), encoding="utf-8")
@@ -110,16 +98,30 @@ def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume
 
 
 def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
-    """Pass on a run's log until it ends; the status then."""
+    """Pass on a run's log until the run ends; the status then.
+
+    A log may end before its run, with a server that fails for a moment. The next one begins at the beginning.
+    """
+    told = 0
+    while True:
+        lines = 0
+        for lines, line in enumerate(_log_lines(cli, run), start=1):
+            if lines > told:
+                tell(line)
+        told = max(told, lines)
+        deadline = time.monotonic() + SECONDS_TO_FINISH
+        while not (status := cli.status(run)).finished and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if status.finished:
+            return status
+
+
+def _log_lines(cli: FlowerCli, run: int) -> Iterator[str]:
+    """What a run says, without what Flower says."""
     environment = flower_environment(cli.home)
     with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
         assert log.stdout is not None
-        for line in _without_flowers_own(COLOUR.sub("", line).rstrip("\n") for line in log.stdout):
-            tell(line)
-    deadline = time.monotonic() + SECONDS_TO_FINISH
-    while not (status := cli.status(run)).finished and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    return status
+        yield from _without_flowers_own(COLOUR.sub("", line).rstrip("\n") for line in log.stdout)
 
 
 def _without_flowers_own(lines: Iterable[str]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from torch.nn.functional import layer_norm, linear, silu
 # quick_gelu(x) = x · sigmoid(1.702 x) = silu(1.702 x) / 1.702: with the factor moved into the frozen weights
 # around it, three passes over the widest tensor become one.
 QUICK_GELU_FACTOR = 1.702
+# Bytes; torch's own allocations begin at a multiple of it.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,21 @@ class FrozenBlock:
         return Linear(self.query_key_value.weight[part], None if bias is None else bias[part])
 
 
+def aligned(matrix: Tensor) -> Tensor:
+    """The matrix at an address as torch gives them out; one that is mapped from a file may begin anywhere.
+
+    Libraries may round a product differently where it is not.
+    """
+    return matrix if matrix.data_ptr() % ALIGNMENT == 0 else matrix.clone()
+
+
 @torch.no_grad()
 def freeze(block: Any, precision: torch.dtype | None) -> FrozenBlock:
     """Copy of a CLIPEncoderLayer of transformers, in a precision (None: its own)."""
 
     def cast(layer: Any) -> Linear:
         bias = None if layer.bias is None else layer.bias.detach().to(precision or layer.bias.dtype)
-        return Linear(layer.weight.detach().to(precision or layer.weight.dtype), bias)
+        return Linear(aligned(layer.weight.detach().to(precision or layer.weight.dtype)), bias)
 
     def norm(layer: Any) -> Norm:
         kept = precision or layer.weight.dtype

@@ -11,26 +11,47 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import linear
 
+from feddtl.models.digests import Digests, digests_in_memory
 from feddtl.models.preprocess import Preprocessing
-from feddtl.models.towers import Adapter, BlockStack
+from feddtl.models.towers import Adapter, BlockStack, require_held
 
 
 class ImageTower:
-    """Images to projected features; lives on the clients."""
+    """Images to projected features; lives on the clients.
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    Args:
+        model: CLIPModel of transformers, or `ClipModules`.
+        preprocessing: Of its images.
+        digests: Hashes of its weights; None: computed from those in memory.
+        device: Where it computes; None: where its weights are.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocessing: Preprocessing,
+        digests: Digests | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         vision = model.vision_model
         self.stack = BlockStack(
             vision.encoder,
             "vision_model.encoder.layers",
             model.config.vision_config.num_attention_heads,
             causal=False,
+            device=device,
         )
         self._vision = vision
         self._projection = model.visual_projection
-        self.preprocessing = Preprocessing(processor)
+        self.preprocessing = preprocessing
+        self._digests = digests or digests_in_memory(model)
         self.name = Path(model.name_or_path).name if Path(model.name_or_path).is_dir() else str(model.name_or_path)
-        self.device: torch.device = self._projection.weight.device
+        self.device: torch.device = device or self._projection.weight.device
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its weights are here, and not only their shapes."""
+        return not self._projection.weight.is_meta
 
     @property
     def precision(self) -> torch.dtype:
@@ -63,15 +84,25 @@ class ImageTower:
         config = self._vision.config
         return {key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
 
-    def prefix_weights(self, stop: int) -> dict[str, Tensor]:
-        """Weights that decide what `prefix` gives for a block, by name."""
-        parts = {"embeddings": self._vision.embeddings, "pre_layrnorm": self._vision.pre_layrnorm}
-        parts |= {f"blocks.{index}": self.stack.blocks[index] for index in range(stop)}
-        if stop == len(self.stack):
-            parts |= {"post_layernorm": self._vision.post_layernorm, "projection": self._projection}
-        return {
-            f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()
+    def prefix_digests(self, stop: int) -> dict[str, str]:
+        """Hashes of the weights that decide what `prefix` gives for a block, by name."""
+        vision = self._vision
+        # Name here: (name in CLIPModel, module).
+        parts: dict[str, tuple[str, Any]] = {
+            part: (f"vision_model.{part}", getattr(vision, part)) for part in ("embeddings", "pre_layrnorm")
         }
+        blocks = self.stack.blocks
+        parts |= {f"blocks.{index}": (f"{self.stack.prefix}.{index}", blocks[index]) for index in range(stop)}
+        if stop == len(self.stack):
+            parts["post_layernorm"] = ("vision_model.post_layernorm", vision.post_layernorm)
+            parts["projection"] = ("visual_projection", self._projection)
+        names = {
+            f"{part}.{name}": f"{theirs}.{name}"
+            for part, (theirs, module) in parts.items()
+            for name in module.state_dict()
+        }
+        digests = self._digests(names.values())
+        return {name: digests[theirs] for name, theirs in names.items()}
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images to (B, 3, H, W) pixel values: the model's own test transform, no augmentation."""
@@ -83,6 +114,7 @@ class ImageTower:
         The patches do not overlap, so their convolution is one product of matrices.
         """
         embeddings = self._vision.embeddings
+        require_held(embeddings.class_embedding, "the image tower")
         weight = embeddings.patch_embedding.weight  # (d, 3, p, p)
         side = weight.shape[-1]
         batch, channels, height, width = pixel_values.shape
@@ -121,6 +153,7 @@ class ImageTower:
 
     def project(self, token: Tensor) -> Tensor:
         """Class token (B, d) after the last block to features (B, e), in the precision of the model's weights."""
+        require_held(self._projection.weight, "the image tower")
         token = token.to(self._projection.weight.dtype)
         projected: Tensor = self._projection(self._vision.post_layernorm(token))
         return projected

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from feddtl.errors import RunError
 from feddtl.models.clip import Clip
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.kernels import AttentionKernel, Kernels, as_kernels
 from feddtl.models.lora import A_SUFFIX, Lora, init_factors
-from feddtl.storage import write_json_atomic
+from feddtl.models.remembered import read_remembered, remember
 
 REMEMBERED = "kernels.json"
 # Elsewhere a clock sees when work is queued and not when it is done.
@@ -67,13 +64,12 @@ def choose_kernels(
     if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
         return as_kernels(*candidates[0])
     file = None if remembered_in is None else remembered_in / REMEMBERED
-    seconds = _read(file).get(key := _key(clip.image, first_block), {})
+    seconds = read_remembered(file).get(key := _key(clip.image, first_block), {})
     missing = [candidate for candidate in candidates if "/".join(candidate) not in seconds]
     if missing:
         measured = best_seconds(clip.image, first_block, [as_kernels(*pair) for pair in missing])
         seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
-        if file is not None:
-            _remember(file, key, seconds)
+        remember(file, key, seconds)
 
     def seconds_of(pair: Candidate) -> float:
         # JSON has no infinity: what needs more memory than there is was remembered as null.
@@ -168,20 +164,3 @@ def _processor() -> str:
     except OSError:
         model = platform.processor()
     return f"{model} {capability}"
-
-
-def _remember(file: Path, key: str, seconds: dict[str, float]) -> None:
-    """Keep measurements; where the folder cannot be written, the next run measures again."""
-    with suppress(OSError, RunError):
-        # Activations of private images may come to lie beside it.
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_json_atomic(file, {**_read(file), key: seconds})
-
-
-def _read(file: Path | None) -> dict[str, Any]:
-    """Earlier measurements; none where there is no file or it cannot be read, since they can be repeated."""
-    try:
-        content = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

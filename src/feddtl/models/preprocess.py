@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,17 +70,31 @@ class Preprocessing:
     """From RGB images to pixel values: a part for each image in any thread, a part for a batch on any device.
 
     Args:
-        processor: transformers' CLIPImageProcessorPil; used itself where its settings are unusual.
+        load: Gives transformers' CLIPImageProcessorPil, at the first image; used itself where its settings are unusual.
+        identity: Everything that decides the pixel values, as JSON, where that is known.
     """
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self._plain = plain_transform(processor)
+    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any] | None = None) -> None:
+        self._load = load
+        self._identity = identity
 
-    def identity(self) -> dict[str, Any]:
+    @classmethod
+    def of(cls, processor: Any) -> Preprocessing:
+        """With a processor that is there already."""
+        return cls(lambda: processor)
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
         """Everything that decides the pixel values, as JSON."""
-        settings: dict[str, Any] = self._processor.to_dict()
-        return {name: settings[name] for name in sorted(settings)}
+        return self._identity or preprocessing_identity(self._processor)
+
+    @cached_property
+    def _processor(self) -> Any:
+        return self._load()
+
+    @cached_property
+    def _plain(self) -> PlainTransform | None:
+        return plain_transform(self._processor)
 
     def cut(self, image: Image.Image) -> Tensor:
         """The test transform up to normalisation, for one RGB image; a batch of results goes to `finish`."""
@@ -116,6 +132,12 @@ class Preprocessing:
 def view_key(digest: bytes, view: int) -> bytes:
     """16 bytes that name a view of an image by the image's content."""
     return hashlib.blake2b(digest + view.to_bytes(4), digest_size=16).digest()
+
+
+def preprocessing_identity(processor: Any) -> dict[str, Any]:
+    """Settings of a processor of transformers as JSON, sorted by name."""
+    settings: dict[str, Any] = json.loads(json.dumps(processor.to_dict(), default=str, sort_keys=True))
+    return settings
 
 
 def plain_transform(processor: Any) -> PlainTransform | None:

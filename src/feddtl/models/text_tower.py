@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from feddtl.errors import ModelError
-from feddtl.models.towers import Adapter, BlockStack
+from feddtl.models.towers import Adapter, BlockStack, require_held
 
 LEGACY_END_OF_TEXT = 2
 # Base, novel and all classes, below the trained blocks and from the start.
@@ -20,15 +20,22 @@ Value = TypeVar("Value")
 
 
 class TextTower:
-    """Class names to projected features; lives on the server."""
+    """Class names to projected features; lives on the server.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    Args:
+        model: CLIPModel of transformers, or `ClipModules`.
+        tokenizer: Of its texts; None where the weights of this tower are not loaded.
+        device: Where it computes; None: where its weights are.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | None = None) -> None:
         text = model.text_model
         self.stack = BlockStack(
             text.encoder,
             "text_model.encoder.layers",
             model.config.text_config.num_attention_heads,
             causal=True,
+            device=device,
         )
         self._text = text
         self._projection = model.text_projection
@@ -37,7 +44,7 @@ class TextTower:
         self._eos = int(model.config.text_config.eos_token_id)
         self._context = int(model.config.text_config.max_position_embeddings)
         self._prefixes: dict[tuple[tuple[str, ...], int, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self.device: torch.device = self._projection.weight.device
+        self.device: torch.device = device or self._projection.weight.device
 
     @property
     def width(self) -> int:
@@ -56,6 +63,7 @@ class TextTower:
         return recall(self._tokens, tuple(prompts), lambda: self._tokenize(prompts))
 
     def _tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        require_held(self._projection.weight, "the text tower")
         rows = self._tokenizer(list(prompts), padding=False, truncation=False)["input_ids"]
         longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         if len(rows[longest]) > self._context:
@@ -77,8 +85,9 @@ class TextTower:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input of block 0, (C, S, d), for token ids (C, S)."""
-        hidden: Tensor = self._text.embeddings(input_ids=ids)
-        return hidden
+        tokens = self.embed_tokens(ids)
+        positions: Tensor = self._text.embeddings.position_embedding.weight[: ids.shape[1]]
+        return tokens + positions
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Token embeddings (C, S, d) of ids (C, S), without positions."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, ModelError
 from feddtl.models.blocks import FrozenBlock, freeze
 from feddtl.models.kernels import AttentionKernel, Kernels, attend
 from feddtl.models.lora import Lora, LoraGroup, LowRank, stacked
@@ -35,14 +35,18 @@ class BlockStack:
         prefix: Name of that encoder's blocks in CLIPModel's state dict, without a trailing dot.
         heads: Attention heads.
         causal: Whether a token attends to earlier tokens only (the text tower).
+        device: Where it computes; None: where its weights are.
     """
 
-    def __init__(self, encoder: Any, prefix: str, heads: int, *, causal: bool) -> None:
+    def __init__(
+        self, encoder: Any, prefix: str, heads: int, *, causal: bool, device: torch.device | None = None
+    ) -> None:
         self.blocks: nn.ModuleList = encoder.layers
         self.prefix = prefix
         self.heads = heads
         self.causal = causal
         self.kernels = Kernels()
+        self.device: torch.device = device or next(self.blocks.parameters()).device
         self._frozen: dict[int, FrozenBlock] = {}
 
     def __len__(self) -> int:
@@ -83,7 +87,7 @@ class BlockStack:
         first: Any = self.blocks[0]
         widest = tokens * int(first.mlp.fc1.out_features)
         limit = CPU_BYTES_PER_PASS
-        if first.mlp.fc1.weight.device.type != "cpu":
+        if self.device.type != "cpu":
             # The scores of eager attention count as well.
             widest, limit = max(widest, self.heads * tokens**2), GPU_BYTES_PER_PASS
         return max(1, min(MAX_SEQUENCES_PER_PASS, limit // (widest * self.precision.itemsize)))
@@ -209,6 +213,7 @@ class BlockStack:
 
     def _weights(self, index: int) -> FrozenBlock:
         if index not in self._frozen:
+            require_held(next(self.blocks[index].parameters()), self.prefix)
             self._frozen[index] = freeze(self.blocks[index], self.kernels.precision)
         return self._frozen[index]
 
@@ -219,6 +224,15 @@ class BlockStack:
     def _split(self, projected: Tensor) -> Tensor:
         """(B, S, d) -> (B, heads, S, d_h)."""
         return projected.view(*projected.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+def require_held(weight: Tensor, name: str) -> None:
+    """Raise ModelError for a weight of a tower that was not loaded, of which only the shape is known."""
+    if weight.is_meta:
+        raise ModelError(
+            f"The weights of {name} were not loaded: this process was meant to need the other tower only.",
+            "Load both (`load_clip` without `towers`); what a method needs is in its `client_towers`, `server_towers`.",
+        )
 
 
 def pick_rows(hidden: Tensor, rows: Tensor) -> Tensor:

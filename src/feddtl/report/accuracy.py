@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from feddtl.evaluate import accuracy, harmonic_mean
 from feddtl.report.collect import Run, common_rounds
 from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
-from feddtl.report.settings import MethodRuns, Setting
+from feddtl.report.grouping import MethodRuns, SettingRuns
 from feddtl.spread import Spread, spread_of
 from feddtl.units import percent
 
@@ -66,7 +66,7 @@ def curves_of(methods: Iterable[MethodRuns], key: str, group: str = "", factor: 
     return curves
 
 
-def by_round(setting: Setting, prefix: str) -> list[Figure]:
+def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
     """A figure for each measure, with a curve for each method and zero-shot as a level."""
     figures = []
     for key, title in MEASURES:
@@ -79,7 +79,7 @@ def by_round(setting: Setting, prefix: str) -> list[Figure]:
     return figures
 
 
-def _paint_rounds(setting: Setting, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
+def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
     """Curves, zero-shot as a level, and the RL rounds shaded where all runs share them."""
     stages = {tuple(_rounds_of_stage(run, "rl")) for method in setting.methods for run in method.counted}
     if len(stages) == 1 and (rounds := stages.pop()):
@@ -111,7 +111,7 @@ def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: flo
     axes.set_ylim(bottom - missing / 2, top + missing / 2)
 
 
-def base_against_novel(setting: Setting, prefix: str) -> Figure | None:
+def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
     """A point for each run, zero-shot, and lines of equal harmonic mean; None without novel classes."""
     points = [
         (method, run.final["base"], run.final["novel"])
@@ -148,7 +148,7 @@ def base_against_novel(setting: Setting, prefix: str) -> Figure | None:
     )
 
 
-def by_client(setting: Setting, prefix: str) -> Figure | None:
+def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
     """Accuracy of each client's own model on its own share, of one seed; None where it is not recorded."""
     seed, methods = _seed_with_clients(setting)
     if not methods:
@@ -226,7 +226,7 @@ def _rounds_of_stage(run: Run, stage: str) -> list[int]:
     return [record["round"] for record in run.records if record["stage"] == stage]
 
 
-def _seed_with_clients(setting: Setting) -> tuple[int, list[ByClient]]:
+def _seed_with_clients(setting: SettingRuns) -> tuple[int, list[ByClient]]:
     """The lowest seed of which any method has local accuracies, and the methods that have them."""
     for seed in setting.seeds:
         found = [

@@ -10,6 +10,7 @@ from typing import Any
 
 from feddtl.config import Experiment
 from feddtl.errors import RunError
+from feddtl.labels import without_paths
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import CONFIG, RunFolder
 from feddtl.runtimes.rounds import Record
@@ -52,6 +53,11 @@ class Run:
     predictions: ImagePredictions | None
 
     @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.data["dataset"])
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Base class names, then novel ones, as they can be shown."""
         return tuple(map(printable, (*self.data["base_classes"], *self.data["novel_classes"])))
@@ -78,6 +84,10 @@ class Run:
             return dict(self.summary["seconds_by_phase"])
         phases = dict.fromkeys(phase for record in self.records for phase in record["seconds"])
         return {phase: sum(record["seconds"].get(phase, 0.0) for record in self.records) for phase in phases}
+
+    def told(self, text: str) -> str:
+        """A note or an error about the run's data as a page shows it: folders by their names alone."""
+        return printable(without_paths(text, (self.experiment.data.root, self.experiment.data.source)))
 
     def sent(self, direction: str) -> int:
         """Bytes over all rounds; 'bytes_up' or 'bytes_down'."""

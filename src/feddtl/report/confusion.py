@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from feddtl.predictions import ImagePredictions
 from feddtl.report.drawing import Figure, Key, draw
+from feddtl.report.grouping import MethodRuns, SettingRuns
 from feddtl.report.resources import stacked
-from feddtl.report.settings import MethodRuns, Setting
 
 MOST_PAIRS = 8
 OUTCOMES = ("right", "another name of its half", "a name of the other half")
@@ -72,7 +72,7 @@ def changes_of(methods: Sequence[MethodRuns]) -> list[Changes]:
     return found
 
 
-def halves_figure(setting: Setting, prefix: str) -> Figure | None:
+def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
     """Bars of right, wrong within the half, and wrong across halves; None without novel classes or predictions."""
     methods = [(method, _kept(method)) for method in setting.methods if _kept(method)]
     if not methods or not setting.has_novel_classes:

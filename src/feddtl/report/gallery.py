@@ -14,9 +14,9 @@ from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
-from feddtl.report.collect import Run, printable
+from feddtl.report.collect import Run
 from feddtl.report.confusion import Flags, sides
-from feddtl.report.settings import Setting
+from feddtl.report.grouping import SettingRuns
 
 MOST_IMAGES = 24
 THUMBNAIL = 88  # pixels of the longer side, drawn at most so large
@@ -55,7 +55,7 @@ class Gallery:
     broken: list[Thumbnail]
 
 
-def galleries(setting: Setting, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
+def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
     """Images that changed sides, of each method's lowest seed, and what is in the way where there are none.
 
     Args:
@@ -79,7 +79,7 @@ def galleries(setting: Setting, most: int = MOST_IMAGES) -> tuple[list[Gallery],
             for label, run, predictions in chosen
         ]
     except FeddtlError as error:
-        return [], printable(error.message)
+        return [], chosen[0][1].told(error.message)
     return found, ""
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from feddtl.config import METHOD_TITLES
+from feddtl.labels import path_names
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.collect import Collection, collect, printable
 from feddtl.report.confusion import Changes, Pair, changes_of, confused_pairs, halves_figure
 from feddtl.report.drawing import Figure
 from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
+from feddtl.report.grouping import SettingRuns, settings_of
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
-from feddtl.report.settings import Setting, settings_of
 from feddtl.storage import write_text_atomic
 from feddtl.units import counted
 
@@ -54,7 +57,7 @@ class Part:
         clients: Worst, mean and best client.
         client_models: The clients' own models on all images.
         domains: Accuracy by domain.
-        partition: Class × client heat map.
+        partition: Class × client heat map; None where clients have images of their own.
         costs: Time and traffic.
         reinforcement: How the RL stage went.
         halves: Base and novel names together.
@@ -66,7 +69,7 @@ class Part:
     """
 
     name: str
-    setting: Setting
+    setting: SettingRuns
     facts: list[tuple[str, str]]
     notes: list[str]
     headline: tables.Table
@@ -75,7 +78,7 @@ class Part:
     clients: tables.Table | None
     client_models: tables.Table | None
     domains: tables.Table | None
-    partition: Figure
+    partition: Figure | None
     costs: list[Figure]
     reinforcement: list[Figure]
     halves: Figure | None
@@ -124,7 +127,7 @@ def render(collected: Collection, *, images: bool = True) -> str:
     )
 
 
-def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
+def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> Part:
     found, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
     figures = (base_against_novel(setting, name), by_client(setting, name))
     costs = (seconds_by_phase(setting, name), bytes_sent(setting, name))
@@ -133,7 +136,7 @@ def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
         name=name,
         setting=setting,
         facts=_facts(setting),
-        notes=list(dict.fromkeys(printable(note) for run in setting.runs for note in run.data.get("notes", []))),
+        notes=list(dict.fromkeys(run.told(note) for run in setting.runs for note in run.data.get("notes", []))),
         headline=tables.headline(setting),
         by_round=by_round(setting, name),
         figures=[figure for figure in figures if figure],
@@ -152,7 +155,7 @@ def _part(name: str, setting: Setting, parts: int, images: bool) -> Part:
     )
 
 
-def _title(settings: list[Setting]) -> str:
+def _title(settings: list[SettingRuns]) -> str:
     """Methods and data sets, such as 'FedDTL and FedLoRA on shapes'."""
     experiments = [run.experiment for setting in settings for run in setting.runs]
     methods = [title for method, title in METHOD_TITLES.items() if any(e.method == method for e in experiments)]
@@ -165,7 +168,7 @@ def listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _facts(setting: Setting) -> list[tuple[str, str]]:
+def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
     """What was run, in words."""
     run, config, data = setting.first, setting.first.experiment.data, setting.first.data
     regime = (
@@ -177,10 +180,14 @@ def _facts(setting: Setting) -> list[tuple[str, str]]:
     facts = [
         ("Data set", f"{data['dataset']}{domains}"),
         ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel"),
-        ("Images", f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"),
+        ("Images", "on the clients" if config.on_clients else _numbers_of_images(data)),
         ("Regime", regime),
-        ("Clients", f"{config.clients}, {config.partition}{dirichlet}"),
-        ("Model", run.experiment.model),
+        ("Clients", f"{config.clients}, {'own images' if config.on_clients else config.partition + dirichlet}"),
+        ("Model", path_names([run.experiment.model])[run.experiment.model]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]
     return [(name, printable(text)) for name, text in facts]
+
+
+def _numbers_of_images(data: Mapping[str, Any]) -> str:
+    return f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"

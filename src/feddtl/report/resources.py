@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, describe, keys_of, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
-from feddtl.report.settings import Setting
+from feddtl.report.grouping import SettingRuns
 from feddtl.spread import spread_of
-from feddtl.timing import PHASES
+from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import duration, size
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ RL_MEASURES = (
 )
 
 
-def partition_map(setting: Setting, prefix: str) -> Figure:
-    """Class × client heat map of training images of the lowest seed."""
+def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
+    """Class × client heat map of training images of the lowest seed; None where clients have images of their own."""
     run = setting.first
     counts = run.data["images_per_client_and_class"]  # (K, C)
+    if not counts:
+        return None
     names = run.class_names[: run.base_classes]
     clients, classes = len(counts), len(names)
     each = 1 if classes <= MOST_NAMES else math.ceil(classes / MOST_NAMES)
@@ -68,7 +70,7 @@ def partition_map(setting: Setting, prefix: str) -> Figure:
     )
 
 
-def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
+def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:
     """Stacked bars of wall-clock time, mean over the finished runs; None without any."""
     methods = [method for method in setting.methods if any(run.seconds for run in method.counted)]
     if not methods:
@@ -81,7 +83,8 @@ def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
     rows = [[mean[phase] for phase in phases] for mean in means]
     totals = [duration(sum(row)) for row in rows]
     description = "Seconds by phase. " + "; ".join(
-        f"{method.label}: " + ", ".join(f"{phase} {duration(mean[phase], precise=True)}" for phase in phases)
+        f"{method.label}: "
+        + ", ".join(f"{PHASE_TITLES[phase]} {duration(mean[phase], precise=True)}" for phase in phases)
         for method, mean in zip(methods, means, strict=True)
     )
     paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="seconds")
@@ -89,12 +92,12 @@ def seconds_by_phase(setting: Setting, prefix: str) -> Figure | None:
         "Time by phase",
         description,
         draw(f"{prefix}-seconds", description, paint, height=_height(len(methods))),
-        tuple(Key(phase, style, "area") for style, phase in enumerate(phases)),
+        tuple(Key(PHASE_TITLES[phase], style, "area") for style, phase in enumerate(phases)),
         "Wall-clock time, mean over seeds.",
     )
 
 
-def bytes_sent(setting: Setting, prefix: str) -> Figure | None:
+def bytes_sent(setting: SettingRuns, prefix: str) -> Figure | None:
     """Bytes to and from the server over all rounds, mean over seeds; None where nothing was sent."""
     methods = [method for method in setting.methods if any(run.records for run in method.counted)]
     if not methods:
@@ -119,7 +122,7 @@ def bytes_sent(setting: Setting, prefix: str) -> Figure | None:
     )
 
 
-def reinforcement(setting: Setting, prefix: str) -> list[Figure]:
+def reinforcement(setting: SettingRuns, prefix: str) -> list[Figure]:
     """How the RL stage went, by round; nothing without one."""
     figures = []
     for key, title, axis, factor in RL_MEASURES:

@@ -11,9 +11,10 @@ from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.labels import shown_values
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.report.collect import Run, printable
-from feddtl.report.settings import Setting
+from feddtl.report.grouping import SettingRuns
 from feddtl.spread import Spread, spread_of
 from feddtl.units import duration, percent, size
 
@@ -61,7 +62,7 @@ class Line:
     competes: bool = field(default=True)
 
 
-def headline(setting: Setting) -> Table:
+def headline(setting: SettingRuns) -> Table:
     """Local, base, novel and harmonic mean of zero-shot and every method."""
     seeds = len(setting.seeds)
     lines = [_zero_shot_line(setting)] if setting.zero_shot else []
@@ -77,7 +78,7 @@ def headline(setting: Setting) -> Table:
     return Table(("", *(title for _, title in HEADLINE)), _with_best(lines), caption)
 
 
-def client_models(setting: Setting) -> Table | None:
+def client_models(setting: SettingRuns) -> Table | None:
     """Base, novel and harmonic mean of the clients' own models; None where they were not scored."""
 
     def own(run: Run) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ def client_models(setting: Setting) -> Table | None:
     return Table(("", *(title for _, title in HEADLINE[1:])), _with_best(lines), caption)
 
 
-def domains(setting: Setting) -> Table | None:
+def domains(setting: SettingRuns) -> Table | None:
     """Base and novel by domain; None where there is one domain."""
     names = list(setting.first.data["domains"])
     if len(names) < 2:
@@ -123,7 +124,7 @@ def domains(setting: Setting) -> Table | None:
     return Table(("", *headings), _with_best(lines), "Accuracy in % by domain of the test images")
 
 
-def clients(setting: Setting) -> Table | None:
+def clients(setting: SettingRuns) -> Table | None:
     """Worst, mean and best local accuracy over the clients; None where it is not recorded."""
     summaries: tuple[tuple[str, Callable[[list[float]], float]], ...] = (
         ("worst client", min),
@@ -169,7 +170,7 @@ def runs(collected: Iterable[Run]) -> Table:
     return Table(headings, rows, "Run folders", numbers=False)
 
 
-def changed_settings(setting: Setting) -> Table:
+def changed_settings(setting: SettingRuns) -> Table:
     """Settings of each method that are not the defaults."""
     defaults = flatten(experiment_to_dict(Experiment()))
     groups = [(method.label, method.runs[0]) for method in setting.methods] or [("Zero-shot", setting.first)]
@@ -179,7 +180,11 @@ def changed_settings(setting: Setting) -> Table:
         for key, default in defaults.items()
         if key not in ("seed", "method") and any(values[key] != default for values in own)
     ]
-    rows = [[Cell(printable(str(text))) for text in (key, *(each[key] for each in own), defaults[key])] for key in keys]
+    rows = []
+    for key in keys:
+        values = [*(each[key] for each in own), defaults[key]]
+        shown = shown_values(key, values)
+        rows.append([Cell(printable(text)) for text in (key, *(shown[value] for value in values))])
     return Table(("setting", *(label for label, _ in groups), "default"), rows, "Settings that are not the defaults")
 
 
@@ -200,11 +205,11 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _zero_shot_line(setting: Setting) -> Line:
+def _zero_shot_line(setting: SettingRuns) -> Line:
     return Line("Zero-shot", [spread_of(scores[key] for scores in setting.zero_shot) for key, _ in HEADLINE])
 
 
-def _halves(setting: Setting) -> tuple[int, ...]:
+def _halves(setting: SettingRuns) -> tuple[int, ...]:
     """Positions in a (base, novel) pair that are there."""
     return (0, 1) if setting.has_novel_classes else (0,)
 

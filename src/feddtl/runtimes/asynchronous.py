@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from feddtl.algorithms.base import Classifier, ServerState, Update, tensor_bytes
 from feddtl.config import clients_at_a_time
+from feddtl.evaluate import mean
 from feddtl.models.lora import Tensors
-from feddtl.runtimes.parties import Parties, mean, require_finite_state, train_metrics
+from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
 from feddtl.runtimes.rounds import Progress, Record, Rounds
 from feddtl.seeding import numpy_generator
 from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
@@ -90,7 +91,7 @@ class AsynchronousRounds(Rounds):
         passed = since(begun, parties.stopwatch.seconds())
         record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
         parties.observer.round_finished(record)
-        return Progress(state, personal, (*progress.records, record), flight.to_tensors())
+        return Progress(state, personal, (*progress.records, record), flight.to_tensors(), progress.before)
 
     def _starting(self, flight: Flight) -> list[int]:
         """Idle clients for the places that are free."""

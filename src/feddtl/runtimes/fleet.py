@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from feddtl.algorithms.base import Payload, Update
-from feddtl.evaluate import Scores
+from feddtl.evaluate import HitCounts, Scores
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
 
@@ -19,13 +19,31 @@ class Arrivals:
     Attributes:
         updates: Usable ones, sorted by client.
         failures: By client, why there is no usable update of it.
-        scores: By client, of its own model, where only the client can measure them; base and novel are NaN in rounds
-            that do not ask for them.
+        scores: By client, of its own model, where only the client can measure them; NaN in rounds that do not ask for
+            them.
+        counts: By client, of the model that it was broadcast, on test images of its own, where the round before is one
+            that is scored.
+        own: By client, the same of its own model, where it was asked for them.
     """
 
     updates: list[Update]
     failures: Mapping[int, str] = field(default_factory=dict)
     scores: Mapping[int, Scores] = field(default_factory=dict)
+    counts: Mapping[int, HitCounts] = field(default_factory=dict)
+    own: Mapping[int, HitCounts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What clients counted outside a round.
+
+    Attributes:
+        counts: By client, on test images of its own.
+        failures: By client, why it did not count.
+    """
+
+    counts: Mapping[int, HitCounts]
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class Fleet(ABC):
@@ -38,6 +56,14 @@ class Fleet(ABC):
         Raises:
             ClientError: The round cannot go on with what arrived.
         """
+
+    @abstractmethod
+    def train_images(self, client: int) -> int:
+        """How many training images a client has; 0 where that is not known."""
+
+    @abstractmethod
+    def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
+        """All clients score the broadcast of the model that a run stands at; one that fails costs its counts alone."""
 
 
 class FleetInProcess(Fleet):
@@ -59,4 +85,13 @@ class FleetInProcess(Fleet):
                 parties.require_finite(update, payload.round)
                 parties.observer.client_finished(update.client)
                 updates.append(update)
-        return Arrivals(updates)
+        counted = parties.experiment.is_scored(progress.state.round)
+        return Arrivals(updates, counts=parties.counts(progress.state, clients) if counted else {})
+
+    def train_images(self, client: int) -> int:
+        """See `Fleet.train_images`."""
+        return len(self._parties.clients[client])
+
+    def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
+        """See `Fleet.evaluate`."""
+        return Evaluation(self._parties.counts(progress.state, range(len(self._parties.clients))))

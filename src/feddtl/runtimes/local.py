@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from feddtl.algorithms.base import Algorithm, ClientData
+from feddtl.algorithms.base import Algorithm, ClientData, ServerState
 from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment, clients_at_a_time
-from feddtl.evaluate import EvaluationSets, Predictions, Scores, predict_test_images, score_shares, scores_of
+from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_test_images, score_shares, scores_of
 from feddtl.runtimes.asynchronous import AsynchronousRounds
+from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
-from feddtl.runtimes.parties import Parties, mean
+from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress, Record, RoundObserver, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
@@ -62,6 +63,21 @@ class LocalRuntime:
             progress = rounds.next(progress)
             after_round(progress)
         return progress
+
+    def close(self, progress: Progress) -> Progress:
+        """The closing evaluation: all clients score the model that the run ends with, unless they did already."""
+        if federated_of(progress):
+            return progress
+        found = self._fleet.evaluate(self._algorithm.broadcast(progress.state), progress)
+        closed = with_counts(progress, found.counts, found.failures)
+        if closed is not progress:
+            self._parties.observer.clients_counted(progress.state.round, federated_of(closed))
+        return closed
+
+    def predictions(self, state: ServerState) -> Predictions:
+        """What the global model at a state takes each test image for."""
+        with self._stopwatch.measure("evaluation"):
+            return self._parties.predictions(state)
 
     def score_before_training(self) -> tuple[Scores, Predictions]:
         """Scores and predictions of zero-shot CLIP; `local` is its mean accuracy on the clients' shares."""

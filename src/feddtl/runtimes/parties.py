@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,10 +12,30 @@ from torch import Tensor
 from feddtl.algorithms.base import Algorithm, Classifier, ClientData, Payload, ServerState, Update
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
-from feddtl.evaluate import EvaluationSets, Scores, mean_scores, score_global, score_local
+from feddtl.evaluate import (
+    EvaluationSets,
+    HitCounts,
+    Predictions,
+    Scores,
+    count_shares,
+    mean,
+    mean_scores,
+    predict_test_images,
+    score_global,
+    score_local,
+    scores_of,
+)
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.rounds import Record, RoundObserver
 from feddtl.timing import Stopwatch
+
+
+@dataclass
+class LatestPredictions:
+    """Predictions of the state that was asked about last, so that no test image is encoded twice for it."""
+
+    state: ServerState | None = None
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,7 @@ class Parties:
         experiment: The settings.
         observer: Told what happens.
         stopwatch: Counts the time.
+        latest: See `LatestPredictions`.
     """
 
     algorithm: Algorithm
@@ -37,6 +58,7 @@ class Parties:
     experiment: Experiment
     observer: RoundObserver
     stopwatch: Stopwatch
+    latest: LatestPredictions = field(default_factory=LatestPredictions)
 
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
         """Updates of these clients, their steps together where there are several; not yet checked."""
@@ -64,29 +86,52 @@ class Parties:
         return [self.algorithm.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
     def scores(
-        self, models: Mapping[int, Classifier], state: ServerState, measured: Mapping[int, Scores] | None = None
+        self,
+        models: Mapping[int, Classifier],
+        state: ServerState,
+        own: Mapping[int, HitCounts] | None = None,
+        measured: Mapping[int, Scores] | None = None,
     ) -> Record:
         """Scores of the state, and of the clients' own models, where its round is one that is scored.
 
         Args:
             models: By client, its own model.
             state: The server's, after the round.
+            own: By client, what it counted itself for its own model on its share.
             measured: By client, scores of its own model that it measured itself, where `models` has none.
         """
-        measured = measured or {}
+        own, measured = own or {}, measured or {}
         if not self.experiment.is_scored(state.round):
             return {}
         with self.stopwatch.measure("evaluation"):
-            found = {**score_local(models, self.sets), **{client: own.local for client, own in measured.items()}}
+            here = {client: model for client, model in models.items() if client not in own}
+            found = {**score_local(here, self.sets), **{client: counts.scores.local for client, counts in own.items()}}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
-            scores = score_global(self.algorithm.classifier(state), self.sets, mean(list(local.values())))
-            record: Record = {**scores.as_dict(), "local_by_client": local, "domains": dict(scores.domains)}
+            average = mean(list(local.values()))
+            record: Record = {"local": average, "local_by_client": local, "domains": {}}
+            if not self.sets.on_clients:
+                scores = scores_of(self.predictions(state), self.sets, average)
+                record |= {**scores.as_dict(), "domains": dict(scores.domains)}
             clients = sorted({*models, *measured})
             if clients and self.experiment.scores_client_models(state.round):
                 each = [measured.get(client) or score_global(models[client], self.sets, 0.0) for client in clients]
-                own = mean_scores(each)
-                record["client_models"] = {"base": own.base, "novel": own.novel, "harmonic_mean": own.harmonic_mean}
+                of_all = mean_scores(each)
+                names = ("base", "novel", "harmonic_mean")
+                record["client_models"] = {name: getattr(of_all, name) for name in names}
         return record
+
+    def predictions(self, state: ServerState) -> Predictions:
+        """What the model at a state takes each test image for."""
+        if self.latest.predictions is None or self.latest.state is not state:
+            self.latest.predictions = predict_test_images(self.algorithm.classifier(state), self.sets)
+            self.latest.state = state
+        return self.latest.predictions
+
+    def counts(self, state: ServerState, clients: Sequence[int]) -> dict[int, HitCounts]:
+        """What each of these clients counts on its share of the base test images; none for an empty share."""
+        with self.stopwatch.measure("evaluation"):
+            found = count_shares(self.predictions(state), self.sets)
+        return {client: found[client] for client in clients if len(self.sets.shares[client])}
 
 
 def require_finite_state(state: ServerState) -> None:
@@ -114,12 +159,6 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def is_finite(update: Update) -> bool:
     """Whether an update holds neither NaN nor an infinite value."""
     return all(first_not_finite(tensors) is None for tensors in (update.weights, update.samples, update.personal))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of finite values; NaN for none."""
-    kept = [value for value in values if not math.isnan(value)]
-    return sum(kept) / len(kept) if kept else float("nan")
 
 
 def train_metrics(updates: Sequence[Update]) -> Record:

@@ -58,7 +58,8 @@ class PersonalState:
     def save(self, round_number: int, tensors: Tensors, last_used: int) -> None:
         """Keep tensors as those after a round, and of the earlier ones those of `last_used` alone."""
         with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            # What a model learnt from private images is for their owner alone.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Copies, since the format refuses tensors that share memory.
         write_atomic(self._path(round_number), save({name: tensor.clone() for name, tensor in tensors.items()}))
         kept = {self._path(round_number), self._path(last_used)}

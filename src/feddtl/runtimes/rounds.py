@@ -28,6 +28,9 @@ class RoundObserver:
     def round_finished(self, record: Record) -> None:
         """The round is aggregated and scored."""
 
+    def clients_counted(self, round_number: int, federated: Record) -> None:
+        """Clients scored the global model after a round, 0 for none, on images of their own."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -38,12 +41,14 @@ class Progress:
         personal: What each client keeps, by client id.
         records: One record per round done.
         memory: What the choice of clients, or an asynchronous server, remembers.
+        before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; empty while it is not known.
     """
 
     state: ServerState
     personal: Mapping[int, Tensors] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     memory: Tensors = field(default_factory=dict)
+    before: Record = field(default_factory=dict)
 
     @property
     def virtual_seconds(self) -> float:

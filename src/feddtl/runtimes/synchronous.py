@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feddtl.algorithms.base import Aggregate, Classifier, Payload, ServerState, Update, tensor_bytes
+from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
 from feddtl.runtimes.rounds import Progress, Record, Rounds
@@ -48,11 +49,14 @@ class SynchronousRounds(Rounds):
         with parties.stopwatch.measure("exchange"):
             payload = parties.algorithm.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
+        counted = with_counts(progress, arrived.counts)
+        if counted is not progress:
+            parties.observer.clients_counted(state.round, federated_of(counted))
         updates = arrived.updates
         aggregate = self._aggregate(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
         models = {update.client: parties.algorithm.classifier(state, update) for update in here}
-        scores = parties.scores(models, aggregate.state, arrived.scores)
+        scores = parties.scores(models, aggregate.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, updates)
         record: Record = {
@@ -73,7 +77,7 @@ class SynchronousRounds(Rounds):
         record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
         parties.observer.round_finished(record)
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
-        return Progress(aggregate.state, personal, (*progress.records, record), memory)
+        return Progress(aggregate.state, personal, (*counted.records, record), memory, counted.before)
 
     def _aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
         if not updates:
@@ -96,5 +100,5 @@ class SynchronousRounds(Rounds):
         """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""
         sent = {update.client: tensor_bytes(update.weights, update.samples) for update in updates}
         down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.local_epochs(stage)
-        images = {client: len(self._parties.clients[client]) for client in chosen}
+        images = {client: self._fleet.train_images(client) for client in chosen}
         return max(self._clock.seconds(c, images[c], epochs, down + sent.get(c, 0)) for c in chosen)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feddtl.algorithms import METHODS
 from feddtl.config import METHOD_TITLES
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
 from feddtl.labels import told_apart
 from feddtl.report.collect import Run, printable
-from feddtl.units import counted
-
-# What a method does with the images it is given, and where it is computed, is not part of the setting.
-OF_THE_METHOD = ("data.views",)
-OF_THE_MACHINE = "compute."
+from feddtl.settings import by_setting, setting_titles, settings_of_the_method
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,8 @@ class MethodRuns:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Runs on the same images, divided in the same way, with the same model.
+class SettingRuns:
+    """Runs of one setting, see `feddtl.settings`.
 
     Attributes:
         title: What they have in common, in a few words.
@@ -92,22 +85,25 @@ class Setting:
         return bool(self.first.data["novel_classes"])
 
 
-def settings_of(runs: Sequence[Run]) -> list[Setting]:
-    """Runs by setting, in order of their first run."""
-    groups = _grouped(runs, _is_of_setting)
-    titles = _told_apart([_setting_title(group[0]) for group in groups], groups, _is_of_setting)
-    return [Setting(title, tuple(group), _methods(group)) for title, group in zip(titles, groups, strict=True)]
+def settings_of(runs: Sequence[Run]) -> list[SettingRuns]:
+    """Runs by setting, in order of their first run; zero-shot alone belongs to several, see `by_setting`."""
+    groups = by_setting(runs)
+    titles = setting_titles(list(groups))
+    return [SettingRuns(printable(titles[setting]), tuple(group), _methods(group)) for setting, group in groups.items()]
 
 
 def _methods(runs: Sequence[Run]) -> tuple[MethodRuns, ...]:
-    trained = [run for run in runs if METHODS[run.experiment.method].trains]
     order = list(METHOD_TITLES)
+    trained = [run for run in runs if run.experiment.trains]
     trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
-    groups = _grouped(trained, _is_of_method)
-    labels = _told_apart([group[0].experiment.title for group in groups], groups, _is_of_method)
+    groups: dict[str, list[Run]] = {}
+    for run in trained:
+        groups.setdefault(repr(settings_of_the_method(run.experiment)), []).append(run)
+    experiments = [group[0].experiment for group in groups.values()]
+    labels = told_apart([one.title for one in experiments], list(map(settings_of_the_method, experiments)))
     return tuple(
-        MethodRuns(label, style, _one_per_seed(group))
-        for style, (label, group) in enumerate(zip(labels, groups, strict=True))
+        MethodRuns(printable(label), style, _one_per_seed(group))
+        for style, (label, group) in enumerate(zip(labels, groups.values(), strict=True))
     )
 
 
@@ -116,38 +112,3 @@ def _one_per_seed(runs: Iterable[Run]) -> tuple[Run, ...]:
     for run in sorted(runs, key=lambda run: run.summary is None):
         by_seed.setdefault(run.experiment.seed, run)
     return tuple(by_seed[seed] for seed in sorted(by_seed))
-
-
-def _grouped(runs: Iterable[Run], counts: Callable[[str], bool]) -> list[list[Run]]:
-    """Runs that agree in all settings that count, in order of the first of them."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(repr(_values(run, counts)), []).append(run)
-    return list(groups.values())
-
-
-def _values(run: Run, counts: Callable[[str], bool]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(experiment_to_dict(run.experiment)).items() if counts(key)}
-
-
-def _is_of_setting(key: str) -> bool:
-    return key == "model" or (key.startswith("data.") and key not in OF_THE_METHOD)
-
-
-def _is_of_method(key: str) -> bool:
-    return key != "seed" and not _is_of_setting(key) and not key.startswith(OF_THE_MACHINE)
-
-
-def _told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]], counts: Callable[[str], bool]) -> list[str]:
-    """See `told_apart`; as a page can hold it."""
-    return list(map(printable, told_apart(titles, [_values(group[0], counts) for group in groups])))
-
-
-def _setting_title(run: Run) -> str:
-    config = run.experiment.data
-    images = f"{counted(config.shots, 'image')} per class" if config.regime == "few-shot" else "all images"
-    dirichlet = f" (α = {config.alpha:g})" if config.is_dirichlet else ""
-    return (
-        f"{run.data['dataset']}, {images}, {config.partition}{dirichlet}, {counted(config.clients, 'client')}, "
-        f"{run.experiment.model}"
-    )

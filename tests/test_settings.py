@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from comparison.made_up import outcome
 
-from feddtl.comparison.results import condition_results, setting_results
-from feddtl.comparison.settings import by_setting, condition_titles, row_labels, setting_of, setting_titles
+from feddtl.comparison.results import condition_results, row_labels, setting_results
 from feddtl.config import DataConfig, LocalConfig, RlConfig
+from feddtl.settings import by_setting, condition_titles, setting_of, setting_titles
 
 
 def test_a_method_and_its_tables_make_no_setting() -> None:
@@ -53,12 +53,12 @@ def test_zero_shot_belongs_to_every_number_of_rounds() -> None:
     elsewhere = outcome("other", 0, 40, 60, method="zero-shot", dataset="pacs")
     groups = by_setting([zero, *runs, elsewhere])
     assert [[one.name for one in group] for group in groups.values()] == [["a", "zero"], ["b", "zero"], ["other"]]
-    assert list(groups)[-1].title == "pacs, few-shot, non-iid, 5 clients, tiny-clip"
+    assert list(setting_titles(list(groups)).values())[-1] == "pacs, few-shot, non-iid, 5 clients, tiny-clip"
 
 
 def test_titles() -> None:
     data = DataConfig(partition="dirichlet", alpha=0.25, shots=4, clients=8)
-    title = setting_of(outcome("one", 0, 60, 50, data=data)).title
+    [title] = setting_titles([setting_of(outcome("one", 0, 60, 50, data=data))]).values()
     assert title == "shapes, few-shot (4 per class), dirichlet (α = 0.25), 8 clients, 20 rounds, tiny-clip"
 
 
@@ -73,6 +73,25 @@ def test_settings_of_one_name_are_told_apart() -> None:
         f"{common}, domains night",
     ]
     assert setting_titles(settings[:1]) == {settings[0]: common}
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [(("/home/me/clip", "./small"), ("clip", "small")), (("/a/clip", "/b/clip"), ("a/clip", "b/clip"))],
+)
+def test_titles_name_a_model_and_not_where_it_lies(models: tuple[str, str], names: tuple[str, str]) -> None:
+    run = outcome("one", 0, 60, 50)
+    settings = [setting_of(replace(run, experiment=replace(run.experiment, model=model))) for model in models]
+    common = "shapes, few-shot, non-iid, 5 clients, 20 rounds"
+    assert list(setting_titles(settings).values()) == [f"{common}, {name}" for name in names]
+    short = condition_titles([setting.condition for setting in settings])
+    assert list(short.values()) == [f"few-shot, non-iid, {name}" for name in names]
+
+
+def test_settings_of_one_source_name_are_told_apart_by_the_folders_above() -> None:
+    data = [DataConfig(root=root) for root in ("/home/me/new/sets", "/home/me/old/sets")]
+    titles = setting_titles([setting_of(outcome("one", 0, 60, 50, data=one)) for one in data]).values()
+    assert [title.rpartition(", ")[2] for title in titles] == ["root new/sets", "root old/sets"]
 
 
 def test_short_titles_say_what_differs() -> None:

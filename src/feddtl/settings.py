@@ -1,24 +1,38 @@
-"""What experiments have in common apart from the method: their setting."""
+"""What experiments have in common apart from the method: their setting. Only within one are methods compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from feddtl.comparison.outcomes import Outcome
 from feddtl.config import DataConfig, Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.labels import told_apart
+from feddtl.labels import path_names, shown_values
 from feddtl.units import counted
 
 # What is said of the images themselves; the rest of the table says who holds them.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
 # Keys, or beginnings of keys, of what is the same for all rows of a table, or of the machine.
-NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.")
+NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.", "deployment.")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
+
+
+class Run(Protocol):
+    """What has a setting: the outcome of a cell, or a run folder that was read."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """What was asked."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, as it was found."""
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Condition:
         test_images: Most test images per class and domain; 0 for all.
         participation: Share of the clients in a round.
         rounds: Rounds; 0 where nothing is trained.
-        model: The CLIP.
+        model: The CLIP, as the experiment names it.
     """
 
     regime: str
@@ -51,8 +65,12 @@ class Condition:
     rounds: int
     model: str
 
-    def parts(self) -> tuple[str, ...]:
-        """What it is, one text for each thing that may differ; '' where there is nothing to say."""
+    def parts(self, model: str) -> tuple[str, ...]:
+        """What it is, one text for each thing that may differ; '' where there is nothing to say.
+
+        Args:
+            model: What the model is called; see `path_names`.
+        """
         return (
             self.regime if self.shots in (None, DataConfig.shots) else f"{self.regime} ({self.shots} per class)",
             self.partition if self.alpha is None else f"{self.partition} (α = {self.alpha:g})",
@@ -62,13 +80,13 @@ class Condition:
             f"{counted(self.test_images, 'test image')} per class" if self.test_images else "",
             f"participation {self.participation:g}" if self.participation < 1 else "",
             counted(self.rounds, "round") if self.rounds else "",
-            self.model,
+            model,
         )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the rows of one table have in common.
+    """What the rows of one table, or the curves of one figure, have in common.
 
     Attributes:
         dataset: Name of the data set, as summaries have it.
@@ -80,20 +98,15 @@ class Setting:
     source: tuple[tuple[str, str], ...]
     condition: Condition
 
-    @property
-    def title(self) -> str:
-        """For the head of a table."""
-        return ", ".join([self.dataset, *filter(None, self.condition.parts())])
 
-
-def setting_of(outcome: Outcome) -> Setting:
+def setting_of(run: Run) -> Setting:
     """The setting of a run; that of zero-shot has no rounds."""
-    experiment, data = outcome.experiment, outcome.experiment.data
+    experiment, data = run.experiment, run.experiment.data
     source = tuple((key, getattr(data, key)) for key in OF_THE_SOURCE)
-    return Setting(outcome.summary["dataset"], source, _condition(experiment, data, outcome.trains))
+    return Setting(run.dataset, source, _condition(experiment, data))
 
 
-def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condition:
+def _condition(experiment: Experiment, data: DataConfig) -> Condition:
     return Condition(
         regime=data.regime,
         shots=data.shots if data.regime == "few-shot" else None,
@@ -104,26 +117,28 @@ def _condition(experiment: Experiment, data: DataConfig, trains: bool) -> Condit
         views=data.views,
         test_images=data.test_images_per_class,
         participation=experiment.participation,
-        rounds=experiment.rounds if trains else 0,
+        rounds=experiment.rounds if experiment.trains else 0,
         model=experiment.model,
     )
 
 
-def by_setting(outcomes: Sequence[Outcome]) -> dict[Setting, list[Outcome]]:
-    """Outcomes of each setting, settings in the order in which they first appear.
+def by_setting(runs: Iterable[AnyRun]) -> dict[Setting, list[AnyRun]]:
+    """Runs of each setting, settings in the order in which they first appear.
 
     Zero-shot has no rounds, so it belongs to every setting that is the same but for them.
     """
-    groups: dict[Setting, list[Outcome]] = {}
-    for outcome in outcomes:
-        if outcome.trains:
-            groups.setdefault(setting_of(outcome), []).append(outcome)
+    untrained: list[AnyRun] = []
+    groups: dict[Setting, list[AnyRun]] = {}
+    for run in runs:
+        if run.experiment.trains:
+            groups.setdefault(setting_of(run), []).append(run)
+        else:
+            untrained.append(run)
     trained = list(groups)
-    for outcome in outcomes:
-        if not outcome.trains:
-            setting = setting_of(outcome)
-            for home in [other for other in trained if without_rounds(other) == setting] or [setting]:
-                groups.setdefault(home, []).append(outcome)
+    for run in untrained:
+        setting = setting_of(run)
+        for home in [other for other in trained if without_rounds(other) == setting] or [setting]:
+            groups.setdefault(home, []).append(run)
     return groups
 
 
@@ -134,44 +149,34 @@ def without_rounds(setting: Setting) -> Setting:
 
 def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
     """A title for each; settings of one name are told apart by what differs in where their images come from."""
-    titles = {setting: setting.title for setting in settings}
-    for setting, title in list(titles.items()):
-        twins = [other for other in settings if other.title == title]
+    models = path_names(setting.condition.model for setting in settings)
+    titles = {setting: _title(setting, models[setting.condition.model]) for setting in settings}
+    told = {}
+    for setting, title in titles.items():
+        twins = [dict(other.source) for other in settings if titles[other] == title]
         differing = [
-            f"{key} {value or 'default'}"
+            f"{key} {shown_values(f'data.{key}', [twin[key] for twin in twins])[value] or 'default'}"
             for key, value in setting.source
-            if any(dict(twin.source)[key] != value for twin in twins)
+            if any(twin[key] != value for twin in twins)
         ]
-        titles[setting] = ", ".join([title, *differing])
-    return titles
+        told[setting] = ", ".join([title, *differing])
+    return told
+
+
+def _title(setting: Setting, model: str) -> str:
+    return ", ".join([setting.dataset, *filter(None, setting.condition.parts(model))])
 
 
 def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:
     """Short titles: regime and partition, and whatever else is not the same for all."""
-    parts = {condition: condition.parts() for condition in conditions}
+    models = path_names(condition.model for condition in conditions)
+    parts = {condition: condition.parts(models[condition.model]) for condition in conditions}
     columns = list(zip(*parts.values(), strict=True))
     shown = [index for index, column in enumerate(columns) if index in REGIME_AND_PARTITION or len(set(column)) > 1]
     return {condition: ", ".join(filter(None, (texts[index] for index in shown))) for condition, texts in parts.items()}
 
 
-def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Title of the method for each experiment's name; those of one title are told apart by the settings that differ.
-
-    The name, which differs between data sets, is added only where no such setting does.
-
-    Args:
-        outcomes: Of one setting.
-    """
-    experiments: Mapping[str, Experiment] = {outcome.name: outcome.experiment for outcome in outcomes}
-    titles = [found.title for found in experiments.values()]
-    labels = told_apart(titles, [_of_the_method(found) for found in experiments.values()])
-    return {
-        name: label if labels.count(label) == 1 else f"{label} ({name})"
-        for name, label in zip(experiments, labels, strict=True)
-    }
-
-
-def _of_the_method(experiment: Experiment) -> dict[str, Any]:
-    """Settings by dotted key that neither the setting nor the machine decides."""
+def settings_of_the_method(experiment: Experiment) -> dict[str, Any]:
+    """By dotted key, what neither the setting nor the machine decides."""
     settings = flatten(experiment_to_dict(experiment))
     return {key: value for key, value in settings.items() if not key.startswith(NOT_OF_THE_METHOD)}

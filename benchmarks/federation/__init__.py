@@ -1,0 +1,1 @@
+"""What a federation over Flower costs and survives: load, faults, hosts apart."""

@@ -1,0 +1,68 @@
+"""Memory that one update takes on its way, above what was there before each step.
+
+    python -m benchmarks.federation.copies --megabytes 64
+
+Linux only: the peak of a step is read from, and reset in, /proc/self.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from benchmarks.federation.processes import peak
+from benchmarks.federation.results import add_result
+from feddtl.algorithms.base import ExpectedUpdate, Update
+from feddtl.runtimes.flower import from_records, to_records
+from feddtl.runtimes.node import Holdings
+from feddtl.runtimes.wire import Contract, Reply, Terms, pack_reply, unpack_reply
+
+CONTRACT = Contract("model", "classes")
+Result = TypeVar("Result")
+
+
+def measure(megabytes: int) -> dict[str, dict[str, int]]:
+    """By step, bytes that it left held, and the most that it held meanwhile."""
+    found: dict[str, dict[str, int]] = {}
+
+    def step(name: str, work: Callable[[], Result]) -> Result:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what is held from here on
+        before = resident()
+        result = work()
+        found[name] = {"held_bytes": resident() - before, "peak_bytes": peak(os.getpid()) - before}
+        return result
+
+    sent = {"weights": torch.zeros(megabytes * 2**18)}
+    update = Update(0, 1, {"weights": torch.randn(megabytes * 2**18)}, {}, {})
+    parcel = step("client: pack and check", lambda: pack_reply(Reply(update), 1, CONTRACT))
+    records = step("client: Flower's records", lambda: to_records(parcel))
+    received = step("server: read Flower's records", lambda: from_records(records))
+    terms = Terms(CONTRACT, 0, 1, Holdings(1, 0, 0), 1, ExpectedUpdate(sent, {}, ()), max_update_norm=1e9)
+    step("server: unpack and check", lambda: unpack_reply(received, terms))
+    return found
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=64, help="of the update, in MiB")
+    arguments = parser.parse_args()
+    found = measure(arguments.megabytes)
+    add_result("copies", "an update", {"steps": found}, vars(arguments))
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Server and clients in network namespaces of their own, near and far apart: seconds and bytes of a round.
+
+    sudo python -m benchmarks.federation.hosts
+
+Everything between them passes the links of `wide_area`. The bytes that the records count, of tensors, stand beside
+those that went over the interfaces, with TLS, HTTP, Flower's own messages and what was sent again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of, require_root, wait_for
+from benchmarks.federation.processes import processes
+from benchmarks.federation.results import add_result
+from benchmarks.federation.wide_area import Link, Network, wide_area
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig
+
+FAR = Link(delay=0.05, rate=20e6, loss=0.01)
+SECONDS_TO_END = 3600.0
+
+
+def measure(experiment: Experiment, network: Network) -> dict[str, Any]:
+    """Run the experiment over a network: host 0 is the server, host k + 1 client k."""
+    hosts = {SERVER: 0, **{client_name(client): client + 1 for client in range(experiment.data.clients)}}
+    with tempfile.TemporaryDirectory() as folder, processes() as started:
+        federation = Federation(
+            Path(folder),
+            experiment.data.clients,
+            started,
+            host=network.address(0),
+            within=lambda party: ("ip", "netns", "exec", network.names[hosts[party]]),
+        )
+        federation.write_keys()
+        federation.start_server()
+        for client in range(experiment.data.clients):
+            federation.start_client(client)
+        run, output = federation.submit(experiment, Path(folder) / "run"), Path(folder) / "run"
+        marks: list[dict[str, float]] = []
+        while len(marks) < experiment.rounds:
+            wait_for("a round", lambda: len(records_of(output)) > len(marks) or run.poll(), SECONDS_TO_END)
+            if run.poll():
+                raise RuntimeError(f"the run failed:\n{federation.said(SUBMIT)[-1500:]}")
+            marks.append({"at": time.monotonic(), **network.counters(0)})
+        run.wait()
+        records = records_of(output)
+    # The first round holds the start of everything, and the last the evaluation of all.
+    spans = list(pairwise(marks))
+    return {
+        "median_round_seconds": median(after["at"] - before["at"] for before, after in spans),
+        "round_seconds": [after["at"] - before["at"] for before, after in spans],
+        "counted_bytes_up": median(record["bytes_up"] for record in records[1:]),
+        "counted_bytes_down": median(record["bytes_down"] for record in records[1:]),
+        "interface_bytes_up": median(after["rx_bytes"] - before["rx_bytes"] for before, after in spans),
+        "interface_bytes_down": median(after["tx_bytes"] - before["tx_bytes"] for before, after in spans),
+        "lost_updates": sum(len(record["lost"]) for record in records),
+        "dropped_packets": network.dropped,
+        "packets": marks[-1]["rx_packets"] + marks[-1]["tx_packets"],
+    }
+
+
+def main() -> None:
+    """Measure near and far, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="3 or more; the first is not counted")
+    parser.add_argument("--rank", type=int, default=4, help="of the adapters: 6 kB of an update for each")
+    arguments = parser.parse_args()
+    require_root()
+    experiment = Experiment(
+        model="tiny-clip",
+        rounds=arguments.rounds,
+        lora=LoraConfig(rank=arguments.rank),
+        data=DataConfig(clients=arguments.clients, shots=4, partition="iid", test_images_per_class=1),
+        evaluation=EvaluationConfig(every=arguments.rounds, client_models="never"),
+        deployment=DeploymentConfig(min_clients=arguments.clients),
+    )
+    for name, link in (("near", Link()), ("far", FAR)):
+        with wide_area(arguments.clients + 1, link) as network:
+            found = measure(experiment, network)
+        add_result("hosts", f"{name}, rank {arguments.rank}", found, {**vars(arguments), "link": asdict(link)})
+        print(json.dumps({name: found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Many clients and large replies: memory and time per round, beside the same experiment in one process.
+
+    python -m benchmarks.federation.load --clients 100 --rounds 20
+    python -m benchmarks.federation.load --name "64 MB replies" --clients 4 --rounds 3 --rank 10923 \
+        --ways local simulation deployment
+
+`local` is what `feddtl run` does, `simulation` is Flower's with Ray, and `deployment` is `feddtl server`,
+`feddtl client` and `feddtl submit` with TLS on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of
+from benchmarks.federation.processes import Processes, Watch, processes
+from benchmarks.federation.results import add_result
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
+
+WAYS = ("local", "simulation", "deployment")
+SECONDS_TO_END = 3600.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """Attributes are the flags of the command."""
+
+    clients: int
+    rounds: int
+    rank: int
+    shots: int
+
+    def experiment(self) -> Experiment:
+        """FedDTL's SFT stage on generated shapes; few test images, since scoring is not what is measured."""
+        return Experiment(
+            model="tiny-clip",
+            rounds=self.rounds,
+            lora=LoraConfig(rank=self.rank),
+            schedule=ScheduleConfig(stages="sft"),
+            data=DataConfig(
+                source="shapes", clients=self.clients, shots=self.shots, partition="iid", test_images_per_class=1
+            ),
+            # Factors of such a rank are far from those of a usual one.
+            deployment=DeploymentConfig(max_update_norm=1e6),
+            evaluation=EvaluationConfig(every=self.rounds, client_models="never"),
+        )
+
+
+def run_local(load: Load, output: Path) -> None:
+    """All clients in this process."""
+    from feddtl.experiment import run_experiment
+
+    run_experiment(load.experiment(), output)
+
+
+def run_simulation(load: Load, output: Path) -> None:
+    """Server in this process, clients in Ray's, one for each core."""
+    from flwr.simulation import run_simulation as simulate
+
+    from feddtl.deployment import answer, serve
+    from feddtl.runtimes.flower import client_app, server_app
+
+    simulate(
+        server_app(lambda grid, _: void(serve(load.experiment(), output, grid))),
+        client_app(answer),
+        num_supernodes=load.clients,
+        backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": os.cpu_count() or 1}},
+    )
+
+
+def void(_: object) -> None:
+    """A server app returns nothing."""
+
+
+def measure(way: str, load: Load) -> dict[str, Any]:
+    """Run one way, in processes of its own."""
+    with tempfile.TemporaryDirectory() as folder, processes() as started:
+        root, output = Path(folder), Path(folder) / "run"
+        parties = [SERVER, SUBMIT, *map(client_name, range(load.clients))] if way == "deployment" else [""]
+        watch = Watch(started, parties)
+        watch.start()
+        if way == "deployment":
+            deploy(load, Federation(root, load.clients, started), output)
+        else:
+            run_child(way, load, started, root)
+        watch.stop()
+        records = records_of(output)
+        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    seconds = [round(sum(record["seconds"].values()), 2) for record in records]
+    return {
+        "peak_bytes_by_program": watch.peaks,
+        "all_processes_peak_bytes": watch.most,
+        "processes": len(watch.seen),
+        "first_round_seconds": seconds[0],
+        "median_round_seconds": median(seconds[1:]),
+        "round_seconds": seconds,
+        "phases": {name: [record["seconds"].get(name, 0.0) for record in records] for name in records[0]["seconds"]},
+        "bytes_up_per_client": records[0]["bytes_up"] / load.clients,
+        "bytes_down_per_client": records[0]["bytes_down"] / load.clients,
+        "lost": sum(len(record["lost"]) for record in records),
+        "final": summary["final"],
+    }
+
+
+def run_child(way: str, load: Load, started: Processes, root: Path) -> None:
+    """One of the ways that are a single command."""
+    command = [sys.executable, "-m", "benchmarks.federation.load", "--child", way, str(root / "run")]
+    for key, value in asdict(load).items():
+        command += [f"--{key}", str(value)]
+    environment = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_HOME": str(root / "flwr"),
+        "FEDDTL_CACHE": str(root / "cache"),
+        "RAY_raylet_start_wait_time_s": "600",  # its minute is not enough on a busy machine
+    }
+    if started.start(command, root / "log", environment).wait():
+        raise RuntimeError(f"{' '.join(command)} failed:\n{(root / 'log').read_text(encoding='utf-8')[-4000:]}")
+
+
+def deploy(load: Load, federation: Federation, output: Path) -> None:
+    """Server and clients as on machines of their own."""
+    federation.write_keys()
+    federation.start_server()
+    for client in range(load.clients):
+        federation.start_client(client)
+    if federation.submit(load.experiment(), output).wait(SECONDS_TO_END):
+        raise RuntimeError(f"the run failed:\n{federation.said(SUBMIT)[-4000:]}")
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="many clients", help="name of the result")
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=20, help="3 or more")
+    parser.add_argument("--rank", type=int, default=4, help="of the adapters: 1536 numbers of an update for each")
+    parser.add_argument("--shots", type=int, default=40, help="training images of each of the 32 classes, all clients")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
+    parser.add_argument("--child", nargs=2, metavar=("WAY", "OUTPUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    load = Load(arguments.clients, arguments.rounds, arguments.rank, arguments.shots)
+    if arguments.child:
+        way, output = arguments.child
+        {"local": run_local, "simulation": run_simulation}[way](load, Path(output))
+        return
+    for way in arguments.ways:
+        found = measure(way, load)
+        add_result("load", f"{arguments.name}, {way}", found, asdict(load))
+        print(json.dumps({way: {key: found[key] for key in found if key not in ("round_seconds", "phases")}}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The images that one client has: its part of a partition, or a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from feddtl.config import DataConfig
+from feddtl.data.federated import DATASET_SEED, FederatedData, of_classes
+from feddtl.data.sources import load_dataset
+from feddtl.data.splits import few_shot, with_fewer_test_images
+from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.errors import ClientError, DataError
+
+MOST_NAMES = 20
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """What one client has.
+
+    Attributes:
+        train: Training images of the base classes under the regime, labels in the base class names.
+        test_base: Test images of the base classes, labels in the base class names.
+        test_novel: Test images of the novel classes, labels in the novel class names.
+        notes: What whoever runs the experiment should know.
+    """
+
+    train: ImageTable
+    test_base: ImageTable
+    test_novel: ImageTable
+    notes: tuple[str, ...] = ()
+
+
+def part_of(data: FederatedData, client: int) -> OwnImages:
+    """A client's part of a data set that is divided among all; novel test images are nobody's.
+
+    Raises:
+        ClientError: There is no such client.
+    """
+    parts = data.partition
+    if client >= len(parts.train):
+        raise ClientError(f"This node is client {client}; the experiment has 0 to {len(parts.train) - 1}.")
+    return OwnImages(
+        data.train.select(parts.train[client]), data.test_base.select(parts.test[client]), data.test_novel.select([])
+    )
+
+
+def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
+    """A folder or parquet files of one client, under the class names of the experiment.
+
+    Class names match without regard to case and underscores. The client may lack classes. Without a test split one is
+    held out. Domains count as one.
+
+    Args:
+        config: Of the experiment.
+        path: Where this client's images are.
+        seed: Seed of the run, for the few-shot choice.
+
+    Raises:
+        ClientError: No path is given, or there is no such client.
+        DataError: The images cannot be used, are of a class that the experiment does not have, or leave nothing to
+            train on.
+    """
+    if not path:
+        raise ClientError(
+            "This client is not told where its images are, which data.source = 'clients' needs.",
+            'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
+        )
+    dataset = _in_order_of(*config.class_lists, _load(config, path), path)
+    base, novel = map(len, config.class_lists)
+    train = of_classes(dataset.train, range(base))
+    if not len(train):
+        raise DataError(
+            f"{path} has no training image of a base class.", f"Add images of {_listed(config.class_lists[0])}."
+        )
+    if config.regime == "few-shot":
+        train = train.select(few_shot(train.labels, config.shots, seed))
+    unused = len(of_classes(dataset.train, range(base, base + novel)))
+    unused_note = f"{unused} training images of novel classes are not used." if unused else ""
+    return OwnImages(
+        train,
+        of_classes(dataset.test, range(base)),
+        of_classes(dataset.test, range(base, base + novel)),
+        tuple(filter(None, [*dataset.notes, unused_note])),
+    )
+
+
+def _load(config: DataConfig, path: str) -> ImageDataset:
+    dataset = load_dataset(
+        config.source,
+        copy=path,
+        domains=config.domains,
+        seed=DATASET_SEED,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        domain_column=config.domain_column,
+        partial=True,
+    )
+    return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
+
+
+def _in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
+    """The data set with labels in the given names, and in one domain; a name without images may be any."""
+    names = (*base, *novel)
+    places = {_key(name): place for place, name in enumerate(names)}
+    ids = np.array([places.get(_key(name), -1) for name in dataset.class_names], dtype=np.int64)
+    present = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
+    unknown = [dataset.class_names[label] for label in present if ids[label] < 0]
+    if unknown:
+        raise DataError(
+            f"{path} has images of {_listed(unknown)}, which the experiment does not have.",
+            f"Rename or remove them. Allowed: {_listed(names)}.",
+        )
+    train, test = (_relabelled(table, ids) for table in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, class_names=names, domain_names=("all",))
+
+
+def _relabelled(table: ImageTable, ids: Indices) -> ImageTable:
+    return replace(table, labels=ids[table.labels], domains=np.zeros_like(table.domains))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(f"'{name}'" for name in names[:MOST_NAMES]) + more
+
+
+def _key(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()

@@ -1,0 +1,42 @@
+"""Hashes of weights by name: what parties compare, and what names a model's activations in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Names in CLIPModel's state dict to the hash of each tensor as it computes, in float32.
+Digests = Callable[[Collection[str]], dict[str, str]]
+
+
+def digests_in_memory(model: Any) -> Digests:
+    """Hashes of the weights that a module has when it is asked."""
+
+    def of(names: Collection[str]) -> dict[str, str]:
+        weights = model.state_dict()
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(names, pool.map(lambda name: tensor_digest(weights[name]), names), strict=True))
+
+    return of
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Hash of a tensor's type, shape and values, whatever device it is on."""
+    content = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{content.dtype} {tuple(content.shape)}".encode())
+    array: NDArray[np.uint8] = content.reshape(-1).view(torch.uint8).numpy()
+    digest.update(array.data)
+    return digest.hexdigest()
+
+
+def joint_digest(digests: Mapping[str, str]) -> str:
+    """Hash of several tensors by their names and hashes."""
+    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()

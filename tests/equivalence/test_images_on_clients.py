@@ -1,0 +1,255 @@
+"""Clients with images of their own and a server without any: the numbers of a run that has all images in one place."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
+
+from cli.small_runs import CLASSES, CLIENTS, Bench, final_state, make_bench, records, summary, write_photos
+from runtimes.in_memory_grid import InMemoryGrid
+
+from feddtl import deployment
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ScheduleConfig
+from feddtl.data.federated import load_federated_data
+from feddtl.errors import ClientError, DataError
+from feddtl.experiment import RunObserver, run_experiment
+from feddtl.report.page import write_report
+from feddtl.runs import RunFolder
+from feddtl.runtimes.flower import client_app
+
+BASE, NOVEL = CLASSES[:3], CLASSES[3:]
+
+
+class Notes(RunObserver):
+    def __init__(self):
+        self.lines, self.counted = [], []
+
+    def note(self, text):
+        self.lines.append(text)
+
+    def clients_counted(self, round_number, federated):
+        self.counted.append((round_number, federated["base"]))
+
+
+@dataclass(frozen=True)
+class Silos:
+    """The photos of a bench as its partition divides them: a folder for each client.
+
+    Every client has images of one base class, and test images of one novel class each, in a folder `test` alone.
+    """
+
+    bench: Bench
+    folders: dict[int, Path]
+
+    def experiment(self, method="feddtl", *, central=False, **changes):
+        own = DataConfig(source="clients", classes=",".join(BASE), novel_classes=",".join(NOVEL), clients=CLIENTS)
+        settings = {
+            "method": method,
+            "rounds": 3,
+            "schedule": ScheduleConfig(sft_rounds=2),
+            "deployment": DeploymentConfig(round_timeout=0.2, min_clients=2),
+            "data": DataConfig(source=str(self.bench.photos), clients=CLIENTS) if central else own,
+            **changes,
+        }
+        experiment = self.bench.experiment(**settings)
+        return replace(experiment, compute=replace(experiment.compute, activations="float32"))
+
+    def grid(self, clients=range(CLIENTS), **given):
+        return InMemoryGrid(client_app(deployment.answer), clients, **{"data": self.folders, **given})
+
+
+@pytest.fixture(scope="module")
+def silos(tmp_path_factory):
+    bench, root = make_bench(tmp_path_factory.mktemp("bench")), tmp_path_factory.mktemp("silos")
+    data = load_federated_data(DataConfig(source=str(bench.photos), clients=CLIENTS), 0)
+    folders = {client: root / f"silo{client}" for client in range(CLIENTS)}
+    for client, folder in folders.items():
+        labels = set(data.train.labels[data.partition.train[client]])
+        assert len(labels) == 1, "a base class each"
+        for split, names in (("train", BASE), ("test", (*BASE, *NOVEL))):
+            for place, name in enumerate(names):
+                if place in labels or (split == "test" and place == 3 + client):
+                    shutil.copytree(bench.photos / split / name, folder / split / name)
+    return Silos(bench, folders)
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
+    deployment.client_side.cache_clear()
+    deployment.client_images.cache_clear()
+
+
+def headline(record):
+    return {key: record[key] for key in ("local", "base", "novel", "harmonic_mean", "local_by_client")}
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp"])
+def test_equal_to_a_run_with_all_images_in_one_place(silos, tmp_path, method):
+    """The same images on the same clients: the same model, and accuracies over the same test images."""
+    run_experiment(silos.experiment(method, central=True), tmp_path / "central")
+    notes, grid = Notes(), silos.grid()
+    found = deployment.serve(silos.experiment(method), tmp_path / "run", grid, observer=notes)
+    here, there = ({n: t for n, t in final_state(tmp_path / run).items() if n.startswith("state/")}
+                   for run in ("run", "central"))  # fmt: skip
+    assert here.keys() == there.keys()
+    for name, tensor in here.items():
+        torch.testing.assert_close(tensor, there[name], atol=1e-5, rtol=0)
+    central = summary(tmp_path / "central")
+    assert list(map(headline, records(tmp_path / "run"))) == list(map(headline, records(tmp_path / "central")))
+    assert found["final"] == central["final"]
+    assert (found["federated"]["final"]["base_images"], found["federated"]["final"]["novel_images"]) == (9, 9)
+    assert [number for number, _ in notes.counted] == [0, 1, 2, 3]
+    virtual = [[record["virtual_seconds"] for record in records(tmp_path / run)] for run in ("run", "central")]
+    # FedDTL's broadcast has the texts of the three novel classes too, 8 numbers each.
+    assert virtual[0] == pytest.approx(virtual[1], rel=1e-3)
+    if method != "fedpgp":  # whose first context is no prompt of CLIP's
+        before = found["zero_shot"]
+        assert (before["base"], before["novel"]) == (central["zero_shot"]["base"], central["zero_shot"]["novel"])
+    assert sum(message.metadata.message_type == "train" for message in grid.sent) == 3 * CLIENTS
+
+
+def test_the_server_reads_no_image_and_says_so(silos, tmp_path):
+    deployment.serve(silos.experiment(), tmp_path / "run", silos.grid())
+    data = RunFolder.open(tmp_path / "run").data
+    assert (data["base_classes"], data["novel_classes"]) == (list(BASE), list(NOVEL))
+    assert (data["train_images"], data["test_base_images"], data["images_per_client_and_class"]) == (None, None, [])
+    assert RunFolder.open(tmp_path / "run").predictions is None
+    found = summary(tmp_path / "run")
+    assert (found["dataset"], found["partition"]) == ("clients", "clients")
+    assert (tmp_path / "run" / "accuracy.svg").is_file()
+    write_report(tmp_path / "run", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "on the clients" in page
+
+
+def test_own_models_are_scored_on_the_clients_images(silos, tmp_path):
+    """Mean over the clients of their own models' accuracies, which they alone can measure; one of them is gone."""
+    experiment = silos.experiment("fedpgp", evaluation=EvaluationConfig(client_models="every"))
+    replies = []
+
+    def keep(client, reply):
+        replies.append(dict(reply.content.config_records["scalars"]))
+        return reply
+
+    deployment.serve(experiment, tmp_path / "run", silos.grid(after=keep))
+    for record in records(tmp_path / "run"):
+        own = [reply for reply in replies if reply["round"] == record["round"]]
+        shares = {str(r["client"]): 100 * r["own_base"] / r["own_base_images"] for r in own}
+        assert record["local_by_client"] == pytest.approx(shares)
+        assert record["client_models"]["base"] == pytest.approx(np.mean(list(shares.values())))
+        novel = [100 * r["own_novel"] / r["own_novel_images"] for r in own]
+        assert record["client_models"]["novel"] == pytest.approx(np.mean(novel))
+
+
+def test_a_class_that_the_experiment_does_not_have_is_named_and_the_others_go_on(silos, tmp_path):
+    """The client is not waited for, and asked again in each round: in the last one its folder is mended."""
+    odd = tmp_path / "odd"
+    shutil.copytree(silos.folders[1], odd)
+    write_photos(tmp_path / "more", classes=["gnu"])
+    shutil.copytree(tmp_path / "more" / "train" / "gnu", odd / "train" / "gnu")
+    seen = []
+
+    def mend(client, message):
+        seen.append(message.content.config_records["scalars"]["round"])
+        if seen[-1] == 2:
+            shutil.rmtree(odd / "train" / "gnu", ignore_errors=True)
+
+    notes = Notes()
+    grid = silos.grid(data={**silos.folders, 1: odd}, before=mend)
+    deployment.serve(silos.experiment(), tmp_path / "run", grid, observer=notes)
+    first, second, third = records(tmp_path / "run")
+    for record in (first, second):
+        assert record["lost"] == [1]
+        assert "has images of 'gnu', which the experiment does not have" in record["failures"]["1"]
+        assert "Allowed: 'ant', 'bee', 'cat', 'dog', 'elk', 'fox'." in record["failures"]["1"]
+    assert third["lost"] == []
+    assert (first["federated"]["clients"], second["federated"]["clients"]) == ([0, 2], [0, 1, 2])
+
+
+def test_a_client_that_is_not_told_where_its_images_are(silos, tmp_path):
+    with pytest.raises(ClientError, match="Round 1 has 1 usable updates of 3") as caught:
+        deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(data={2: silos.folders[2]}))
+    assert caught.value.message.count("This client is not told where its images are") == 2
+    assert "feddtl client --data PATH" in caught.value.message
+
+
+def test_what_a_client_has_is_what_its_replies_must_count(silos, tmp_path):
+    """Counts of other images than those it said it has are rejected, in round 2 those of client 0."""
+
+    def tamper(client, reply):
+        scalars = reply.content.config_records["scalars"]
+        if client == 0 and scalars["round"] == 2:
+            scalars["global_novel_images"] = 1000
+        return reply
+
+    deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(after=tamper))
+    first, second, _ = records(tmp_path / "run")
+    assert second["failures"] == {"0": "global_novel_images is 1000, not 3."}
+    assert (first["federated"]["clients"], first["federated"]["base_images"]) == ([1, 2], 6)
+    assert first["base"] == first["federated"]["base"]
+
+
+def test_resumed_between_rounds_the_last_record_gets_its_scores(silos, tmp_path):
+    """Killed in round 3: record 2 has no base accuracy yet. Resumed, all is as if nothing had happened."""
+
+    def kill(client, message):
+        if message.content.config_records["scalars"]["round"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(before=kill))
+    assert ["base" in record for record in records(tmp_path / "run")] == [True, False]
+    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(), resume=True)
+    whole = deployment.serve(silos.experiment(), tmp_path / "whole", silos.grid())
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert (found["final"], found["zero_shot"]) == (whole["final"], whole["zero_shot"])
+
+
+def test_without_an_answer_to_the_closing_evaluation_the_last_round_has_no_accuracy(silos, tmp_path):
+    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(closing=lambda client, reply: None))
+    last = records(tmp_path / "run")[-1]
+    assert (last["base"], last["federated"]["clients"]) == (None, [])
+    assert set(last["federated"]["failures"]) == {"0", "1", "2"}
+    assert (found["final"]["base"], found["best_round"]) == (None, found["best_round"])
+    assert found["best_round"] in (1, 2)
+
+
+def test_zero_shot_is_scored_by_the_clients_alone(silos, tmp_path):
+    grid = silos.grid()
+    found = deployment.serve(silos.experiment("zero-shot"), tmp_path / "run", grid)
+    central = run_experiment(silos.experiment("zero-shot", central=True), tmp_path / "central")
+    assert (found["zero_shot"]["base"], found["zero_shot"]["novel"]) == (
+        central["zero_shot"]["base"],
+        central["zero_shot"]["novel"],
+    )
+    assert {message.metadata.message_type for message in grid.sent} == {"query", "evaluate"}
+
+
+def test_in_one_process_there_are_no_images(silos, tmp_path):
+    with pytest.raises(DataError, match="each client has images of its own") as caught:
+        run_experiment(silos.experiment(), tmp_path / "run")
+    assert "feddtl submit" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_sources_are_looked_for_where_the_node_says(silos, tmp_path):
+    """The experiment names a folder that the clients do not have; each has a copy of its own."""
+    copy = shutil.copytree(silos.bench.photos, tmp_path / "copy")
+    there = shutil.copytree(silos.bench.photos, tmp_path / "there")
+    data = DataConfig(source=str(there), clients=CLIENTS)
+
+    def remove(client, message):
+        shutil.rmtree(there, ignore_errors=True)
+
+    grid = silos.grid(data=dict.fromkeys(range(CLIENTS), copy), before=remove)
+    deployment.serve(silos.experiment(data=data), tmp_path / "run", grid)
+    run_experiment(silos.experiment(central=True), tmp_path / "central")
+    assert list(map(headline, records(tmp_path / "run"))) == list(map(headline, records(tmp_path / "central")))

@@ -1,0 +1,204 @@
+"""Accuracy put together from what clients count, against counts by hand and against the central accuracy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddtl.algorithms import build_algorithm
+from feddtl.algorithms.base import ServerState
+from feddtl.config import SystemConfig
+from feddtl.evaluate import HitCounts, accuracy, correct
+from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
+from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+
+PARTS = (torch.arange(5), torch.arange(5, 9), torch.arange(9, 12))  # of the 12 base test images
+
+
+class Diary(RoundObserver):
+    def __init__(self):
+        self.counted = []
+
+    def clients_counted(self, round_number, federated):
+        self.counted.append(round_number)
+
+
+def runtime_of(federation, experiment, shares=PARTS, observer=None):
+    algorithm = build_algorithm(federation.task, experiment)
+    sets = replace(federation.sets(algorithm), shares=shares)
+    return algorithm, LocalRuntime(algorithm, federation.clients(algorithm), sets, experiment, observer)
+
+
+def run(federation, experiment, shares=PARTS, start=None, observer=None):
+    algorithm, runtime = runtime_of(federation, experiment, shares, observer)
+    saved = []
+    progress = runtime.run(start or Progress(algorithm.init_server()), saved.append)
+    return runtime.close(progress), saved
+
+
+def test_each_image_weighs_the_same():
+    """1 of 1 and 2 of 9 are 3 of 10 and not the mean of 100 % and 22 %; novel: 1 of 4 of one client alone.
+
+    HM = 2 · 30 · 25 / 55.
+    """
+    found = federated_accuracy({4: HitCounts(2, 9), 1: HitCounts(1, 1, 1, 4)}, {})
+    assert (found["base"], found["novel"]) == (30.0, 25.0)
+    assert found["harmonic_mean"] == pytest.approx(1500 / 55)
+    assert (found["base_images"], found["novel_images"], found["clients"]) == (10, 4, [1, 4])
+    assert "failures" not in found
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6))
+def test_the_accuracy_of_a_part_is_that_of_all_images_at_once(pairs):
+    """Clients' counts against the accuracy over all hits, as one vector."""
+    counts = {client: HitCounts(min(pair), max(pair)) for client, pair in enumerate(pairs)}
+    hits = torch.cat([torch.arange(max(pair)) < min(pair) for pair in pairs])
+    assert federated_accuracy(counts, {})["base"] == pytest.approx(accuracy(hits), nan_ok=True)
+
+
+def test_without_images_there_is_no_accuracy():
+    found = federated_accuracy({}, {2: "gone"})
+    assert math.isnan(found["base"])
+    assert math.isnan(found["harmonic_mean"])
+    assert (found["clients"], found["failures"]) == ([], {2: "gone"})
+
+
+def test_counts_join_the_round_that_they_tell_of():
+    """Before round 1 there is no record; a record without scores of its own takes them, one with scores keeps them."""
+    counts = {0: HitCounts(1, 2)}
+    before = with_counts(Progress(ServerState(0, {})), counts)
+    assert (before.before["base"], before.records) == (50.0, ())
+    records = ({"round": 1}, {"round": 2, "base": 75.0})
+    central = with_counts(Progress(ServerState(2, {}), records=records), counts)
+    assert central.records[0] == records[0]
+    assert (central.records[1]["base"], central.records[1]["federated"]["base"]) == (75.0, 50.0)
+    elsewhere = with_counts(Progress(ServerState(1, {}), records=records[:1]), counts)
+    assert elsewhere.records[0]["base"] == elsewhere.records[0]["federated"]["base"] == 50.0
+    assert elsewhere.before == {}
+    assert records[0] == {"round": 1}, "a record in a checkpoint is not changed"
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl"])
+def test_with_all_images_on_clients_federated_is_central(federation, make_experiment, method):
+    """Every base test image in one share, all clients in each round: the same accuracy to the last bit."""
+    progress, _ = run(federation, make_experiment(method=method))
+    assert len(progress.records) == 4
+    for record in progress.records:
+        assert record["federated"]["base"] == record["base"]
+        assert (record["federated"]["base_images"], record["federated"]["novel_images"]) == (12, 0)
+        assert record["federated"]["clients"] == [0, 1, 2]
+        assert math.isnan(record["federated"]["novel"])
+
+
+@pytest.mark.parametrize("method", ["feddtl", "promptfl"])
+def test_before_training_it_is_the_model_that_round_1_broadcasts(federation, make_experiment, method):
+    experiment = make_experiment(method=method, rounds=3)
+    progress, _ = run(federation, experiment)
+    algorithm = build_algorithm(federation.task, experiment)
+    hits = correct(algorithm.classifier(algorithm.init_server()), federation.sets(algorithm).base)
+    assert progress.before["base"] == accuracy(hits)
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora", "promptfl"])
+def test_a_client_s_view_of_the_broadcast_is_the_global_model(federation, make_experiment, method):
+    """The classifier that a client forms from the payload predicts what the server's does, after training too."""
+    experiment = make_experiment(method=method, rounds=3)
+    progress, _ = run(federation, experiment)
+    algorithm = build_algorithm(federation.task, experiment)
+    received = algorithm.received_classifier(algorithm.broadcast(progress.state))
+    central, images = algorithm.classifier(progress.state), federation.sets(algorithm).base
+    texts = [c.text_embeddings(images.class_names) for c in (received, central)]
+    torch.testing.assert_close(*texts)
+    rows = images.activations.rows(torch.arange(12))
+    torch.testing.assert_close(received.image_features(rows), central.image_features(rows))
+    update = algorithm.client_update(algorithm.broadcast(progress.state), federation.clients(algorithm)[0], {})
+    own = [algorithm.received_classifier(algorithm.broadcast(progress.state), update),
+           algorithm.classifier(progress.state, update)]  # fmt: skip
+    torch.testing.assert_close(*(c.image_features(rows) for c in own))
+
+
+def test_novel_texts_travel_where_clients_score_them(federation, make_experiment):
+    """FedDTL's clients have no text tower: what they need of it comes with the broadcast, or is refused."""
+    from feddtl.errors import ClientError
+
+    names = ("teapot", "ice cream")
+    algorithm = build_algorithm(replace(federation.task, novel_names=names), make_experiment())
+    state = algorithm.init_server()
+    sent = algorithm.broadcast(state)
+    texts = algorithm.received_classifier(sent).text_embeddings(names)
+    torch.testing.assert_close(texts, algorithm.classifier(state).text_embeddings(names))
+    plain = build_algorithm(federation.task, make_experiment())
+    assert "novel_text_embeddings" not in plain.broadcast(state).tensors
+    with pytest.raises(ClientError, match="no text embeddings of these classes: teapot"):
+        plain.received_classifier(plain.broadcast(state)).text_embeddings(names)
+
+
+def test_a_sample_of_clients_scores_its_own_part(federation, make_experiment):
+    """Round t + 1's clients tell of round t; the last round is told of by all. Client 1 has no test image."""
+    shares = (torch.arange(5), torch.arange(0), torch.arange(5, 12))
+    progress, _ = run(federation, make_experiment(participation=0.6), shares)
+    records = progress.records
+    for record, following in pairwise(records):
+        counting = [client for client in following["clients"] if client != 1]
+        found = record.get("federated", {"clients": [], "base_images": 0})
+        assert (found["clients"], found["base_images"]) == (counting, sum(len(shares[client]) for client in counting))
+    assert records[-1]["federated"]["clients"] == [0, 2]
+    assert records[-1]["federated"]["base"] == records[-1]["base"]
+
+
+def test_clients_whose_reply_is_lost_do_not_count(federation, make_experiment):
+    progress, _ = run(federation, make_experiment(rounds=6, system=SystemConfig(dropout=0.5)))
+    assert any(record["lost"] for record in progress.records)
+    for record, following in pairwise(progress.records):
+        arrived = [client for client in following["clients"] if client not in following["lost"]]
+        assert record.get("federated", {"clients": []})["clients"] == arrived
+
+
+def test_rounds_that_are_not_scored_are_not_counted(federation, make_experiment):
+    diary = Diary()
+    progress, _ = run(federation, make_experiment(rounds=5, evaluation={"every": 2}), observer=diary)
+    assert [record["round"] for record in progress.records if "federated" in record] == [2, 4, 5]
+    assert diary.counted == [0, 2, 4, 5]
+
+
+def test_a_run_goes_on_from_any_round_with_the_same_counts(federation, make_experiment):
+    """The last record of a checkpoint is not counted yet; the next round amends it, and the closing is done once."""
+    experiment = make_experiment()
+    whole, saved = run(federation, experiment)
+    assert all("federated" not in progress.records[-1] for progress in saved)
+    for progress in saved:
+        resumed, _ = run(federation, experiment, start=progress)
+        assert [federated(r) for r in resumed.records] == [federated(r) for r in whole.records]
+        assert resumed.before["base"] == whole.before["base"]
+    _, runtime = runtime_of(federation, experiment)
+    assert runtime.close(whole) is whole
+
+
+def federated(record):
+    return {key: value for key, value in record["federated"].items() if value == value}
+
+
+def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experiment, monkeypatch):
+    """Four rounds: the model before training and after each round, five passes, with the final predictions."""
+    from feddtl.runtimes import parties
+
+    passes = []
+    plain = parties.predict_test_images
+    monkeypatch.setattr(parties, "predict_test_images", lambda *given: passes.append(1) or plain(*given))
+    algorithm, runtime = runtime_of(federation, make_experiment())
+    progress = runtime.close(runtime.run(Progress(algorithm.init_server())))
+    runtime.predictions(progress.state)
+    assert len(passes) == 5
+
+
+def test_without_lockstep_all_clients_score_the_last_model(federation, make_experiment):
+    progress, _ = run(federation, make_experiment(system=SystemConfig(aggregation="async")))
+    assert [("federated" in record) for record in progress.records] == [False, False, False, True]
+    assert federated_of(progress)["base"] == progress.records[-1]["base"]
+    assert progress.before == {}
