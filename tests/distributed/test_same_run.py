@@ -29,7 +29,7 @@ from feddtl.launch.toml_text import toml_text
 APP = Path(__file__).parents[2] / "integrations" / "flower"
 ROUNDS = 3
 TIMED = {"seconds", "seconds_by_phase"}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_simulation_over_ray(experiment, in_one_process, tmp_path):
         started = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         run = int(json.loads(started.stdout)["run-id"])
         cli = FlowerCli(home, folder)
-        wait_until(lambda: cli.status(run).finished, "the run never finished", 800)
+        wait_until(lambda: cli.status(run).finished, "the run never finished", 1000)
         status = cli.status(run)
     assert status.status == COMPLETED, status.details
     assert_same_run(tmp_path / "run", in_one_process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from flwr.app import Context, RecordDict
 from runtimes.in_memory_grid import InMemoryGrid
 
 from feddtl.errors import ConfigError
+from feddtl.experiment_file import experiment_to_dict
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "flower"
 
@@ -39,8 +41,8 @@ def load(settings, monkeypatch):
     return component
 
 
-def context(settings, **changes):
-    return Context(1, 1, {}, RecordDict(), {**settings["config"], **changes})
+def context(app, /, **changes):
+    return Context(1, 1, {}, RecordDict(), {**app["config"], **changes})
 
 
 def test_a_run_by_the_run_configuration_and_its_resumption(settings, load, tmp_path, monkeypatch):
@@ -60,6 +62,19 @@ def test_a_run_by_the_run_configuration_and_its_resumption(settings, load, tmp_p
     sent = len(grid.sent)
     load("serverapp")(grid, context(settings, **asked, resume=True))
     assert len(grid.sent) == sent
+
+
+def test_settings_in_the_place_of_a_file(settings, load, tmp_path):
+    """The experiment as JSON; a file beside it, or what is no JSON, is refused."""
+    bench = make_bench(tmp_path / "bench")
+    asked = json.dumps(experiment_to_dict(bench.experiment(rounds=1, method="fedlora")))
+    grid = InMemoryGrid(load("clientapp"), range(CLIENTS))
+    load("serverapp")(grid, context(settings, settings=asked, output=str(tmp_path / "run")))
+    assert [record["round"] for record in records(tmp_path / "run")] == [1]
+    for wrong in ({"settings": asked, "experiment": "a.toml"}, {"settings": "{"}):
+        with pytest.raises(ConfigError, match="run configuration"):
+            load("serverapp")(grid, context(settings, output=str(tmp_path / "other"), **wrong))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("key", ["experiment", "output"])

@@ -1,63 +1,124 @@
-"""Following a run: its log may break off, its end is what counts."""
+"""What travels with a run, and what its end is told as."""
 
 from __future__ import annotations
 
-import sys
+import json
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from launch.fake_programs import fake_program
 
+from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DeploymentError
+from feddtl.experiment_file import experiment_from_dict
 from feddtl.launch import submission
-from feddtl.launch.flower_cli import RunStatus
+from feddtl.launch.submission import submit, with_absolute_paths
 
-FINISHED = RunStatus("finished:completed", "")
-RUNNING = RunStatus("running", "")
-
-
-class BrokenLog:
-    """A server whose log of a run breaks off after a few lines, and begins anew when it is asked for again.
-
-    Args:
-        logs: What each log command prints.
-        states: What the server says of the run, one for each time it is asked; an exception is raised.
-    """
-
-    def __init__(self, folder, logs, states):
-        self.home = self.folder = folder
-        self.logs, self.states = list(logs), list(states)
-
-    def log_command(self, run):
-        return [sys.executable, "-c", f"print({self.logs.pop(0)!r})"]
-
-    def status(self, run):
-        state = self.states.pop(0)
-        if isinstance(state, Exception):
-            raise state
-        return state
+FOLDER_APP = Path(__file__).parents[2] / "integrations" / "flower" / "pyproject.toml"
+# Takes a run, prints a log, and says how it ended; what it was given is kept.
+FLWR = """
+import shutil
+open(CALLS, "a").write(json.dumps(sys.argv[1:]) + "\\n")
+word = sys.argv[1]
+if word == "run":
+    shutil.copy(sys.argv[sys.argv.index("--run-config") + 1], CALLS + ".run.toml")
+    shutil.copytree(sys.argv[2], CALLS + ".app")
+    print(json.dumps({"success": True, "run-id": "7"}))
+elif word == "log":
+    print("\\x1b[92mINFO \\x1b[0m:      Start `flwr-serverapp` process")
+    print("Successfully installed feddtl to /here.")
+    print("round 1/2 sft")
+    print(TRACEBACK, end="")
+elif word == "ls":
+    print(json.dumps({"runs": [{"status": STATUS, "status-details": DETAILS}]}))
+"""
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(submission, "SECONDS_TO_FINISH", 0.0)
-    monkeypatch.setattr(submission, "SECONDS_BETWEEN_LOOKS", 0.0)
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """State folder of a server that ends runs in a given way."""
+
+    def make(status: str = "finished:completed", details: str = "", traceback: str = "") -> Path:
+        body = f"STATUS, DETAILS, TRACEBACK = {status!r}, {details!r}, {traceback!r}\n{FLWR}"
+        make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
+        home = tmp_path / "state" / "flower"
+        home.mkdir(parents=True)
+        (home / "config.toml").touch()
+        return home.parent
+
+    return make
 
 
-def follow(cli):
+def calls(path: Path) -> list[list[str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
+    """No file is named; a path that is there becomes absolute, the names of a hub stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    experiment = Experiment(rounds=7, model="openai/clip-vit-base-patch16", data=DataConfig(source="photos"))
     told = []
-    return submission._follow(cli, 1, told.append), told
+    submit(server(), experiment, Path("out"), resume=True, tell=told.append)
+    values = tomllib.loads(Path(f"{server.calls}.run.toml").read_text())
+    assert values["output"] == str(tmp_path / "out")
+    assert values["resume"] is True
+    sent = experiment_from_dict(json.loads(values["settings"]))
+    assert sent == with_absolute_paths(experiment)
+    assert (sent.rounds, sent.model, sent.data.source) == (7, experiment.model, str(tmp_path / "photos"))
+    assert told == ["round 1/2 sft"]
+    assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
 
 
-def test_a_log_that_breaks_off_is_taken_up_where_it_was(tmp_path):
-    cli = BrokenLog(tmp_path, ["round 1\nINFO : Flower's\nround 2", "round 1\nround 2\nround 3"], [RUNNING, FINISHED])
-    assert follow(cli) == (FINISHED, ["round 1", "round 2", "round 3"])
+@pytest.mark.parametrize(("error", "shown"), [("feddtl.errors.RunError: used", False), ("ValueError: odd", True)])
+def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path, error, shown):
+    """The traceback is for errors that nobody foresaw alone."""
+    state = server(
+        "finished:failed",
+        "ServerApp failed with exception: out holds a run.\nGive another --output.",
+        f"ERROR :     ServerApp raised an exception\nTraceback (most recent call last):\n{error}\n",
+    )
+    told = []
+    with pytest.raises(DeploymentError) as caught:
+        submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
+    assert caught.value.message == "The run ended as finished:failed: out holds a run."
+    assert caught.value.hint == "Give another --output."
+    assert told[0] == "round 1/2 sft"
+    assert (error in told) == shown
 
 
-def test_a_log_that_is_shorter_the_second_time_is_not_repeated_the_third(tmp_path):
-    cli = BrokenLog(tmp_path, ["a\nb", "a", "a\nb\nc"], [RUNNING, RUNNING, FINISHED])
-    assert follow(cli) == (FINISHED, ["a", "b", "c"])
+def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
+    with pytest.raises(DeploymentError, match=r"finished:stopped\.") as caught:
+        submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, tell=print)
+    assert "feddtl submit --resume" in caught.value.hint
 
 
-def test_a_server_that_is_gone_ends_it(tmp_path):
-    cli = BrokenLog(tmp_path, ["a"], [DeploymentError("The server does not say how run 1 stands.")])
-    with pytest.raises(DeploymentError, match="does not say"):
-        follow(cli)
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
+    def tell(line: str) -> None:
+        raise end
+
+    with pytest.raises(end):
+        submit(server(), Experiment(), tmp_path, resume=False, tell=tell)
+    assert calls(server.calls)[-1][:2] == ["stop", "7"]
+
+
+def test_without_a_server_nothing_is_sent(tmp_path):
+    with pytest.raises(DeploymentError, match="No `feddtl server`") as caught:
+        submit(tmp_path, Experiment(), tmp_path / "out", resume=False, tell=print)
+    assert "--state" in caught.value.hint
+
+
+def test_the_app_has_the_settings_of_the_folder_and_modules_that_exist():
+    """The folder's modules hand on the ones that the app names."""
+    ours = tomllib.loads(submission.APP.format(version="1.0"))["tool"]["flwr"]["app"]
+    theirs = tomllib.loads(FOLDER_APP.read_text())["tool"]["flwr"]["app"]
+    assert ours["config"] == theirs["config"]
+    assert ours["components"].keys() == theirs["components"].keys()
+    for name, component in ours["components"].items():
+        module, _, attribute = component.partition(":")
+        assert find_spec(module) is not None
+        theirs_module = FOLDER_APP.parent / theirs["components"][name].partition(":")[0].replace(".", "/")
+        assert f"from {module} import {attribute}\n" in theirs_module.with_suffix(".py").read_text()

@@ -24,7 +24,7 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
     Raises:
         ConfigError: A path is missing, or both an experiment and settings are given.
     """
-    experiment, output = _experiment(run_config), Path(_text("output", run_config)).expanduser()
+    output, experiment = Path(_text("output", run_config)).expanduser(), _experiment(run_config)
     with choose_observer(quiet=False, terminal=False) as observer:
         serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
 

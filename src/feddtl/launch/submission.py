@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,10 @@ from feddtl.launch.toml_text import toml_text
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
+FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Successfully installed ")
+# Flower's words about an exception in the server's part of a run, in its log and in its status.
+RAISED, FAILED_WITH = "ServerApp raised an exception", "ServerApp failed with exception: "
+EXPECTED = "feddtl.errors."  # how a traceback names a FeddtlError
 # Flower loads the modules from the environment in which it runs, so the app is nothing but its description.
 APP = """\
 [project]
@@ -78,10 +81,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
             cli.stop(run)
             raise
     if status.status != COMPLETED:
-        raise DeploymentError(
-            f"The run ended as {status.status}{f': {status.details}' if status.details else '.'}",
-            "Its last checkpoint is intact: feddtl submit --resume DIR goes on from there.",
-        )
+        raise _not_completed(status)
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -133,7 +133,25 @@ def _log_lines(cli: FlowerCli, run: int) -> Iterator[str]:
     environment = flower_environment(cli.home)
     with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
         assert log.stdout is not None
-        for line in log.stdout:
-            plain = COLOUR.sub("", line).rstrip("\n")
-            if plain and not FLOWERS_OWN.match(plain):
-                yield plain
+        yield from _without_flowers_own(COLOUR.sub("", line).rstrip("\n") for line in log.stdout)
+
+
+def _without_flowers_own(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a run; a traceback only of an error that is not for the user, whose text is in the status."""
+    rest = iter(lines)
+    for line in rest:
+        if RAISED in line:
+            traceback = [line, *rest]
+            if not any(line.startswith(EXPECTED) for line in traceback):
+                yield from traceback
+        elif line and not FLOWERS_OWN.match(line):
+            yield line
+
+
+def _not_completed(status: RunStatus) -> DeploymentError:
+    """What the server's error said, or else how the run ended."""
+    message, _, hint = status.details.removeprefix(FAILED_WITH).partition("\n")
+    return DeploymentError(
+        f"The run ended as {status.status}{f': {message}' if message else '.'}",
+        hint or "Its last checkpoint, if it had one, is intact: feddtl submit --resume DIR goes on from there.",
+    )

@@ -1,0 +1,128 @@
+"""`feddtl keys`, `server`, `client` and `submit`: what is refused before anything starts.
+
+Whole federations are in tests/distributed.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from cli.small_runs import refused
+
+from feddtl.errors import DeploymentError
+from feddtl.launch.processes import free_port
+
+
+@pytest.fixture(autouse=True)
+def flower_is_there(monkeypatch, tmp_path):
+    """None of these commands gets as far as to need it."""
+    monkeypatch.setattr("feddtl.cli.deploying.require_flower", lambda: None)
+    monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def keys(tmp_path):
+    folder = tmp_path / "keys"
+    for name in ("server/ca.crt", "server/server.crt", "server/server.key", "server/clients/client-0.pub"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in ("ca.crt", "node.key"):
+        (folder / "client-0").mkdir(exist_ok=True)
+        (folder / "client-0" / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "somewhere"),
+        ("server", "--keys", "somewhere"),
+        ("client", "--id", "0", "--server", "localhost:9092", "--keys", "somewhere"),
+        ("submit", "--output", "out"),
+    ],
+)
+def test_each_says_where_flower_comes_from(feddtl, monkeypatch, tmp_path, words):
+    def require():
+        raise DeploymentError("This command needs Flower, which is not installed here.", "Install it.")
+
+    monkeypatch.setattr("feddtl.cli.deploying.require_flower", require)
+    refused(feddtl(*words), "needs Flower")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_without_its_keys(feddtl, tmp_path):
+    refused(feddtl("server", "--keys", tmp_path / "nowhere"), "There is no", "feddtl keys")
+
+
+def test_a_port_that_another_process_has(feddtl, keys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(feddtl("server", "--keys", keys, "--port", port), f"127.0.0.1:{port}", "--port")
+
+
+def test_an_address_of_another_machine(feddtl, keys):
+    """192.0.2.0/24 is for documentation alone."""
+    refused(
+        feddtl("server", "--keys", keys, "--host", "192.0.2.1", "--port", free_port()), "Cannot listen on 192.0.2.1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "needle"),
+    [
+        ("--data", "nowhere", "--data nowhere does not exist"),
+        ("--model", "nowhere", "--model nowhere does not exist"),
+        ("--server", "localhost", "no HOST:PORT"),
+        ("--id", "-1", "--id is -1"),
+        ("--id", "5", "There is no"),
+        ("--keys", "nowhere", "There is no"),
+    ],
+)
+def test_a_client_that_cannot_be(feddtl, keys, tmp_path, flag, value, needle):
+    flags = {"--id": "0", "--server": "localhost:9092", "--keys": keys, flag: value}
+    if flag == "--id" and value == "-1":
+        (keys / "client-0").rename(keys / "client--1")
+    refused(feddtl("client", *(word for pair in flags.items() for word in pair)), needle)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_run_needs_a_folder_and_one_only(feddtl, finished):
+    refused(feddtl("submit"), "--output")
+    refused(feddtl("submit", "--output", "out", "--resume", finished), "both given")
+
+
+def test_a_run_needs_a_server_of_this_machine(feddtl):
+    refused(feddtl("submit", "--output", "out"), "No `feddtl server`", "--state")
+
+
+def test_the_run_to_resume_must_be_there(feddtl, tmp_path):
+    refused(feddtl("submit", "--resume", tmp_path / "nowhere"), "There is no run")
+
+
+def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):
+    """The settings of a run that goes on are its own."""
+    asked = []
+
+    def submit(state, experiment, output, *, resume, tell):
+        asked.append((experiment.rounds, output, resume))
+        tell("round 1/4 sft")
+
+    monkeypatch.setattr("feddtl.launch.submission.submit", submit)
+    answer = feddtl("submit", "--resume", finished)
+    assert asked == [(4, finished, True)]
+    assert (answer.code, answer.err) == (0, "round 1/4 sft\n")
+    assert f"run folder: {finished}" in answer.out
+    quiet = feddtl("submit", "--resume", finished, "--json")
+    assert quiet.out == (finished / "summary.json").read_text()
+    assert quiet.err == ""
+
+
+def test_an_interrupted_run_says_how_to_go_on(feddtl, monkeypatch):
+    def submit(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("feddtl.launch.submission.submit", submit)
+    answer = feddtl("submit", "--output", "out")
+    assert answer.code == 130
+    assert "`feddtl submit --resume out`" in answer.err

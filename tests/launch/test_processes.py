@@ -1,0 +1,112 @@
+"""No process outlives the command that started it, and Flower is told to send and install nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from feddtl.errors import DeploymentError
+from feddtl.launch import processes
+from feddtl.launch.processes import empty_folder, ended_by_sigterm, flower_environment, require_flower, running
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+PARENT = f"""
+import os, sys
+from pathlib import Path
+from feddtl.launch.processes import running
+with running({SLEEPER!r}, os.environ, Path.cwd()) as process:
+    print(process.pid, flush=True)
+    process.wait()
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_process_ends_with_its_block(tmp_path):
+    started = []
+
+    def fail():
+        with running(SLEEPER, os.environ, tmp_path) as process:
+            started.append(process)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert started[0].returncode == -signal.SIGTERM
+
+
+def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    with running([sys.executable, "-c", stubborn], os.environ, tmp_path, subprocess.PIPE) as process:
+        assert process.stdout.readline() == "deaf\n"
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
+def test_a_process_ends_with_its_parent_even_by_kill_9():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+    limit = time.monotonic() + 30
+    while is_running(child):
+        assert time.monotonic() < limit, "the child lives on"
+        time.sleep(0.05)
+
+
+def test_sigterm_ends_a_block_with_its_code_and_what_it_started(tmp_path):
+    before, started = signal.getsignal(signal.SIGTERM), []
+
+    def told_to_end():
+        with ended_by_sigterm(7), running(SLEEPER, os.environ, tmp_path) as process:
+            started.append(process)
+            os.kill(os.getpid(), signal.SIGTERM)
+            process.wait()
+
+    with pytest.raises(SystemExit) as ended:
+        told_to_end()
+    assert ended.value.code == 7
+    assert started[0].returncode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
+    """What the user's own environment says about these is not heeded."""
+    for name in ("FLWR_TELEMETRY_ENABLED", "FLWR_HOME"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
+    environment = flower_environment(tmp_path)
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert environment["FLWR_HOME"] == str(tmp_path)
+    assert environment["HTTPS_PROXY"] == "http://proxy.example.org"
+
+
+def test_a_working_directory_with_something_in_it_is_refused(tmp_path):
+    folder = empty_folder(tmp_path / "a" / "empty")
+    assert empty_folder(folder) == folder
+    (folder / "torch.py").touch()
+    with pytest.raises(DeploymentError, match="is not empty"):
+        empty_folder(folder)
+    assert (folder / "torch.py").exists()
+
+
+def test_without_flower_the_way_to_it_is_named(monkeypatch):
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    with pytest.raises(DeploymentError, match="needs Flower") as caught:
+        require_flower()
+    assert "feddtl[flower]" in caught.value.hint
+    assert "make test-flower" in caught.value.hint
