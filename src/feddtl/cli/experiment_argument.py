@@ -16,7 +16,7 @@ from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiment, load_experiments
 from feddtl.experiment_grid import split_choice
 
-Kind = TypeVar("Kind", Run, Partition, Submit)
+Kind = TypeVar("Kind", bound=Run | Partition | Submit)
 SWITCHES = ("-h", "--help", "--json", "--quiet")
 MANY_VALUES = ("--seeds",)
 

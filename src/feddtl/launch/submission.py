@@ -104,7 +104,7 @@ def _write_app(folder: Path) -> Path:
 def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
     settings = json.dumps(experiment_to_dict(with_absolute_paths(experiment)))
     path = folder / "run.toml"
-    values = {"settings": settings, "output": str(output.absolute()), "resume": resume}
+    values: dict[str, str | int | bool] = {"settings": settings, "output": str(output.absolute()), "resume": resume}
     path.write_text(toml_text(values), encoding="utf-8")
     return path
 
