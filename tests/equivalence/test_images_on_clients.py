@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,10 @@ def silos(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh_clients(tmp_path, monkeypatch):
+    """Clients keep what is theirs in a folder of this test; all that share this process stay loaded."""
     monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
-    deployment.client_side.cache_clear()
-    deployment.client_images.cache_clear()
+    for name in ("client_side", "client_images"):
+        monkeypatch.setattr(deployment, name, lru_cache(CLIENTS)(getattr(deployment, name).__wrapped__))
 
 
 def headline(record):

@@ -36,7 +36,8 @@ from feddtl.errors import ConfigError, FeddtlError
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
-WITH_EXPERIMENT: dict[str, type[Run | Partition | Submit]] = {
+WithExperiment = Run | Partition | Submit
+WITH_EXPERIMENT: dict[str, type[WithExperiment]] = {
     "run": Run,
     "partition": Partition,
     "submit": Submit,
@@ -92,11 +93,14 @@ def _parse(words: Sequence[str]) -> Command:
     return command
 
 
-def _parse_with_experiment(words: Sequence[str]) -> Run | Partition | Submit:
+def _parse_with_experiment(words: Sequence[str]) -> WithExperiment:
     """Flags of an experiment, with the values of the TOML file among the words as their defaults."""
     kind = WITH_EXPERIMENT[words[0]]
     default = experiment_default(kind, words[1:])
-    return tyro.cli(kind, prog=f"feddtl {words[0]}", args=words[1:], config=SWITCHES, default=default)
+    command: WithExperiment = tyro.cli(
+        kind, prog=f"feddtl {words[0]}", args=words[1:], config=SWITCHES, default=default
+    )
+    return command
 
 
 def _parse_comparison(words: Sequence[str]) -> Compare:

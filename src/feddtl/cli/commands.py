@@ -221,7 +221,7 @@ class Server:
     port: int = 9092
     """Port to listen on."""
     state: FolderFlag = None
-    """Folder for what it knows of clients and runs; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    """Folder for its connection, which `feddtl submit` reads; default: FEDDTL_STATE or ~/.local/state/feddtl."""
 
     def execute(self) -> int:
         """Exit code."""

@@ -166,15 +166,14 @@ def _subject_alternative_name(host: str) -> x509.GeneralName:
 
 
 def _pem_of(certificate: x509.Certificate) -> bytes:
-    text: bytes = certificate.public_bytes(serialization.Encoding.PEM)
-    return text
+    pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
+    return pem
 
 
 def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    text: bytes = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return text
+    plain = serialization.NoEncryption()
+    pem: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return pem
 
 
 def _write_private(path: Path, content: bytes) -> None:

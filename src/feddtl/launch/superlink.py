@@ -27,7 +27,7 @@ class ServerPlace:
     Attributes:
         listen: Address that it listens on.
         keys: See `feddtl.launch.key_folders`.
-        state: Folder for what it knows of its clients and runs.
+        state: Folder for its connection, which `feddtl submit` reads, and the apps of its runs.
     """
 
     listen: Address
@@ -57,7 +57,7 @@ def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     cli = FlowerCli(home, empty_folder(place.state / "empty"))
     cli.connect_to(place.local, place.keys.authority)
-    with running(_command(place, home), flower_environment(home), cli.folder) as superlink:
+    with running(_command(place), flower_environment(home), cli.folder) as superlink:
         _wait_until_it_answers(superlink, place)
         for public in place.keys.clients:
             cli.register(public)
@@ -65,13 +65,15 @@ def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
         raise _ended(superlink.wait())
 
 
-def _command(place: ServerPlace, home: Path) -> list[str]:
+def _command(place: ServerPlace) -> list[str]:
     return [
         flower_program("flower-superlink"),
         *("--host", place.listen.host, "--port", str(place.listen.port)),
         *("--ssl-ca-certfile", str(place.keys.authority)),
         *("--ssl-certfile", str(place.keys.certificate), "--ssl-keyfile", str(place.keys.key)),
-        *("--database", str(home / "superlink.db"), "--isolation", "subprocess"),
+        # No --database: under load its SQLite file is locked for SuperLink's own processes, and they end. Nothing is
+        # lost without it: keys are registered at each start, and where a run stands is in its own folder.
+        *("--isolation", "subprocess"),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
     ]
 

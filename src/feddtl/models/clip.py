@@ -20,7 +20,7 @@ from feddtl.models.digests import Digests, digests_in_memory, joint_digest
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.kernels import Kernels
 from feddtl.models.model_record import ModelRecord, Settings
-from feddtl.models.modules import ClipModules, Tower, is_plain
+from feddtl.models.modules import ClipModules, Tower, align, is_plain
 from feddtl.models.preprocess import Preprocessing, preprocessing_identity
 from feddtl.models.text_tower import LEGACY_END_OF_TEXT, TextTower
 from feddtl.models.weight_files import open_weights
@@ -97,6 +97,7 @@ def load_clip(
             return found
     model, processor, tokenizer = _read_whole(str(folder or source), source)
     model.eval().requires_grad_(False).to(device)
+    align(model)
     scale, preprocessing = float(model.logit_scale.exp()), Preprocessing.of(processor)
     return Clip(
         source, ImageTower(model, preprocessing), TextTower(model, tokenizer), scale, model, tokenizer, processor
@@ -151,6 +152,7 @@ def _load_towers(
         return None
     device = torch.device(device)
     model.hold(files.read(model.names_of(towers)), device)
+    align(model)
     tokenizer = None
     if "text" in towers:
         with _model_errors(source):

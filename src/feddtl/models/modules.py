@@ -23,7 +23,7 @@ PARTS: dict[Tower, tuple[str, str]] = {
     "text": ("text_model.", "text_projection."),
 }
 LOGIT_SCALE = "logit_scale"
-# Whose products a process computes as they lie in memory; `freeze` sees to those of the blocks.
+# Matrices that the towers multiply by as they lie in memory; `freeze` lays out those of the blocks.
 MULTIPLIED_BY = ("visual_projection.weight", "text_projection.weight", "vision_model.embeddings.patch_embedding.weight")
 
 
@@ -82,9 +82,15 @@ class ClipModules(nn.Module):
 
     def hold(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
         """Take frozen weights by name; what is not among them stays a shape."""
-        held = {name: aligned(w) if name in MULTIPLIED_BY else w for name, w in weights.items()}
-        self.load_state_dict({name: w.to(device) for name, w in held.items()}, strict=False, assign=True)
+        self.load_state_dict({name: w.to(device) for name, w in weights.items()}, strict=False, assign=True)
         self.eval().requires_grad_(False)
+
+
+def align(model: nn.Module) -> None:
+    """Put the matrices outside of a CLIP's blocks where torch would have put them; see `aligned`."""
+    for name in MULTIPLIED_BY:
+        parameter = model.get_parameter(name)
+        parameter.data = aligned(parameter.data)
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:

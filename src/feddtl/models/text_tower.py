@@ -126,7 +126,10 @@ class TextTower:
             hidden = self.embed(ids)
             if stop == len(self.stack):
                 return self.project(self.stack.run_to_rows(hidden, 0, ends, attention="sdpa")), ends
-            return self.stack.run(hidden, 0, stop=stop, attention="sdpa"), ends
+            below = self.stack.run(hidden, 0, stop=stop, attention="sdpa")
+            # Laid out once more for other texts; until then they only take memory.
+            self.stack.release(stop)
+            return below, ends
 
         return recall(self._prefixes, (prompts, stop, self.stack.precision), compute)
 
