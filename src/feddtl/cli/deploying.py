@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from feddtl.cli.commands import Client, Keys, Server, Submit
+from feddtl.cli.submitted_paths import with_absolute_paths
 from feddtl.errors import ConfigError, RunError
 from feddtl.launch.connection import Address
 from feddtl.launch.key_folders import client_keys, client_name, server_keys
@@ -76,7 +77,7 @@ def submit(command: Submit) -> int:
         with ended_by_sigterm(TERMINATED):
             submit_run(
                 _state(command.state) / "server",
-                command.config,
+                with_absolute_paths(command.config),
                 output,
                 resume=command.resume is not None,
                 tell=lambda line: None if command.quiet or command.json else print(line, file=sys.stderr),

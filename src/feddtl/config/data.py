@@ -21,9 +21,11 @@ class DataConfig:
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
     has images of its own, over Flower."""
     classes: str = ""
-    """Comma-separated names of the classes that are trained; with source 'clients', which needs them, alone."""
+    """Comma-separated names of the classes that are trained, with source 'clients', which needs them, alone; empty:
+    those of the source."""
     novel_classes: str = ""
-    """Comma-separated names of classes that nobody trains on and that are scored; with source 'clients' alone."""
+    """Comma-separated names of classes that nobody trains on and that are scored, with source 'clients' alone; empty:
+    none, or those of the source."""
     root: str = ""
     """Folder with a sub-folder of parquet files or images per data set, in which `source` is looked up by name, case
     and punctuation ignored; empty: the Hub, or the path that `source` is."""

@@ -7,7 +7,6 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +55,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
 
     Args:
         state: Folder of the server's state.
-        experiment: What to run; its paths are seen from this process's working directory.
+        experiment: What to run; its paths are absolute, as the server has another working directory.
         output: Folder of the run on the server's machine.
         resume: Go on from the last checkpoint in `output`.
         tell: Told each line of the run's log that is not Flower's own.
@@ -84,17 +83,6 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         raise _not_completed(status)
 
 
-def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with paths that hold for another working directory; names of a hub or a catalogue stay."""
-
-    def absolute(value: str) -> str:
-        path = Path(value).expanduser()
-        return str(path.absolute()) if value and path.exists() else value
-
-    data = replace(experiment.data, source=absolute(experiment.data.source), root=absolute(experiment.data.root))
-    return replace(experiment, model=absolute(experiment.model), data=data)
-
-
 def _write_app(folder: Path) -> Path:
     folder.mkdir()
     (folder / "pyproject.toml").write_text(APP.format(version=version("feddtl")), encoding="utf-8")
@@ -102,9 +90,9 @@ def _write_app(folder: Path) -> Path:
 
 
 def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
-    settings = json.dumps(experiment_to_dict(with_absolute_paths(experiment)))
+    settings = json.dumps(experiment_to_dict(experiment))
     path = folder / "run.toml"
-    values: dict[str, str | int | bool] = {"settings": settings, "output": str(output.absolute()), "resume": resume}
+    values: dict[str, str | bool] = {"settings": settings, "output": str(output.absolute()), "resume": resume}
     path.write_text(toml_text(values), encoding="utf-8")
     return path
 

@@ -1,0 +1,38 @@
+"""Paths of an experiment for a process with another working directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from feddtl.config import Experiment
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The experiment with absolute paths; names of a catalogue, of the Hub and of what is built in stay as they are."""
+    source, root = experiment.data.source, experiment.data.root
+    data = replace(
+        experiment.data,
+        # Below a root the source is a name, whatever lies in the working directory.
+        source=source if root or _is_a_name(source) else _absolute(source),
+        root=_absolute(root) if root else "",
+    )
+    model = experiment.model
+    is_model_folder = model != Experiment().model and Path(model).expanduser().is_dir()
+    return replace(experiment, model=_absolute(model) if is_model_folder else model, data=data)
+
+
+def _is_a_name(source: str) -> bool:
+    """Whether a source is read as a name, even where a folder is called the same."""
+    if not source or not Path(source).expanduser().exists():
+        return True
+    # Imported where a file or folder could be meant alone: it needs torch, which a process that waits does not.
+    from feddtl.config.data import ON_CLIENTS
+    from feddtl.data.catalog import CATALOG
+    from feddtl.data.sources import SHAPES
+
+    return source in (SHAPES, ON_CLIENTS, *CATALOG)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
