@@ -111,7 +111,8 @@ def refused(answer: Answer, *needles: str) -> None:
     """One error, its next step, and nothing else."""
     assert answer.code == 1
     assert answer.out == ""
-    first, *hint = answer.err.splitlines()
+    # Most of these commands name no experiment file, which is said first.
+    first, *hint = [line for line in answer.err.splitlines() if not line.startswith("note: No experiment file")]
     assert first.startswith("error: ")
     assert hint
     assert "Traceback" not in answer.err

@@ -195,7 +195,7 @@ def test_help_shows_every_flag_without_a_file(feddtl: Command) -> None:
 def test_interrupted_by_the_user(feddtl: Command, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     assert feddtl("compare", files[0], "--output", "out").code == 0
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
