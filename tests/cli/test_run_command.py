@@ -209,7 +209,7 @@ def test_nothing_to_score_is_null_in_files_and_a_dash_on_the_screen(
 
 
 def test_interrupted_by_the_user(bench: Bench, feddtl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ from feddtl.launch.toml_text import toml_text
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Successfully installed ")
+FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower's words about an exception in the server's part of a run, in its log and in its status.
 RAISED, FAILED_WITH = "ServerApp raised an exception", "ServerApp failed with exception: "
 EXPECTED = "feddtl.errors."  # how a traceback names a FeddtlError
