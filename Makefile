@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOWER_VENV ?= .venv-flower
 BIN := $(VENV)/bin
-FLOWER_TESTS := tests/equivalence/test_flower.py tests/integrations tests/launch tests/runtimes
+FLOWER_TESTS := tests/equivalence/test_flower.py tests/equivalence/test_images_on_clients.py tests/integrations tests/launch tests/runtimes
 INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
@@ -17,6 +17,7 @@ demo: install
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	$(MAKE) test-flower
 
 # Flower holds some packages at older versions, so its tests run in an environment of their own.
 test-flower: $(FLOWER_VENV)/.flower
