@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,20 +20,7 @@ from PIL import Image
 
 import feddtl
 from feddtl.algorithms.base import Algorithm, TrainedParameters
-from feddtl.cli import main
-from feddtl.cli.commands import (
-    Client,
-    Compare,
-    Doctor,
-    Evaluate,
-    Export,
-    Keys,
-    Partition,
-    Report,
-    Run,
-    Server,
-    Submit,
-)
+from feddtl.cli import Command, main
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
@@ -44,7 +31,7 @@ from feddtl.runtimes.local import LocalRuntime, Progress
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = (Run, Compare, Evaluate, Report, Export, Partition, Doctor, Keys, Server, Client, Submit)
+COMMANDS = [get_args(annotated)[0] for annotated in get_args(Command)]
 
 
 def name_of(page: Path) -> str:

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of, wait_for
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records_of, wait_for
 from benchmarks.federation.processes import processes
 from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment
+from feddtl.launch.key_folders import client_name
 
 FIRST, SECOND = 1, 2  # the clients that are killed
 

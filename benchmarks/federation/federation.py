@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,20 +15,15 @@ from typing import Any
 from benchmarks.federation.processes import Processes, program
 from feddtl.config import Experiment
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.launch.key_folders import client_name
+from feddtl.launch.processes import free_port
+from feddtl.launch.toml_text import toml_text
 
 FEDDTL = (sys.executable, "-m", "feddtl")
 SERVER, SUBMIT = "server", "submit"
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_START = 180.0
 READY = "The server listens on"  # what `feddtl server` says
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass
@@ -99,21 +93,12 @@ class Federation:
         return self.processes.start(words, self._log(party), environment, party)
 
 
-def client_name(client: int) -> str:
-    """The party of a client."""
-    return f"client-{client}"
-
-
 def as_toml(experiment: Experiment) -> str:
-    """An experiment file: strings, numbers and truth values are the same in JSON and TOML."""
+    """An experiment file."""
     values = experiment_to_dict(experiment)
-    plain = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    tables = [
-        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())])
-        for name, table in values.items()
-        if isinstance(table, dict)
-    ]
-    return "\n".join([*plain, *tables]) + "\n"
+    plain = toml_text({key: value for key, value in values.items() if not isinstance(value, dict)})
+    tables = [f"[{key}]\n{toml_text(value)}" for key, value in values.items() if isinstance(value, dict)]
+    return plain + "".join(tables)
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:

@@ -18,11 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of, require_root, wait_for
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records_of, require_root, wait_for
 from benchmarks.federation.processes import processes
 from benchmarks.federation.results import add_result
 from benchmarks.federation.wide_area import Link, Network, wide_area
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig
+from feddtl.launch.key_folders import client_name
 
 FAR = Link(delay=0.05, rate=20e6, loss=0.01)
 SECONDS_TO_END = 3600.0

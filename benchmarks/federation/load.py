@@ -20,10 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.federation.federation import SERVER, SUBMIT, Federation, client_name, records_of
+from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records_of
 from benchmarks.federation.processes import Processes, Watch, processes
 from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
+from feddtl.launch.key_folders import client_name
 
 WAYS = ("local", "simulation", "deployment")
 SECONDS_TO_END = 3600.0

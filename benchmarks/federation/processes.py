@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from uuid import uuid4
+
+from feddtl.launch.processes import ended_by_sigterm
 
 SECONDS_TO_END = 10.0
 VARIABLE = "FEDDTL_MEASUREMENT"
@@ -72,16 +73,12 @@ class Processes:
 def processes() -> Iterator[Processes]:
     """Processes that end with the block, also when it fails or this process is told to end."""
 
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
     started = Processes()
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield started
-    finally:
-        started.end()
-        signal.signal(signal.SIGTERM, before)
+    with ended_by_sigterm(128 + signal.SIGTERM):
+        try:
+            yield started
+        finally:
+            started.end()
 
 
 def send(pid: int, number: signal.Signals) -> None:

@@ -131,6 +131,7 @@ class ClientSide:
         self._algorithm = build_algorithm(self._task, experiment)
         self._encoder = ImageEncoder(self._clip.image, self._algorithm.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment.deployment.precision)
+        self._held: dict[int, OwnImages] = {}
         self._clients: dict[int, ClientData] = {}
         self._own_tests: dict[int, tuple[TestImages, TestImages]] = {}
         self._sets: EvaluationSets | None = None
@@ -185,11 +186,17 @@ class ClientSide:
             self._sets = evaluation_sets(self._images.data, self._encode)
         return score_global(self._algorithm.received_classifier(payload, update), self._sets, math.nan)
 
+    def _held_by(self, client: int) -> OwnImages:
+        """What the client has, looked for once."""
+        if client not in self._held:
+            self._held[client] = self._images.of(client)
+        return self._held[client]
+
     def _client(self, client: int) -> ClientData:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
             views = self.experiment.data.views
-            table = self._images.of(client).train
+            table = self._held_by(client).train
             activations = self._encode(table, "training images", views)
             labels = torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
@@ -199,7 +206,7 @@ class ClientSide:
     def _tests_of(self, client: int) -> tuple[TestImages, TestImages]:
         """The client's test images of base and of novel classes through the frozen blocks, once."""
         if client not in self._own_tests:
-            data, own = self._images.data, self._images.of(client)
+            data, own = self._images.data, self._held_by(client)
             self._own_tests[client] = (
                 labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
                 labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),

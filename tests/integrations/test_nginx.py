@@ -31,6 +31,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from feddtl.launch.keys import write_keys
+from feddtl.launch.processes import free_port
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx on the PATH or in /usr/sbin")
@@ -85,12 +86,6 @@ class Deployment:
             f"localhost:{self.proxy}", False, str(self.keys / "client-0" / "ca.crt"), [signer]
         ) as client:
             yield client
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

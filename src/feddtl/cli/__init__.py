@@ -123,4 +123,4 @@ def _parse_compare(words: Sequence[str], default: Compare) -> Compare:
     return tyro.cli(Compare, prog="feddtl compare", args=words, config=SWITCHES, default=default)
 
 
-__all__ = ["main"]
+__all__ = ["Command", "main"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 
-def toml_text(values: Mapping[str, str | int | bool]) -> str:
+def toml_text(values: Mapping[str, str | float | bool]) -> str:
     """A line for each key; keys are bare ones of TOML.
 
     A string of JSON is one of TOML as well, if no character is written as a surrogate pair, and DEL is escaped.

@@ -351,7 +351,7 @@ class FlowerFleet(Fleet):
             _pause(begun, deadline)
 
     def _served(self, call: Callable[[], Result]) -> Result:
-        """What a request to SuperLink gives; it is made again where SuperLink fails, as with a database that is locked.
+        """What a request to SuperLink gives; it is made again where SuperLink fails.
 
         Flower itself makes requests again only where SuperLink cannot be reached.
         """
