@@ -28,7 +28,7 @@ WATCHED = (
     ("reading the cache", "feddtl.features", "ImageEncoder.encode"),
     ("training", "feddtl.algorithms.feddtl", "FedDTL.client_update"),
     ("training", "feddtl.algorithms.averaging", "FederatedAveraging.client_update"),
-    ("packing", "feddtl.runtimes.wire", "unpack_payload"),
+    ("packing", "feddtl.runtimes.wire.messages", "unpack_payload"),
     ("packing", "feddtl.deployment", "pack_reply"),
 )
 
@@ -137,7 +137,8 @@ def open_round(
     import torch
 
     from feddtl.algorithms.base import Update
-    from feddtl.runtimes.wire import Contract, Parcel, pack_payload
+    from feddtl.runtimes.wire.contract import Contract, Parcel
+    from feddtl.runtimes.wire.messages import pack_payload
 
     contract, state = Contract.of(algorithm.task, settings.deployment.precision), algorithm.init_server()
     payload = algorithm.broadcast(state)

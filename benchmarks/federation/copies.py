@@ -19,9 +19,10 @@ import torch
 from benchmarks.federation.processes import peak
 from benchmarks.federation.results import add_result
 from feddtl.algorithms.base import ExpectedUpdate, Update
-from feddtl.runtimes.flower import from_records, to_records
+from feddtl.runtimes.flower.records import from_records, to_records
 from feddtl.runtimes.node import Holdings
-from feddtl.runtimes.wire import Contract, Reply, Terms, pack_reply, unpack_reply
+from feddtl.runtimes.wire.contract import Contract
+from feddtl.runtimes.wire.messages import Reply, Terms, pack_reply, unpack_reply
 
 CONTRACT = Contract("model", "classes")
 Result = TypeVar("Result")

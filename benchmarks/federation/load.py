@@ -67,7 +67,7 @@ def run_simulation(load: Load, output: Path) -> None:
     from flwr.simulation import run_simulation as simulate
 
     from feddtl.deployment import answer, serve
-    from feddtl.runtimes.flower import client_app, server_app
+    from feddtl.runtimes.flower.apps import client_app, server_app
 
     simulate(
         server_app(lambda grid, _: void(serve(load.experiment(), output, grid))),

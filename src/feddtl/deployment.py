@@ -28,20 +28,13 @@ from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.runtimes.fleet import Fleet
-from feddtl.runtimes.flower import FlowerFleet, Grid
+from feddtl.runtimes.flower.fleet import FlowerFleet
+from feddtl.runtimes.flower.grid import Grid
 from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
-from feddtl.runtimes.wire import (
-    Contract,
-    Parcel,
-    RejectedMessageError,
-    Reply,
-    pack_counts,
-    pack_holdings,
-    pack_reply,
-    unpack_payload,
-)
+from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
+from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
 from feddtl.summary import Summary
 
 

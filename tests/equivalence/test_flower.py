@@ -27,7 +27,7 @@ from feddtl import deployment
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ScheduleConfig, SystemConfig
 from feddtl.errors import ClientError, ConfigError
 from feddtl.experiment import RunObserver, run_experiment
-from feddtl.runtimes.flower import client_app
+from feddtl.runtimes.flower.apps import client_app
 
 ROUNDS = 3
 TIMED = {"seconds", "seconds_by_phase"}
@@ -411,7 +411,7 @@ def failing_once(call, status):
 
 @pytest.mark.parametrize("request_name", ["push_messages", "pull_messages"])
 def test_a_server_whose_database_is_locked_for_a_moment_costs_nothing(bench, tmp_path, monkeypatch, request_name):
-    monkeypatch.setattr("feddtl.runtimes.flower.SECONDS_BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr("feddtl.runtimes.flower.grid.SECONDS_BETWEEN_TRIES", 0.0)
     grid, notes = grid_of(), Notes()
     monkeypatch.setattr(grid, request_name, failing_once(getattr(grid, request_name), 500))
     deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)

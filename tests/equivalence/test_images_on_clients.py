@@ -23,7 +23,7 @@ from feddtl.errors import ClientError, DataError
 from feddtl.experiment import RunObserver, run_experiment
 from feddtl.report.page import write_report
 from feddtl.runs import RunFolder
-from feddtl.runtimes.flower import client_app
+from feddtl.runtimes.flower.apps import client_app
 
 BASE, NOVEL = CLASSES[:3], CLASSES[3:]
 

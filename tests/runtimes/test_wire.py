@@ -16,10 +16,8 @@ from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import ExpectedUpdate, Payload, Update
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.runtimes.node import Holdings
-from feddtl.runtimes.wire import (
-    Contract,
-    Parcel,
-    RejectedMessageError,
+from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
+from feddtl.runtimes.wire.messages import (
     Reply,
     Terms,
     pack_counts,

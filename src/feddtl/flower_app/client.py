@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from feddtl.deployment import answer
-from feddtl.runtimes.flower import client_app
+from feddtl.runtimes.flower.apps import client_app
 
 app = client_app(answer)

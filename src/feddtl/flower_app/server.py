@@ -11,7 +11,8 @@ from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
-from feddtl.runtimes.flower import Grid, server_app
+from feddtl.runtimes.flower.apps import server_app
+from feddtl.runtimes.flower.grid import Grid
 
 
 def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:

@@ -1,0 +1,193 @@
+"""The clients of a run as nodes of a Flower federation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import TypeVar
+
+from flwr.app import Message, MessageType
+
+from feddtl.algorithms.base import Payload
+from feddtl.errors import ClientError
+from feddtl.evaluate import HitCounts, Scores
+from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
+from feddtl.runtimes.flower.grid import Grid, RetryingGrid
+from feddtl.runtimes.flower.nodes import NodeDirectory
+from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, content_of, joined_records
+from feddtl.runtimes.parties import Parties
+from feddtl.runtimes.rounds import Progress
+from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
+from feddtl.runtimes.wire.messages import Reply, Terms, pack_payload, unpack_counts, unpack_reply
+
+Result = TypeVar("Result")
+_ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
+
+
+class FlowerFleet(Fleet):
+    """The clients of a run as nodes of a Flower federation.
+
+    A client that is not there, fails, is late or sends what cannot be used costs its update; with fewer usable updates
+    than `deployment.min_clients` the round fails.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        parties: The server's side; of its clients only the number of images is used.
+        contract: What nodes must have in common with the server.
+        order: Scalars that go with every broadcast, beside those of the schema.
+        note: Told of what the user should know.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        parties: Parties,
+        contract: Contract,
+        order: Mapping[str, Scalar],
+        note: Callable[[str], None],
+    ) -> None:
+        self._grid = RetryingGrid(grid, note)
+        self._nodes = NodeDirectory(self._grid, parties, order, note)
+        self._parties = parties
+        self._contract = contract
+        self._order = dict(order)
+        self._note = note
+        self._personal = parties.algorithm.trained_parameters().personal > 0
+
+    def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
+        """See `Fleet.train`."""
+        nodes = self._nodes.find(clients)
+        kept = {client: last_used(progress, client) if self._personal else 0 for client in nodes}
+
+        def read(client: int, parcel: Parcel) -> Reply:
+            reply = unpack_reply(parcel, self._terms(payload, client, nodes[client]))
+            self._parties.observer.client_finished(client)
+            return reply
+
+        with self._parties.stopwatch.measure("steps"):
+            replies, failures = self._exchange(MessageType.TRAIN, payload, clients, nodes, kept, read)
+        self._require_quorum(payload.round, clients, replies, failures)
+        return Arrivals(
+            [reply.update for reply in replies.values()],
+            failures,
+            self._scores_of(replies),
+            {client: reply.counts for client, reply in replies.items() if reply.counts and reply.counts.images},
+            {client: reply.own for client, reply in replies.items() if reply.own},
+        )
+
+    def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
+        """See `Fleet.evaluate`."""
+        clients = range(len(self._parties.clients))
+        nodes = self._nodes.find(clients)
+
+        def read(client: int, parcel: Parcel) -> HitCounts:
+            held = self._nodes.holdings(client, nodes[client])
+            return unpack_counts(parcel, client, payload.round, held, self._contract)
+
+        with self._parties.stopwatch.measure("evaluation"):
+            counts, failures = self._exchange(MessageType.EVALUATE, payload, clients, nodes, {}, read)
+        return Evaluation({client: found for client, found in counts.items() if found.images}, failures)
+
+    def train_images(self, client: int) -> int:
+        """See `Fleet.train_images`."""
+        return self._nodes.train_images(client)
+
+    def _exchange(
+        self,
+        request: str,
+        payload: Payload,
+        clients: Sequence[int],
+        nodes: Mapping[int, int],
+        kept: Mapping[int, int],
+        read: Callable[[int, Parcel], Result],
+    ) -> tuple[dict[int, Result], dict[int, str]]:
+        """Send a broadcast; by client, what is read from its reply, or why there is none that can be used.
+
+        Each reply is read when it arrives, so that one is held.
+        """
+        timeout = self._parties.experiment.deployment.round_timeout
+        client_of = {node: client for client, node in nodes.items()}
+        results: dict[int, Result] = {}
+        failures: dict[int, str] = {}
+
+        def fail(client: int, reason: str) -> None:
+            failures[client] = reason
+            self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}: {reason}")
+
+        with self._parties.stopwatch.measure("exchange"):
+            waiting = self._grid.push(self._messages(request, payload, nodes, kept))
+        deadline = time.monotonic() + timeout
+        for client in clients:
+            if client not in nodes:
+                fail(client, self._nodes.reason_of_absence(client))
+            elif nodes[client] not in waiting.values():
+                fail(client, "its node left before the broadcast was sent.")
+        for node, reply in self._grid.replies(waiting, deadline):
+            client = client_of[node]
+            try:
+                with self._parties.stopwatch.measure("exchange"):
+                    results[client] = read(client, content_of(reply))
+            except RejectedMessageError as error:
+                fail(client, error.message)
+        for node in waiting.values():
+            fail(client_of[node], f"no reply within {timeout:g} seconds.")
+        return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
+
+    def _messages(
+        self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
+    ) -> list[Message]:
+        """The broadcast to each client, which says from which of its rounds on it goes on."""
+        parcel = pack_payload(payload, self._contract)
+        # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
+        arrays, ttl = array_record(parcel), self._parties.experiment.deployment.round_timeout
+        messages = []
+        for client, node in nodes.items():
+            scalars = {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept.get(client, 0)}
+            content = joined_records(arrays, scalars, {})
+            messages.append(Message(content, node, request, ttl=ttl, group_id=str(payload.round)))
+        return messages
+
+    def _terms(self, payload: Payload, client: int, node: int) -> Terms:
+        """What the reply of a client in a round must be."""
+        experiment, algorithm = self._parties.experiment, self._parties.algorithm
+        return Terms(
+            self._contract,
+            client,
+            payload.round,
+            self._nodes.holdings(client, node),
+            len(algorithm.task.class_names),
+            algorithm.expected_update(payload),
+            experiment.deployment.max_update_norm,
+            measured=self._personal and not experiment.data.on_clients,
+            counted=experiment.is_scored(payload.round - 1),
+            own_counted=experiment.is_scored(payload.round),
+        )
+
+    def _scores_of(self, replies: Mapping[int, Reply]) -> dict[int, Scores]:
+        """Scores of the clients' own models that only they can measure."""
+        if self._parties.experiment.data.on_clients:
+            nothing = Scores(math.nan, math.nan, math.nan)
+            return {client: reply.own.scores if reply.own else nothing for client, reply in replies.items()}
+        return {client: reply.scores for client, reply in replies.items() if reply.scores}
+
+    def _require_quorum(
+        self, round_number: int, clients: Sequence[int], usable: Sized, failures: Mapping[int, str]
+    ) -> None:
+        # A simulated loss leaves fewer clients that could answer, which is no failure of a node.
+        needed = min(self._parties.experiment.deployment.min_clients, len(clients))
+        if len(usable) >= needed:
+            return
+        reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
+        raise ClientError(
+            f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "
+            f"deployment.min_clients = {self._parties.experiment.deployment.min_clients}; nothing of it was kept. "
+            f"{reasons}",
+            "Mend or restart these clients and resume the run; the last checkpoint is intact.",
+        )
+
+
+def last_used(progress: Progress, client: int) -> int:
+    """Last round whose update of a client was aggregated; 0 for none."""
+    rounds = [r["round"] for r in progress.records if client in r["clients"] and client not in r["lost"]]
+    return max(rounds, default=0)

@@ -1,0 +1,77 @@
+"""Requests to Flower's SuperLink, and waiting for what comes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import httpx
+from flwr.app import Message
+from flwr.serverapp import Grid as Grid
+
+Result = TypeVar("Result")
+# A look costs SuperLink a transaction: the longer something takes, the rarer it is looked for.
+SHARE_BETWEEN_LOOKS, LEAST_BETWEEN_LOOKS, MOST_BETWEEN_LOOKS = 0.05, 0.25, 3.0  # of the time waited; seconds
+TRIES, SECONDS_BETWEEN_TRIES = 5, 2.0
+
+
+class RetryingGrid:
+    """Flower's connection to the nodes, whose requests are made again where SuperLink fails.
+
+    Flower itself makes requests again only where SuperLink cannot be reached.
+
+    Args:
+        grid: Flower's.
+        note: Told of what the user should know.
+    """
+
+    def __init__(self, grid: Grid, note: Callable[[str], None]) -> None:
+        self._grid = grid
+        self._note = note
+
+    def nodes(self) -> set[int]:
+        """Nodes that are connected."""
+        return set(self._served(self._grid.get_node_ids))
+
+    def push(self, messages: Sequence[Message]) -> dict[str, int]:
+        """Send; nodes by message, of those messages that Flower took."""
+        taken = set(self._served(lambda: self._grid.push_messages(messages))) if messages else set()
+        sent = [message.metadata for message in messages]
+        return {each.message_id: each.dst_node_id for each in sent if each.message_id in taken}
+
+    def pull(self, waiting: dict[str, int]) -> Iterator[tuple[int, Message]]:
+        """Replies that are there, with the node that was asked; those messages are waited for no longer.
+
+        Flower answers for a node that is gone in its own name, so a reply is known by what it replies to.
+        """
+        for reply in self._served(lambda: self._grid.pull_messages(list(waiting))) if waiting else ():
+            yield waiting.pop(reply.metadata.reply_to_message_id), reply
+
+    def replies(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Message]]:
+        """Replies as they arrive, until there is one to each message or the time is up."""
+        begun = time.monotonic()
+        while True:
+            yield from self.pull(waiting)
+            if not waiting or time.monotonic() >= deadline:
+                return
+            pause(begun, deadline)
+
+    def _served(self, call: Callable[[], Result]) -> Result:
+        """What a request to SuperLink gives."""
+        for _ in range(TRIES - 1):
+            try:
+                return call()
+            except httpx.HTTPStatusError as error:
+                if not error.response.is_server_error:
+                    raise
+                self._note(f"A request to Flower's SuperLink failed and is made again: {error}")
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        return call()
+
+
+def pause(begun: float, deadline: float) -> None:
+    """Sleep between two looks at what has been waited for since `begun`, but not beyond the deadline."""
+    now = time.monotonic()
+    length = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
+    time.sleep(max(min(length, deadline - now), 0.0))

@@ -1,0 +1,81 @@
+"""What both sides must have in common, and the parcel that travels between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from feddtl.algorithms.base import Task
+from feddtl.errors import ClientError
+
+SCHEMA = 2
+Precision = Literal["float32", "float16"]
+Scalar = str | int | float | bool
+
+
+class RejectedMessageError(ClientError):
+    """What was received cannot be used; the message names the part, its value and what was expected."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What travels one way.
+
+    Attributes:
+        arrays: By name, in the order of the schema.
+        scalars: Everything else that is needed to use them.
+        metrics: Numbers for the log.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    scalars: Mapping[str, Scalar]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What both sides must have in common before tensors mean the same to them.
+
+    Attributes:
+        model: Hash of the CLIP's weights.
+        classes: Hash of the base classes, in label order, and of the prompt.
+        precision: Of floating tensors on the way.
+    """
+
+    model: str
+    classes: str
+    precision: Precision = "float32"
+
+    @classmethod
+    def of(cls, task: Task, precision: Precision) -> Contract:
+        """The contract of a task."""
+        names = json.dumps([task.class_names, task.prompt_template])
+        return cls(task.clip.digest(), hashlib.sha256(names.encode()).hexdigest(), precision)
+
+    def scalars(self) -> dict[str, Scalar]:
+        """As it travels."""
+        return {"schema": SCHEMA, "model": self.model, "classes": self.classes, "precision": self.precision}
+
+    def require(self, scalars: Mapping[str, Scalar]) -> None:
+        """Raise RejectedMessageError naming the first thing in which the other side differs."""
+        explained = {
+            "schema": "another version of feddtl sent it",
+            "model": "the other side has another CLIP",
+            "classes": "the other side has other classes, another order of them, or another prompt",
+            "precision": "the other side sends tensors in another precision",
+        }
+        for name, mine in self.scalars().items():
+            theirs = scalars.get(name)
+            if type(theirs) is not type(mine) or theirs != mine:
+                raise RejectedMessageError(f"{name} is {short(theirs)}, not {short(mine)}: {explained[name]}.")
+
+
+def short(value: object) -> str:
+    """A value as an error shows it; what strangers send may be long."""
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
