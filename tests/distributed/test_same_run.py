@@ -1,6 +1,6 @@
 """One experiment in one process, in Flower's simulation over Ray, and with processes of their own over TLS: one result.
 
-The tests of the rounds over a network in memory are in tests/equivalence/test_flower.py.
+The tests of the rounds over a network in memory are in tests/runtimes/flower/.
 """
 
 from __future__ import annotations

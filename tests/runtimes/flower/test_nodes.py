@@ -1,0 +1,187 @@
+"""Nodes that die, leave, come back or hang, and requests to SuperLink that fail."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
+
+import httpx
+from cli.small_runs import CLIENTS, records
+from flwr.app import Context, RecordDict
+from flwr.server.superlink.linkstate.utils import (
+    NODE_UNAVAILABLE_ERROR_REASON,
+    create_message_error_unavailable_res_message,
+)
+from runtimes.flower.flower_runs import (
+    Notes,
+    client_of,
+    grid_of,
+    make_experiment,
+    short,
+)
+from runtimes.in_memory_grid import InMemoryGrid
+
+from feddtl import deployment
+from feddtl.config import DeploymentConfig
+from feddtl.runtimes.flower.apps import client_app
+
+
+def test_a_client_without_a_node(bench, tmp_path):
+    experiment = short(bench)
+    deployment.serve(experiment, tmp_path / "run", grid_of(clients=[0, 2]))
+    assert records(tmp_path / "run")[1]["failures"] == {"1": "no node of it is connected."}
+
+
+class FaultyGrid(InMemoryGrid):
+    """Clients that leave and come back as Flower shows it.
+
+    Args:
+        gone: Rounds in which a client's node is lost after it got its broadcast, by client.
+        left: Rounds in which it leaves between the look at the nodes and the broadcast, by client.
+        delay: Seconds until a reply to a broadcast is there.
+        mute: Nodes that never say which client they are.
+    """
+
+    def __init__(self, *arguments, gone=(), left=(), delay=0.0, mute=()):
+        super().__init__(*arguments)
+        self.gone, self.left, self.delay, self.mute = dict(gone), dict(left), delay, set(mute)
+        self.due = {}
+
+    def push_messages(self, messages):
+        staying = [m for m in messages if self.round_of(m) is None or self.left.get(client_of(m)) != self.round_of(m)]
+        return super().push_messages(staying)
+
+    def pull_messages(self, message_ids):
+        return super().pull_messages([name for name in message_ids if self.due[name] <= time.monotonic()])
+
+    def _deliver(self, message):
+        name = super()._deliver(message)
+        self.due[name] = time.monotonic() + (self.delay if self.round_of(message) else 0.0)
+        return name
+
+    def _answer(self, message):
+        if message.metadata.dst_node_id in self.mute:
+            return None
+        if (number := self.round_of(message)) is not None and self.gone.get(client_of(message)) == number:
+            return create_message_error_unavailable_res_message(message.metadata, "node_unavail")
+        return super()._answer(message)
+
+    @staticmethod
+    def round_of(message):
+        return message.content.config_records["scalars"].get("round")
+
+
+def faulty_grid(clients=range(CLIENTS), **faults):
+    return FaultyGrid(client_app(deployment.answer), clients, **faults)
+
+
+def test_a_node_that_dies_with_its_broadcast_is_named(bench, tmp_path):
+    """Flower answers for it, in its own name and not in that of the node."""
+    deployment.serve(short(bench), tmp_path / "run", faulty_grid(gone={1: 2}))
+    first, second = records(tmp_path / "run")
+    assert (first["lost"], second["lost"]) == ([], [1])
+    assert second["failures"] == {"1": f"it failed: {NODE_UNAVAILABLE_ERROR_REASON}"}
+
+
+def test_a_node_that_leaves_before_its_broadcast_is_named(bench, tmp_path):
+    deployment.serve(short(bench), tmp_path / "run", faulty_grid(left={1: 2}))
+    assert records(tmp_path / "run")[1]["failures"] == {"1": "its node left before the broadcast was sent."}
+
+
+def test_waiting_for_an_absent_client_takes_no_time_from_the_others(bench, tmp_path):
+    """The server waits 0.3 s for client 1; the others then have 0.3 s of their own, of which they need 0.1 s."""
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=0.3, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", faulty_grid([0, 2], delay=0.1))
+    assert records(tmp_path / "run")[0]["failures"] == {"1": "no node of it is connected."}
+
+
+def test_a_client_that_comes_back_takes_part_again_and_is_not_waited_for(bench, tmp_path):
+    """Client 1's node is replaced by one that is mute in round 2 and answers from round 3 on."""
+    grid = faulty_grid()
+
+    def restart(client, message):
+        if client == 2 and FaultyGrid.round_of(message) == 1:
+            grid.contexts[200] = Context(1, 200, {"partition-id": 1}, RecordDict(), {})
+            del grid.contexts[101]
+            grid.mute = {200}
+        if client == 2 and FaultyGrid.round_of(message) == 2:
+            [query] = [m for m in grid.sent if m.metadata.dst_node_id == 200]
+            grid.mute = set()
+            grid._replies[query.metadata.message_id] = grid._answer(query)
+
+    grid.before = restart
+    deployment.serve(make_experiment(bench), tmp_path / "run", grid)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], [1], []]
+    assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS + 1
+
+
+def failing_once(call, status):
+    """A request of the grid that SuperLink answers with an error the first time it is made for a broadcast."""
+    failed = []
+
+    def request(argument):
+        if not failed and len(argument) == CLIENTS:
+            failed.append(status)
+            response = httpx.Response(status, request=httpx.Request("POST", "http://superlink"))
+            response.raise_for_status()
+        return call(argument)
+
+    return request
+
+
+@pytest.mark.parametrize("request_name", ["push_messages", "pull_messages"])
+def test_a_server_whose_database_is_locked_for_a_moment_costs_nothing(bench, tmp_path, monkeypatch, request_name):
+    monkeypatch.setattr("feddtl.runtimes.flower.grid.SECONDS_BETWEEN_TRIES", 0.0)
+    grid, notes = grid_of(), Notes()
+    monkeypatch.setattr(grid, request_name, failing_once(getattr(grid, request_name), 500))
+    deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+    assert sum("500 Internal Server Error" in line for line in notes.lines) == 1
+
+
+def test_a_request_that_the_server_refuses_is_not_repeated(bench, tmp_path, monkeypatch):
+    grid = grid_of()
+    monkeypatch.setattr(grid, "push_messages", failing_once(grid.push_messages, 404))
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        deployment.serve(short(bench), tmp_path / "run", grid)
+
+
+def test_a_node_whose_answer_was_lost_is_asked_again(bench, tmp_path):
+    """Its process dies with the question; the next one answers."""
+    grid = faulty_grid()
+    asked = []
+
+    def answer(message, otherwise=grid._answer):
+        if message.metadata.message_type == "query" and message.metadata.dst_node_id == 101:
+            asked.append(message)
+            if len(asked) == 1:
+                return create_message_error_unavailable_res_message(message.metadata, "msg_unavail")
+        return otherwise(message)
+
+    grid._answer = answer
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=5.0, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid)
+    assert len(asked) == 2
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+
+
+def test_a_second_node_of_a_client_waits_until_the_first_has_left(bench, tmp_path):
+    """A client that was killed is listed for a while beside its successor."""
+    notes, grid = Notes(), faulty_grid(gone={1: 2})
+    grid.contexts[200] = Context(1, 200, {"partition-id": 1}, RecordDict(), {})
+
+    def leave(client, message):
+        if client == 2 and FaultyGrid.round_of(message) == 2:
+            del grid.contexts[101]
+            grid.gone = {}
+
+    grid.before = leave
+    deployment.serve(make_experiment(bench), tmp_path / "run", grid, observer=notes)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], [1], []]
+    trained = [m for m in grid.sent if m.metadata.message_type == "train"]
+    assert [m.metadata.dst_node_id for m in trained if client_of(m) == 1] == [101, 101, 200]
+    assert notes.lines.count("Node 200 says that it is client 1, which another node is already.") == 1

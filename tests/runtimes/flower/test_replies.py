@@ -1,0 +1,141 @@
+"""A reply that cannot be used, or none: it costs its update, and the record says why."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
+
+from cli.small_runs import records
+from flwr.app import ArrayRecord, Message
+from flwr.app.message import Array
+from runtimes.flower.flower_runs import Notes, grid_of, in_round, short, with_scalar
+
+from feddtl import deployment
+
+
+def with_array(reply: Message, name: str, array: np.ndarray) -> Message:
+    arrays = dict(reply.content.array_records["arrays"])
+    reply.content["arrays"] = ArrayRecord({**arrays, name: Array(array)})
+    return reply
+
+
+def with_nan(reply):
+    [name, array] = next(iter(reply.content.array_records["arrays"].items()))
+    values = array.numpy().copy()
+    values.flat[0] = np.nan
+    return with_array(reply, name, values)
+
+
+def with_wrong_shape(reply):
+    [name, array] = next(iter(reply.content.array_records["arrays"].items()))
+    return with_array(reply, name, array.numpy()[:-1])
+
+
+def with_wrong_label(reply):
+    labels = reply.content.array_records["arrays"]["samples/labels"].numpy().copy()
+    labels[0] = 3
+    return with_array(reply, "samples/labels", labels)
+
+
+def huge(reply):
+    [name, array] = next(iter(reply.content.array_records["arrays"].items()))
+    return with_array(reply, name, np.full_like(array.numpy(), 1e4))
+
+
+def broken_bytes(reply):
+    array = next(iter(reply.content.array_records["arrays"].values()))
+    array.data = array.data[:-3]
+    return reply
+
+
+def without_records(reply):
+    del reply.content["arrays"]
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        (with_nan, "holds NaN or infinite values"),
+        (with_wrong_shape, "has the shape"),
+        (with_wrong_label, "holds class 3, which is not among 0 to 2"),
+        (with_scalar("classes", "0" * 64), "other classes"),
+        (with_scalar("model", "0" * 64), "another CLIP"),
+        (with_scalar("schema", 1), "schema is 1, not 2"),
+        (with_scalar("global_base_images", 99), "global_base_images is 99, not 3"),
+        (with_scalar("global_novel_images", 1), "global_novel_images is 1, not 0"),
+        (with_scalar("global_base", 4), "global_base is 4 of 3 images"),
+        (with_scalar("own_base", -1), "own_base is -1, not a whole number"),
+        (with_scalar("own_base", 0.5), "own_base is 0.5, not a whole number"),
+        (with_scalar("images", 10**9), "images is 1000000000, not"),
+        (with_scalar("round", 1), "round is 1, not 2"),
+        (huge, "away from what was broadcast"),
+        (broken_bytes, "The records cannot be read"),
+        (without_records, "The records cannot be read"),
+        (lambda reply: None, "no reply within 0.2 seconds"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_reply_costs_its_update_and_is_named(bench, tmp_path, tamper, reason):
+    """Client 1 in round 2; the two others go on."""
+    notes = Notes()
+    grid = grid_of(after=in_round(2, 1, tamper))
+    deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)
+    first, second = records(tmp_path / "run")
+    assert (first["lost"], second["lost"], list(second["train_by_client"])) == ([], [1], ["0", "2"])
+    assert "failures" not in first
+    assert reason in second["failures"]["1"]
+    assert any(line.startswith("Round 2 goes on without client 1: ") and reason in line for line in notes.lines)
+
+
+def test_a_client_that_raises_costs_its_update(bench, tmp_path):
+    def die(client, message):
+        if client == 2:
+            raise RuntimeError("out of memory")
+
+    deployment.serve(short(bench), tmp_path / "run", grid_of(before=die))
+    for record in records(tmp_path / "run"):
+        assert record["failures"] == {"2": "it failed: RuntimeError: out of memory"}
+        assert record["lost"] == [2]
+
+
+def test_a_client_that_refuses_says_why(bench, tmp_path):
+    """Its own class list differs: the server's broadcast is refused, and the reason comes back."""
+
+    def other_classes(client, message):
+        if client == 0:
+            message.content["scalars"]["classes"] = "f" * 64
+
+    deployment.serve(short(bench), tmp_path / "run", grid_of(before=other_classes))
+    assert "the client refused: classes is ffffffffffff…" in records(tmp_path / "run")[0]["failures"]["0"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("global_base", 4), ("client", 0), ("round", 1), ("schema", 1)])
+def test_wrong_counts_of_the_closing_evaluation_are_rejected(bench, tmp_path, name, value):
+    def tamper(client, reply):
+        return with_scalar(name, value)(reply) if client == 1 else reply
+
+    deployment.serve(short(bench), tmp_path / "run", grid_of(closing=tamper))
+    federated = records(tmp_path / "run")[-1]["federated"]
+    assert federated["clients"] == [0, 2]
+    assert f"{name} is {value}" in federated["failures"]["1"]
+
+
+def test_the_closing_evaluation_goes_on_without_a_client_that_is_gone(bench, tmp_path):
+    """Client 2 trained in all rounds; its node fails when all is done. The run ends, and says who is missing."""
+
+    def die(client, reply):
+        if client == 2:
+            raise RuntimeError("power cut")
+        return reply
+
+    notes = Notes()
+    found = deployment.serve(short(bench), tmp_path / "run", grid_of(closing=die), observer=notes)
+    last = records(tmp_path / "run")[-1]
+    assert (last["federated"]["clients"], last["federated"]["base_images"]) == ([0, 1], 6)
+    assert last["federated"]["failures"] == {"2": "it failed: RuntimeError: power cut"}
+    assert "The closing evaluation goes on without client 2: it failed: RuntimeError: power cut" in notes.lines
+    assert found["federated"]["final"]["clients"] == [0, 1]
+    assert found["federated"]["before"]["clients"] == [0, 1, 2]
