@@ -21,6 +21,7 @@ from feddtl.evaluate import (
     mean_scores,
     predict,
     predict_test_images,
+    score_client,
     score_global,
     score_local,
     score_shares,
@@ -124,6 +125,14 @@ def test_local_scores_are_each_clients_model_on_its_own_share():
     wrong = score_local({2: Lookup(shift=1), 0: Lookup()}, sets)
     # Shifted, a cat is taken for a dog, and a dog (now an owl) for the first class: image 3's label is 0.
     assert wrong == {0: 100.0, 2: pytest.approx(100 / 3)}
+
+
+def test_one_pass_over_all_images_gives_all_scores_of_a_client():
+    """Client 2 has images 1, 2 and 3, of which 1 and 2 are right; base and novel as in the scores by hand."""
+    sets = make_sets(shares=((0, 1), (), (1, 2, 3)))
+    scores = score_client(Lookup(), sets, 2)
+    assert (scores.local, scores.base, scores.novel) == (pytest.approx(200 / 3), 75.0, 50.0)
+    assert math.isnan(score_client(Lookup(), sets, 1).local)
 
 
 def test_clients_that_did_not_take_part_are_not_scored():

@@ -268,6 +268,12 @@ def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> H
     return HitCounts(right[0], len(base.labels), right[1], len(novel.labels))
 
 
+def score_client(classifier: Classifier, sets: EvaluationSets, client: int) -> Scores:
+    """All scores of a client's own model, each image encoded once; `local` is NaN where it has no test images."""
+    predictions = predict_test_images(classifier, sets)
+    return scores_of(predictions, sets, score_shares(predictions, sets).get(client, float("nan")))
+
+
 def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:
     """Accuracy of each client's model on its own share, by client id, for clients that have test images."""
     return {

@@ -12,7 +12,7 @@ from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import tensor_bytes
 from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
-from feddtl.evaluate import mean, score_global, score_local
+from feddtl.evaluate import mean, score_client, score_global, score_local
 from feddtl.models.activations import Activations
 from feddtl.runtimes import parties
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
@@ -190,8 +190,13 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     )
     algorithm = build_algorithm(federation.task, experiment)
     clients, sets = federation.clients(algorithm), federation.sets(algorithm)
-    saved, scored = [], []
-    monkeypatch.setattr(parties, "score_local", lambda models, sets: scored.append(models) or score_local(models, sets))
+    saved, scored = [], {}
+
+    def watch(model, sets, client):
+        assert scored.setdefault(client, model) is model  # a client's model is scored once
+        return score_client(model, sets, client)
+
+    monkeypatch.setattr(parties, "score_client", watch)
     LocalRuntime(algorithm, clients, sets, experiment).run(Progress(algorithm.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 
@@ -213,7 +218,8 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     assert record["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
     # The text tower that the client was sent, not the one that its embeddings led to.
     names = federation.task.class_names
-    for client, model in scored[-1].items():
+    assert sorted(scored) == [0, 1, 2]
+    for client, model in scored.items():
         assert torch.equal(model.text_embeddings(names), own[client].text_embeddings(names))
         assert not torch.allclose(model.text_embeddings(names), mixed_up[client].text_embeddings(names), atol=1e-2)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]

@@ -21,7 +21,7 @@ from feddtl.evaluate import (
     mean,
     mean_scores,
     predict_test_images,
-    score_global,
+    score_client,
     score_local,
     scores_of,
 )
@@ -105,17 +105,19 @@ class Parties:
             return {}
         with self.stopwatch.measure("evaluation"):
             here = {client: model for client, model in models.items() if client not in own}
-            found = {**score_local(here, self.sets), **{client: counts.scores.local for client, counts in own.items()}}
+            all_images = self.experiment.scores_client_models(state.round)
+            whole = {c: score_client(model, self.sets, c) for c, model in models.items() if all_images} | dict(measured)
+            found = {client: whole[client].local for client in here if client in whole}
+            found |= score_local({client: model for client, model in here.items() if client not in whole}, self.sets)
+            found |= {client: counts.scores.local for client, counts in own.items()}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
             average = mean(list(local.values()))
             record: Record = {"local": average, "local_by_client": local, "domains": {}}
             if not self.sets.on_clients:
                 scores = scores_of(self.predictions(state), self.sets, average)
                 record |= {**scores.as_dict(), "domains": dict(scores.domains)}
-            clients = sorted({*models, *measured})
-            if clients and self.experiment.scores_client_models(state.round):
-                each = [measured.get(client) or score_global(models[client], self.sets, 0.0) for client in clients]
-                of_all = mean_scores(each)
+            if whole and all_images:
+                of_all = mean_scores([whole[client] for client in sorted(whole)])
                 names = ("base", "novel", "harmonic_mean")
                 record["client_models"] = {name: getattr(of_all, name) for name in names}
         return record
