@@ -104,11 +104,14 @@ class Parties:
         if not self.experiment.is_scored(state.round):
             return {}
         with self.stopwatch.measure("evaluation"):
+            scored: dict[int, Scores] = {}
+            if self.experiment.scores_client_models(state.round):
+                scored = {c: score_client(model, self.sets, c) for c, model in models.items() if c not in measured}
+                scored |= measured
+            # A model that was scored on all test images needs no second pass over its client's share of them.
             here = {client: model for client, model in models.items() if client not in own}
-            all_images = self.experiment.scores_client_models(state.round)
-            whole = {c: score_client(model, self.sets, c) for c, model in models.items() if all_images} | dict(measured)
-            found = {client: whole[client].local for client in here if client in whole}
-            found |= score_local({client: model for client, model in here.items() if client not in whole}, self.sets)
+            found = {client: scored[client].local for client in here if client in scored}
+            found |= score_local({client: model for client, model in here.items() if client not in scored}, self.sets)
             found |= {client: counts.scores.local for client, counts in own.items()}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
             average = mean(list(local.values()))
@@ -116,8 +119,8 @@ class Parties:
             if not self.sets.on_clients:
                 scores = scores_of(self.predictions(state), self.sets, average)
                 record |= {**scores.as_dict(), "domains": dict(scores.domains)}
-            if whole and all_images:
-                of_all = mean_scores([whole[client] for client in sorted(whole)])
+            if scored:
+                of_all = mean_scores([scored[client] for client in sorted(scored)])
                 names = ("base", "novel", "harmonic_mean")
                 record["client_models"] = {name: getattr(of_all, name) for name in names}
         return record
