@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from feddtl.cli import main
-from feddtl.cli.commands import Client, Server
+from feddtl.cli.deployment_commands import Client, Server
 
 INTEGRATIONS = Path(__file__).parents[2] / "integrations"
 

@@ -14,21 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.commands import (
-    Cache,
-    Client,
-    Compare,
-    ComparedExperiment,
-    Doctor,
-    Evaluate,
-    Export,
-    Keys,
-    Partition,
-    Report,
-    Run,
-    Server,
-    Submit,
-)
+from feddtl.cli.commands import Cache, Compare, ComparedExperiment, Doctor, Evaluate, Export, Partition, Report, Run
+from feddtl.cli.deployment_commands import Client, Keys, Server, Submit
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
 from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.errors import ConfigError, FeddtlError

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from feddtl.cli.commands import Client, Keys, Server, Submit
+from feddtl.cli.deployment_commands import Client, Keys, Server, Submit
 from feddtl.cli.submitted_paths import with_absolute_paths
 from feddtl.errors import ConfigError, RunError
 from feddtl.launch.connection import Address

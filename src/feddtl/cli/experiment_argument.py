@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from feddtl.cli.commands import Partition, Run, Submit
+from feddtl.cli.commands import Partition, Run
+from feddtl.cli.deployment_commands import Submit
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, RunError
