@@ -1,10 +1,12 @@
-"""Where a run stands, as a folder: state.safetensors, and progress.json with its checksum."""
+"""Where a run stands: for each of its last rounds state.safetensors, and progress.json with its checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,44 @@ from feddtl.algorithms.base import ServerState
 from feddtl.algorithms.naming import select, under
 from feddtl.errors import RunError
 from feddtl.runtimes.rounds import Progress, Record
-from feddtl.storage import json_line
+from feddtl.storage import json_line, new_folder
 
+KEPT = 2
+NAME = re.compile(r"round-(\d+)")
 # What a run that goes on reads of a record.
 FIELDS_OF_A_RECORD = ("round", "stage", "lost", "train", "bytes_up", "bytes_down", "virtual_seconds", "seconds")
+
+
+class Checkpoints:
+    """The latest two checkpoints of a run.
+
+    Args:
+        path: Folder of all of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, progress: Progress) -> None:
+        """Add one, and then drop all but the latest two."""
+        # The closing evaluation amends the last round, whose checkpoint is there.
+        with new_folder(self.path / f"round-{progress.state.round:04d}", replace=True) as draft:
+            write_checkpoint(draft, progress)
+        for old in self._oldest_first()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def latest(self) -> Progress | None:
+        """The last one, or None before the first. Raises RunError as `read_checkpoint`."""
+        found = self._oldest_first()
+        return read_checkpoint(found[-1]) if found else None
+
+    def _oldest_first(self) -> list[Path]:
+        """By number, since names of five digits sort before those of four."""
+        found = {}
+        for path in self.path.glob("round-*"):
+            if match := NAME.fullmatch(path.name):
+                found[int(match[1])] = path
+        return [found[number] for number in sorted(found)]
 
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:

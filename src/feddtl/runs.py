@@ -13,9 +13,7 @@ tensors/                    shared.safetensors, client-3.safetensors
 from __future__ import annotations
 
 import json
-import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from feddtl.checkpoints import read_checkpoint, write_checkpoint
+from feddtl.checkpoints import Checkpoints
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
@@ -46,10 +44,8 @@ from feddtl.storage import (
     write_text_atomic,
 )
 
-KEPT_CHECKPOINTS = 2
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
-CHECKPOINT = re.compile(r"round-(\d+)")
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = (
     "deployment.min_clients",
@@ -72,6 +68,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._checkpoints = Checkpoints(path / "checkpoints")
 
     @staticmethod
     def refuse_used(path: Path) -> None:
@@ -216,11 +213,7 @@ class RunFolder:
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""
         self.write_metrics(progress.records)
-        # The closing evaluation amends the last round, whose checkpoint is there.
-        with new_folder(self._checkpoint(progress.state.round), replace=True) as draft:
-            write_checkpoint(draft, progress)
-        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._checkpoints.write(progress)
 
     def latest_progress(self) -> Progress | None:
         """The latest checkpoint, or None before the first.
@@ -228,8 +221,7 @@ class RunFolder:
         Raises:
             RunError: It is damaged; the message says how to fall back to the one before.
         """
-        found = self._checkpoints()
-        return read_checkpoint(found[-1]) if found else None
+        return self._checkpoints.latest()
 
     def write_metrics(self, records: tuple[Record, ...]) -> None:
         """metrics.jsonl with one line per round; null where there was nothing to measure."""
@@ -292,19 +284,8 @@ class RunFolder:
                 copies = {key: tensor.clone() for key, tensor in tensors.items()}
                 save_file(copies, draft / f"{name}.safetensors", dict(metadata))
 
-    def _checkpoint(self, round_number: int) -> Path:
-        return self.path / "checkpoints" / f"round-{round_number:04d}"
-
-    def _checkpoints(self) -> list[Path]:
-        """Oldest first; by number, since names of five digits sort before those of four."""
-        found = {}
-        for path in (self.path / "checkpoints").glob("round-*"):
-            if match := CHECKPOINT.fullmatch(path.name):
-                found[int(match[1])] = path
-        return [found[number] for number in sorted(found)]
-
     def _remove_drafts(self) -> None:
-        for folder in (self.path, self.path / "checkpoints"):
+        for folder in (self.path, self._checkpoints.path):
             remove_drafts(folder)
 
     def _withdraw(self, folder_too: bool) -> None:
