@@ -19,8 +19,9 @@ def size(count: int) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """'1 round', '2 rounds'."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """'1 round', '2 rounds', '2 classes'."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def megabytes(count: float) -> str:

@@ -201,7 +201,7 @@ def test_clients_with_images_of_their_own(bench: Bench) -> None:
     observer.round_finished(record)
     observer.clients_counted(1, federated_accuracy({1: HitCounts(0, 1)}, {}))
     lines = drawn.getvalue().splitlines()
-    assert lines[1] == "3 clients with images of their own: 2 base classes, 1 novel classes"
+    assert lines[1] == "3 clients with images of their own: 2 base classes, 1 novel class"
     assert lines[2] == "before training  base  50.0  novel 100.0  HM  66.7  (8 test images on 2 clients)"
     assert lines[3] == "round 1/4 sft   local  25.0  loss  0.5000  1.0 s"
     assert lines[4] == "after round 1/4  base   0.0  novel     –  HM     –  (1 test image on 1 client)"

@@ -152,13 +152,14 @@ def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
     """What is about to run, and the score to beat, aligned with `round_line`."""
     lines = [f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}"]
-    base, novel, clients = len(data.base_names), len(data.novel_names), experiment.data.clients
+    base, novel = counted(len(data.base_names), "base class"), counted(len(data.novel_names), "novel class")
+    clients = counted(experiment.data.clients, "client")
     if data.on_clients:
-        lines.append(f"{clients} clients with images of their own: {base} base classes, {novel} novel classes")
+        lines.append(f"{clients} with images of their own: {base}, {novel}")
     else:
         lines += [
-            f"{len(data.train)} training images of {base} base classes on {clients} clients "
-            f"({experiment.data.regime}, {experiment.data.partition}), {novel} novel classes",
+            f"{counted(len(data.train), 'training image')} of {base} on {clients} "
+            f"({experiment.data.regime}, {experiment.data.partition}), {novel}",
             f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
         ]
     if rounds_done:
