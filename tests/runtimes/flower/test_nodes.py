@@ -11,7 +11,8 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 import httpx
 from cli.small_runs import CLIENTS, records
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.server.superlink.linkstate.utils import (
     NODE_UNAVAILABLE_ERROR_REASON,
     create_message_error_unavailable_res_message,
@@ -119,15 +120,21 @@ def test_a_client_that_comes_back_takes_part_again_and_is_not_waited_for(bench, 
     assert sum(message.metadata.message_type == "query" for message in grid.sent) == CLIENTS + 1
 
 
-def failing_once(call, status):
-    """A request of the grid that SuperLink answers with an error the first time it is made for a broadcast."""
+def failing_once(call, status, *, delivers=False):
+    """A request of the grid that SuperLink answers with an error the first time it is made for a broadcast.
+
+    With `delivers` it has done what was asked by then, and cannot do it again.
+    """
     failed = []
 
     def request(argument):
-        if not failed and len(argument) == CLIENTS:
-            failed.append(status)
-            response = httpx.Response(status, request=httpx.Request("POST", "http://superlink"))
-            response.raise_for_status()
+        pushed = isinstance(argument[0], Message)
+        if not failed and (len(argument) == CLIENTS if pushed else int(argument[0]) >= CLIENTS):
+            found = call(argument) if delivers else []
+            if found or not delivers:
+                failed.append(status)
+                response = httpx.Response(status, request=httpx.Request("POST", "http://superlink"))
+                response.raise_for_status()
         return call(argument)
 
     return request
@@ -141,6 +148,17 @@ def test_a_server_whose_database_is_locked_for_a_moment_costs_nothing(bench, tmp
     deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)
     assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
     assert sum("500 Internal Server Error" in line for line in notes.lines) == 1
+
+
+def test_a_pull_that_fails_when_the_reply_has_left_costs_one_update(bench, tmp_path, monkeypatch):
+    """SuperLink has deleted the reply by then, and answers a second request for it that there is none."""
+    monkeypatch.setattr("feddtl.runtimes.flower.grid.SECONDS_BETWEEN_TRIES", 0.0)
+    grid = grid_of()
+    monkeypatch.setattr(grid, "pull_messages", failing_once(grid.pull_messages, 500, delivers=True))
+    deployment.serve(short(bench), tmp_path / "run", grid)
+    first, second = records(tmp_path / "run")
+    assert len(first["lost"]) == 1
+    assert second["lost"] == []
 
 
 def test_a_request_that_the_server_refuses_is_not_repeated(bench, tmp_path, monkeypatch):
@@ -185,3 +203,62 @@ def test_a_second_node_of_a_client_waits_until_the_first_has_left(bench, tmp_pat
     trained = [m for m in grid.sent if m.metadata.message_type == "train"]
     assert [m.metadata.dst_node_id for m in trained if client_of(m) == 1] == [101, 101, 200]
     assert notes.lines.count("Node 200 says that it is client 1, which another node is already.") == 1
+
+
+class Crashing(InMemoryGrid):
+    """Node 101's process fails for so many questions."""
+
+    def __init__(self, app, clients, crashes):
+        super().__init__(app, clients)
+        self.crashes = crashes
+
+    def _answer(self, message):
+        if message.metadata.message_type == "query" and message.metadata.dst_node_id == 101 and self.crashes:
+            self.crashes -= 1
+            return Message(Error(code=ErrorCode.CLIENT_APP_CRASHED, reason="out of memory"), reply_to=message)
+        return super()._answer(message)
+
+
+def test_a_node_whose_process_crashed_at_the_question_is_asked_again(bench, tmp_path):
+    grid = Crashing(client_app(deployment.answer), range(CLIENTS), crashes=2)
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=5.0, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+
+
+def test_a_node_that_crashes_at_each_question_is_named_and_asked_again_in_the_next_round(bench, tmp_path):
+    grid, notes = Crashing(client_app(deployment.answer), range(CLIENTS), crashes=3), Notes()
+    experiment = make_experiment(bench, deployment=DeploymentConfig(round_timeout=1.5, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid, observer=notes)
+    first, _, third = records(tmp_path / "run")
+    crash = "it failed: out of memory"
+    assert first["failures"] == {"1": f"no node of it is connected. Node 101 does not say which client it is: {crash}"}
+    assert third["lost"] == []
+    assert notes.lines.count(f"Node 101 cannot take part: {crash}") == 1
+
+
+@pytest.mark.parametrize("claimed", [99, -1, True, [1, 2]], ids=str)
+def test_a_node_that_claims_to_be_nobody_is_not_taken_for_a_client(bench, tmp_path, claimed):
+    """Client 1 connects later than the stranger refuses; the first round has it."""
+    grid = grid_of()
+    late = grid.contexts.pop(101)
+    grid.contexts[200] = Context(1, 200, {"partition-id": 0}, RecordDict(), {})
+    looks = []
+
+    def nodes(present=grid.get_node_ids):
+        looks.append(1)
+        if len(looks) == 3:
+            grid.contexts[101] = late
+        return present()
+
+    def answer(message, otherwise=grid._answer):
+        reply = otherwise(message)
+        if message.metadata.dst_node_id == 200:
+            reply.content["scalars"]["client"] = claimed
+            reply.content["scalars"]["error"] = "no images"
+        return reply
+
+    grid.get_node_ids, grid._answer = nodes, answer
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=5.0, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,35 @@ def broken_bytes(reply):
     return reply
 
 
+def with_bytes(data):
+    """The first array's bytes replaced by what NumPy's reader fails at in a way of its own."""
+
+    def tamper(reply):
+        next(iter(reply.content.array_records["arrays"].values())).data = data
+        return reply
+
+    return tamper
+
+
+def npy(header: bytes) -> bytes:
+    """A .npy file of a header and no data."""
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
+
+
+def archive() -> bytes:
+    content = BytesIO()
+    np.savez(content, values=np.zeros(3))
+    return content.getvalue()
+
+
+def with_metric(name):
+    def tamper(reply):
+        reply.content["metrics"][name] = 1.0
+        return reply
+
+    return tamper
+
+
 def without_records(reply):
     del reply.content["arrays"]
     return reply
@@ -74,6 +105,14 @@ def without_records(reply):
         (huge, "away from what was broadcast"),
         (broken_bytes, "The records cannot be read"),
         (without_records, "The records cannot be read"),
+        (with_bytes(npy(b"{'descr': (")), "The records cannot be read"),
+        (with_bytes(npy(b"{'descr': (), 'fortran_order': False, 'shape': (2,)}")), "The records cannot be read"),
+        (with_bytes(npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,)}" % 10**31)), "cannot be read"),
+        (with_bytes(b"PK\x03\x04 and no archive"), "The records cannot be read"),
+        (with_bytes(archive()), "NpzFile in place of an array"),
+        (with_metric("loss\nround 20/20"), "The metric 'loss round 20/20' has a name that is not"),
+        (with_metric("x" * 65), "The metric 'xxxxxxxxxxxx…' has a name that is not"),
+        (with_scalar("round", [1, 2]), "round is [1, 2], not a whole number"),
         (lambda reply: None, "no reply within 0.2 seconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -139,3 +178,47 @@ def test_the_closing_evaluation_goes_on_without_a_client_that_is_gone(bench, tmp
     assert "The closing evaluation goes on without client 2: it failed: RuntimeError: power cut" in notes.lines
     assert found["federated"]["final"]["clients"] == [0, 1]
     assert found["federated"]["before"]["clients"] == [0, 1, 2]
+
+
+def test_what_a_client_says_cannot_command_a_terminal(bench, tmp_path):
+    """A reason with escape sequences and lines of its own stands on one line, in printable characters."""
+
+    def refuse(client, message):
+        if client == 1:
+            raise RuntimeError("\x1b]0;owned\x07\x1b[2J no\nround 20/20  HM 99.9\u202e")
+
+    notes = Notes()
+    deployment.serve(short(bench), tmp_path / "run", grid_of(before=refuse), observer=notes)
+    assert all(line.isprintable() for line in notes.lines)
+    assert records(tmp_path / "run")[0]["failures"]["1"].endswith("RuntimeError: ]0;owned[2J no round 20/20 HM 99.9")
+
+
+def test_a_reply_that_cannot_be_put_together_costs_its_update(bench, tmp_path, monkeypatch):
+    """Flower's library raises whatever it likes where the objects of a message do not belong together."""
+    grid = grid_of()
+
+    def pull(names, pull=grid.pull_messages):
+        found = pull(names)
+        if any(grid.sent[int(name)].content["scalars"].get("client") == 1 for name in names):
+            raise KeyError("a chunk that is not in the message")
+        return found
+
+    monkeypatch.setattr(grid, "pull_messages", pull)
+    deployment.serve(short(bench), tmp_path / "run", grid)
+    for record in records(tmp_path / "run"):
+        assert record["failures"] == {"1": "Its reply cannot be read: KeyError: 'a chunk that is not in the message'"}
+
+
+def test_a_reply_that_names_another_message_counts_for_the_client_that_was_asked(bench, tmp_path, monkeypatch):
+    """Client 1 signs its reply as one to the message of client 0."""
+    grid = grid_of()
+
+    def pull(names, pull=grid.pull_messages):
+        found = pull(names)
+        for reply in found:
+            reply.metadata.__dict__["_reply_to_message_id"] = "forged"
+        return found
+
+    monkeypatch.setattr(grid, "pull_messages", pull)
+    deployment.serve(short(bench), tmp_path / "run", grid)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]

@@ -15,7 +15,7 @@ from feddtl.evaluate import HitCounts, Scores
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
 from feddtl.runtimes.flower.nodes import NodeDirectory
-from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, content_of, joined_records
+from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, joined_records
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
@@ -115,19 +115,23 @@ class FlowerFleet(Fleet):
             failures[client] = reason
             self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}: {reason}")
 
+        # From here on, as SuperLink counts: it takes no reply to a message that is older.
+        deadline = time.monotonic() + timeout
         with self._parties.stopwatch.measure("exchange"):
             waiting = self._grid.push(self._messages(request, payload, nodes, kept))
-        deadline = time.monotonic() + timeout
         for client in clients:
             if client not in nodes:
                 fail(client, self._nodes.reason_of_absence(client))
             elif nodes[client] not in waiting.values():
                 fail(client, "its node left before the broadcast was sent.")
-        for node, reply in self._grid.replies(waiting, deadline):
+        for node, answer in self._grid.answers(waiting, deadline):
             client = client_of[node]
+            if answer.refusal:
+                fail(client, answer.refusal)
+                continue
             try:
                 with self._parties.stopwatch.measure("exchange"):
-                    results[client] = read(client, content_of(reply))
+                    results[client] = read(client, answer.parcel)
             except RejectedMessageError as error:
                 fail(client, error.message)
         for node in waiting.values():

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid as Grid
 
+from feddtl.runtimes.flower.records import ERROR, from_records
+from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, plain
+
 Result = TypeVar("Result")
 # A look costs SuperLink a transaction: the longer something takes, the rarer it is looked for.
 SHARE_BETWEEN_LOOKS, LEAST_BETWEEN_LOOKS, MOST_BETWEEN_LOOKS = 0.05, 0.25, 3.0  # of the time waited; seconds
 TRIES, SECONDS_BETWEEN_TRIES = 5, 2.0
+NOTHING = Parcel({}, {})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a message.
+
+    Attributes:
+        parcel: What the node sent.
+        refusal: Why that cannot be used: the node says so, it failed, or nobody can read it. Empty: it can.
+        code: Flower's error code where it answered itself.
+    """
+
+    parcel: Parcel = NOTHING
+    refusal: str = ""
+    code: int = 0
 
 
 class RetryingGrid:
@@ -40,22 +60,35 @@ class RetryingGrid:
         sent = [message.metadata for message in messages]
         return {each.message_id: each.dst_node_id for each in sent if each.message_id in taken}
 
-    def pull(self, waiting: dict[str, int]) -> Iterator[tuple[int, Message]]:
-        """Replies that are there, with the node that was asked; those messages are waited for no longer.
+    def pull(self, waiting: dict[str, int]) -> Iterator[tuple[int, Answer]]:
+        """Answers that are there, with the node that was asked; those messages are waited for no longer.
 
-        Flower answers for a node that is gone in its own name, so a reply is known by what it replies to.
+        One message at a time: what a node sends says nothing of which message it answers, a request that fails on the
+        way loses one answer, and one is held in memory.
         """
-        for reply in self._served(lambda: self._grid.pull_messages(list(waiting))) if waiting else ():
-            yield waiting.pop(reply.metadata.reply_to_message_id), reply
+        for message, node in list(waiting.items()):
+            if (answer := self._pull_one(message)) is not None:
+                del waiting[message]
+                yield node, answer
 
-    def replies(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Message]]:
-        """Replies as they arrive, until there is one to each message or the time is up."""
+    def answers(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Answer]]:
+        """Answers as they arrive, until there is one to each message or the time is up."""
         begun = time.monotonic()
         while True:
             yield from self.pull(waiting)
             if not waiting or time.monotonic() >= deadline:
                 return
             pause(begun, deadline)
+
+    def _pull_one(self, message: str) -> Answer | None:
+        """The answer to a message; None where there is none yet."""
+        try:
+            found = list(self._served(lambda: self._grid.pull_messages([message])))
+        except httpx.HTTPError:  # of SuperLink, and not of what a node sent
+            raise
+        except Exception as error:
+            return Answer(refusal=_unreadable(error))
+        return _read(found[0]) if found else None
 
     def _served(self, call: Callable[[], Result]) -> Result:
         """What a request to SuperLink gives."""
@@ -75,3 +108,22 @@ def pause(begun: float, deadline: float) -> None:
     now = time.monotonic()
     length = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
     time.sleep(max(min(length, deadline - now), 0.0))
+
+
+def _read(reply: Message) -> Answer:
+    """A reply, of which nothing is certain: a node may send anything that Flower's library can pack."""
+    try:
+        if reply.has_error():
+            reason = plain(reply.error.reason or f"error {reply.error.code}")
+            return Answer(refusal=f"it failed: {reason}", code=reply.error.code)
+        parcel = from_records(reply.content)
+    except RejectedMessageError as error:
+        return Answer(refusal=error.message)
+    except Exception as error:
+        return Answer(refusal=_unreadable(error))
+    refused = f"the client refused: {plain(parcel.scalars[ERROR])}" if ERROR in parcel.scalars else ""
+    return Answer(parcel, refused)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"Its reply cannot be read: {plain(f'{type(error).__name__}: {error}')}"

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
 
-from feddtl.runtimes.flower.grid import RetryingGrid, pause
-from feddtl.runtimes.flower.records import CLIENT, NOTES, SCALARS, content_of, to_records
+from feddtl.runtimes.flower.grid import Answer, RetryingGrid, pause
+from feddtl.runtimes.flower.records import CLIENT, NOTES, to_records
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.parties import Parties
-from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar
+from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_holdings
 
 MOST_NOTES = 2000  # characters of what a client says
+MOST_QUESTIONS = 3  # to a node whose process fails, in one search
 # What Flower answers itself when no answer of the node will come.
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a node cannot take part.
+
+    Attributes:
+        client: Which client it says it is; None where it does not.
+        reason: In words.
+    """
+
+    client: int | None
+    reason: str
 
 
 class NodeDirectory:
@@ -37,11 +53,13 @@ class NodeDirectory:
         self._parties = parties
         self._question = to_records(Parcel({}, order))
         self._note = note
-        self._clients: dict[int, int | None] = {}  # by node; None where it names none that there is
+        self._clients: dict[int, int] = {}  # by node
+        self._refusals: dict[int, Refusal] = {}  # by node, what it said last
+        self._doubtful: set[int] = set()  # nodes to ask again
         self._asked: dict[str, int] = {}  # node by question that is not answered yet
-        self._started = False
+        self._failed: Counter[int] = Counter()  # by node, questions since the search began that it failed to answer
         self._held: dict[int, Holdings] = {}  # by node, where clients have images of their own
-        self._refusals: dict[int, tuple[object, str]] = {}  # by node, its client and why it cannot take part
+        self._started = False
 
     def find(self, clients: Sequence[int]) -> dict[int, int]:
         """Nodes by client. At first all clients are waited for, later as many as a round needs."""
@@ -50,14 +68,14 @@ class NodeDirectory:
         begun = time.monotonic()
         deadline = begun + deployment.round_timeout
         # Whoever refused is asked again: its images may have been mended.
-        self._clients = {node: client for node, client in self._clients.items() if node not in self._refusals}
+        self._doubtful, self._failed = set(self._refusals), Counter()
         while True:
             self._meet()
             # Of two nodes that say they are the same client the one that said so first is it.
-            claims = {client: node for node, client in reversed(self._clients.items()) if client is not None}
+            claims = {client: node for node, client in reversed(self._clients.items())}
             found = {client: claims[client] for client in clients if client in claims}
-            # A node that says why it cannot take part is not waited for.
-            refused = {client for client, _ in self._refusals.values()} - found.keys()
+            # A client that says why it cannot take part is not waited for.
+            refused = {refusal.client for refusal in self._refusals.values()} & (set(clients) - found.keys())
             settled = len(found) + (0 if self._started else len(refused))
             if settled >= needed or time.monotonic() >= deadline:
                 self._started = True
@@ -77,8 +95,12 @@ class NodeDirectory:
 
     def reason_of_absence(self, client: int) -> str:
         """Why a client that was not found is not there."""
-        reasons = (reason for refused, reason in self._refusals.values() if refused == client)
-        return next(reasons, "no node of it is connected.")
+        reasons = [refusal.reason for refusal in self._refusals.values() if refusal.client == client]
+        if reasons:
+            return reasons[0]
+        unnamed = {node: refusal.reason for node, refusal in self._refusals.items() if refusal.client is None}
+        others = [f"Node {node} does not say which client it is: {reason}" for node, reason in unnamed.items()]
+        return " ".join(["no node of it is connected.", *others])
 
     def _meet(self) -> None:
         """Forget nodes that left, ask new ones which client they are, and hear what those asked earlier say.
@@ -87,45 +109,57 @@ class NodeDirectory:
         """
         present = self._grid.nodes()
         self._clients = {node: client for node, client in self._clients.items() if node in present}
-        self._asked = {query: node for query, node in self._asked.items() if node in present}
+        self._asked = {question: node for question, node in self._asked.items() if node in present}
         self._refusals = {node: refusal for node, refusal in self._refusals.items() if node in present}
-        new = sorted(present - self._clients.keys() - set(self._asked.values()))
+        settled = self._clients.keys() | (self._refusals.keys() - self._doubtful) | set(self._asked.values())
+        new = sorted(present - settled)
+        self._doubtful -= set(new)
         ttl = self._parties.experiment.deployment.round_timeout
         self._asked |= self._grid.push([Message(self._question, node, MessageType.QUERY, ttl=ttl) for node in new])
-        for node, reply in self._grid.pull(self._asked):
-            # A question that was lost on the way, or with a process that died, is asked again at the next look.
-            if not (reply.has_error() and reply.error.code in LOST):
-                self._clients[node] = self._introduced(node, reply)
+        for node, answer in self._grid.pull(self._asked):
+            self._hear(node, answer)
 
-    def _introduced(self, node: int, reply: Message) -> int | None:
-        """The client that a node says it is; None, with a note, where that helps nobody."""
-        if reply.has_error():
-            self._note(f"Node {node} cannot say which client it is: {(reply.error.reason or '')[:1000]}")
-            return None
-        record = reply.content.config_records.get(SCALARS)
-        client = record.get(CLIENT) if record is not None else None
-        if not self._can_take_part(node, client, reply):
-            return None
-        if type(client) is not int or not 0 <= client < len(self._parties.clients):
-            self._note(f"Node {node} says that it is client {client!r}; there are {len(self._parties.clients)}.")
-            return None
+    def _hear(self, node: int, answer: Answer) -> None:
+        """Keep what a node says of itself, or why it cannot take part.
+
+        A question that was lost on the way is asked again at the next look; one whose process failed a few times.
+        """
+        self._failed[node] += 1 if answer.code and answer.code not in LOST else 0
+        if answer.code in LOST or (answer.code and self._failed[node] < MOST_QUESTIONS):
+            self._doubtful.add(node)
+            return
+        try:
+            client = self._client_of(answer)
+            if self._parties.experiment.data.on_clients:
+                self._held[node] = self._holdings_in(answer.parcel)
+        except RejectedMessageError as error:
+            self._refuse(node, answer, error.message)
+            return
         if client in self._clients.values():
             self._note(f"Node {node} says that it is client {client}, which another node is already.")
+        self._clients[node] = client
+        self._refusals.pop(node, None)
+        for note in filter(None, str(answer.parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
+            self._note(f"Client {client}: {plain(note)}")
+
+    def _client_of(self, answer: Answer) -> int:
+        """Raises RejectedMessageError for an answer that names no client, or one that cannot take part."""
+        if answer.refusal:
+            raise RejectedMessageError(answer.refusal)
+        client, clients = answer.parcel.scalars.get(CLIENT), len(self._parties.clients)
+        if type(client) is not int or not 0 <= client < clients:
+            raise RejectedMessageError(f"it says that it is client {short(client)}; there are {clients}, from 0.")
         return client
 
-    def _can_take_part(self, node: int, client: object, reply: Message) -> bool:
-        """Whether a node answers with what is needed; where not, the reason is kept, and noted once."""
-        try:
-            parcel = content_of(reply)
-            if self._parties.experiment.data.on_clients:
-                data, classes = self._parties.experiment.data, len(self._parties.algorithm.task.class_names)
-                self._held[node] = unpack_holdings(parcel, data.shots * classes if data.regime == "few-shot" else None)
-        except RejectedMessageError as error:
-            if self._refusals.get(node) != (client, error.message):
-                self._note(f"Node {node}, client {client}, cannot take part: {error.message}")
-            self._refusals[node] = (client, error.message)
-            return False
-        self._refusals.pop(node, None)
-        for note in filter(None, str(parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
-            self._note(f"Client {client}: {note}")
-        return True
+    def _holdings_in(self, parcel: Parcel) -> Holdings:
+        data, classes = self._parties.experiment.data, len(self._parties.algorithm.task.class_names)
+        return unpack_holdings(parcel, data.shots * classes if data.regime == "few-shot" else None)
+
+    def _refuse(self, node: int, answer: Answer, reason: str) -> None:
+        """Keep why a node cannot take part, and note it once."""
+        client = answer.parcel.scalars.get(CLIENT)
+        refusal = Refusal(client if type(client) is int else None, reason)
+        if self._refusals.get(node) != refusal:
+            who = f"Node {node}" if refusal.client is None else f"Node {node}, client {refusal.client},"
+            self._note(f"{who} cannot take part: {reason}")
+        self._refusals[node] = refusal

@@ -75,7 +75,13 @@ class Contract:
                 raise RejectedMessageError(f"{name} is {short(theirs)}, not {short(mine)}: {explained[name]}.")
 
 
+def plain(text: object, most: int = 1000) -> str:
+    """What strangers wrote, on one line, of characters that a terminal prints and does not obey, and not too long."""
+    joined = " ".join(str(text).split())
+    return "".join(character for character in joined if character.isprintable())[:most]
+
+
 def short(value: object) -> str:
-    """A value as an error shows it; what strangers send may be long."""
-    text = str(value)
+    """A value as an error shows it."""
+    text = plain(value, 41)
     return text if len(text) <= 40 else f"{text[:12]}…"

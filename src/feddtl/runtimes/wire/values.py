@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from feddtl.evaluate import HitCounts, Scores
@@ -10,6 +11,7 @@ from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import RejectedMessageError, Scalar, short
 
 MAX_METRICS = 64
+METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def whole_number(scalars: Mapping[str, Scalar], name: str, least: int) -> int:
@@ -28,12 +30,14 @@ def require_numbers(scalars: Mapping[str, Scalar], **wanted: int) -> None:
 
 
 def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Finite numbers, a few of them."""
+    """Finite numbers, a few of them, by names that a record can hold."""
     if len(metrics) > MAX_METRICS:
         raise RejectedMessageError(f"There are {len(metrics)} metrics; {MAX_METRICS} are allowed.")
     for name, value in metrics.items():
+        if not METRIC_NAME.fullmatch(name):
+            raise RejectedMessageError(f"The metric '{short(name)}' has a name that is not {METRIC_NAME.pattern}.")
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise RejectedMessageError(f"The metric '{short(name)}' is {short(value)}, not a finite number.")
+            raise RejectedMessageError(f"The metric '{name}' is {short(value)}, not a finite number.")
     return {name: float(value) for name, value in metrics.items()}
 
 
