@@ -37,6 +37,9 @@ from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
 from feddtl.summary import Summary
 
+# Each party's own affair: a client has another device and another disk.
+OF_ONE_MACHINE = ("device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb")
+
 
 def serve(
     experiment: Experiment, output: Path, grid: Grid, *, resume: bool = False, observer: RunObserver | None = None
@@ -59,7 +62,8 @@ def serve(
 
     def connect(kernels: Kernels, run: str, parties: Parties) -> Fleet:
         asked = experiment_to_dict(experiment)
-        asked["compute"] |= names_of(kernels)
+        shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
+        asked["compute"] = {**shared, **names_of(kernels)}
         contract = Contract.of(parties.algorithm.task, experiment.deployment.precision)
         return FlowerFleet(grid, parties, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
 

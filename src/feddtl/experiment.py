@@ -16,6 +16,7 @@ from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
+from feddtl.errors import RunError
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import Activations, DeviceMemory
@@ -105,6 +106,15 @@ def run_experiment(
         return _run_in(folder, experiment, observer or RunObserver(), connect)
 
 
+def _require_personal_state_here(folder: RunFolder, algorithm: Algorithm) -> None:
+    """Raise RunError for a run whose clients keep a part of their model on machines of their own."""
+    if folder.has_clients_elsewhere and algorithm.trained_parameters().personal:
+        raise RunError(
+            f"{folder.path} was begun over Flower; what its clients keep of their models is on their machines.",
+            f"Go on with it there: feddtl submit --resume {folder.path}.",
+        )
+
+
 def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None) -> Summary:
     """Run, or go on, in a folder that this process holds."""
     if (finished := folder.summary) is not None:
@@ -115,6 +125,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     saved = folder.latest_progress() if folder.has_begun else None
     kernels = folder.kernels if folder.has_begun else None
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
+    if connect is None:
+        _require_personal_state_here(folder, prepared.algorithm)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = LocalRuntime(

@@ -50,6 +50,7 @@ METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "
 FREE_ON_RESUME = (
     "deployment.min_clients",
     "deployment.round_timeout",
+    "deployment.max_update_norm",
     "compute.device",
     "compute.clients_together",
     "compute.loading_threads",
@@ -83,7 +84,7 @@ class RunFolder:
         if CONFIG in names:
             raise RunError(
                 f"{path} already holds a run; nothing was changed.",
-                f"Go on with it: feddtl run --resume {path}. Or give another --output.",
+                f"Go on with it: {_resuming(path)}. Or give another --output.",
             )
         raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
 
@@ -137,7 +138,7 @@ class RunFolder:
         folder = cls.find(path)
         if not folder.has_begun:
             raise RunError(
-                f"The run in {path} was stopped before its first round.", f"Go on with it: feddtl run --resume {path}."
+                f"The run in {path} was stopped before its first round.", f"Go on with it: {_resuming(path)}."
             )
         return folder
 
@@ -210,6 +211,11 @@ class RunFolder:
             write_json_atomic(path, {"run": secrets.token_hex(16)})
         return str(_read_json(path)["run"])
 
+    @property
+    def has_clients_elsewhere(self) -> bool:
+        """Whether it was begun over Flower, so that what clients keep for it is on their machines."""
+        return (self.path / FEDERATION).is_file()
+
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""
         self.write_metrics(progress.records)
@@ -237,9 +243,7 @@ class RunFolder:
         try:
             return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"Cannot read {path}: {error}.", f"Write it anew: feddtl run --resume {self.path}."
-            ) from None
+            raise RunError(f"Cannot read {path}: {error}.", f"Write it anew: {_resuming(self.path)}.") from None
 
     @property
     def predictions(self) -> ImagePredictions | None:
@@ -295,6 +299,11 @@ class RunFolder:
             self._remove_drafts()
             if folder_too:
                 self.path.rmdir()
+
+
+def _resuming(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"feddtl {'submit' if RunFolder(path).has_clients_elsewhere else 'run'} --resume {path}"
 
 
 def _read_json(path: Path) -> Any:

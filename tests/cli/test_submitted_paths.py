@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feddtl.cli.submitted_paths import with_absolute_paths
-from feddtl.config import DataConfig, Experiment
+from feddtl.config import ComputeConfig, DataConfig, Experiment
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +46,9 @@ def test_below_a_root_the_source_is_a_name(tmp_path):
 )
 def test_the_model(tmp_path, model, absolute):
     assert with_absolute_paths(Experiment(model=model)).model == (str(tmp_path / model) if absolute else model)
+
+
+@pytest.mark.parametrize(("folder", "moved"), [("kept", "{here}/kept"), ("", ""), ("off", "off")])
+def test_the_cache_lies_where_it_was_asked_for(tmp_path, folder, moved):
+    experiment = with_absolute_paths(Experiment(compute=ComputeConfig(cache_folder=folder)))
+    assert experiment.compute.cache_folder == moved.format(here=tmp_path)

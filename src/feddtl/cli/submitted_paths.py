@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from feddtl.config import Experiment
+from feddtl.config.running import CACHE_OFF
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -19,7 +20,9 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     )
     model = experiment.model
     is_model_folder = model != Experiment().model and Path(model).expanduser().is_dir()
-    return replace(experiment, model=_absolute(model) if is_model_folder else model, data=data)
+    folder = experiment.compute.cache_folder
+    compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
+    return replace(experiment, model=_absolute(model) if is_model_folder else model, data=data, compute=compute)
 
 
 def _is_a_name(source: str) -> bool:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from feddtl.checks import check_fields, require
 
+CACHE_OFF = "off"  # in place of a folder
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:

@@ -30,12 +30,16 @@ def alike(ours, theirs):
 
 @pytest.mark.parametrize("cache", ["", "off"], ids=["shared cache", "no cache"])
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp"])
-def test_equal_to_a_run_in_one_process(bench, tmp_path, method, cache):
+def test_equal_to_a_run_in_one_process(bench, tmp_path, monkeypatch, method, cache):
     """All clients' own models are scored each round; FedPGP's are scored where their personal part is."""
     experiment = make_experiment(bench, method, evaluation=EvaluationConfig(client_models="every"))
     # Without a common cache a client's images meet other images in a batch: half precision would make a last digit
     # of float32 a digit of its own, and Adam divides small gradients by their own size.
-    compute = replace(experiment.compute, cache_folder=cache, activations="float32" if cache else "auto")
+    compute = replace(experiment.compute, activations="float32" if cache else "auto")
+    if cache:
+        # A cache is each machine's own affair. Measured kernels are remembered there too: without it, name them.
+        compute = replace(compute, precision="float32", attention="sdpa")
+        monkeypatch.setenv("FEDDTL_CACHE", cache)
     experiment = replace(experiment, compute=compute)
     run_experiment(experiment, tmp_path / "local")
     grid = grid_of()
@@ -113,3 +117,16 @@ def test_the_experiment_travels_as_json_and_comes_back(bench, tmp_path):
     deployment.serve(experiment, tmp_path / "run", grid)
     sent = json.loads(grid.sent[-1].content.config_records["scalars"]["experiment"])
     assert sent["data"] == json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+
+
+def test_what_concerns_the_servers_machine_alone_does_not_travel(bench, tmp_path):
+    """A client has a device and a cache of its own."""
+    grid = grid_of()
+    experiment = short(bench)
+    experiment = replace(
+        experiment, compute=replace(experiment.compute, device="cpu", cache_folder=str(tmp_path / "c"))
+    )
+    deployment.serve(experiment, tmp_path / "run", grid)
+    sent = json.loads(grid.sent[-1].content.config_records["scalars"]["experiment"])["compute"]
+    assert not sent.keys() & {"device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb"}
+    assert sent["activations"] == experiment.compute.activations

@@ -10,7 +10,7 @@ from cli.small_runs import CLIENTS, records
 from runtimes.flower.flower_runs import assert_equal_states, facts, grid_of, in_round, make_experiment, short
 
 from feddtl import deployment
-from feddtl.errors import ClientError
+from feddtl.errors import ClientError, RunError
 from feddtl.experiment import run_experiment
 
 
@@ -75,3 +75,34 @@ def test_a_client_that_lost_its_disk_is_named(bench, tmp_path, state_of_clients)
     [_, second, third] = records(tmp_path / "run")
     assert "What this client kept after round 1 cannot be read" in second["failures"]["1"]
     assert third["lost"] == [1]
+
+
+def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp_path):
+    """In one process the personal parts would begin anew, without a word."""
+
+    def die(client, message):
+        if message.content.config_records["scalars"]["round"] == 2:
+            raise RuntimeError("power cut")
+
+    experiment = make_experiment(bench, "fedpgp")
+    with pytest.raises(ClientError, match="usable updates"):
+        deployment.serve(experiment, tmp_path / "run", grid_of(before=die))
+    with pytest.raises(RunError, match="was begun over Flower") as caught:
+        run_experiment(experiment, tmp_path / "run", resume=True)
+    assert f"feddtl submit --resume {tmp_path / 'run'}" in caught.value.hint
+    with pytest.raises(RunError) as caught:
+        run_experiment(experiment, tmp_path / "run")
+    assert f"feddtl submit --resume {tmp_path / 'run'}" in caught.value.hint
+
+
+def test_a_run_whose_clients_keep_nothing_may_go_on_in_one_process(bench, tmp_path):
+    def die(client, message):
+        if message.content.config_records["scalars"]["round"] == 2:
+            raise RuntimeError("power cut")
+
+    experiment = make_experiment(bench, "fedlora")
+    with pytest.raises(ClientError, match="usable updates"):
+        deployment.serve(experiment, tmp_path / "run", grid_of(before=die))
+    run_experiment(experiment, tmp_path / "run", resume=True)
+    run_experiment(experiment, tmp_path / "local")
+    assert_equal_states(tmp_path / "run", tmp_path / "local")

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feddtl.config.running import CACHE_OFF
 from feddtl.errors import ConfigError
 from feddtl.models.cache.claims import CLAIM, LOCK, claimed
 from feddtl.models.cache.segments import SEGMENT_SUFFIX
 from feddtl.storage import storage_errors
 
 ENVIRONMENT = "FEDDTL_CACHE"
-OFF = "off"
 META = "meta.json"
 SEGMENT = "segment-"
 # `CacheNamespace` names its folder by 16 bytes of a hash.
@@ -58,7 +58,7 @@ class CacheEntry:
 def cache_folder(setting: str = "") -> Path | None:
     """Folder that `compute.cache_folder` means; None for 'off'. Nothing is created."""
     named = setting or os.environ.get(ENVIRONMENT, "")
-    if named == OFF:
+    if named == CACHE_OFF:
         return None
     return Path(named or "~/.cache/feddtl").expanduser()
 
@@ -83,7 +83,7 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
         if setting or os.environ.get(ENVIRONMENT):
             raise ConfigError(
                 reason,
-                f"Name another one in compute.cache_folder or {ENVIRONMENT}, or '{OFF}' to keep nothing on disk.",
+                f"Name another one in compute.cache_folder or {ENVIRONMENT}, or '{CACHE_OFF}' to keep nothing on disk.",
             ) from None
         note(f"{reason} Activations are not kept for later runs.")
         return None
