@@ -75,6 +75,12 @@ def test_an_answer_that_is_no_json_is_the_reason(answering):
         answering("Traceback").status(7)
 
 
+def test_an_answer_that_is_no_text_is_the_reason(tmp_path, monkeypatch):
+    fake_program(tmp_path / "bin", "flwr", "sys.stdout.buffer.write(b'caf\\xff')", monkeypatch)
+    with pytest.raises(DeploymentError, match="caf\N{REPLACEMENT CHARACTER}"):
+        FlowerCli(tmp_path, tmp_path).status(7)
+
+
 def test_the_server_and_its_authority_are_named_in_the_home_folder(tmp_path):
     FlowerCli(tmp_path, tmp_path).connect_to(Address("::1", 9092), tmp_path / "a 'b'" / "ca.crt")
     assert tomllib.loads((tmp_path / "config.toml").read_text())["superlink"] == {

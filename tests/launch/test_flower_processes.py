@@ -54,6 +54,13 @@ def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):
     assert process.returncode == -signal.SIGKILL
 
 
+def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
+    """0xff is in no UTF-8 text; a file name or a library's message may have it."""
+    odd = "import sys; sys.stdout.buffer.write(b'caf\\xff\\nlast\\n')"
+    with running([sys.executable, "-c", odd], os.environ, tmp_path, subprocess.PIPE) as process:
+        assert process.stdout.read().splitlines() == ["caf\N{REPLACEMENT CHARACTER}", "last"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
 def test_a_process_ends_with_its_parent_even_by_kill_9():
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:

@@ -96,7 +96,9 @@ class FlowerCli:
         """What `flwr` answers in JSON."""
         command: Sequence[str] = [flower_program("flwr"), *words, "--format", "json"]
         environment = flower_environment(self.home)
-        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=self.folder, capture_output=True, text=True, errors="replace", check=False
+        )
         try:
             answer = json.loads(done.stdout)
         except ValueError:

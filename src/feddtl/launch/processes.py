@@ -105,6 +105,7 @@ def running(
         stdout=sys.stderr.fileno() if output is None else output,
         stderr=errors,
         text=True,
+        errors="replace",  # a reader that fails at an odd byte leaves the pipe to fill up, and the process waits
         start_new_session=True,
         preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
     )
