@@ -71,9 +71,25 @@ def test_an_address_of_another_machine(feddtl, keys):
 @pytest.mark.parametrize(
     ("flag", "value", "needle"),
     [
+        ("--port", "0", "--port is 0"),
+        ("--port", "70000", "--port is 70000"),
+        ("--port", "-1", "--port is -1"),
+        ("--host", "a..b", "--host is 'a..b'"),
+        ("--host", "", "--host is ''"),
+    ],
+)
+def test_an_address_that_is_none(feddtl, keys, tmp_path, flag, value, needle):
+    refused(feddtl("server", "--keys", keys, flag, value), needle)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "needle"),
+    [
         ("--data", "nowhere", "--data nowhere does not exist"),
         ("--model", "nowhere", "--model nowhere does not exist"),
         ("--server", "localhost", "no HOST:PORT"),
+        ("--server", "a..b:9092", "no HOST:PORT"),
         ("--id", "-1", "--id is -1"),
         ("--id", "5", "There is no"),
         ("--keys", "nowhere", "There is no"),

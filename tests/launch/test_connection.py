@@ -10,7 +10,9 @@ from feddtl.errors import ConfigError
 from feddtl.launch.connection import Address, unreachable
 from feddtl.launch.processes import free_port
 
-HOSTS = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses().map(str)
+HOSTS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,9}){0,3}", fullmatch=True) | st.ip_addresses().map(
+    str
+)
 
 
 @given(HOSTS, st.integers(1, 65535))
@@ -19,7 +21,13 @@ def test_an_address_is_read_as_it_is_written(host, port):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", ":9092", "host:0", "host:65536", "host:-1", "host:x", "::1:9092", "[host]:1", "[]:1"]
+    "text",
+    [
+        *("", "host", "host:", ":9092", "host:0", "host:65536", "host:-1", "host:x", "::1:9092", "[host]:1", "[]:1"),
+        # Names that Python's encoding for host names refuses with an error of its own.
+        *("a..b:9092", ".a:9092", f"{'a' * 64}:9092", "a b:9092", "https://host:9092", "10.0.0.256:9092"),
+        f"host:{'9' * 5000}",
+    ],
 )
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(ConfigError, match="no HOST:PORT") as caught:

@@ -118,7 +118,16 @@ def test_what_is_no_host_is_refused(tmp_path, host):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("clients", "days", "flag"), [(0, 1, "--clients"), (1, 0, "--days")])
+def test_the_longest_validity_that_is_allowed_can_be_written(tmp_path):
+    write_keys(tmp_path / "keys", ("localhost",), clients=1, days=36500)
+    certificate = x509.load_pem_x509_certificate(server_keys(tmp_path / "keys").certificate.read_bytes())
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 36501
+
+
+@pytest.mark.parametrize(
+    ("clients", "days", "flag"),
+    [(0, 1, "--clients is 0"), (1, 0, "--days is 0"), (1, 3_000_000, "--days is 3000000")],
+)
 def test_numbers_out_of_range_are_refused(tmp_path, clients, days, flag):
     with pytest.raises(ConfigError, match=flag):
         write_keys(tmp_path / "keys", ("localhost",), clients=clients, days=days)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 from feddtl.errors import ConfigError, DeploymentError
 
 SECONDS_TO_ANSWER = 10.0
+PORTS = range(1, 65536)
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,21 @@ class Address:
         host, colon, port = text.rpartition(":")
         bare = host.removeprefix("[").removesuffix("]")
         bracketed = host != bare
-        if not colon or not bare or not port.isdecimal() or not 1 <= int(port) <= 65535 or (":" in bare) != bracketed:
+        is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) in PORTS
+        if not colon or not is_port or not is_host(bare) or (":" in bare) != bracketed:
             raise ConfigError(
                 f"--server is {text!r}, which is no HOST:PORT.", "For example --server federation.example.org:9092."
             )
         return Address(bare, int(port))
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is an IP address or may be the name of a host, which is not looked up."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return HOST_NAME.fullmatch(text) is not None and not re.fullmatch(r"[\d.]+", text)
+    return True
 
 
 def unreachable(address: Address, authority: Path) -> str:

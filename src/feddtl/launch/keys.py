@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,13 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddtl.errors import ConfigError, RunError
+from feddtl.launch.connection import is_host
 from feddtl.launch.key_folders import AUTHORITY, CERTIFICATE, CLIENTS, NODE_KEY, SERVER_KEY, client_name
 from feddtl.storage import new_folder
 
 # A NIST curve, as Flower's node authentication demands, and the largest that every TLS library speaks.
 CURVE = ec.SECP384R1
 ALWAYS = ("localhost", "127.0.0.1", "::1")  # SuperLink's own processes reach it over the loopback interface
-HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
+LONGEST = 36500  # days that a certificate may be valid: dates end with the year 9999
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> N
     """
     if clients < 1:
         raise ConfigError(f"--clients is {clients}.", "There is at least one client.")
-    if days < 1:
-        raise ConfigError(f"--days is {days}.", "A certificate is valid for at least one day.")
+    if not 1 <= days <= LONGEST:
+        raise ConfigError(f"--days is {days}.", f"A certificate is valid for 1 to {LONGEST} days.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is there already; nothing was changed.", "Name a new folder; no key is replaced.")
     names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
@@ -154,15 +154,15 @@ def _key_usage(**allowed: bool) -> x509.KeyUsage:
 
 
 def _subject_alternative_name(host: str) -> x509.GeneralName:
+    if not is_host(host):
+        raise ConfigError(
+            f"--hosts has {host!r}, which is neither a host name nor an IP address.",
+            "Give names and addresses alone: no port, no https://, no path.",
+        )
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if not HOST_NAME.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
-            raise ConfigError(
-                f"--hosts has {host!r}, which is neither a host name nor an IP address.",
-                "Give names and addresses alone: no port, no https://, no path.",
-            ) from None
-    return x509.DNSName(host)
+        return x509.DNSName(host)
 
 
 def _pem_of(certificate: x509.Certificate) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError, DeploymentError
-from feddtl.launch.connection import Address, unreachable
+from feddtl.launch.connection import PORTS, Address, is_host, unreachable
 from feddtl.launch.flower_cli import FlowerCli
 from feddtl.launch.key_folders import ServerKeys
 from feddtl.launch.processes import empty_folder, flower_environment, flower_program, running
@@ -33,6 +33,15 @@ class ServerPlace:
     listen: Address
     keys: ServerKeys
     state: Path
+
+    def __post_init__(self) -> None:
+        if not is_host(self.listen.host):
+            raise ConfigError(
+                f"--host is {self.listen.host!r}, which is neither a host name nor an IP address.",
+                "Give an address of this machine alone, without a port; 0.0.0.0 for all of them.",
+            )
+        if self.listen.port not in PORTS:
+            raise ConfigError(f"--port is {self.listen.port}.", f"A port is from {PORTS[0]} to {PORTS[-1]}.")
 
     @property
     def local(self) -> Address:
