@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.errors import ConfigError
-from feddtl.launch.connection import Address, unreachable
+from feddtl.launch.connection import Address, proxy_variable, unreachable
 from feddtl.launch.processes import free_port
 
-HOSTS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,9}){0,3}", fullmatch=True) | st.ip_addresses().map(
-    str
-)
+NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,9}){0,3}", fullmatch=True)
+HOSTS = NAMES | st.ip_addresses().map(str)
 
 
 @given(HOSTS, st.integers(1, 65535))
@@ -42,3 +41,19 @@ def test_an_authority_that_cannot_be_read_is_named(tmp_path):
             path.write_text(content)
         with pytest.raises(ConfigError, match=r"ca\.crt"):
             unreachable(Address("127.0.0.1", free_port()), path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ""),
+        ({"HTTP_PROXY": "http://proxy"}, ""),  # the server is asked with TLS
+        ({"HTTPS_PROXY": "http://proxy"}, "HTTPS_PROXY"),
+        ({"ALL_PROXY": "http://proxy", "https_proxy": "http://proxy"}, "https_proxy"),
+        ({"all_proxy": "http://proxy", "no_proxy": "other.org"}, "all_proxy"),
+        ({"HTTPS_PROXY": "http://proxy", "no_proxy": "localhost, example.org"}, ""),
+        ({"HTTPS_PROXY": "http://proxy", "no_proxy": "*"}, ""),
+    ],
+)
+def test_the_variable_that_names_a_proxy(environment, expected):
+    assert proxy_variable(Address("federation.example.org", 9092), environment) == expected

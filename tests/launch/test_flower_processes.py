@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import proxy_bypass_environment
 
 import pytest
 
@@ -100,6 +101,19 @@ def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
     assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert environment["FLWR_HOME"] == str(tmp_path)
     assert environment["HTTPS_PROXY"] == "http://proxy.example.org"
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch, name):
+    """Python's own reading of these variables is the judge."""
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
+    monkeypatch.setenv(name, "hospital.example.org")
+    for variable, value in flower_environment(tmp_path).items():
+        monkeypatch.setenv(variable, value)
+    hosts = ("127.0.0.1", "localhost", "::1", "hospital.example.org", "elsewhere.example.org")
+    assert [bool(proxy_bypass_environment(host)) for host in hosts] == [True, True, True, True, False]
 
 
 def test_a_working_directory_with_something_in_it_is_refused(tmp_path):

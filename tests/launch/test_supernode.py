@@ -10,7 +10,7 @@ from launch.fake_programs import fake_program
 
 from feddtl.errors import ConfigError
 from feddtl.launch import supernode
-from feddtl.launch.connection import Address
+from feddtl.launch.connection import PROXIES, Address
 from feddtl.launch.key_folders import ClientKeys
 from feddtl.launch.supernode import ClientPlace, take_part_forever
 
@@ -40,7 +40,9 @@ def place(tmp_path: Path, **changes: object) -> ClientPlace:
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """No waiting between tries."""
+    """No waiting between tries, and no proxy."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(supernode, "SECONDS_BETWEEN_TRIES", 0)
     monkeypatch.setattr(supernode, "SECONDS_TO_SAY_WHY", 1)
 
@@ -64,6 +66,25 @@ def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, ca
     assert capsys.readouterr().err.splitlines()[-1] == str(tmp_path / "state")
     node = tomllib.loads((tmp_path / "state" / "nodes" / "client-2" / "node.toml").read_text())
     assert node == {"partition-id": 2, "data": str(tmp_path)}
+
+
+def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monkeypatch, hurry):
+    """Where a proxy is the only way out, a server that does not answer directly is none to wait for."""
+    fake_program(tmp_path / "bin", "flower-supernode", "sys.exit(3)", monkeypatch)
+    monkeypatch.setattr(supernode, "unreachable", lambda address, authority: pytest.fail("asked directly"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example.org")
+    notes = []
+
+    def note(text):
+        notes.append(text)
+        if "exit code 3" in text:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        take_part_forever(place(tmp_path), note)
+    assert notes[0].startswith(f"HTTPS_PROXY is set, so {SERVER} is reached through")
+    assert "no_proxy" in notes[0]
+    assert "secret" not in " ".join(notes)
 
 
 def test_a_server_that_is_away_is_waited_for_and_named_once(tmp_path, monkeypatch, hurry):

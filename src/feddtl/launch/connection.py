@@ -6,12 +6,14 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError, DeploymentError
 
 SECONDS_TO_ANSWER = 10.0
+PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # the first that is set is used
 PORTS = range(1, 65536)
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 
@@ -54,8 +56,22 @@ def is_host(text: str) -> bool:
     return True
 
 
+def proxy_variable(address: Address, environment: Mapping[str, str]) -> str:
+    """Name of the variable whose proxy Flower goes through to a server; empty where it goes there directly.
+
+    Args:
+        address: Of the server.
+        environment: Of Flower's process.
+    """
+    names = [name.strip().lower().lstrip(".") for name in environment.get("no_proxy", "").split(",")]
+    host = address.host.lower()
+    if any(name in ("*", host) or (name and host.endswith(f".{name}")) for name in names):
+        return ""
+    return next((name for name in PROXIES if environment.get(name)), "")
+
+
 def unreachable(address: Address, authority: Path) -> str:
-    """Why nothing answers at an address; empty where the right server does.
+    """Why nothing answers at an address, asked without a proxy; empty where the right server does.
 
     Args:
         address: Of the server.

@@ -20,6 +20,7 @@ from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def require_flower() -> None:
@@ -33,18 +34,23 @@ def require_flower() -> None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Environment of Flower's processes: nothing is sent, installed or looked for outside.
+    """Environment of Flower's processes: nothing is sent, installed or looked for outside, and none asks another one
+    of this machine through a proxy.
 
     Args:
         home: Folder for Flower's configuration, apps and records, shared with no other use of Flower.
     """
     scripts = sysconfig.get_path("scripts")
+    # Programs heed the one or the other spelling, so both get what either has.
+    direct = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOOPBACK)))
     return {
         **os.environ,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         # Flower's processes start each other by name.
         "PATH": os.pathsep.join(filter(None, (scripts, os.environ.get("PATH", "")))),
     }

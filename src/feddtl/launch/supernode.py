@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError
-from feddtl.launch.connection import Address, unreachable
+from feddtl.launch.connection import Address, proxy_variable, unreachable
 from feddtl.launch.key_folders import ClientKeys, client_name
 from feddtl.launch.processes import empty_folder, flower_environment, flower_program, free_port, running
 from feddtl.launch.toml_text import toml_text
@@ -76,8 +76,12 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
     node_config = home / "node.toml"
     write_text_atomic(node_config, _node_config(place))
     environment = {**flower_environment(home), STATE: str(place.state)}
+    proxy = proxy_variable(place.server, environment)
+    if proxy:  # by its name: its value may hold a password
+        note(f"{proxy} is set, so {place.server} is reached through that proxy. If it must not be: no_proxy=HOST.")
     while True:
-        _wait_for_server(place, note)
+        if not proxy:
+            _wait_for_server(place, note)
         note(f"Client {place.client} connects to {place.server}; Ctrl-C stops it.")
         with running(_command(place, node_config), environment, folder, subprocess.PIPE) as supernode:
             why = _follow(supernode, place.client)
