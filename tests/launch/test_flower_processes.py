@@ -17,6 +17,8 @@ from feddtl.launch import processes
 from feddtl.launch.processes import empty_folder, ended_by_sigterm, flower_environment, require_flower, running
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+STUBBORN = [sys.executable, "-c", DEAF]
 PARENT = f"""
 import os, sys
 from pathlib import Path
@@ -49,10 +51,34 @@ def test_a_process_ends_with_its_block(tmp_path):
 
 def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
-    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-    with running([sys.executable, "-c", stubborn], os.environ, tmp_path, subprocess.PIPE) as process:
+    with running(STUBBORN, os.environ, tmp_path, subprocess.PIPE) as process:
         assert process.stdout.readline() == "deaf\n"
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("goes", ["exits", "sleeps"])
+def test_what_a_process_started_does_not_outlive_it(tmp_path, goes):
+    """Whether the process ended by itself before or is told to."""
+    rest = {"exits": "", "sleeps": "import time; time.sleep(600)"}[goes]
+    body = f"import subprocess; print(subprocess.Popen({SLEEPER!r}).pid, flush=True); {rest}"
+    with running([sys.executable, "-c", body], os.environ, tmp_path, subprocess.PIPE) as process:
+        helper = int(process.stdout.readline())
+        if goes == "exits":
+            process.wait()
+        assert is_running(helper)
+    assert not is_running(helper)
+
+
+def test_what_a_process_started_is_killed_if_it_does_not_heed_sigterm(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
+    body = f"import subprocess; print(subprocess.Popen({STUBBORN!r}, stdout=2).pid, flush=True)"
+    with running([sys.executable, "-c", body], os.environ, tmp_path, subprocess.PIPE, subprocess.PIPE) as process:
+        helper = int(process.stdout.readline())
+        assert process.stderr.readline() == "deaf\n"
+    limit = time.monotonic() + 10
+    while is_running(helper):
+        assert time.monotonic() < limit, "the helper lives on"
+        time.sleep(0.05)
 
 
 def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):

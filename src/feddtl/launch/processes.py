@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,8 @@ from feddtl.errors import DeploymentError
 from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
+SECONDS_BETWEEN_LOOKS = 0.05
+NO_SIGNAL = 0  # kill(2) then only tells whether somebody is there
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -95,6 +98,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with the block, however the block ends, and with this process, however it ends.
 
+    What it started ends with the block as well, unless in a session of its own.
+
     Args:
         command: Program and arguments.
         environment: All of its environment.
@@ -122,7 +127,7 @@ def running(
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Ask a process to end, and end it where it does not."""
+    """Ask a process that leads a session to end, then what it left in its group; end what does not."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -130,6 +135,33 @@ def stop(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+    _stop_group(process.pid)
+
+
+def _stop_group(group: int) -> None:
+    """End what is left of a group whose leader has just ended.
+
+    The kernel gives the number of a group to no new process while one of the group is left, and a number that is free
+    only after it gave out all others: right after the leader's end the number is the leader's or nobody's.
+    """
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    number: int = signal.SIGTERM
+    while _signal_group(group, number):
+        with suppress(ChildProcessError):  # as process 1 of a container this process inherits them
+            os.waitpid(-group, os.WNOHANG)
+        if number == signal.SIGKILL:
+            return
+        number = signal.SIGKILL if time.monotonic() > deadline else NO_SIGNAL
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there is a group to signal."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):  # none, or with macOS none but processes that ended
+        return False
+    return True
 
 
 def _end_with_parent() -> Callable[[], None]:

@@ -84,7 +84,9 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
             _wait_for_server(place, note)
         note(f"Client {place.client} connects to {place.server}; Ctrl-C stops it.")
         with running(_command(place, node_config), environment, folder, subprocess.PIPE) as supernode:
-            why = _follow(supernode, place.client)
+            reader = Reader(supernode)
+            supernode.wait()
+        why = reader.why_it_ended(place.client)
         note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
         time.sleep(SECONDS_BETWEEN_TRIES)
 
@@ -116,22 +118,30 @@ def _wait_for_server(place: ClientPlace, note: Callable[[str], None]) -> None:
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def _follow(supernode: subprocess.Popen[str], client: int) -> str:
-    """Why a SuperNode ended; what it says is passed on."""
-    refused = threading.Event()
+class Reader:
+    """Passes on what a SuperNode says, in a thread: the output ends only with the last process that SuperNode started.
 
-    def pass_on() -> None:
-        assert supernode.stdout is not None
-        for line in supernode.stdout:
+    Args:
+        supernode: Process whose standard output is a pipe.
+    """
+
+    def __init__(self, supernode: subprocess.Popen[str]) -> None:
+        self._supernode = supernode
+        self._refused = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def why_it_ended(self, client: int) -> str:
+        """A sentence about a SuperNode that was waited for, and whose processes were stopped."""
+        self._thread.join(SECONDS_TO_SAY_WHY)
+        if self._refused.is_set():
+            return REFUSED.format(client=client)
+        return f"SuperNode ended with exit code {self._supernode.returncode}."
+
+    def _pass_on(self) -> None:
+        assert self._supernode.stdout is not None
+        for line in self._supernode.stdout:
             sys.stderr.write(line)
             sys.stderr.flush()
             if REFUSAL in line:
-                refused.set()
-
-    # In a thread, for the output ends only with the last process that SuperNode started, and that one ends when
-    # SuperNode has been waited for.
-    reader = threading.Thread(target=pass_on, daemon=True)
-    reader.start()
-    code = supernode.wait()
-    reader.join(SECONDS_TO_SAY_WHY)
-    return REFUSED.format(client=client) if refused.is_set() else f"SuperNode ended with exit code {code}."
+                self._refused.set()
