@@ -9,7 +9,7 @@ from launch.fake_programs import fake_program
 
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import Address
-from feddtl.launch.flower_cli import FlowerCli, RunStatus
+from feddtl.launch.flower_cli import FlowerCli, RunStatus, UnknownRunError
 
 UNAVAILABLE = (
     "Using SuperLink: feddtl (127.0.0.1:9092)\\n Displaying information for run ID 7...\\n\\n"
@@ -68,6 +68,35 @@ def test_where_a_run_stands(answering, status, finished):
     cli = answering('{"runs": [{"status": "' + status + '", "status-details": "why"}]}')
     assert cli.status(7) == RunStatus(status, "why")
     assert cli.status(7).finished == finished
+
+
+def test_a_run_of_a_server_that_was_started_again_since(answering):
+    """Flower's answer to `flwr ls --run-id` for a number that it does not have."""
+    cli = answering('{"success": false, "error-message": "[code: 16] Run ID not found."}')
+    with pytest.raises(UnknownRunError, match="does not know run 7") as caught:
+        cli.status(7)
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"success": true, "run-id": "7"}',
+        '{"success": false, "error-message": "[code: 18] Run is already finished."}',
+        '{"success": false, "error-message": "[code: 16] Run ID not found."}',
+    ],
+)
+def test_a_run_that_does_not_go_on_is_stopped(answering, answer):
+    answering(answer).stop(7)
+    assert answering.calls.read_text() == "stop 7 feddtl --format json\n"
+
+
+@pytest.mark.parametrize("answer", ['{"success": false, "error-message": "unavailable"}', "Traceback"])
+def test_a_run_that_was_not_stopped_can_be_stopped_by_hand(answering, answer, tmp_path):
+    with pytest.raises(DeploymentError, match="Run 7 may still be going on") as caught:
+        answering(answer).stop(7)
+    assert f"FLWR_HOME={tmp_path} " in caught.value.hint
+    assert f"{tmp_path / 'bin' / 'flwr'} stop 7 feddtl" in caught.value.hint
 
 
 def test_an_answer_that_is_no_json_is_the_reason(answering):

@@ -8,10 +8,11 @@ import pytest
 
 from feddtl.errors import DeploymentError
 from feddtl.launch import submission
-from feddtl.launch.flower_cli import RunStatus
+from feddtl.launch.flower_cli import RunStatus, UnknownRunError
 
 FINISHED = RunStatus("finished:completed", "")
 RUNNING = RunStatus("running", "")
+BUSY = DeploymentError("The server does not say how run 1 stands.")
 
 
 class BrokenLog:
@@ -35,6 +36,9 @@ class BrokenLog:
             raise state
         return state
 
+    def by_hand(self, run):
+        return f"flwr stop {run}"
+
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
@@ -57,7 +61,18 @@ def test_a_log_that_is_shorter_the_second_time_is_not_repeated_the_third(tmp_pat
     assert follow(cli) == (FINISHED, ["a", "b", "c"])
 
 
-def test_a_server_that_is_gone_ends_it(tmp_path):
-    cli = BrokenLog(tmp_path, ["a"], [DeploymentError("The server does not say how run 1 stands.")])
-    with pytest.raises(DeploymentError, match="does not say"):
-        follow(cli)
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(tmp_path):
+    cli = BrokenLog(tmp_path, ["a"], [BUSY, BUSY, FINISHED])
+    assert follow(cli) == (FINISHED, ["a"])
+
+
+def test_a_server_that_is_gone_ends_it_and_leaves_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "SECONDS_WITHOUT_ANSWER", -1.0)
+    with pytest.raises(DeploymentError, match=r"Run 1 .* may still be going on.* does not say") as caught:
+        follow(BrokenLog(tmp_path, ["a"], [BUSY]))
+    assert caught.value.hint == "flwr stop 1"
+
+
+def test_a_run_that_the_server_does_not_have_is_not_asked_for_again(tmp_path):
+    with pytest.raises(UnknownRunError, match="does not know run 1"):
+        follow(BrokenLog(tmp_path, ["a"], [UnknownRunError("The server does not know run 1.")]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +16,19 @@ from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.launch import submission
+from feddtl.launch.processes import ended_by_sigterm
 from feddtl.launch.submission import submit
 
 FOLDER_APP = Path(__file__).parents[2] / "integrations" / "flower" / "pyproject.toml"
 # Takes a run, prints a log, and says how it ended; what it was given is kept.
 FLWR = """
-import shutil
-open(CALLS, "a").write(json.dumps(sys.argv[1:]) + "\\n")
+import os, shutil, time
+open(CALLS, "a").write(json.dumps([*sys.argv[1:], os.getsid(0)]) + "\\n")
 word = sys.argv[1]
 if word == "run":
+    if SIGNAL:
+        os.kill(os.getppid(), SIGNAL)
+        time.sleep(0.5)
     shutil.copy(sys.argv[sys.argv.index("--run-config") + 1], CALLS + ".run.toml")
     shutil.copytree(sys.argv[2], CALLS + ".app")
     print(json.dumps({"success": True, "run-id": "7"}))
@@ -33,6 +39,8 @@ elif word == "log":
     print(TRACEBACK, end="")
 elif word == "ls":
     print(json.dumps({"runs": [{"status": STATUS, "status-details": DETAILS}]}))
+elif word == "stop":
+    print(json.dumps({"success": STOPS}))
 """
 
 
@@ -40,8 +48,11 @@ elif word == "ls":
 def server(tmp_path, monkeypatch):
     """State folder of a server that ends runs in a given way."""
 
-    def make(status: str = "finished:completed", details: str = "", traceback: str = "") -> Path:
-        body = f"STATUS, DETAILS, TRACEBACK = {status!r}, {details!r}, {traceback!r}\n{FLWR}"
+    def make(
+        status: str = "finished:completed", details: str = "", traceback: str = "", sent: int = 0, stops: bool = True
+    ) -> Path:
+        body = f"STATUS, DETAILS, TRACEBACK = {status!r}, {details!r}, {traceback!r}\n"
+        body += f"SIGNAL, STOPS = {int(sent)}, {stops}\n{FLWR}"
         make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
         home = tmp_path / "state" / "flower"
         home.mkdir(parents=True)
@@ -100,6 +111,22 @@ def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
     with pytest.raises(end):
         submit(server(), Experiment(), tmp_path, resume=False, tell=tell)
     assert calls(server.calls)[-1][:2] == ["stop", "7"]
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, tmp_path, number, end):
+    """The start is let finish: the server may have taken the run. A terminal's Ctrl-C does not reach `flwr`."""
+    state = server(sent=number)
+    with pytest.raises(end), ended_by_sigterm(143):
+        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+    assert [words[0] for words in calls(server.calls)] == ["run", "stop"]
+    assert calls(server.calls)[1][1] == "7"
+    assert os.getsid(0) not in {words[-1] for words in calls(server.calls)}
+
+
+def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, tmp_path):
+    with pytest.raises(DeploymentError, match="Run 7 may still be going on"):
+        submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, tell=print)
 
 
 def test_without_a_server_nothing_is_sent(tmp_path):

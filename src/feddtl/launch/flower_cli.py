@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ from feddtl.launch.toml_text import toml_text
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
-KNOWN = "already in use"  # what registering a key again is answered with
+# What the server answers to a key that is registered, a run that it does not have, and a run that is to stop and did.
+KNOWN, NO_SUCH_RUN, ENDED = "already in use", "run id not found", "already finished"
 OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
 COMPLETED = "finished:completed"
+
+
+class UnknownRunError(DeploymentError):
+    """The server does not have a run that it was asked about."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class FlowerCli:
     def register(self, public_key: Path) -> None:
         """Let the client with this key connect, if it may not already. Raises DeploymentError."""
         answer = self._ask("supernode", "register", str(public_key), CONNECTION, "--name", public_key.stem)
-        if not answer.get("success") and KNOWN not in str(answer.get("error-message", "")).lower():
+        if not answer.get("success") and not _says(answer, KNOWN):
             raise DeploymentError(
                 f"The server does not accept the key {public_key}: {_reason(answer)}",
                 "It is to be a client's .pub file that `feddtl keys` wrote.",
@@ -75,35 +81,68 @@ class FlowerCli:
         return int(answer["run-id"])
 
     def status(self, run: int) -> RunStatus:
-        """Where a run stands. Raises DeploymentError."""
+        """Where a run stands.
+
+        Raises:
+            UnknownRunError: The server does not have this run.
+            DeploymentError: The server does not answer.
+        """
         answer = self._ask("ls", CONNECTION, "--run-id", str(run))
         runs = answer.get("runs") or []
         if not runs:
+            if _says(answer, NO_SUCH_RUN):
+                raise UnknownRunError(
+                    f"The server does not know run {run}: it was started again meanwhile, and the run ended with it.",
+                    "feddtl submit --resume DIR goes on from the run's last checkpoint, if it had one.",
+                )
             raise DeploymentError(
                 f"The server does not say how run {run} stands: {_reason(answer)}", "Is `feddtl server` running?"
             )
         return RunStatus(str(runs[0]["status"]), str(runs[0].get("status-details") or ""))
 
     def stop(self, run: int) -> None:
-        """Ask the server to end a run; one that ended already stays as it is."""
-        self._ask("stop", str(run), CONNECTION)
+        """Ask the server to end a run; one that ended already stays as it is. Raises DeploymentError."""
+        answer = self._ask("stop", str(run), CONNECTION)
+        if not answer.get("success") and not _says(answer, ENDED) and not _says(answer, NO_SUCH_RUN):
+            raise DeploymentError(
+                f"Run {run} may still be going on, as the server was not told to stop it: {_reason(answer)}",
+                self.by_hand(run),
+            )
+
+    def by_hand(self, run: int) -> str:
+        """How a user looks after a run that is no longer followed."""
+        home = shlex.quote(str(self.home))
+        flwr = f"FLWR_HOME={home} FLWR_TELEMETRY_ENABLED=0 {shlex.quote(flower_program('flwr'))}"
+        return f"Look: {flwr} ls {CONNECTION} --run-id {run}. Stop it: {flwr} stop {run} {CONNECTION}"
 
     def log_command(self, run: int) -> list[str]:
         """The command that prints a run's log until the run ends."""
         return [flower_program("flwr"), "log", str(run), CONNECTION, "--stream"]
 
     def _ask(self, *words: str) -> dict[str, Any]:
-        """What `flwr` answers in JSON."""
+        """What `flwr` answers in JSON; in a session of its own it does not get the terminal's Ctrl-C."""
         command: Sequence[str] = [flower_program("flwr"), *words, "--format", "json"]
         environment = flower_environment(self.home)
         done = subprocess.run(
-            command, env=environment, cwd=self.folder, capture_output=True, text=True, errors="replace", check=False
+            command,
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            start_new_session=True,
         )
         try:
             answer = json.loads(done.stdout)
         except ValueError:
             answer = {"success": False, "error-message": (done.stderr or done.stdout).strip()}
         return answer if isinstance(answer, dict) else {}
+
+
+def _says(answer: dict[str, Any], words: str) -> bool:
+    """Whether the error in an answer has these words."""
+    return words in str(answer.get("error-message", "")).lower()
 
 
 def _reason(answer: dict[str, Any]) -> str:

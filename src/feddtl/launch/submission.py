@@ -14,12 +14,13 @@ from tempfile import TemporaryDirectory
 from feddtl.config import Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus
-from feddtl.launch.processes import flower_environment, running
+from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus, UnknownRunError
+from feddtl.launch.processes import flower_environment, held_back, running
 from feddtl.launch.toml_text import toml_text
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
+SECONDS_WITHOUT_ANSWER = 60.0  # that a server may be too busy to say how a run stands
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower's words about an exception in the server's part of a run, in its log and in its status.
@@ -61,7 +62,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         tell: Told each line of the run's log that is not Flower's own.
 
     Raises:
-        DeploymentError: There is no server, or the run did not finish.
+        DeploymentError: There is no server, the run did not finish, or the server could not be told to stop it.
     """
     home = state / "flower"
     if not (home / "config.toml").is_file():
@@ -73,11 +74,16 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         folder = Path(scratch)
         cli = FlowerCli(home, folder / "empty")
         cli.folder.mkdir()
-        run = cli.start(_write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume))
+        app, run_config = _write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume)
+        run: int | None = None
         try:
+            with held_back():  # or the server might have a run whose number nobody knows
+                run = cli.start(app, run_config)
             status = _follow(cli, run, tell)
         except (KeyboardInterrupt, SystemExit):
-            cli.stop(run)
+            if run is not None:
+                with held_back():
+                    cli.stop(run)
             raise
     if status.status != COMPLETED:
         raise _not_completed(status)
@@ -110,10 +116,25 @@ def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
                 tell(line)
         told = max(told, lines)
         deadline = time.monotonic() + SECONDS_TO_FINISH
-        while not (status := cli.status(run)).finished and time.monotonic() < deadline:
+        while not (status := _status(cli, run)).finished and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)
         if status.finished:
             return status
+
+
+def _status(cli: FlowerCli, run: int) -> RunStatus:
+    """Where a run stands, from a server that may be too busy to answer at once."""
+    deadline = time.monotonic() + SECONDS_WITHOUT_ANSWER
+    while True:
+        try:
+            return cli.status(run)
+        except UnknownRunError:
+            raise
+        except DeploymentError as error:
+            if time.monotonic() > deadline:
+                message = f"Run {run} is no longer followed, but may still be going on. {error.message}"
+                raise DeploymentError(message, cli.by_hand(run)) from None
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _log_lines(cli: FlowerCli, run: int) -> Iterator[str]:
