@@ -11,6 +11,7 @@ from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
+from feddtl.flower_app.orphans import end_with_parent
 from feddtl.runtimes.flower.apps import server_app
 from feddtl.runtimes.flower.grid import Grid
 
@@ -49,4 +50,5 @@ def _text(key: str, run_config: Mapping[str, object]) -> str:
     return value
 
 
+end_with_parent()
 app = server_app(serve_run_config)
