@@ -2,8 +2,9 @@
 
     python -m benchmarks.federation.faults
 
-Client 1 is killed while it trains, client 2 between two rounds, the server with its run while a round goes on. What
-died is started again at once, as a service manager does it, and the run is resumed. The script fails unless all
+Client 1 is killed while it trains, client 2 between two rounds, the server with its run while a round goes on; or the
+run alone, while its server lives. What died is started again at once, as a service manager does it, and the run is
+resumed. The script fails unless all
 rounds are done and the records name what was lost.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,11 +49,13 @@ class Faults:
     Attributes:
         in_round: Client 1, while it trains in this round.
         between: Client 2, after this round; 0: never.
+        run: The run's process alone, in this round; 0: never.
         server: The server and its run, in this round.
     """
 
     in_round: int = 2
     between: int = 3
+    run: int = 0
     server: int = 5
 
 
@@ -88,13 +92,16 @@ class Scenario:
         if faults.between:
             self._after(faults.between)
             self._kill_client(SECOND, f"after round {faults.between}")
+        if faults.run:
+            self._after(faults.run - 1)
+            self._wait(f"client 0 trains in round {faults.run}", lambda: federation.trains(0))
+            federation.processes.kill(SERVER, "flwr-serverapp")
+            self._failed(run, f"the run alone killed in round {faults.run}")
+            run = federation.submit(experiment, self.output, resume=True)
         self._after(faults.server - 1)
         self._wait(f"client 0 trains in round {faults.server}", lambda: federation.trains(0))
         federation.processes.kill(SERVER)
-        self.log.add(f"server and run killed in round {faults.server}")
-        if run.wait(self.patience) == 0:
-            raise RuntimeError("a run whose server died is taken for finished")
-        self.log.add(f"feddtl submit ended with exit code {run.returncode}")
+        self._failed(run, f"server and run killed in round {faults.server}")
         federation.start_server()
         self.log.add("server started again")
         self._resume(experiment)
@@ -112,6 +119,12 @@ class Scenario:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the resumed run ended with {code}:\n{self.federation.said(SUBMIT)[-1500:]}")
             time.sleep(2.0)
+
+    def _failed(self, run: subprocess.Popen[bytes], fault: str) -> None:
+        self.log.add(fault)
+        if run.wait(self.patience) == 0:
+            raise RuntimeError(f"{fault}, and it is taken for finished")
+        self.log.add(f"feddtl submit ended with exit code {run.returncode}")
 
     def _kill_client(self, client: int, when: str) -> None:
         self.federation.processes.kill(client_name(client))

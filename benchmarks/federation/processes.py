@@ -50,9 +50,9 @@ class Processes:
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
         return sorted(pid for pid in pids if wanted in read(pid, "environ") and alive(pid))
 
-    def kill(self, party: str) -> None:
-        """What a power cut does: SIGKILL to all processes of a party."""
-        while pids := self.members(party):
+    def kill(self, party: str, name: str = "") -> None:
+        """What a power cut does: SIGKILL to all processes of a party, or to those of a program."""
+        while pids := [pid for pid in self.members(party) if name in ("", program(pid))]:
             for pid in pids:
                 send(pid, signal.SIGKILL)
 
