@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 STATE = "FEDDTL_STATE"
+CACHE = "FEDDTL_CACHE"  # where activations are kept, which may go at any time
 
 
 def state_root() -> Path:

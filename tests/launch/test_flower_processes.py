@@ -81,6 +81,14 @@ def test_what_a_process_started_is_killed_if_it_does_not_heed_sigterm(tmp_path, 
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(("named", "given"), [("kept", "{here}/kept"), ("/kept", "/kept"), ("off", "off")])
+def test_the_cache_is_where_the_user_named_it(tmp_path, monkeypatch, named, given):
+    """Flower's processes have another working directory, and refuse to start when something lies there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDDTL_CACHE", named)
+    assert flower_environment(tmp_path)["FEDDTL_CACHE"] == given.format(here=tmp_path)
+
+
 def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
     """0xff is in no UTF-8 text; a file name or a library's message may have it."""
     odd = "import sys; sys.stdout.buffer.write(b'caf\\xff\\nlast\\n')"

@@ -97,6 +97,14 @@ def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path, error, 
     assert (error in told) == shown
 
 
+def test_what_a_client_says_is_not_taken_for_flowers_own_words(server, tmp_path):
+    note = "note: Client 1: ERROR : ServerApp raised an exception"
+    told = []
+    state = server("finished:completed", "", f"{note}\nround 2/2 sft\nfeddtl.errors.RunError: no\n")
+    submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
+    assert told[-3:] == [note, "round 2/2 sft", "feddtl.errors.RunError: no"]
+
+
 def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
     with pytest.raises(DeploymentError, match=r"finished:stopped\.") as caught:
         submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, tell=print)

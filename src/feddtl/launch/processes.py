@@ -16,7 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
+from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
@@ -46,8 +48,11 @@ def flower_environment(home: Path) -> dict[str, str]:
     scripts = sysconfig.get_path("scripts")
     # Programs heed the one or the other spelling, so both get what either has.
     direct = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOOPBACK)))
+    cache = os.environ.get(CACHE, "")
     return {
         **os.environ,
+        # They have another working directory, in which nothing may appear.
+        **({CACHE: str(Path(cache).expanduser().absolute())} if cache not in ("", CACHE_OFF) else {}),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -24,7 +24,8 @@ SECONDS_WITHOUT_ANSWER = 60.0  # that a server may be too busy to say how a run 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower's words about an exception in the server's part of a run, in its log and in its status.
-RAISED, FAILED_WITH = "ServerApp raised an exception", "ServerApp failed with exception: "
+RAISED = re.compile(r"ERROR *: *ServerApp raised an exception")
+FAILED_WITH = "ServerApp failed with exception: "
 EXPECTED = "feddtl.errors."  # how a traceback names a FeddtlError
 # Flower loads the modules from the environment in which it runs, so the app is nothing but its description.
 APP = """\
@@ -149,7 +150,7 @@ def _without_flowers_own(lines: Iterable[str]) -> Iterator[str]:
     """Lines of a run; a traceback only of an error that is not for the user, whose text is in the status."""
     rest = iter(lines)
     for line in rest:
-        if RAISED in line:
+        if RAISED.match(line):
             traceback = [line, *rest]
             if not any(line.startswith(EXPECTED) for line in traceback):
                 yield from traceback

@@ -23,9 +23,9 @@ from feddtl.config.running import CACHE_OFF
 from feddtl.errors import ConfigError
 from feddtl.models.cache.claims import CLAIM, LOCK, claimed
 from feddtl.models.cache.segments import SEGMENT_SUFFIX
+from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
-ENVIRONMENT = "FEDDTL_CACHE"
 META = "meta.json"
 SEGMENT = "segment-"
 # `CacheNamespace` names its folder by 16 bytes of a hash.
@@ -57,7 +57,7 @@ class CacheEntry:
 
 def cache_folder(setting: str = "") -> Path | None:
     """Folder that `compute.cache_folder` means; None for 'off'. Nothing is created."""
-    named = setting or os.environ.get(ENVIRONMENT, "")
+    named = setting or os.environ.get(CACHE, "")
     if named == CACHE_OFF:
         return None
     return Path(named or "~/.cache/feddtl").expanduser()
@@ -80,10 +80,10 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
         probe.unlink()
     except OSError as error:
         reason = f"The cache folder {folder} cannot be written: {error.strerror}."
-        if setting or os.environ.get(ENVIRONMENT):
+        if setting or os.environ.get(CACHE):
             raise ConfigError(
                 reason,
-                f"Name another one in compute.cache_folder or {ENVIRONMENT}, or '{CACHE_OFF}' to keep nothing on disk.",
+                f"Name another one in compute.cache_folder or {CACHE}, or '{CACHE_OFF}' to keep nothing on disk.",
             ) from None
         note(f"{reason} Activations are not kept for later runs.")
         return None
