@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import subprocess
 import time
@@ -61,6 +62,12 @@ def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
         RunError: The folder for its state cannot be written.
     """
     _require_free(place.listen)
+    if not _is_loopback(place.listen.host):
+        note(
+            f"Whoever reaches {place.listen} can submit runs, which run code of his choice on this machine and on "
+            "every client's; the clients' keys do not protect against it. Let only a private network reach it, or "
+            "listen on 127.0.0.1 behind a proxy: see docs/explanation/security.md."
+        )
     home = place.state / "flower"
     with storage_errors(home):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,6 +118,12 @@ def _require_free(listen: Address) -> None:
                 f"Cannot listen on {listen}: {error.strerror}.",
                 "Give an address of this machine and a port that no other process has: --host, --port.",
             ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether this machine alone reaches a host, given as a name or an address."""
+    found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address).is_loopback for address in found)
 
 
 def _ended(code: int) -> DeploymentError:
