@@ -11,8 +11,9 @@ import ssl
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ SITE = Path(__file__).parents[2] / "integrations" / "nginx" / "feddtl.conf"
 PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
 # What a SuperNode without a key uses, and the SuperLink refuses when nodes must have keys.
 WITHOUT_KEYS = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+# A client's headers with nothing good in them: enough for the proxy, not for the SuperLink.
+FORGED = {"flwr-public-key": "eA==", "flwr-timestamp": "2026-01-01T00:00:00+00:00", "flwr-signature": "eA=="}
 PIECE = 5 * 2**20  # bytes of a tensor that Flower puts into one message
+PER_ADDRESS, IN_ALL = 32, 128  # requests at a time, as in the site file
 SECONDS_TO_START = 300
 
 
@@ -73,7 +77,7 @@ class Deployment:
         return ListNodesResponse.FromString(reply.raise_for_status().content).nodes_info
 
     def post(self, port, path, content=b"", **headers):
-        """What nobody signed."""
+        """What nobody signed, with the headers given."""
         with httpx.Client(verify=self.tls) as client:
             return client.post(f"https://localhost:{port}{path}", content=content, headers={**PROTOBUF, **headers})
 
@@ -128,10 +132,11 @@ def with_changes(text, changes):
     return text
 
 
-def nginx_command(folder, keys, superlink, proxy):
-    """nginx with the site file as it is, but for the ports and the folder of the keys."""
+def nginx_command(folder, keys, superlink, proxy, **more):
+    """nginx with the site file as it is, but for the ports, the folder of the keys and what is given."""
     folder.mkdir()
     changes = {
+        **more,
         "server 127.0.0.1:9091;": f"server 127.0.0.1:{superlink};",
         "listen 9092 ssl;": f"listen 127.0.0.1:{proxy} ssl;",
         "/etc/feddtl/server/": f"{keys}/server/",
@@ -198,10 +203,15 @@ def test_an_unknown_key_is_refused_by_the_superlink(deployment):
     assert caught.value.response.status_code == httpx.codes.UNAUTHORIZED
 
 
+def is_superlinks(reply):
+    """Whether the SuperLink gave the answer, which it does in JSON, and not nginx, which writes HTML."""
+    return reply.headers["content-type"] == "application/json"
+
+
 def test_every_route_of_the_superlink_but_those_of_clients_ends_at_the_proxy(deployment):
     """The SuperLink lists its routes itself, so that a later Flower that adds one is noticed.
 
-    Nothing here is signed: where the proxy lets it through, the SuperLink answers 401.
+    Nothing here is signed: where the proxy lets it through, the SuperLink answers 401, in JSON.
     """
     with httpx.Client(verify=deployment.tls) as client:
         paths = client.get(f"https://localhost:{deployment.superlink}/openapi.json").json()["paths"]
@@ -209,9 +219,10 @@ def test_every_route_of_the_superlink_but_those_of_clients_ends_at_the_proxy(dep
     assert fleet > WITHOUT_KEYS
     assert sum(path.startswith(("/v1/control/", "/v1/runtime/")) for path in paths) > 50
     every = [*paths, "/docs", "/openapi.json"]
-    answers = {path: deployment.post(deployment.proxy, path).status_code for path in every}
+    answers = {path: deployment.post(deployment.proxy, path, **FORGED).status_code for path in every}
     let_through = {path for path, status in answers.items() if status == httpx.codes.UNAUTHORIZED}
     assert let_through == fleet - WITHOUT_KEYS
+    assert all(is_superlinks(deployment.post(deployment.proxy, path, **FORGED)) for path in let_through)
     assert {answers[path] for path in answers if path not in let_through} == {httpx.codes.NOT_FOUND}
 
 
@@ -255,14 +266,24 @@ def test_ways_of_writing_a_path_do_not_get_around_the_list(deployment, path):
 def test_a_path_is_sent_on_as_it_was_compared(deployment):
     """What means a route of clients reaches it: unsigned, it is 401 and not the SuperLink's 404."""
     written = "/v1/control/%2e%2e/fleet/pull-messages?a=b"
-    assert deployment.post(deployment.proxy, written).status_code == httpx.codes.UNAUTHORIZED
+    reply = deployment.post(deployment.proxy, written, **FORGED)
+    assert reply.status_code == httpx.codes.UNAUTHORIZED
+    assert is_superlinks(reply)
+
+
+@pytest.mark.parametrize("missing", list(FORGED))
+def test_without_one_of_the_headers_of_a_signature_nothing_reaches_the_superlink(deployment, missing):
+    headers = {name: value for name, value in FORGED.items() if name != missing}
+    reply = deployment.post(deployment.proxy, "/v1/fleet/push-object", **headers)
+    assert reply.status_code == httpx.codes.UNAUTHORIZED
+    assert not is_superlinks(reply)
 
 
 def test_other_methods_larger_bodies_and_plain_http_are_refused(deployment):
     path = "/v1/fleet/pull-messages"
     with httpx.Client(verify=deployment.tls) as client:
         assert client.get(f"https://localhost:{deployment.proxy}{path}").status_code == 405
-    assert deployment.post(deployment.proxy, path, bytes(17 * 2**20)).status_code == 413
+    assert deployment.post(deployment.proxy, path, bytes(6 * 2**20 + 1)).status_code == 413
     plain = httpx.post(f"http://localhost:{deployment.proxy}{path}", headers=PROTOBUF)
     assert plain.status_code == 400
     assert "plain HTTP request was sent to HTTPS port" in plain.text
@@ -274,8 +295,74 @@ def test_while_the_superlink_is_away_clients_are_told_to_try_again(tmp_path):
     alone = Deployment(free_port(), free_port(), tmp_path / "keys")
     command = nginx_command(tmp_path / "nginx", alone.keys, alone.superlink, alone.proxy)
     with running(command, tmp_path / "nginx", alone.proxy):
-        reply = alone.post(alone.proxy, "/v1/fleet/pull-messages")
+        reply = alone.post(alone.proxy, "/v1/fleet/pull-messages", **FORGED)
     assert reply.status_code == httpx.codes.BAD_GATEWAY
+
+
+@pytest.fixture
+def proxy_alone(tmp_path):
+    """A proxy whose SuperLink is away, with changes to the site file: what it lets through is 502."""
+    write_keys(tmp_path / "keys", [], 1, 1)
+    alone = Deployment(free_port(), free_port(), tmp_path / "keys")
+
+    @contextmanager
+    def start(**changes):
+        command = nginx_command(tmp_path / "nginx", alone.keys, alone.superlink, alone.proxy, **changes)
+        with running(command, tmp_path / "nginx", alone.proxy):
+            yield alone
+
+    return start
+
+
+def hold(deployment, address):
+    """A connection from the address whose request says that a body will come, and does not send it."""
+    raw = socket.create_connection(("127.0.0.1", deployment.proxy), timeout=30, source_address=(address, 0))
+    connection = deployment.tls.wrap_socket(raw, server_hostname="localhost")
+    headers = {"Host": "localhost", "Content-Length": str(PIECE), **PROTOBUF, **FORGED}
+    lines = ["POST /v1/fleet/push-object HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    return connection
+
+
+def let_in(deployment, address):
+    """Whether a whole request from the address is let through: 502, since nothing is behind the proxy, and not 503."""
+    transport = httpx.HTTPTransport(verify=deployment.tls, local_address=address)
+    with httpx.Client(transport=transport) as client:
+        url = f"https://localhost:{deployment.proxy}/v1/fleet/pull-messages"
+        status = client.post(url, headers={**PROTOBUF, **FORGED}).status_code
+    assert status in (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
+    return status == httpx.codes.BAD_GATEWAY
+
+
+def test_one_address_holds_so_many_requests_and_no_more(proxy_alone):
+    """A stranger who sends bodies slowly fills so much memory; others are served meanwhile, and he too afterwards."""
+    with proxy_alone() as proxy:
+        with ExitStack() as held:
+            for _ in range(PER_ADDRESS - 1):
+                held.enter_context(hold(proxy, "127.0.0.2"))
+            assert let_in(proxy, "127.0.0.2")
+            held.enter_context(hold(proxy, "127.0.0.2"))
+            wait_for(lambda: not let_in(proxy, "127.0.0.2"))
+            assert let_in(proxy, "127.0.0.3")
+        wait_for(lambda: let_in(proxy, "127.0.0.2"))
+
+
+def test_all_addresses_together_hold_so_many_requests_and_no_more(proxy_alone):
+    """The memory that nginx gives to bodies is bounded, whoever asks."""
+    with proxy_alone() as proxy, ExitStack() as held:
+        addresses = [f"127.0.0.{number}" for number in range(2, 2 + IN_ALL // PER_ADDRESS)]
+        assert let_in(proxy, "127.0.0.99")
+        for address, _ in product(addresses, range(PER_ADDRESS)):
+            held.enter_context(hold(proxy, address))
+        wait_for(lambda: not let_in(proxy, "127.0.0.99"))
+
+
+def test_a_fast_client_waits_and_is_not_refused(proxy_alone):
+    """At 10 a second, 8 requests take at least 0.7 s: the first at once, each of the other 7 a tenth later."""
+    with proxy_alone(**{"rate=200r/s": "rate=10r/s"}) as proxy:
+        begun = time.monotonic()
+        assert all(let_in(proxy, "127.0.0.1") for _ in range(8))
+        assert time.monotonic() - begun > 0.69
 
 
 def test_the_superlink_must_show_its_certificate(deployment, tmp_path):
@@ -284,7 +371,7 @@ def test_the_superlink_must_show_its_certificate(deployment, tmp_path):
     astray = Deployment(deployment.superlink, free_port(), tmp_path / "keys")
     command = nginx_command(tmp_path / "nginx", astray.keys, astray.superlink, astray.proxy)
     with running(command, tmp_path / "nginx", astray.proxy):
-        reply = astray.post(astray.proxy, "/v1/fleet/pull-messages")
+        reply = astray.post(astray.proxy, "/v1/fleet/pull-messages", **FORGED)
         log = (tmp_path / "nginx" / "log").read_text()
     assert reply.status_code == httpx.codes.BAD_GATEWAY
     assert re.search("certificate verify error", log)
