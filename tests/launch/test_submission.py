@@ -45,6 +45,14 @@ elif word == "stop":
 
 
 @pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests themselves were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def server(tmp_path, monkeypatch):
     """State folder of a server that ends runs in a given way."""
 
@@ -122,7 +130,7 @@ def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
 
 
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, tmp_path, number, end):
+def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, interruptible, tmp_path, number, end):
     """The start is let finish: the server may have taken the run. A terminal's Ctrl-C does not reach `flwr`."""
     state = server(sent=number)
     with pytest.raises(end), ended_by_sigterm(143):
@@ -132,7 +140,7 @@ def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, tmp
     assert os.getsid(0) not in {words[-1] for words in calls(server.calls)}
 
 
-def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, tmp_path):
+def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, interruptible, tmp_path):
     with pytest.raises(DeploymentError, match="Run 7 may still be going on"):
         submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, tell=print)
 
