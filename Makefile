@@ -8,9 +8,12 @@ INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
 
-.PHONY: install demo test test-flower test-distributed check bench clean
+.PHONY: install install-flower demo test test-flower test-distributed check bench clean
 
 install: $(VENV)/.runtime
+
+# Flower holds some packages at older versions, so it has an environment of its own.
+install-flower: $(FLOWER_VENV)/.flower
 
 demo: install
 	$(BIN)/feddtl run experiments/quickstart.toml --output runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -19,7 +22,6 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 	$(MAKE) test-flower
 
-# Flower holds some packages at older versions, so its tests run in an environment of their own.
 test-flower: $(FLOWER_VENV)/.flower
 	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest $(FLOWER_TESTS)
 

@@ -90,8 +90,8 @@ def _memory_default(ours: list[dict[str, Any]], plain: Mapping[str, Any]) -> Row
 def growth(bench: Bench) -> list[Row]:
     """Cold two-round runs of feddtl at twice the images, classes and clients; twice the time is linear."""
     # A quarter of the images of the other measures: with all of them it takes an hour where bfloat16 is of no use.
-    shots, tests = (max(count // 4, 1) for count in (bench.workload.shots, bench.workload.tests))
-    base = bench.workload.scaled(rounds=2, shots=shots, tests=tests)
+    share = 1 if bench.quick else 4
+    base = bench.workload.scaled(rounds=2, shots=bench.workload.shots // share, tests=bench.workload.tests // share)
     # Twice the classes at the same shots are twice the images too.
     variants = {
         "images": base.scaled(shots=2 * base.shots, tests=2 * base.tests),

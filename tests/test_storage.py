@@ -157,3 +157,14 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_only_writer_of_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=os.strerror(errno.ENOENT)), only_writer(tmp_path / "missing"):
         pass
+
+
+@pytest.mark.parametrize(("mode", "of_files"), [(0o755, 0o644), (0o700, 0o600)])
+def test_files_of_a_new_folder_are_readable_as_the_folder_is(tmp_path, mode, of_files):
+    """Whatever the libraries do that write them."""
+    with new_folder(tmp_path / "new", mode=mode) as draft:
+        (draft / "private.safetensors").touch(mode=0o600)
+        (draft / "sub").mkdir()
+        (draft / "sub" / "open.json").touch(mode=0o644)
+    for path in ("private.safetensors", "sub/open.json"):
+        assert (tmp_path / "new" / path).stat().st_mode & 0o777 == of_files

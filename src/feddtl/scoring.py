@@ -15,6 +15,7 @@ from feddtl.algorithms import build_algorithm
 from feddtl.algorithms.base import Algorithm, Classifier, Task
 from feddtl.config import DataConfig, Experiment
 from feddtl.data.federated import load_source, of_classes
+from feddtl.data.own_images import in_order_of, load_part
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
@@ -159,17 +160,31 @@ def score_run(
     """
     if not class_lists:
         raise ConfigError("There is no class list to score.", "Name some of base, novel, all.")
-    dataset = load_source(data or RunFolder.open(folder).experiment.data)
+    dataset, base, novel = _with_halves(RunFolder.open(folder).experiment.data, data)
+    for said in dataset.notes:
+        note(said)
     model = load_trained_model(folder, device, dataset.prompt_template)
     # The cache of this machine: the run may have been made on another.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.algorithm.first_image_block, compute, note=note)
-    base, novel = base_novel_classes(len(dataset.class_names))
     parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
     images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
     return [_score(model, dataset, name, images[name]) for name in class_lists]
+
+
+def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDataset, range, range]:
+    """The data set to score, and its base and novel classes."""
+    if not own.on_clients or asked is None or asked.on_clients:
+        dataset = load_source(asked or own)
+        return dataset, *base_novel_classes(len(dataset.class_names))
+    # A run that names its classes: a silo may lack some of them, and its own alphabet means nothing.
+    here = Path(asked.source).expanduser().exists() and not asked.root
+    found = load_part(asked, asked.source) if here else load_source(asked)
+    dataset = in_order_of(*own.class_lists, replace(found, prompt_template=asked.prompt), asked.source)
+    base = len(own.class_lists[0])
+    return dataset, range(base), range(base, len(dataset.class_names))
 
 
 def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> TestImages:

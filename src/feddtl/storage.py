@@ -90,7 +90,7 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
     Args:
         path: Where it will be.
         replace: Whether it takes the place of a folder that is there.
-        mode: Who may enter it.
+        mode: Who may enter it, and read its files.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +98,8 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
         try:
             yield draft
             for entry in (*draft.rglob("*"), draft):
+                if entry.is_file():
+                    entry.chmod(mode & 0o666)  # a library may have written it for its owner alone
                 flush(entry)
             draft.chmod(mode)
             if replace:

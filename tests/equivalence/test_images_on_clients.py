@@ -24,6 +24,7 @@ from feddtl.experiment import RunObserver, run_experiment
 from feddtl.report.page import write_report
 from feddtl.runs import RunFolder
 from feddtl.runtimes.flower.apps import client_app
+from feddtl.scoring import score_run
 
 BASE, NOVEL = CLASSES[:3], CLASSES[3:]
 
@@ -255,3 +256,20 @@ def test_other_sources_are_looked_for_where_the_node_says(silos, tmp_path):
     deployment.serve(silos.experiment(data=data), tmp_path / "run", grid)
     run_experiment(silos.experiment(central=True), tmp_path / "central")
     assert list(map(headline, records(tmp_path / "run"))) == list(map(headline, records(tmp_path / "central")))
+
+
+def test_other_images_are_scored_under_the_run_s_own_class_names(silos, tmp_path):
+    """A silo has one base and one novel class; its own alphabetical halves would be one class each."""
+    deployment.serve(silos.experiment("fedlora"), tmp_path / "run", silos.grid())
+    notes = []
+    scores = score_run(tmp_path / "run", DataConfig(source=str(silos.folders[0])), note=notes.append)
+    assert [(score.classes, score.choices, score.images) for score in scores] == [
+        ("base", 3, 3),
+        ("novel", 3, 3),
+        ("all", 6, 6),
+    ]
+    shutil.copytree(silos.folders[0], tmp_path / "odd")
+    [mine] = (tmp_path / "odd" / "train").iterdir()
+    mine.rename(mine.with_name("stranger"))
+    with pytest.raises(DataError, match="images of 'stranger', which the experiment does not have"):
+        score_run(tmp_path / "run", DataConfig(source=str(tmp_path / "odd")))

@@ -164,4 +164,4 @@ def test_without_flower_the_way_to_it_is_named(monkeypatch):
     with pytest.raises(DeploymentError, match="needs Flower") as caught:
         require_flower()
     assert "feddtl[flower]" in caught.value.hint
-    assert "make test-flower" in caught.value.hint
+    assert "make install-flower" in caught.value.hint

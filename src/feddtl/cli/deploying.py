@@ -13,7 +13,7 @@ from feddtl.launch.connection import Address
 from feddtl.launch.key_folders import client_keys, client_name, server_keys
 from feddtl.launch.processes import ended_by_sigterm, require_flower
 from feddtl.state_folder import state_root
-from feddtl.storage import json_text
+from feddtl.storage import json_text, storage_errors
 
 STOPPED = 0  # a service that is told to end, and ends
 TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
@@ -73,6 +73,8 @@ def submit(command: Submit) -> int:
     output = command.resume or command.output
     if output is None:
         raise ConfigError("There is no --output.", "Name a new folder on the server's machine.")
+    if not command.resume:
+        _require_new(output)
     try:
         with ended_by_sigterm(TERMINATED):
             submit_run(
@@ -97,6 +99,17 @@ def submit(command: Submit) -> int:
     else:
         print_summary(summary, output)
     return 0
+
+
+def _require_new(output: Path) -> None:
+    """Raise RunError for a folder with something in it, before the run waits behind others."""
+    with storage_errors(output):
+        used = output.is_dir() and any(output.iterdir())
+    if used:
+        raise RunError(
+            f"{output} is not empty; nothing was submitted.",
+            f"Give another --output, or go on with a run in it: feddtl submit --resume {shlex.quote(str(output))}.",
+        )
 
 
 def _state(folder: Path | None) -> Path:

@@ -69,7 +69,7 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
             "This client is not told where its images are, which data.source = 'clients' needs.",
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
-    dataset = _in_order_of(*config.class_lists, _load(config, path), path)
+    dataset = in_order_of(*config.class_lists, load_part(config, path), path)
     base, novel = map(len, config.class_lists)
     train = of_classes(dataset.train, range(base))
     if not len(train):
@@ -88,7 +88,8 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
     )
 
 
-def _load(config: DataConfig, path: str) -> ImageDataset:
+def load_part(config: DataConfig, path: str) -> ImageDataset:
+    """Images of one place, which may lack classes. Raises DataError."""
     dataset = load_dataset(
         config.source,
         copy=path,
@@ -102,8 +103,18 @@ def _load(config: DataConfig, path: str) -> ImageDataset:
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
-def _in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
-    """The data set with labels in the given names, and in one domain; a name without images may be any."""
+def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
+    """The data set with labels in the given names, and in one domain; a name without images may be any.
+
+    Args:
+        base: Names of the first labels.
+        novel: Names of the others.
+        dataset: Whose names match without regard to case and underscores.
+        path: What errors call it.
+
+    Raises:
+        DataError: There are images of a class that is in neither list.
+    """
     names = (*base, *novel)
     places = {_key(name): place for place, name in enumerate(names)}
     ids = np.array([places.get(_key(name), -1) for name in dataset.class_names], dtype=np.int64)

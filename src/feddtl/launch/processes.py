@@ -33,8 +33,7 @@ def require_flower() -> None:
     if find_spec("flwr") is None:
         raise DeploymentError(
             "This command needs Flower, which is not installed here.",
-            "pip install 'feddtl[flower]' in an environment of its own, or `make test-flower` in a checkout, which "
-            "makes .venv-flower.",
+            "In a checkout: `make install-flower`, then `. .venv-flower/bin/activate`.",
         )
 
 

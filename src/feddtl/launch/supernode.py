@@ -20,11 +20,12 @@ from feddtl.storage import storage_errors, write_text_atomic
 
 SECONDS_BETWEEN_TRIES = 10.0
 SECONDS_TO_SAY_WHY = 5.0
-# SuperNode's words when the server refuses it; for which of the two reasons is in the server's log alone.
+# SuperNode's words when the server refuses it; for which of the reasons is in the server's log alone.
 REFUSAL = "Failed to activate SuperNode"
 REFUSED = (
     "The server refuses client {client}. After an end without farewell, by kill -9 or a power cut, it takes the client "
-    "for connected for about a minute; or it does not know the client's key, which its log says."
+    "for connected for about a minute; or another client is connected with this key, here or elsewhere; or it does not "
+    "know the client's key, which its log says."
 )
 
 

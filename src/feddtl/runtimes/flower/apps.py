@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 from flwr.app import Context, Message
@@ -25,6 +26,8 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
                 reply = answer(request, _node(context), from_records(message.content))
             except FeddtlError as error:
                 client = context.node_config.get(PARTITION)
+                # Whoever runs this node sees its own output alone.
+                print(f"feddtl: client {client} cannot take part in this run: {error}", file=sys.stderr, flush=True)
                 reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
             return Message(to_records(reply), reply_to=message)
 
