@@ -163,5 +163,5 @@ def test_without_flower_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(processes, "find_spec", lambda name: None)
     with pytest.raises(DeploymentError, match="needs Flower") as caught:
         require_flower()
-    assert "feddtl[flower]" in caught.value.hint
+    assert "[flower]" in caught.value.hint
     assert "make install-flower" in caught.value.hint
