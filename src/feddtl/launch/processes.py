@@ -33,8 +33,8 @@ def require_flower() -> None:
     if find_spec("flwr") is None:
         raise DeploymentError(
             "This command needs Flower, which is not installed here.",
-            "In a checkout: `make install-flower`, then `. .venv-flower/bin/activate`; or install it with the extra [flower] "
-            "into an environment of its own.",
+            "In a checkout: `make install-flower`, then `. .venv-flower/bin/activate`; or install it with the extra "
+            "[flower] into an environment of its own.",
         )
 
 
