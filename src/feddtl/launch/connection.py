@@ -14,6 +14,7 @@ from feddtl.errors import ConfigError, DeploymentError
 
 SECONDS_TO_ANSWER = 10.0
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # the first that is set is used
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # what this machine calls itself
 PORTS = range(1, 65536)
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.I)
 

@@ -20,13 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddtl.errors import ConfigError, RunError
-from feddtl.launch.connection import is_host
+from feddtl.launch.connection import LOOPBACK, is_host
 from feddtl.launch.key_folders import AUTHORITY, CERTIFICATE, CLIENTS, NODE_KEY, SERVER_KEY, client_name
 from feddtl.storage import new_folder
 
 # A NIST curve, as Flower's node authentication demands, and the largest that every TLS library speaks.
 CURVE = ec.SECP384R1
-ALWAYS = ("localhost", "127.0.0.1", "::1")  # SuperLink's own processes reach it over the loopback interface
 LONGEST = 36500  # days that a certificate may be valid: dates end with the year 9999
 
 
@@ -62,7 +61,8 @@ def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> N
         raise ConfigError(f"--days is {days}.", f"A certificate is valid for 1 to {LONGEST} days.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is there already; nothing was changed.", "Name a new folder; no key is replaced.")
-    names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
+    # SuperLink's own processes reach it over the loopback interface.
+    names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
     authority = _make_authority(days)
     with new_folder(folder, mode=0o700) as draft:
         _write_authority(draft / "ca", authority)

@@ -18,6 +18,7 @@ from types import FrameType
 
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
+from feddtl.launch.connection import LOOPBACK
 from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
@@ -25,7 +26,6 @@ SECONDS_TO_STOP = 20.0
 SECONDS_BETWEEN_LOOKS = 0.05
 NO_SIGNAL = 0  # kill(2) then only tells whether somebody is there
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def require_flower() -> None:
