@@ -47,9 +47,8 @@ def hurry(monkeypatch):
     monkeypatch.setattr(supernode, "SECONDS_TO_SAY_WHY", 1)
 
 
-def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, capsys):
-    calls = fake_program(tmp_path / "bin", "flower-supernode", SUPERNODE, monkeypatch)
-    monkeypatch.setattr(supernode, "unreachable", lambda address, authority: "")
+def notes_until_it_ends(place):
+    """What a client says until its SuperNode ended by itself, with exit code 3."""
     notes = []
 
     def note(text):
@@ -58,7 +57,14 @@ def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, ca
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        take_part_forever(place(tmp_path, data=tmp_path), note)
+        take_part_forever(place, note)
+    return notes
+
+
+def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, capsys):
+    calls = fake_program(tmp_path / "bin", "flower-supernode", SUPERNODE, monkeypatch)
+    monkeypatch.setattr(supernode, "unreachable", lambda address, authority: "")
+    notes = notes_until_it_ends(place(tmp_path, data=tmp_path))
     assert len(calls.read_text().splitlines()) == 2
     refused = notes[1]
     assert "for about a minute" in refused
@@ -73,15 +79,7 @@ def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monk
     fake_program(tmp_path / "bin", "flower-supernode", "sys.exit(3)", monkeypatch)
     monkeypatch.setattr(supernode, "unreachable", lambda address, authority: pytest.fail("asked directly"))
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example.org")
-    notes = []
-
-    def note(text):
-        notes.append(text)
-        if "exit code 3" in text:
-            raise EnoughError
-
-    with pytest.raises(EnoughError):
-        take_part_forever(place(tmp_path), note)
+    notes = notes_until_it_ends(place(tmp_path))
     assert notes[0].startswith(f"HTTPS_PROXY is set, so {SERVER} is reached through")
     assert "no_proxy" in notes[0]
     assert "secret" not in " ".join(notes)

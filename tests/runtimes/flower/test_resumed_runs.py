@@ -77,16 +77,23 @@ def test_a_client_that_lost_its_disk_is_named(bench, tmp_path, state_of_clients)
     assert third["lost"] == [1]
 
 
-def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp_path):
-    """In one process the personal parts would begin anew, without a word."""
+def stopped_in_round_2(bench, method, folder):
+    """The experiment of a run over Flower that lost all its clients."""
 
     def die(client, message):
         if message.content.config_records["scalars"]["round"] == 2:
             raise RuntimeError("power cut")
 
-    experiment = make_experiment(bench, "fedpgp")
+    experiment = make_experiment(bench, method)
     with pytest.raises(ClientError, match="usable updates"):
-        deployment.serve(experiment, tmp_path / "run", grid_of(before=die))
+        deployment.serve(experiment, folder, grid_of(before=die))
+    return experiment
+
+
+def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp_path):
+    """In one process the personal parts would begin anew, without a word."""
+
+    experiment = stopped_in_round_2(bench, "fedpgp", tmp_path / "run")
     with pytest.raises(RunError, match="was begun over Flower") as caught:
         run_experiment(experiment, tmp_path / "run", resume=True)
     assert f"feddtl submit --resume {tmp_path / 'run'}" in caught.value.hint
@@ -96,13 +103,7 @@ def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp
 
 
 def test_a_run_whose_clients_keep_nothing_may_go_on_in_one_process(bench, tmp_path):
-    def die(client, message):
-        if message.content.config_records["scalars"]["round"] == 2:
-            raise RuntimeError("power cut")
-
-    experiment = make_experiment(bench, "fedlora")
-    with pytest.raises(ClientError, match="usable updates"):
-        deployment.serve(experiment, tmp_path / "run", grid_of(before=die))
+    experiment = stopped_in_round_2(bench, "fedlora", tmp_path / "run")
     run_experiment(experiment, tmp_path / "run", resume=True)
     run_experiment(experiment, tmp_path / "local")
     assert_equal_states(tmp_path / "run", tmp_path / "local")
