@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -19,14 +18,13 @@ from typing import Any
 
 import torch
 
+from feddtl.models.kernel_choice import bfloat16_is_hopeless
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("feddtl", "torch", "transformers", "peft", "numpy", "pillow")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 # Rows, inner, columns: the products of ViT-B and ViT-L blocks at common batches, and two squares.
 MATMULS = ((6304, 768, 3072), (6304, 3072, 768), (12608, 768, 768), (8224, 1024, 4096), (2048,) * 3, (4096,) * 3)
-
-# Far beyond what a disturbed measurement of a product can show.
-HOPELESS = 8
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,6 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@cache
-def bfloat16_is_hopeless(device: str) -> bool:
-    """Whether a small matrix product takes `HOPELESS` times longer in bfloat16 than in float32.
-
-    A processor without instructions for it takes a hundred times longer: minutes for each trial.
-    """
-    took = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = (torch.randn(256, 256, device=device).to(dtype) for _ in range(2))
-        work = {"product": lambda left=left, right=right: torch.mm(left, right)}
-        took[dtype] = min(alternate(work, 5)["product"])
-    return took[torch.bfloat16] > HOPELESS * took[torch.float32]
-
-
 def matmul_peak(
     device: str = "cpu", budget: float = 0.5, shapes: Sequence[tuple[int, int, int]] = MATMULS
 ) -> dict[str, float]:
@@ -157,7 +141,7 @@ def matmul_peak(
     bfloat16 is left out where it is hopeless.
     """
     peaks = {}
-    for dtype in (torch.float32,) if bfloat16_is_hopeless(device) else (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if bfloat16_is_hopeless(torch.device(device)) else (torch.float32, torch.bfloat16):
         best = 0.0
         for rows, inner, columns in shapes:
             left = torch.randn(rows, inner, device=device).to(dtype)

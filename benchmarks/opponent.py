@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.measure import alternate, bfloat16_is_hopeless
+from benchmarks.measure import alternate
 from benchmarks.reference_loop import Client, ReferenceLoop, Server
 from benchmarks.reference_parts import Compute, Federation, Images, Roles, Settings, seeded
 from benchmarks.workload import NAMES, SHAPES, Workload, prompts
+from feddtl.models.kernel_choice import bfloat16_is_hopeless
 
 TRIALS = 2
 TRIAL_IMAGES = 32
@@ -82,7 +83,7 @@ def best_text(
 
 
 def _candidates(workload: Workload) -> list[Compute]:
-    precisions = PRECISIONS[:1] if bfloat16_is_hopeless(workload.device) else PRECISIONS
+    precisions = PRECISIONS[:1] if bfloat16_is_hopeless(torch.device(workload.device)) else PRECISIONS
     pairs = itertools.product(precisions, ATTENTIONS)
     return [Compute(precision, attention, workload.device) for precision, attention in pairs]
 

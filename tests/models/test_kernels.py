@@ -11,7 +11,14 @@ import torch
 from feddtl.models import kernel_choice
 from feddtl.models.blocks import freeze
 from feddtl.models.clip import load_clip
-from feddtl.models.kernel_choice import FEW_IMAGES, MOST_IMAGES, REMEMBERED, best_seconds, choose_kernels, prefer
+from feddtl.models.kernel_choice import (
+    HOPELESS,
+    REMEMBERED,
+    best_seconds,
+    bfloat16_is_hopeless,
+    choose_kernels,
+    prefer,
+)
 from feddtl.models.kernels import Kernels, as_kernels, attend, names_of
 from feddtl.models.lora import Lora, grouped
 
@@ -158,14 +165,21 @@ def test_what_is_asked_for_is_not_measured(own_clip, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def bfloat16_is_usable(monkeypatch):
+    """As on a processor with instructions for it."""
+    monkeypatch.setattr(kernel_choice, "bfloat16_is_hopeless", lambda device: False)
+
+
+@pytest.mark.usefixtures("bfloat16_is_usable")
 def test_the_best_of_all_turns_counts(own_clip, monkeypatch):
-    """After a step of few images each, and one uncounted before it; the first turn of bfloat16 is disturbed."""
+    """Of each two steps the first does not count; the first turn of bfloat16 is disturbed."""
     calls = []
 
-    def step_of(tower, first_block, images):
+    def step_of(tower, first_block):
         def step():
-            calls.append((names_of(tower.stack.kernels)["precision"], images))
-            return {"float32": 2.0}.get(calls[-1][0], 9.0 if len(calls) < 9 else 1.0)
+            calls.append(names_of(tower.stack.kernels)["precision"])
+            return {"float32": 2.0}.get(calls[-1], 9.0 if len(calls) < 5 else 1.0)
 
         return step
 
@@ -173,31 +187,52 @@ def test_the_best_of_all_turns_counts(own_clip, monkeypatch):
     monkeypatch.setattr(kernel_choice, "SECONDS_TO_SPEND", 0.0)
     choices = [Kernels(torch.float32), Kernels(torch.bfloat16)]
     assert best_seconds(own_clip.image, 2, choices) == [2.0, 1.0]
-    turn = [("float32", MOST_IMAGES)] * 2 + [("bfloat16", MOST_IMAGES)] * 2
-    assert calls == [("float32", FEW_IMAGES)] * 2 + [("bfloat16", FEW_IMAGES)] * 2 + 4 * turn
+    assert calls == 4 * ["float32", "float32", "bfloat16", "bfloat16"]
 
 
-def test_a_hopeless_candidate_sees_few_images_and_one_without_memory_never_wins(own_clip, monkeypatch):
-    """bfloat16 takes six times as long; eager attention has no memory for few images, or only for more of them."""
-    calls = []
-
-    def step_of(tower, first_block, images):
+@pytest.mark.usefixtures("bfloat16_is_usable")
+def test_kernels_without_memory_never_win(own_clip, monkeypatch):
+    def step_of(tower, first_block):
         def step():
-            kernels = tower.stack.kernels
-            calls.append((kernels, images))
-            if kernels.attention == "eager" and (kernels.precision or images == MOST_IMAGES):
+            if tower.stack.kernels.attention == "eager":
                 raise torch.OutOfMemoryError
-            return 6.0 if kernels.precision == torch.bfloat16 else 1.0
+            return 6.0 if tower.stack.kernels.precision == torch.bfloat16 else 1.0
 
         return step
 
     monkeypatch.setattr(kernel_choice, "_training_step", step_of)
-    choices = [Kernels(torch.float32), Kernels(torch.bfloat16), Kernels(torch.float32, "eager"), Kernels(None, "eager")]
-    assert best_seconds(own_clip.image, 2, choices) == [1.0, 6.0, math.inf, math.inf]
-    assert {images for kernels, images in calls if kernels in choices[1:3]} == {FEW_IMAGES}
-    assert (choices[3], MOST_IMAGES) in calls
+    choices = [Kernels(torch.float32), Kernels(torch.bfloat16), Kernels(torch.float32, "eager")]
+    assert best_seconds(own_clip.image, 2, choices) == [1.0, 6.0, math.inf]
 
 
+def test_no_step_is_made_in_a_precision_that_the_processor_does_not_have(own_clip, tmp_path, monkeypatch):
+    """On ViT-B such a step takes minutes. Who insists on the precision gets it, with the fused kernel."""
+    tried = set()
+
+    def step_of(tower, first_block):
+        tried.add(tower.stack.kernels.precision)
+        return lambda: 1.0
+
+    monkeypatch.setattr(kernel_choice, "_training_step", step_of)
+    monkeypatch.setattr(kernel_choice, "bfloat16_is_hopeless", lambda device: True)
+    assert choose_kernels(own_clip, 2, remembered_in=tmp_path) == Kernels(torch.float32, "sdpa")
+    assert choose_kernels(own_clip, 2, "bfloat16", remembered_in=tmp_path) == Kernels(torch.bfloat16, "sdpa")
+    assert tried == {torch.float32}
+
+
+@pytest.mark.parametrize(("factor", "hopeless"), [(1.0, False), (HOPELESS - 0.1, False), (HOPELESS + 0.1, True)])
+def test_a_product_shows_whether_bfloat16_is_hopeless(monkeypatch, factor, hopeless):
+    def timed(device, product):
+        product()
+        return factor if product.args[0].dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(kernel_choice, "_timed", timed)
+    bfloat16_is_hopeless.cache_clear()
+    assert bfloat16_is_hopeless(torch.device("cpu")) is hopeless
+    bfloat16_is_hopeless.cache_clear()
+
+
+@pytest.mark.usefixtures("bfloat16_is_usable")
 @pytest.mark.parametrize("first_block", [2, 4])
 def test_measurement_leaves_the_tower_as_it_was(own_clip, first_block):
     """Block 4 of 4 is a method that changes no block: the last one is measured."""

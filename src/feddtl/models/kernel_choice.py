@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +28,11 @@ WORTH_EAGER = 1.1
 # does can only add to it.
 LEAST_TURNS, MOST_TURNS = 3, 20
 SECONDS_TO_SPEND = 1.5
-# Times the best: not tried again. Some images are enough to see that, and on a processor without bfloat16 a whole step
-# takes seconds.
-HOPELESS = 5.0
-MOST_IMAGES, FEW_IMAGES = 320, 16
+MOST_IMAGES = 320
+# A processor without instructions for bfloat16 multiplies a hundred times slower: minutes for a single step of ViT-B.
+# Products are half of a step or more, so nothing else makes up for some times the time.
+HOPELESS = 4.0
+PROBE = 256  # rows and columns of the product that shows it
 
 PrecisionName = Literal["float32", "bfloat16"]
 Candidate = tuple[PrecisionName, AttentionKernel]
@@ -72,7 +74,7 @@ def choose_kernels(
         remember(file, key, seconds)
 
     def seconds_of(pair: Candidate) -> float:
-        # JSON has no infinity: what needs more memory than there is was remembered as null.
+        # JSON has no infinity: it was remembered as null.
         known = seconds["/".join(pair)]
         return math.inf if known is None else float(known)
 
@@ -90,28 +92,39 @@ def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -
 
 
 def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]) -> list[float]:
-    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels; a
-    hopeless one's are those of a step of few images."""
+    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels;
+    infinite for one that is not worth a step, or needs more memory than there is."""
     before, begun = tower.stack.kernels, time.perf_counter()
     best = [math.inf] * len(choices)
+    slow = bfloat16_is_hopeless(tower.device)
+    hopeful = [index for index, kernels in enumerate(choices) if not (slow and kernels.precision == torch.bfloat16)]
 
-    def measure(index: int, images: int) -> float:
+    def measure(index: int) -> float:
         tower.stack.use(choices[index])
-        step = _training_step(tower, min(first_block, len(tower.stack) - 1), images)
+        step = _training_step(tower, min(first_block, len(tower.stack) - 1))
         # The first step of a kind also pays for what is set up once.
         return math.inf if math.isinf(_seconds(step)) else _seconds(step)
 
     try:
-        few = [measure(index, FEW_IMAGES) for index in range(len(choices))]
-        hopeful = [index for index, seconds in enumerate(few) if seconds <= HOPELESS * min(few)]
         for turn in range(1 + MOST_TURNS):
             if turn > LEAST_TURNS and time.perf_counter() - begun > SECONDS_TO_SPEND:
                 break
             for index in hopeful:
-                best[index] = min(best[index], measure(index, MOST_IMAGES))
+                best[index] = min(best[index], measure(index))
     finally:
         tower.stack.use(before)
-    return [best[index] if index in hopeful else few[index] for index in range(len(choices))]
+    return best
+
+
+@cache
+def bfloat16_is_hopeless(device: torch.device) -> bool:
+    """Whether a small matrix product takes `HOPELESS` times longer in bfloat16 than in float32."""
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    for _ in range(1 + LEAST_TURNS):
+        for dtype, least in best.items():
+            factor = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
+            best[dtype] = min(least, _timed(device, partial(torch.mm, factor, factor)))
+    return best[torch.bfloat16] > HOPELESS * best[torch.float32]
 
 
 def _seconds(step: Callable[[], float]) -> float:
@@ -122,25 +135,30 @@ def _seconds(step: Callable[[], float]) -> float:
         return math.inf
 
 
-def _training_step(tower: ImageTower, first_block: int, images: int) -> Callable[[], float]:
-    """A step on at most so many random activations that, called, takes these seconds per image."""
+def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
+    """A step on a pass of random activations that, called, takes these seconds per image."""
     generator = torch.Generator().manual_seed(0)
-    count = min(tower.images_per_pass, images)
+    count = min(tower.images_per_pass, MOST_IMAGES)
     hidden = torch.randn(count, tower.tokens, tower.width, generator=generator)
     hidden = hidden.to(tower.device, tower.precision)
     drawn = init_factors(tower.stack.layer_shapes(first_block, ("q_proj", "k_proj", "v_proj")), 4, seed=0)
     factors = {name: (t if A_SUFFIX in name else t + 0.01).to(tower.device) for name, t in drawn.items()}
     lora = Lora({name: tensor.requires_grad_() for name, tensor in factors.items()}, 1.0)
 
-    def step() -> float:
-        _wait(tower.device)
-        begun = time.perf_counter()
+    def step() -> None:
         with torch.enable_grad():
             tower.features(hidden, first_block, lora).sum().backward()  # type: ignore[no-untyped-call]
-        _wait(tower.device)
-        return (time.perf_counter() - begun) / count
 
-    return step
+    return lambda: _timed(tower.device, step) / count
+
+
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds of some work, all of it."""
+    _wait(device)
+    begun = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - begun
 
 
 def _wait(device: torch.device) -> None:
