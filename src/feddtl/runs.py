@@ -1,14 +1,4 @@
-"""A run is a folder of facts: what was asked, what happened each round, where it stands, what came out.
-
-config.json                 first, before the data is loaded: from here on a killed run can be resumed
-environment.json data.json  when it is prepared: from here on it is a run that began
-federation.json             of a run with clients elsewhere: its name among them
-metrics.jsonl summary.json  records of the rounds done; the outcome
-predictions.safetensors     what each test image is taken for, before and after training
-checkpoints/round-0007/{state.safetensors, progress.json}
-adapter/{visual, text}/     in PEFT's format, or, of a method without LoRA,
-tensors/                    shared.safetensors, client-3.safetensors
-"""
+"""A run is a folder of facts: what was asked, what happened each round, where it stands, what came out."""
 
 from __future__ import annotations
 
@@ -26,15 +16,29 @@ from feddtl.checkpoints import Checkpoints
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
-from feddtl.errors import ConfigError, FeddtlError, RunError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.errors import FeddtlError, RunError
+from feddtl.experiment_file import experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
+from feddtl.run_files import (
+    CONFIG,
+    DATA,
+    ENVIRONMENT,
+    FEDERATION,
+    METRICS,
+    PREDICTIONS,
+    SUMMARY,
+    has_clients_elsewhere,
+    holds_run,
+    read_experiment,
+    read_json,
+    refuse_used,
+    resuming,
+)
 from feddtl.runtimes.rounds import Progress, Record
 from feddtl.storage import (
-    DRAFT,
     json_line,
     new_folder,
     only_writer,
@@ -44,8 +48,6 @@ from feddtl.storage import (
     write_text_atomic,
 )
 
-CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
-METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
 # Where a run is computed does not change what it is.
 FREE_ON_RESUME = (
     "deployment.min_clients",
@@ -71,23 +73,6 @@ class RunFolder:
         self.path = path
         self._checkpoints = Checkpoints(path / "checkpoints")
 
-    @staticmethod
-    def refuse_used(path: Path) -> None:
-        """Raise RunError if a new run at `path` would overwrite anything; an announced one may begin."""
-        with storage_errors(path):
-            if path.exists() and not path.is_dir():
-                raise RunError(f"{path} is a file; nothing was changed.", "Give another --output.")
-            names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
-        if only_announced and (CONFIG not in names or _holds_experiment(path / CONFIG)):
-            return
-        if CONFIG in names:
-            raise RunError(
-                f"{path} already holds a run; nothing was changed.",
-                f"Go on with it: {_resuming(path)}. Or give another --output.",
-            )
-        raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
-
     @classmethod
     @contextmanager
     def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
@@ -96,7 +81,7 @@ class RunFolder:
         This process holds it for the length of the block. If an error ends the block before `begin` was
         called, nothing of the folder stays.
         """
-        cls.refuse_used(path)
+        refuse_used(path)
         fresh = not path.exists()
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -124,9 +109,7 @@ class RunFolder:
     @classmethod
     def find(cls, path: Path) -> RunFolder:
         """Existing run, even one that was only announced. Raises RunError if there is none."""
-        with storage_errors(path):
-            found = (path / CONFIG).is_file()
-        if not found:
+        if not holds_run(path):
             raise RunError(
                 f"There is no run in {path}.", f"Give the --output folder of an earlier run (it has a {CONFIG})."
             )
@@ -138,7 +121,7 @@ class RunFolder:
         folder = cls.find(path)
         if not folder.has_begun:
             raise RunError(
-                f"The run in {path} was stopped before its first round.", f"Go on with it: {_resuming(path)}."
+                f"The run in {path} was stopped before its first round.", f"Go on with it: {resuming(path)}."
             )
         return folder
 
@@ -150,17 +133,17 @@ class RunFolder:
     @property
     def experiment(self) -> Experiment:
         """The experiment this folder belongs to."""
-        return _read_experiment(self.path / CONFIG)
+        return read_experiment(self.path / CONFIG)
 
     @property
     def data(self) -> dict[str, Any]:
         """What the data looked like: names, prompt, partition counts."""
-        return dict(_read_json(self.path / DATA))
+        return dict(read_json(self.path / DATA))
 
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, device and kernels, as they were when the run began."""
-        return dict(_read_json(self.path / ENVIRONMENT))
+        return dict(read_json(self.path / ENVIRONMENT))
 
     @property
     def kernels(self) -> Kernels:
@@ -209,12 +192,12 @@ class RunFolder:
         path = self.path / FEDERATION
         if not path.is_file():
             write_json_atomic(path, {"run": secrets.token_hex(16)})
-        return str(_read_json(path)["run"])
+        return str(read_json(path)["run"])
 
     @property
     def has_clients_elsewhere(self) -> bool:
         """Whether it was begun over Flower, so that what clients keep for it is on their machines."""
-        return (self.path / FEDERATION).is_file()
+        return has_clients_elsewhere(self.path)
 
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then drop all but the latest two."""
@@ -243,7 +226,7 @@ class RunFolder:
         try:
             return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError) as error:
-            raise RunError(f"Cannot read {path}: {error}.", f"Write it anew: {_resuming(self.path)}.") from None
+            raise RunError(f"Cannot read {path}: {error}.", f"Write it anew: {resuming(self.path)}.") from None
 
     @property
     def predictions(self) -> ImagePredictions | None:
@@ -259,7 +242,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The outcome; None until the run is finished."""
         path = self.path / SUMMARY
-        return dict(_read_json(path)) if path.is_file() else None
+        return dict(read_json(path)) if path.is_file() else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json."""
@@ -299,33 +282,3 @@ class RunFolder:
             self._remove_drafts()
             if folder_too:
                 self.path.rmdir()
-
-
-def _resuming(path: Path) -> str:
-    """The command that goes on with a run."""
-    return f"feddtl {'submit' if RunFolder(path).has_clients_elsewhere else 'run'} --resume {path}"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
-
-
-def _read_experiment(path: Path) -> Experiment:
-    try:
-        return experiment_from_dict(_read_json(path))
-    except ConfigError as error:
-        raise RunError(
-            f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
-        ) from None
-
-
-def _holds_experiment(path: Path) -> bool:
-    """Whether a config.json is a run's and not, say, a model's."""
-    try:
-        _read_experiment(path)
-    except RunError:
-        return False
-    return True

@@ -134,11 +134,18 @@ def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):
     assert quiet.err == ""
 
 
-def test_an_interrupted_run_says_how_to_go_on(feddtl, monkeypatch):
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupted_run_says_how_to_go_on(feddtl, tmp_path, monkeypatch, begun):
+    """One that waited for its turn left nothing to go on from."""
+
     def submit(*arguments, **settings):
+        if begun:
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "config.json").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("feddtl.launch.submission.submit", submit)
     answer = feddtl("submit", "--output", "out")
     assert answer.code == 130
-    assert "`feddtl submit --resume out`" in answer.err
+    assert ("`feddtl submit --resume out`" in answer.err) == begun
+    assert ("the run had not begun" in answer.err) != begun

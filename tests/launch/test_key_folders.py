@@ -47,6 +47,8 @@ def test_a_server_that_nobody_could_connect_to_is_refused(folder):
 
 
 def test_the_folder_of_another_client_is_not_taken(folder):
+    with pytest.raises(ConfigError, match=r"client-1 are those of client-1, and --id is 0; nothing was started"):
+        client_keys(folder / "client-1", 0)
     with pytest.raises(ConfigError, match="There is no") as caught:
         client_keys(folder, 0)
     assert "client-0/" in caught.value.hint

@@ -16,6 +16,8 @@ from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.launch import submission
+from feddtl.launch.connection import Address
+from feddtl.launch.flower_cli import FlowerCli
 from feddtl.launch.processes import ended_by_sigterm
 from feddtl.launch.submission import submit
 
@@ -43,6 +45,8 @@ elif word == "stop":
     print(json.dumps({"success": STOPS}))
 """
 
+ACCEPTED = "run 7 was accepted: it begins when earlier runs have ended, and its clients have answered"
+
 
 @pytest.fixture
 def interruptible():
@@ -64,7 +68,8 @@ def server(tmp_path, monkeypatch):
         make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
         home = tmp_path / "state" / "flower"
         home.mkdir(parents=True)
-        (home / "config.toml").touch()
+        FlowerCli(home, home).connect_to(Address("localhost", 9092), home / "ca.crt")
+        monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: "")
         return home.parent
 
     return make
@@ -84,7 +89,7 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
     assert values["output"] == str(tmp_path / "out")
     assert values["resume"] is True
     assert experiment_from_dict(json.loads(values["settings"])) == experiment
-    assert told == ["round 1/2 sft"]
+    assert told == [ACCEPTED, "round 1/2 sft"]
     assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
 
 
@@ -101,7 +106,7 @@ def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path, error, 
         submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
     assert caught.value.message == "The run ended as finished:failed: out holds a run."
     assert caught.value.hint == "Give another --output."
-    assert told[0] == "round 1/2 sft"
+    assert told[:2] == [ACCEPTED, "round 1/2 sft"]
     assert (error in told) == shown
 
 
@@ -143,6 +148,23 @@ def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, int
 def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, interruptible, tmp_path):
     with pytest.raises(DeploymentError, match="Run 7 may still be going on"):
         submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, tell=print)
+
+
+def test_a_server_that_was_started_a_moment_ago_is_waited_for(server, tmp_path, monkeypatch):
+    state, answers, told = server(), iter(["Connection refused", "Connection refused", ""]), []
+    monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: next(answers))
+    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_BETWEEN_LOOKS", 0.0)
+    submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
+    assert told == ["waiting for the server at localhost:9092", ACCEPTED, "round 1/2 sft"]
+
+
+def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monkeypatch):
+    state = server()
+    monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: "Connection refused")
+    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_TO_ANSWER", -1.0)
+    with pytest.raises(DeploymentError, match=r"localhost:9092: Connection refused; nothing was submitted"):
+        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+    assert not server.calls.exists()
 
 
 def test_without_a_server_nothing_is_sent(tmp_path):

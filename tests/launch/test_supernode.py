@@ -44,7 +44,6 @@ def hurry(monkeypatch):
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(supernode, "SECONDS_BETWEEN_TRIES", 0)
-    monkeypatch.setattr(supernode, "SECONDS_TO_SAY_WHY", 1)
 
 
 def notes_until_it_ends(place):
@@ -64,6 +63,8 @@ def notes_until_it_ends(place):
 def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, capsys):
     calls = fake_program(tmp_path / "bin", "flower-supernode", SUPERNODE, monkeypatch)
     monkeypatch.setattr(supernode, "unreachable", lambda address, authority: "")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.JPG").touch()
     notes = notes_until_it_ends(place(tmp_path, data=tmp_path))
     assert len(calls.read_text().splitlines()) == 2
     refused = notes[1]
@@ -100,6 +101,15 @@ def test_a_server_that_is_away_is_waited_for_and_named_once(tmp_path, monkeypatc
 def test_a_path_that_is_not_there_is_refused(tmp_path, flag):
     with pytest.raises(ConfigError, match=rf"--{flag} .*nowhere does not exist; nothing was started"):
         place(tmp_path, **{flag: tmp_path / "nowhere"})
+
+
+def test_a_folder_without_images_is_refused_at_the_start(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"--data .* has no image and no parquet file in it; nothing was started"):
+        place(tmp_path, data=tmp_path)
+    (tmp_path / "train-00000.parquet").touch()
+    assert place(tmp_path, data=tmp_path).data == place(tmp_path, data=tmp_path / "notes.txt").data.parent
 
 
 def test_a_client_is_counted_from_0(tmp_path):

@@ -12,8 +12,9 @@ from feddtl.errors import ConfigError, RunError
 from feddtl.launch.connection import Address
 from feddtl.launch.key_folders import client_keys, client_name, server_keys
 from feddtl.launch.processes import ended_by_sigterm, require_flower
+from feddtl.run_files import holds_run, refuse_used
 from feddtl.state_folder import state_root
-from feddtl.storage import json_text, storage_errors
+from feddtl.storage import json_text
 
 STOPPED = 0  # a service that is told to end, and ends
 TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
@@ -39,7 +40,7 @@ def server(command: Server) -> int:
     from feddtl.launch.superlink import ServerPlace, serve_forever
 
     listen = Address(command.host, command.port)
-    place = ServerPlace(listen, server_keys(command.keys), _state(command.state) / "server")
+    place = ServerPlace(listen, server_keys(command.keys), _state(command.state) / "server", command.verbose)
     with ended_by_sigterm(STOPPED):
         serve_forever(place, _note)
     return 1
@@ -57,6 +58,7 @@ def client(command: Client) -> int:
         _state(command.state),
         command.data,
         command.model,
+        command.verbose,
     )
     with ended_by_sigterm(STOPPED):
         take_part_forever(place, _note)
@@ -74,7 +76,7 @@ def submit(command: Submit) -> int:
     if output is None:
         raise ConfigError("There is no --output.", "Name a new folder on the server's machine.")
     if not command.resume:
-        _require_new(output)
+        refuse_used(output)
     try:
         with ended_by_sigterm(TERMINATED):
             submit_run(
@@ -85,8 +87,7 @@ def submit(command: Submit) -> int:
                 tell=lambda line: None if command.quiet or command.json else print(line, file=sys.stderr),
             )
     except KeyboardInterrupt:
-        again = f"feddtl submit --resume {shlex.quote(str(output))}"
-        print(f"interrupted and stopped: `{again}` goes on from where it stood.", file=sys.stderr)
+        print(f"interrupted and stopped: {_what_is_left(output)}", file=sys.stderr)
         return 130
     from feddtl.cli.terminal import print_summary
     from feddtl.runs import RunFolder
@@ -101,15 +102,11 @@ def submit(command: Submit) -> int:
     return 0
 
 
-def _require_new(output: Path) -> None:
-    """Raise RunError for a folder with something in it, before the run waits behind others."""
-    with storage_errors(output):
-        used = output.is_dir() and any(output.iterdir())
-    if used:
-        raise RunError(
-            f"{output} is not empty; nothing was submitted.",
-            f"Give another --output, or go on with a run in it: feddtl submit --resume {shlex.quote(str(output))}.",
-        )
+def _what_is_left(output: Path) -> str:
+    """Of a run that was stopped."""
+    if holds_run(output):
+        return f"`feddtl submit --resume {shlex.quote(str(output))}` goes on from where it stood."
+    return "the run had not begun."
 
 
 def _state(folder: Path | None) -> Path:

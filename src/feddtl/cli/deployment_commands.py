@@ -50,6 +50,8 @@ class Server:
     """Port to listen on."""
     state: FolderFlag = None
     """Folder for its connection, which `feddtl submit` reads; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    verbose: bool = False
+    """Show all that Flower says, not its warnings and errors alone."""
 
     def execute(self) -> int:
         """Exit code."""
@@ -77,6 +79,8 @@ class Client:
     """This client's copy of the CLIP; default: the place that the experiment names."""
     state: FolderFlag = None
     """Folder for its personal part of methods that have one; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    verbose: bool = False
+    """Show all that Flower says, not its warnings and errors alone."""
 
     def execute(self) -> int:
         """Exit code."""

@@ -38,4 +38,6 @@ def _is_a_name(source: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    """Without `..`, which only a look at the file system can take away: before it may be a link."""
+    whole = Path(path).expanduser().absolute()
+    return str(whole.resolve() if ".." in whole.parts else whole)

@@ -231,8 +231,10 @@ def print_summary(summary: Summary, folder: Path) -> None:
         )
     if rounds:
         console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=whole)
+        best = f"HM {percent(summary['best']['harmonic_mean'])} after round {summary['best_round']}"
+        if summary["partition"] != ON_CLIENTS:
+            console.print(f"highest on the test images, not to choose by: {best}", highlight=False, soft_wrap=whole)
         console.print(
-            f"best round on the test images: {summary['best_round']} (HM {percent(summary['best']['harmonic_mean'])})  "
             f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
             highlight=False,
             soft_wrap=whole,

@@ -6,18 +6,21 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+import time
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from feddtl.errors import DeploymentError
-from feddtl.launch.connection import Address
+from feddtl.launch.connection import Address, unreachable
 from feddtl.launch.processes import flower_environment, flower_program
 from feddtl.launch.toml_text import toml_text
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
+SECONDS_TO_ANSWER, SECONDS_BETWEEN_LOOKS = 15.0, 0.5  # a server that was started a moment ago
 # What the server answers to a key that is registered, a run that it does not have, and a run that is to stop and did.
 KNOWN, NO_SUCH_RUN, ENDED = "already in use", "run id not found", "already finished"
 OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
@@ -63,6 +66,21 @@ class FlowerCli:
         default = "[superlink]\n" + toml_text({"default": CONNECTION})
         server = toml_text({"address": str(address), "root-certificates": str(authority)})
         write_text_atomic(self.home / "config.toml", f"{default}[superlink.{CONNECTION}]\n{server}")
+
+    def wait_for_server(self, tell: Callable[[str], None]) -> None:
+        """Return when the server answers. Raises DeploymentError where it does not within a quarter of a minute."""
+        named = tomllib.loads((self.home / "config.toml").read_text(encoding="utf-8"))["superlink"][CONNECTION]
+        address, authority = Address.parse(named["address"]), Path(named["root-certificates"])
+        deadline, told = time.monotonic() + SECONDS_TO_ANSWER, False
+        while reason := unreachable(address, authority):
+            if time.monotonic() > deadline:
+                raise DeploymentError(
+                    f"No server answers at {address}: {reason}; nothing was submitted.", "Start `feddtl server`."
+                )
+            if not told:
+                tell(f"waiting for the server at {address}")
+                told = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def register(self, public_key: Path) -> None:
         """Let the client with this key connect, if it may not already. Raises DeploymentError."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError
 
 AUTHORITY, CERTIFICATE, SERVER_KEY, NODE_KEY, CLIENTS = "ca.crt", "server.crt", "server.key", "node.key", "clients"
+OF_A_CLIENT = re.compile(r"client-\d+")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,14 @@ def client_keys(folder: Path, client: int) -> ClientKeys:
     """Keys in the client's folder, or in the folder that `feddtl keys` wrote, whose client is named by its id.
 
     Raises:
-        ConfigError: A file is missing.
+        ConfigError: A file is missing, or the folder's name is that of another client.
     """
     whole = folder.expanduser().absolute()
+    if OF_A_CLIENT.fullmatch(whole.name) and whole.name != client_name(client):
+        raise ConfigError(
+            f"--keys {folder} are those of {whole.name}, and --id is {client}; nothing was started.",
+            f"Give {client_name(client)}/, or the id whose folder this is.",
+        )
     part = whole / client_name(client) if (whole / client_name(client)).is_dir() else whole
     keys = ClientKeys(part / AUTHORITY, part / NODE_KEY)
     for path in (keys.authority, keys.key):

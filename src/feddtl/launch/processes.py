@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
@@ -23,6 +25,7 @@ from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
+SECONDS_TO_HEAR = 5.0  # what an ended process said last
 SECONDS_BETWEEN_LOOKS = 0.05
 NO_SIGNAL = 0  # kill(2) then only tells whether somebody is there
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -129,6 +132,31 @@ def running(
         yield process
     finally:
         stop(process)
+
+
+@contextmanager
+def heard(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, hear: Callable[[str], None]
+) -> Iterator[subprocess.Popen[str]]:
+    """As `running`, with each line of output, standard error included, given to `hear` in a thread.
+
+    When the block has ended all lines were heard: the output ends with the last process that the program started.
+    """
+    thread = None
+
+    def pass_on(output: IO[str]) -> None:
+        for line in output:
+            hear(line)
+
+    try:
+        with running(command, environment, folder, subprocess.PIPE) as process:
+            assert process.stdout is not None
+            thread = threading.Thread(target=pass_on, args=(process.stdout,), daemon=True)
+            thread.start()
+            yield process
+    finally:
+        if thread is not None:
+            thread.join(SECONDS_TO_HEAR)
 
 
 def stop(process: subprocess.Popen[str]) -> None:

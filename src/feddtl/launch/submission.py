@@ -15,13 +15,13 @@ from feddtl.config import Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus, UnknownRunError
+from feddtl.launch.flower_log import COLOUR
 from feddtl.launch.processes import flower_environment, held_back, running
 from feddtl.launch.toml_text import toml_text
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is asked for anew
 SECONDS_WITHOUT_ANSWER = 60.0  # that a server may be too busy to say how a run stands
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FLOWERS_OWN = re.compile(r"(DEBUG|INFO|WARNING) *:|Using SuperLink:|Successfully installed ")
 # Flower's words about an exception in the server's part of a run, in its log and in its status.
 RAISED = re.compile(r"ERROR *: *ServerApp raised an exception")
@@ -75,11 +75,13 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         folder = Path(scratch)
         cli = FlowerCli(home, folder / "empty")
         cli.folder.mkdir()
+        cli.wait_for_server(tell)
         app, run_config = _write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume)
         run: int | None = None
         try:
             with held_back():  # or the server might have a run whose number nobody knows
                 run = cli.start(app, run_config)
+            tell(f"run {run} was accepted: it begins when earlier runs have ended, and its clients have answered")
             status = _follow(cli, run, tell)
         except (KeyboardInterrupt, SystemExit):
             if run is not None:

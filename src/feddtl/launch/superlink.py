@@ -13,11 +13,13 @@ from pathlib import Path
 from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch.connection import PORTS, Address, is_host, unreachable
 from feddtl.launch.flower_cli import FlowerCli
+from feddtl.launch.flower_log import FlowerLog
 from feddtl.launch.key_folders import ServerKeys
-from feddtl.launch.processes import empty_folder, flower_environment, flower_program, running
+from feddtl.launch.processes import empty_folder, flower_environment, flower_program, heard
 from feddtl.storage import storage_errors
 
 SECONDS_TO_START = 120.0
+LOG = "What it said is above; with --verbose it says more."
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how this machine reaches a server that listens everywhere
 
 
@@ -29,11 +31,13 @@ class ServerPlace:
         listen: Address that it listens on.
         keys: See `feddtl.launch.key_folders`.
         state: Folder for its connection, which `feddtl submit` reads, and the apps of its runs.
+        verbose: Whether to show all that Flower says.
     """
 
     listen: Address
     keys: ServerKeys
     state: Path
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         if not is_host(self.listen.host):
@@ -73,7 +77,8 @@ def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     cli = FlowerCli(home, empty_folder(place.state / "empty"))
     cli.connect_to(place.local, place.keys.authority)
-    with running(_command(place), flower_environment(home), cli.folder) as superlink:
+    log = FlowerLog(verbose=place.verbose)
+    with heard(_command(place), flower_environment(home), cli.folder, log.hear) as superlink:
         _wait_until_it_answers(superlink, place)
         for public in place.keys.clients:
             cli.register(public)
@@ -101,7 +106,7 @@ def _wait_until_it_answers(superlink: subprocess.Popen[str], place: ServerPlace)
             raise _ended(code)
         if time.monotonic() > deadline:
             raise DeploymentError(
-                f"SuperLink does not answer at {place.local} after {SECONDS_TO_START:g} seconds.", "Its log is above."
+                f"SuperLink does not answer at {place.local} after {SECONDS_TO_START:g} seconds.", LOG
             )
         time.sleep(0.2)
 
@@ -127,4 +132,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _ended(code: int) -> DeploymentError:
-    return DeploymentError(f"SuperLink ended by itself with exit code {code}.", "Its log is above; start it again.")
+    return DeploymentError(f"SuperLink ended by itself with exit code {code}.", LOG)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +9,14 @@ from pathlib import Path
 
 from feddtl.errors import ConfigError
 from feddtl.launch.connection import Address, proxy_variable, unreachable
+from feddtl.launch.flower_log import SuperNodeLog
 from feddtl.launch.key_folders import ClientKeys, client_name
-from feddtl.launch.processes import empty_folder, flower_environment, flower_program, free_port, running
+from feddtl.launch.processes import empty_folder, flower_environment, flower_program, free_port, heard
 from feddtl.launch.toml_text import toml_text
 from feddtl.state_folder import STATE
 from feddtl.storage import storage_errors, write_text_atomic
 
 SECONDS_BETWEEN_TRIES = 10.0
-SECONDS_TO_SAY_WHY = 5.0
-# SuperNode's words when the server refuses it; for which of the reasons is in the server's log alone.
-REFUSAL = "Failed to activate SuperNode"
 REFUSED = (
     "The server refuses client {client}. After an end without farewell, by kill -9 or a power cut, it takes the client "
     "for connected for about a minute; or another client is connected with this key, here or elsewhere; or it does not "
@@ -40,6 +35,7 @@ class ClientPlace:
         state: Folder for what it keeps.
         data: Its images, or its copy of the data set; None: as the experiment says.
         model: Its copy of the CLIP; None: as the experiment says.
+        verbose: Whether to show all that Flower says.
     """
 
     client: int
@@ -48,6 +44,7 @@ class ClientPlace:
     state: Path
     data: Path | None
     model: Path | None
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         if self.client < 0:
@@ -55,6 +52,8 @@ class ClientPlace:
         for flag, path in (("--data", self.data), ("--model", self.model)):
             if path is not None and not path.exists():
                 raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
+        if self.data is not None:
+            _require_images(self.data)
 
 
 def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
@@ -84,12 +83,23 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
         if not proxy:
             _wait_for_server(place, note)
         note(f"Client {place.client} connects to {place.server}; Ctrl-C stops it.")
-        with running(_command(place, node_config), environment, folder, subprocess.PIPE) as supernode:
-            reader = Reader(supernode)
-            supernode.wait()
-        why = reader.why_it_ended(place.client)
+        log = SuperNodeLog(note, verbose=place.verbose)
+        with heard(_command(place, node_config), environment, folder, log.hear) as supernode:
+            code = supernode.wait()
+        why = REFUSED.format(client=place.client) if log.refused else f"SuperNode ended with exit code {code}."
         note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _require_images(data: Path) -> None:
+    # Imported here: it takes numpy, of no use to a process that waits.
+    from feddtl.data.folders import holds_images
+
+    if not holds_images(data):
+        raise ConfigError(
+            f"--data {data} has no image and no parquet file in it; nothing was started.",
+            "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
+        )
 
 
 def _node_config(place: ClientPlace) -> str:
@@ -117,32 +127,3 @@ def _wait_for_server(place: ClientPlace, note: Callable[[str], None]) -> None:
             note(f"The server at {place.server} cannot be reached: {reason}. Waiting for it.")
             said = reason
         time.sleep(SECONDS_BETWEEN_TRIES)
-
-
-class Reader:
-    """Passes on what a SuperNode says, in a thread: the output ends only with the last process that SuperNode started.
-
-    Args:
-        supernode: Process whose standard output is a pipe.
-    """
-
-    def __init__(self, supernode: subprocess.Popen[str]) -> None:
-        self._supernode = supernode
-        self._refused = threading.Event()
-        self._thread = threading.Thread(target=self._pass_on, daemon=True)
-        self._thread.start()
-
-    def why_it_ended(self, client: int) -> str:
-        """A sentence about a SuperNode that was waited for, and whose processes were stopped."""
-        self._thread.join(SECONDS_TO_SAY_WHY)
-        if self._refused.is_set():
-            return REFUSED.format(client=client)
-        return f"SuperNode ended with exit code {self._supernode.returncode}."
-
-    def _pass_on(self) -> None:
-        assert self._supernode.stdout is not None
-        for line in self._supernode.stdout:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-            if REFUSAL in line:
-                self._refused.set()

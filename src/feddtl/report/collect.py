@@ -12,7 +12,8 @@ from feddtl.config import Experiment
 from feddtl.errors import RunError
 from feddtl.labels import without_paths
 from feddtl.predictions import ImagePredictions
-from feddtl.runs import CONFIG, RunFolder
+from feddtl.run_files import CONFIG
+from feddtl.runs import RunFolder
 from feddtl.runtimes.rounds import Record
 
 # As `feddtl compare` and a loop over seeds nest them, with room for a folder per data set.

@@ -53,6 +53,7 @@ class FlowerFleet(Fleet):
         self._contract = contract
         self._order = dict(order)
         self._note = note
+        self._said: dict[int, str] = {}  # by client, why the last round that it did not take part in went on without it
         self._personal = parties.algorithm.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
@@ -113,7 +114,9 @@ class FlowerFleet(Fleet):
 
         def fail(client: int, reason: str) -> None:
             failures[client] = reason
-            self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}: {reason}")
+            why = " for the same reason." if self._said.get(client) == reason else f": {reason}"
+            self._said[client] = reason
+            self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}{why}")
 
         # From here on, as SuperLink counts: it takes no reply to a message that is older.
         deadline = time.monotonic() + timeout

@@ -1,0 +1,67 @@
+"""What Flower's programs say while they run: shown without the routine, and without what is no error."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Flower's own levels, those of its HTTP server with and without a time before them, and empty lines.
+ROUTINE = re.compile(r"(\S+Z )?(DEBUG|INFO)\b|Successfully installed |\s*$")
+# SuperLink calls these errors: a key that it knows from an earlier start, and a client that asks once more about a
+# run that has just ended.
+NO_ERROR = re.compile(r"ERROR\b.*(Public key already in use|exception: Run is finished\.)")
+# SuperNode's words about its messages, and when the server refuses it; for which reason is in the server's log alone.
+RUN = re.compile(r"\[RUN (\d+)(?:, ROUND (\d+))?\]")
+MESSAGE = re.compile(r"(Receiving|Sending): (query|train|evaluate) message")
+REFUSAL = "Failed to activate SuperNode"
+TOLD = {
+    ("Receiving", "query"): "run {run} asks whether this client can take part",
+    ("Receiving", "train"): "run {run}, round {round}: training",
+    ("Sending", "train"): "run {run}, round {round}: sending the update",
+    ("Receiving", "evaluate"): "run {run}: scoring the final model",
+}
+
+
+class FlowerLog:
+    """Passes on what a program says to standard error.
+
+    Args:
+        verbose: All of it, with the routine.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+
+    def hear(self, line: str) -> None:
+        """One line, with its end."""
+        plain = COLOUR.sub("", line)
+        if self._verbose or not (ROUTINE.match(plain) or NO_ERROR.match(plain)):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+class SuperNodeLog(FlowerLog):
+    """Also tells which message of which run and round a client works at, and whether the server refused it.
+
+    Args:
+        note: Told of messages as they come.
+        verbose: See `FlowerLog`; messages are then in what is passed on.
+    """
+
+    def __init__(self, note: Callable[[str], None], *, verbose: bool) -> None:
+        super().__init__(verbose=verbose)
+        self._note = note
+        self._run = self._round = ""
+        self.refused = False
+
+    def hear(self, line: str) -> None:
+        """See `FlowerLog.hear`."""
+        super().hear(line)
+        self.refused |= REFUSAL in line
+        if about := RUN.search(line):
+            self._run, self._round = about[1], about[2] or ""
+        message = MESSAGE.search(line)
+        if message and not self._verbose and (told := TOLD.get((message[1], message[2]))):
+            self._note(told.format(run=self._run, round=self._round))

@@ -1,0 +1,86 @@
+"""The files of a run's folder, and whether a run may begin or go on there: for commands that only wait, too.
+
+config.json                 first, before the data is loaded: from here on a killed run can be resumed
+environment.json data.json  when it is prepared: from here on it is a run that began
+federation.json             of a run with clients elsewhere: its name among them
+metrics.jsonl summary.json  records of the rounds done; the outcome
+predictions.safetensors     what each test image is taken for, before and after training
+checkpoints/round-0007/{state.safetensors, progress.json}
+adapter/{visual, text}/     in PEFT's format, or, of a method without LoRA,
+tensors/                    shared.safetensors, client-3.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from feddtl.config import Experiment
+from feddtl.errors import ConfigError, RunError
+from feddtl.experiment_file import experiment_from_dict
+from feddtl.storage import DRAFT, storage_errors
+
+CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
+METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
+
+
+def refuse_used(path: Path) -> None:
+    """Raise RunError if a new run at `path` would overwrite anything; an announced one may begin."""
+    with storage_errors(path):
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; nothing was changed.", "Give another --output.")
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
+    if only_announced and (CONFIG not in names or _holds_experiment(path / CONFIG)):
+        return
+    if CONFIG in names:
+        raise RunError(
+            f"{path} already holds a run; nothing was changed.",
+            f"Go on with it: {resuming(path)}. Or give another --output.",
+        )
+    raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
+
+
+def holds_run(path: Path) -> bool:
+    """Whether there is a run in a folder, even one that was only announced."""
+    with storage_errors(path):
+        return (path / CONFIG).is_file()
+
+
+def has_clients_elsewhere(path: Path) -> bool:
+    """Whether the run of a folder was begun over Flower."""
+    return (path / FEDERATION).is_file()
+
+
+def resuming(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"feddtl {'submit' if has_clients_elsewhere(path) else 'run'} --resume {shlex.quote(str(path))}"
+
+
+def read_json(path: Path) -> Any:
+    """A file of a run. Raises RunError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment in a config.json. Raises RunError."""
+    try:
+        return experiment_from_dict(read_json(path))
+    except ConfigError as error:
+        raise RunError(
+            f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
+        ) from None
+
+
+def _holds_experiment(path: Path) -> bool:
+    """Whether a config.json is a run's and not, say, a model's."""
+    try:
+        read_experiment(path)
+    except RunError:
+        return False
+    return True
