@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from feddtl.data.decode import decode_rgb, encoded_digest
+from feddtl.data.image_files import IMAGE_SUFFIXES
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or into ROOT/DOMAIN/CLASS/*.jpg."
 
@@ -182,15 +181,6 @@ def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
         labels=np.array([class_ids[name] for _, name, _ in cells], dtype=np.int64),
         domains=np.array([domain_ids[domain] for domain, _, _ in cells], dtype=np.int64),
     )
-
-
-def holds_images(path: Path) -> bool:
-    """Whether a file, or a folder with all folders in it, may have images: by the names of files alone."""
-    if path.is_file():
-        return True
-    suffixes = {*IMAGE_SUFFIXES, ".parquet"}
-    folders = os.walk(path, followlinks=True)
-    return any(Path(name).suffix.lower() in suffixes for _, _, names in folders for name in names)
 
 
 def readable(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from feddtl.data.image_files import holds_images
 from feddtl.errors import ConfigError
 from feddtl.launch.connection import Address, proxy_variable, unreachable
 from feddtl.launch.flower_log import SuperNodeLog
@@ -52,8 +53,11 @@ class ClientPlace:
         for flag, path in (("--data", self.data), ("--model", self.model)):
             if path is not None and not path.exists():
                 raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
-        if self.data is not None:
-            _require_images(self.data)
+        if self.data is not None and not holds_images(self.data):
+            raise ConfigError(
+                f"--data {self.data} has no image and no parquet file in it; nothing was started.",
+                "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
+            )
 
 
 def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
@@ -89,17 +93,6 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
         why = REFUSED.format(client=place.client) if log.refused else f"SuperNode ended with exit code {code}."
         note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
         time.sleep(SECONDS_BETWEEN_TRIES)
-
-
-def _require_images(data: Path) -> None:
-    # Imported here: it takes numpy, of no use to a process that waits.
-    from feddtl.data.folders import holds_images
-
-    if not holds_images(data):
-        raise ConfigError(
-            f"--data {data} has no image and no parquet file in it; nothing was started.",
-            "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
-        )
 
 
 def _node_config(place: ClientPlace) -> str:
