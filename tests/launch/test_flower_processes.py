@@ -14,7 +14,14 @@ import pytest
 
 from feddtl.errors import DeploymentError
 from feddtl.launch import processes
-from feddtl.launch.processes import empty_folder, ended_by_sigterm, flower_environment, require_flower, running
+from feddtl.launch.processes import (
+    empty_folder,
+    ended_by_sigterm,
+    flower_environment,
+    heard,
+    require_flower,
+    running,
+)
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -97,6 +104,25 @@ def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
+def test_all_that_a_process_says_before_its_end_is_heard(tmp_path):
+    """Its standard error too, and what a process that it left behind says."""
+    script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True)"
+    lines = []
+    with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
+        assert process.wait() == 0
+    assert lines == ["one\n", "two\n"]
+
+
+def test_what_a_process_says_of_being_stopped_is_not_heard(tmp_path):
+    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('shot'))"
+    script += "; print('ready', flush=True); time.sleep(600)"
+    lines = []
+    with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
+        while not lines:
+            time.sleep(0.01)
+    assert (lines, process.returncode) == (["ready\n"], 1)
+
+
 def test_a_process_ends_with_its_parent_even_by_kill_9():
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())

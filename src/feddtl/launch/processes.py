@@ -141,19 +141,25 @@ def heard(
     """As `running`, with each line of output, standard error included, given to `hear` in a thread.
 
     When the block has ended all lines were heard: the output ends with the last process that the program started.
+    Of a program that is stopped by the end of the block what it says of that is not.
     """
-    thread = None
+    thread, stopped = None, threading.Event()
 
     def pass_on(output: IO[str]) -> None:
         for line in output:
-            hear(line)
+            if not stopped.is_set():
+                hear(line)
 
     try:
         with running(command, environment, folder, subprocess.PIPE) as process:
             assert process.stdout is not None
             thread = threading.Thread(target=pass_on, args=(process.stdout,), daemon=True)
             thread.start()
-            yield process
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    stopped.set()
     finally:
         if thread is not None:
             thread.join(SECONDS_TO_HEAR)
