@@ -105,7 +105,7 @@ def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
 def test_all_that_a_process_says_before_its_end_is_heard(tmp_path):
-    """Its standard error too, and what a process that it left behind says."""
+    """On standard error too."""
     script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True)"
     lines = []
     with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
