@@ -134,10 +134,16 @@ def test_a_client_that_raises_costs_its_update(bench, tmp_path):
         if client == 2:
             raise RuntimeError("out of memory")
 
-    deployment.serve(short(bench), tmp_path / "run", grid_of(before=die))
+    notes = Notes()
+    deployment.serve(short(bench), tmp_path / "run", grid_of(before=die), observer=notes)
     for record in records(tmp_path / "run"):
         assert record["failures"] == {"2": "it failed: RuntimeError: out of memory"}
         assert record["lost"] == [2]
+    said = [line for line in notes.lines if "goes on without" in line]
+    assert said[:2] == [
+        "Round 1 goes on without client 2: it failed: RuntimeError: out of memory",
+        "Round 2 goes on without client 2 for the same reason.",
+    ]
 
 
 def test_a_client_that_refuses_says_why(bench, tmp_path):

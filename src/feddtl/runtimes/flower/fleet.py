@@ -53,7 +53,7 @@ class FlowerFleet(Fleet):
         self._contract = contract
         self._order = dict(order)
         self._note = note
-        self._said: dict[int, str] = {}  # by client, why the last round that it did not take part in went on without it
+        self._said: dict[int, str] = {}  # by client, the last reason for its absence
         self._personal = parties.algorithm.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
@@ -114,9 +114,7 @@ class FlowerFleet(Fleet):
 
         def fail(client: int, reason: str) -> None:
             failures[client] = reason
-            why = " for the same reason." if self._said.get(client) == reason else f": {reason}"
-            self._said[client] = reason
-            self._note(f"{_ACTS[request].format(payload.round)} goes on without client {client}{why}")
+            self._say_without(_ACTS[request].format(payload.round), client, reason)
 
         # From here on, as SuperLink counts: it takes no reply to a message that is older.
         deadline = time.monotonic() + timeout
@@ -140,6 +138,12 @@ class FlowerFleet(Fleet):
         for node in waiting.values():
             fail(client_of[node], f"no reply within {timeout:g} seconds.")
         return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
+
+    def _say_without(self, act: str, client: int, reason: str) -> None:
+        """Note that something goes on without a client; the reason once, if it stays the same."""
+        why = " for the same reason." if self._said.get(client) == reason else f": {reason}"
+        self._said[client] = reason
+        self._note(f"{act} goes on without client {client}{why}")
 
     def _messages(
         self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
