@@ -45,7 +45,7 @@ elif word == "stop":
     print(json.dumps({"success": STOPS}))
 """
 
-ACCEPTED = "run 7 was accepted: it begins when earlier runs have ended, and its clients have answered"
+ACCEPTED = "run 7 was accepted: it is loaded, then asks its clients, which may be busy with another run"
 
 
 @pytest.fixture

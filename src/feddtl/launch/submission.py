@@ -81,7 +81,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         try:
             with held_back():  # or the server might have a run whose number nobody knows
                 run = cli.start(app, run_config)
-            tell(f"run {run} was accepted: it begins when earlier runs have ended, and its clients have answered")
+            tell(f"run {run} was accepted: it is loaded, then asks its clients, which may be busy with another run")
             status = _follow(cli, run, tell)
         except (KeyboardInterrupt, SystemExit):
             if run is not None:
