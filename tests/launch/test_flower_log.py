@@ -24,6 +24,7 @@ WORTH_SEEING = [
     "INFOrmation about images\n",
 ]
 MESSAGES = [
+    "\x1b[92mINFO \x1b[0m:      SuperNode ID: 1234567890\n",
     "\x1b[92mINFO \x1b[0m:      [RUN 71]\n",
     "\x1b[92mINFO \x1b[0m:      Receiving: query message (ID: cb)\n",
     "\x1b[92mINFO \x1b[0m:      Sending: query message (ID: cc)\n",
@@ -52,6 +53,7 @@ def test_a_client_says_what_it_works_at(capsys):
     notes = []
     assert heard(SuperNodeLog(notes.append, verbose=False), MESSAGES, capsys) == ""
     assert notes == [
+        "connected, SuperNode ID: 1234567890",
         "run 71 asks whether this client can take part",
         "run 71, round 3: training",
         "run 71, round 3: sending the update",

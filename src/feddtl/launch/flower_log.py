@@ -12,6 +12,8 @@ ROUTINE = re.compile(r"(\S+Z )?(DEBUG|INFO)\b|Successfully installed |\s*$")
 # SuperLink calls these errors: a key that it knows from an earlier start, and a client that asks once more about a
 # run that has just ended.
 NO_ERROR = re.compile(r"ERROR\b.*(Public key already in use|exception: Run is finished\.)")
+# What the server and a run's log call the client's node.
+IDENTITY = re.compile(r"SuperNode ID: \d+")
 # SuperNode's words about its messages, and when the server refuses it; for which reason is in the server's log alone.
 RUN = re.compile(r"\[RUN (\d+)(?:, ROUND (\d+))?\]")
 MESSAGE = re.compile(r"(Receiving|Sending): (query|train|evaluate) message")
@@ -43,11 +45,12 @@ class FlowerLog:
 
 
 class SuperNodeLog(FlowerLog):
-    """Also tells which message of which run and round a client works at, and whether the server refused it.
+    """Also tells that the server let a client in, which message of which run and round the client works at, and whether
+    the server refused it.
 
     Args:
-        note: Told of messages as they come.
-        verbose: See `FlowerLog`; messages are then in what is passed on.
+        note: Told of it as it comes.
+        verbose: See `FlowerLog`; it is then in what is passed on.
     """
 
     def __init__(self, note: Callable[[str], None], *, verbose: bool) -> None:
@@ -60,6 +63,8 @@ class SuperNodeLog(FlowerLog):
         """See `FlowerLog.hear`."""
         super().hear(line)
         self.refused |= REFUSAL in line
+        if (identity := IDENTITY.search(line)) and not self._verbose:
+            self._note(f"connected, {identity[0]}")
         if about := RUN.search(line):
             self._run, self._round = about[1], about[2] or ""
         message = MESSAGE.search(line)
