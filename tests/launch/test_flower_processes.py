@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -103,7 +104,6 @@ def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
         assert process.stdout.read().splitlines() == ["caf\N{REPLACEMENT CHARACTER}", "last"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
 def test_all_that_a_process_says_before_its_end_is_heard(tmp_path):
     """On standard error too."""
     script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True)"
@@ -111,6 +111,16 @@ def test_all_that_a_process_says_before_its_end_is_heard(tmp_path):
     with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
         assert process.wait() == 0
     assert lines == ["one\n", "two\n"]
+
+
+def test_a_process_goes_on_where_nothing_can_be_shown(tmp_path):
+    """More than the 64 KiB that a pipe holds; standard error is a file on a full disk, say."""
+
+    def full(line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with heard([sys.executable, "-c", "print('x\\n' * 500_000)"], os.environ, tmp_path, full) as process:
+        assert process.wait(60) == 0
 
 
 def test_what_a_process_says_of_being_stopped_is_not_heard(tmp_path):
@@ -123,6 +133,7 @@ def test_what_a_process_says_of_being_stopped_is_not_heard(tmp_path):
     assert (lines, process.returncode) == (["ready\n"], 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not end a process with its parent")
 def test_a_process_ends_with_its_parent_even_by_kill_9():
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())

@@ -148,7 +148,9 @@ def heard(
     def pass_on(output: IO[str]) -> None:
         for line in output:
             if not stopped.is_set():
-                hear(line)
+                # Whoever reads it may be gone, or the disk full; a pipe that nobody empties stops the program.
+                with suppress(OSError):
+                    hear(line)
 
     try:
         with running(command, environment, folder, subprocess.PIPE) as process:
