@@ -27,6 +27,7 @@ from feddtl.models.kernels import Kernels
 from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
+from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.local import LocalRuntime
@@ -111,7 +112,7 @@ def _require_personal_state_here(folder: RunFolder, algorithm: Algorithm) -> Non
     if folder.has_clients_elsewhere and algorithm.trained_parameters().personal:
         raise RunError(
             f"{folder.path} was begun over Flower; what its clients keep of their models is on their machines.",
-            f"Go on with it there: feddtl submit --resume {folder.path}.",
+            f"Go on with it there: {resuming(folder.path)}.",
         )
 
 

@@ -13,6 +13,7 @@ from feddtl.algorithms.base import Task
 from feddtl.errors import RunError
 from feddtl.models.clip import load_clip, save_clip
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
+from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.storage import storage_errors
 
@@ -35,7 +36,7 @@ def export_merged(folder: Path, output: Path) -> None:
     if not algorithm.trains:
         raise RunError(f"{folder} is a run of '{experiment.method}', which has no adapters.", "Export a trained run.")
     if progress is None:
-        raise RunError(f"{folder} has no finished round.", f"Go on with it: feddtl run --resume {folder}.")
+        raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
     if not (adapters := algorithm.adapters(progress.state)):
         raise RunError(
             f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "

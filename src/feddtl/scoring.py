@@ -24,6 +24,7 @@ from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
 from feddtl.models.activations import joined
 from feddtl.models.clip import Clip, load_clip
+from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 
 
@@ -132,7 +133,7 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     algorithm = build_algorithm(task, experiment)
     progress = run.latest_progress()
     if progress is None and algorithm.trains:
-        raise RunError(f"{folder} has no finished round.", f"Go on with it: feddtl run --resume {folder}.")
+        raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
     state = progress.state if progress else algorithm.init_server()
     names = (*data["base_classes"], *data["novel_classes"])
     return TrainedModel(experiment, clip, algorithm, algorithm.classifier(state), names)

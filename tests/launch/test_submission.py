@@ -167,6 +167,15 @@ def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monk
     assert not server.calls.exists()
 
 
+@pytest.mark.parametrize("content", ["", "[superlink", "superlink = 1", "[superlink.feddtl]\naddress = 'here'"])
+def test_a_connection_that_is_damaged_is_named(server, tmp_path, content):
+    state = server()
+    (state / "flower" / "config.toml").write_text(content)
+    with pytest.raises(DeploymentError, match=r"config\.toml does not say where the server is") as caught:
+        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+    assert "--state" in caught.value.hint
+
+
 def test_without_a_server_nothing_is_sent(tmp_path):
     with pytest.raises(DeploymentError, match="No `feddtl server`") as caught:
         submit(tmp_path, Experiment(), tmp_path / "out", resume=False, tell=print)

@@ -112,6 +112,15 @@ def test_a_folder_without_images_is_refused_at_the_start(tmp_path):
     assert place(tmp_path, data=tmp_path).data == place(tmp_path, data=tmp_path / "notes.txt").data.parent
 
 
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", f"{path}/cat")
+
+    monkeypatch.setattr(supernode, "holds_images", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be read: Permission denied, .*/cat; nothing was started"):
+        place(tmp_path, data=tmp_path)
+
+
 def test_a_client_is_counted_from_0(tmp_path):
     with pytest.raises(ConfigError, match="--id is -1"):
         place(tmp_path, client=-1)

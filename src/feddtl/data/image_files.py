@@ -9,9 +9,23 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a file, or a folder with all folders in it, may have images: by the names of files alone."""
+    """Whether a file, or a folder with all folders in it, may have images: by the names of files alone.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     if path.is_file():
         return True
-    suffixes = {*IMAGE_SUFFIXES, ".parquet"}
-    folders = os.walk(path, followlinks=True)
-    return any(Path(name).suffix.lower() in suffixes for _, _, names in folders for name in names)
+    suffixes, seen = {*IMAGE_SUFFIXES, ".parquet"}, set()
+    for folder, below, names in os.walk(path, onerror=_fail, followlinks=True):
+        if any(Path(name).suffix.lower() in suffixes for name in names):
+            return True
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to where it came from
+            below.clear()
+        seen.add(real)
+    return False
+
+
+def _fail(error: OSError) -> None:
+    raise error

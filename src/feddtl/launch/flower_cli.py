@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddtl.errors import DeploymentError
+from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch.connection import Address, unreachable
 from feddtl.launch.processes import flower_environment, flower_program
 from feddtl.launch.toml_text import toml_text
@@ -69,8 +69,7 @@ class FlowerCli:
 
     def wait_for_server(self, tell: Callable[[str], None]) -> None:
         """Return when the server answers. Raises DeploymentError where it does not within a quarter of a minute."""
-        named = tomllib.loads((self.home / "config.toml").read_text(encoding="utf-8"))["superlink"][CONNECTION]
-        address, authority = Address.parse(named["address"]), Path(named["root-certificates"])
+        address, authority = self._server()
         deadline, told = time.monotonic() + SECONDS_TO_ANSWER, False
         while reason := unreachable(address, authority):
             if time.monotonic() > deadline:
@@ -81,6 +80,18 @@ class FlowerCli:
                 tell(f"waiting for the server at {address}")
                 told = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _server(self) -> tuple[Address, Path]:
+        """What `connect_to` wrote. Raises DeploymentError where something else did."""
+        file = self.home / "config.toml"
+        try:
+            named = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][CONNECTION]
+            return Address.parse(named["address"]), Path(named["root-certificates"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise DeploymentError(
+                f"{file} does not say where the server is ({type(error).__name__}); nothing was submitted.",
+                "`feddtl server` writes it when it starts: start it again with this --state.",
+            ) from None
 
     def register(self, public_key: Path) -> None:
         """Let the client with this key connect, if it may not already. Raises DeploymentError."""

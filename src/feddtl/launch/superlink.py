@@ -17,6 +17,7 @@ from feddtl.launch.flower_log import FlowerLog
 from feddtl.launch.key_folders import ServerKeys
 from feddtl.launch.processes import empty_folder, flower_environment, flower_program, heard
 from feddtl.storage import storage_errors
+from feddtl.units import counted
 
 SECONDS_TO_START = 120.0
 LOG = "What it said is above; with --verbose it says more."
@@ -82,7 +83,7 @@ def serve_forever(place: ServerPlace, note: Callable[[str], None]) -> None:
         _wait_until_it_answers(superlink, place)
         for public in place.keys.clients:
             cli.register(public)
-        note(f"The server listens on {place.listen} for {len(place.keys.clients)} clients; Ctrl-C stops it.")
+        note(f"The server listens on {place.listen} for {counted(len(place.keys.clients), 'client')}; Ctrl-C stops it.")
         raise _ended(superlink.wait())
 
 

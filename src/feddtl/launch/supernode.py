@@ -53,11 +53,8 @@ class ClientPlace:
         for flag, path in (("--data", self.data), ("--model", self.model)):
             if path is not None and not path.exists():
                 raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
-        if self.data is not None and not holds_images(self.data):
-            raise ConfigError(
-                f"--data {self.data} has no image and no parquet file in it; nothing was started.",
-                "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
-            )
+        if self.data is not None:
+            _require_images(self.data)
 
 
 def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
@@ -93,6 +90,21 @@ def take_part_forever(place: ClientPlace, note: Callable[[str], None]) -> None:
         why = REFUSED.format(client=place.client) if log.refused else f"SuperNode ended with exit code {code}."
         note(f"{why} Trying again in {SECONDS_BETWEEN_TRIES:g} seconds.")
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _require_images(data: Path) -> None:
+    try:
+        found = holds_images(data)
+    except OSError as error:
+        raise ConfigError(
+            f"--data {data} cannot be read: {error.strerror}, {error.filename}; nothing was started.",
+            "Let the account that runs this client read it.",
+        ) from None
+    if not found:
+        raise ConfigError(
+            f"--data {data} has no image and no parquet file in it; nothing was started.",
+            "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
+        )
 
 
 def _node_config(place: ClientPlace) -> str:
