@@ -87,19 +87,19 @@ class Scenario:
         run = federation.submit(experiment, self.output)
         self.log.add(f"run submitted to a server with {federation.clients} clients")
         self._after(faults.in_round - 1)
-        self._wait(f"client {FIRST} trains in round {faults.in_round}", lambda: federation.trains(FIRST))
+        self._wait_until_trains(FIRST, faults.in_round)
         self._kill_client(FIRST, f"while it trains in round {faults.in_round}")
         if faults.between:
             self._after(faults.between)
             self._kill_client(SECOND, f"after round {faults.between}")
         if faults.run:
             self._after(faults.run - 1)
-            self._wait(f"client 0 trains in round {faults.run}", lambda: federation.trains(0))
+            self._wait_until_trains(0, faults.run)
             federation.processes.kill(SERVER, "flwr-serverapp")
             self._failed(run, f"the run alone killed in round {faults.run}")
             run = federation.submit(experiment, self.output, resume=True)
         self._after(faults.server - 1)
-        self._wait(f"client 0 trains in round {faults.server}", lambda: federation.trains(0))
+        self._wait_until_trains(0, faults.server)
         federation.processes.kill(SERVER)
         self._failed(run, f"server and run killed in round {faults.server}")
         federation.start_server()
@@ -135,6 +135,9 @@ class Scenario:
     def _after(self, number: int) -> None:
         self._wait(f"round {number}", lambda: len(records_of(self.output)) >= number)
         self.log.add(f"round {number} is done")
+
+    def _wait_until_trains(self, client: int, number: int) -> None:
+        self._wait(f"client {client} trains in round {number}", lambda: self.federation.trains(client, number))
 
     def _wait(self, what: str, condition: Callable[[], object]) -> None:
         try:

@@ -81,8 +81,14 @@ class Federation:
     def _log(self, party: str) -> Path:
         return self.root / f"{party}.log"
 
-    def trains(self, client: int) -> bool:
-        """Whether a process of the client's works on a message."""
+    def trains(self, client: int, round_number: int) -> bool:
+        """Whether a client took the broadcast of a round, and a process of it works.
+
+        A process alone may be that of the round before, and a broadcast that a killed client did not take is the one
+        that it takes when it is back: nothing is lost then.
+        """
+        if f"round {round_number}: training" not in self.said(client_name(client)):
+            return False
         return any(program(pid) == "flwr-clientapp" for pid in self.processes.members(client_name(client)))
 
     def _start(self, party: str, command: str, *flags: object, state: str = "") -> subprocess.Popen[bytes]:
