@@ -20,8 +20,29 @@ WORTH_SEEING = [
     "\x1b[93mWARNING \x1b[0m:   Deprecated\n",
     "\x1b[91mERROR \x1b[0m:     Exit Code: 305\n",
     "Traceback (most recent call last):\n",
+    '  File "answer.py", line 3, in answer\n',
+    "\x1b[31mValueError\x1b[0m: odd\n",
+    "  an indented line of no traceback\n",
     "feddtl: client 0 cannot take part in this run: INFO is no class.\n",
     "INFOrmation about images\n",
+]
+PARTED = [
+    "Exception in thread Thread-2 (_run):\n",
+    "Traceback (most recent call last):\n",
+    '  File "heartbeat.py", line 98, in _run\n',
+    "\x1b[92mINFO \x1b[0m:      SuperNode terminated gracefully.\n",
+    "           ^^^^^\n",
+    "httpcore.ConnectError: [Errno 111] Connection refused\n",
+    "\n",
+    "The above exception was the direct cause of the following exception:\n",
+    "\n",
+    "Traceback (most recent call last):\n",
+    "httpx.HTTPStatusError: Client error '401 Unauthorized' for url 'https://127.0.0.1:48837/v1/fleet'\n",
+    "For more information check: https://developer.mozilla.org/en-US/docs/Web/HTTP/Status/401\n",
+    "During handling of the above exception, another exception occurred:\n",
+    "Traceback (most recent call last):\n",
+    "    waiter.acquire()\n",
+    "KeyboardInterrupt\n",
 ]
 MESSAGES = [
     "\x1b[92mINFO \x1b[0m:      SuperNode ID: 1234567890\n",
@@ -45,8 +66,15 @@ def test_routine_is_left_out_and_the_rest_is_shown_as_it_is(capsys):
     assert heard(FlowerLog(verbose=False), [*ROUTINE, *WORTH_SEEING], capsys) == "".join(WORTH_SEEING)
 
 
+def test_a_process_that_lost_its_server_shows_no_tracebacks(capsys):
+    log = FlowerLog(verbose=False)
+    assert heard(log, PARTED, capsys) == ""
+    assert heard(log, WORTH_SEEING, capsys) == "".join(WORTH_SEEING)
+
+
 def test_everything_is_shown_to_who_asks_for_it(capsys):
-    assert heard(FlowerLog(verbose=True), [*ROUTINE, *WORTH_SEEING], capsys) == "".join([*ROUTINE, *WORTH_SEEING])
+    everything = [*ROUTINE, *PARTED, *WORTH_SEEING]
+    assert heard(FlowerLog(verbose=True), everything, capsys) == "".join(everything)
 
 
 def test_a_client_says_what_it_works_at(capsys):

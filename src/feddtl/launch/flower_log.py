@@ -12,6 +12,12 @@ ROUTINE = re.compile(r"(\S+Z )?(DEBUG|INFO)\b|Successfully installed |\s*$")
 # SuperLink calls these errors: a key that it knows from an earlier start, and a client that asks once more about a
 # run that has just ended.
 NO_ERROR = re.compile(r"ERROR\b.*(Public key already in use|exception: Run is finished\.)")
+# Lines of a traceback that are not indented, and the exceptions of a process that lost the one it talks to, or is told
+# to end: that it did is told in one line.
+OF_A_TRACEBACK = re.compile(
+    r"Traceback \(most|Exception in thread |The above exception was|During handling of the above"
+)
+PARTED = re.compile(r"(httpx|httpcore)\.|KeyboardInterrupt\b|For more information check: https://")
 # What the server and a run's log call the client's node.
 IDENTITY = re.compile(r"SuperNode ID: \d+")
 # SuperNode's words about its messages, and when the server refuses it; for which reason is in the server's log alone.
@@ -35,13 +41,25 @@ class FlowerLog:
 
     def __init__(self, *, verbose: bool) -> None:
         self._verbose = verbose
+        self._traceback: list[str] = []  # lines that are held back until it ends
 
     def hear(self, line: str) -> None:
         """One line, with its end."""
         plain = COLOUR.sub("", line)
-        if self._verbose or not (ROUTINE.match(plain) or NO_ERROR.match(plain)):
-            sys.stderr.write(line)
-            sys.stderr.flush()
+        if self._verbose:
+            self._show([line])
+        elif ROUTINE.match(plain) or NO_ERROR.match(plain):
+            return
+        elif OF_A_TRACEBACK.match(plain) or (self._traceback and plain[0].isspace()):
+            self._traceback.append(line)
+        else:  # the line that ends a traceback names the exception
+            held, self._traceback = self._traceback, []
+            if not PARTED.match(plain):
+                self._show([*held, line])
+
+    def _show(self, lines: list[str]) -> None:
+        sys.stderr.write("".join(lines))
+        sys.stderr.flush()
 
 
 class SuperNodeLog(FlowerLog):
