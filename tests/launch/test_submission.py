@@ -161,7 +161,7 @@ def test_a_server_that_was_started_a_moment_ago_is_waited_for(server, tmp_path, 
 def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monkeypatch):
     state = server()
     monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: "Connection refused")
-    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_TO_ANSWER", -1.0)
+    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_TO_WAIT", -1.0)
     with pytest.raises(DeploymentError, match=r"localhost:9092: Connection refused; nothing was submitted"):
         submit(state, Experiment(), tmp_path, resume=False, tell=print)
     assert not server.calls.exists()

@@ -231,8 +231,8 @@ def print_summary(summary: Summary, folder: Path) -> None:
         )
     if rounds:
         console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=whole)
-        best = f"HM {percent(summary['best']['harmonic_mean'])} after round {summary['best_round']}"
         if summary["partition"] != ON_CLIENTS:
+            best = f"HM {percent(summary['best']['harmonic_mean'])} after round {summary['best_round']}"
             console.print(f"highest on the test images, not to choose by: {best}", highlight=False, soft_wrap=whole)
         console.print(
             f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",

@@ -20,7 +20,7 @@ from feddtl.launch.toml_text import toml_text
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"
-SECONDS_TO_ANSWER, SECONDS_BETWEEN_LOOKS = 15.0, 0.5  # a server that was started a moment ago
+SECONDS_TO_WAIT, SECONDS_BETWEEN_LOOKS = 15.0, 0.5  # a server that was started a moment ago
 # What the server answers to a key that is registered, a run that it does not have, and a run that is to stop and did.
 KNOWN, NO_SUCH_RUN, ENDED = "already in use", "run id not found", "already finished"
 OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
@@ -70,7 +70,7 @@ class FlowerCli:
     def wait_for_server(self, tell: Callable[[str], None]) -> None:
         """Return when the server answers. Raises DeploymentError where it does not within a quarter of a minute."""
         address, authority = self._server()
-        deadline, told = time.monotonic() + SECONDS_TO_ANSWER, False
+        deadline, told = time.monotonic() + SECONDS_TO_WAIT, False
         while reason := unreachable(address, authority):
             if time.monotonic() > deadline:
                 raise DeploymentError(

@@ -96,8 +96,11 @@ def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]
     infinite for one that is not worth a step, or needs more memory than there is."""
     before, begun = tower.stack.kernels, time.perf_counter()
     best = [math.inf] * len(choices)
-    slow = bfloat16_is_hopeless(tower.device)
-    hopeful = [index for index, kernels in enumerate(choices) if not (slow and kernels.precision == torch.bfloat16)]
+    hopeful = [
+        index
+        for index, kernels in enumerate(choices)
+        if kernels.precision != torch.bfloat16 or not bfloat16_is_hopeless(tower.device)
+    ]
 
     def measure(index: int) -> float:
         tower.stack.use(choices[index])

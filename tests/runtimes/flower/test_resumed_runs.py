@@ -92,7 +92,6 @@ def stopped_in_round_2(bench, method, folder):
 
 def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp_path):
     """In one process the personal parts would begin anew, without a word."""
-
     experiment = stopped_in_round_2(bench, "fedpgp", tmp_path / "run")
     with pytest.raises(RunError, match="was begun over Flower") as caught:
         run_experiment(experiment, tmp_path / "run", resume=True)
