@@ -26,8 +26,8 @@ WATCHED = (
     ("hashing weights", "feddtl.models.clip", "Clip.digest"),
     ("hashing weights", "feddtl.models.image_tower", "ImageTower.prefix_digests"),
     ("reading the cache", "feddtl.features", "ImageEncoder.encode"),
-    ("training", "feddtl.algorithms.feddtl", "FedDTL.client_update"),
-    ("training", "feddtl.algorithms.averaging", "FederatedAveraging.client_update"),
+    ("training", "feddtl.methods.feddtl.method", "FedDTL.client_update"),
+    ("training", "feddtl.methods.averaging", "FederatedAveraging.client_update"),
     ("packing", "feddtl.runtimes.wire.messages", "unpack_payload"),
     ("packing", "feddtl.deployment", "pack_reply"),
 )
@@ -112,44 +112,44 @@ def server(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
     from feddtl.experiment_file import experiment_from_dict
 
     settings = experiment_from_dict(experiment)
-    return open_round(phases, settings, prepare(settings, images_here=False).algorithm, experiment, broadcast)
+    return open_round(phases, settings, prepare(settings, images_here=False).method, experiment, broadcast)
 
 
 def server_without_images(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
     """As `server`, with the towers that the method trains on the server: nothing is scored there."""
     phases = count_phases()
-    from feddtl.algorithms import METHODS, build_algorithm
-    from feddtl.algorithms.base import Task
     from feddtl.experiment import load_model
     from feddtl.experiment_file import experiment_from_dict
+    from feddtl.methods import METHODS, build_method
+    from feddtl.methods.base import Task
 
     settings = experiment_from_dict(experiment)
     clip = load_model(settings, towers=METHODS[settings.method].server_towers)
     names = tuple(f"class {index}" for index in range(10))
-    algorithm = build_algorithm(Task(clip, names, "a photo of a {class}.", settings.seed), settings)
-    return open_round(phases, settings, algorithm, experiment, broadcast.with_suffix(".unused"))
+    method = build_method(Task(clip, names, "a photo of a {class}.", settings.seed), settings)
+    return open_round(phases, settings, method, experiment, broadcast.with_suffix(".unused"))
 
 
 def open_round(
-    phases: Phases, settings: Any, algorithm: Any, experiment: dict[str, Any], broadcast: Path
+    phases: Phases, settings: Any, method: Any, experiment: dict[str, Any], broadcast: Path
 ) -> dict[str, Any]:
     """Write the broadcast of round 1, and aggregate an update per client."""
     import torch
 
-    from feddtl.algorithms.base import Update
+    from feddtl.messages import Update
     from feddtl.runtimes.wire.contract import Contract, Parcel
     from feddtl.runtimes.wire.messages import pack_payload
 
-    contract, state = Contract.of(algorithm.task, settings.deployment.precision), algorithm.init_server()
-    payload = algorithm.broadcast(state)
+    contract, state = Contract.of(method.task, settings.deployment.precision), method.init_server()
+    payload = method.broadcast(state)
     parcel = pack_payload(payload, contract)
     order: dict[str, Any] = {"experiment": json.dumps(experiment), "run": "0" * 32, "client": 0, "kept": 0}
     broadcast.write_bytes(pickle.dumps(Parcel(parcel.arrays, {**parcel.scalars, **order})))
-    expected, images = algorithm.expected_update(payload), 32
+    expected, images = method.expected_update(payload), 32
     rows = {name: torch.ones(images, width) / width**0.5 for name, width in expected.embeddings.items()}
     rows |= {name: torch.arange(images) % 10 for name in expected.labels}
     with phases.phase("aggregating"):
-        algorithm.aggregate(state, [Update(client, images, expected.weights, rows) for client in range(5)])
+        method.aggregate(state, [Update(client, images, expected.weights, rows) for client in range(5)])
     return report(phases)
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.workload import SHAPES, Workload
-from feddtl.algorithms.base import Payload, ServerState, Update
 from feddtl.config import ComputeConfig, EvaluationConfig, Experiment, LocalConfig, ScheduleConfig
 from feddtl.evaluate import score_global, score_local
 from feddtl.experiment import RunObserver, prepare, run_experiment
+from feddtl.messages import Payload, ServerState, Update
 
 
 def experiment_of(workload: Workload, cache: Path, *, sft_epochs: int = 2) -> Experiment:
@@ -46,18 +46,18 @@ class Ours:
     def __init__(self, workload: Workload, cache: Path, *, sft_epochs: int = 2) -> None:
         self.experiment = experiment_of(workload.scaled(rounds=2), cache, sft_epochs=sft_epochs)
         self.prepared = prepare(self.experiment, RunObserver())
-        self.algorithm = self.prepared.algorithm
-        self.start = self.algorithm.init_server()
+        self.method = self.prepared.method
+        self.start = self.method.init_server()
 
     @cached_property
     def payload(self) -> Payload:
         """What opens round 1."""
-        return self.algorithm.broadcast(self.start)
+        return self.method.broadcast(self.start)
 
     @cached_property
     def rl_payload(self) -> Payload:
         """What opens round 2."""
-        return self.algorithm.broadcast(self.after_sft)
+        return self.method.broadcast(self.after_sft)
 
     @cached_property
     def updates(self) -> list[Update]:
@@ -72,15 +72,15 @@ class Ours:
     def local(self, stage: Literal["sft", "rl"]) -> list[Update]:
         """Every client's local training and uplink in a round of this stage."""
         payload = self.payload if stage == "sft" else self.rl_payload
-        clients, size = self.prepared.clients, self.algorithm.clients_together
+        clients, size = self.prepared.clients, self.method.clients_together
         groups = [clients[start : start + size] for start in range(0, len(clients), size)]
         return [
-            update for group in groups for update in self.algorithm.client_updates(payload, group, [{} for _ in group])
+            update for group in groups for update in self.method.client_updates(payload, group, [{} for _ in group])
         ]
 
     def server(self) -> ServerState:
         """Averaging and text training on the updates of round 1."""
-        return self.algorithm.aggregate(self.start, self.updates).state
+        return self.method.aggregate(self.start, self.updates).state
 
     def repeat_uploads(self, times: int) -> None:
         """Let every uploaded embedding of round 1 stand for so many."""
@@ -95,15 +95,15 @@ class Ours:
 
     def evaluate(self) -> dict[str, float]:
         """An evaluation round: the global model on base and novel, each client's on its share."""
-        models = {update.client: self.algorithm.classifier(self.start, update) for update in self.updates}
+        models = {update.client: self.method.classifier(self.start, update) for update in self.updates}
         local = list(score_local(models, self.prepared.sets).values())
-        scores = score_global(self.algorithm.classifier(self.after_sft), self.prepared.sets, sum(local) / len(local))
+        scores = score_global(self.method.classifier(self.after_sft), self.prepared.sets, sum(local) / len(local))
         return {"local": scores.local, "base": scores.base, "novel": scores.novel}
 
     def prefix(self, pixels: torch.Tensor) -> torch.Tensor:
         """The frozen blocks on preprocessed images."""
-        classifier: Any = self.algorithm.classifier(self.start)
-        activations: torch.Tensor = classifier.clip.image.prefix(pixels, self.algorithm.first_image_block)
+        classifier: Any = self.method.classifier(self.start)
+        activations: torch.Tensor = classifier.clip.image.prefix(pixels, self.method.first_image_block)
         return activations
 
 

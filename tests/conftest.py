@@ -14,13 +14,15 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from feddtl.algorithms.base import Algorithm, ClientData, ServerState, Task
 from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.features import frozen_activations
+from feddtl.messages import ServerState
+from feddtl.methods.base import Method, Task
 from feddtl.models.activations import Activations
 from feddtl.models.clip import Clip, load_clip
+from feddtl.training.client_data import ClientData
 
 # The first use of a tower is slow, so a time limit per example says nothing; the same examples every time.
 settings.register_profile("feddtl", deadline=None, derandomize=True)
@@ -167,18 +169,18 @@ class Federation:
     test_base: ImageTable
     test_novel: ImageTable
 
-    def clients(self, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> list[ClientData]:
-        """Every client's activations at the algorithm's first changing block."""
+    def clients(self, method: Method, dtype: torch.dtype = torch.float32) -> list[ClientData]:
+        """Every client's activations at the method's first changing block."""
         return [
-            ClientData(client, self._encode(table, algorithm, dtype), torch.from_numpy(table.labels))
+            ClientData(client, self._encode(table, method, dtype), torch.from_numpy(table.labels))
             for client, table in enumerate(self.tables)
         ]
 
-    def sets(self, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> EvaluationSets:
+    def sets(self, method: Method, dtype: torch.dtype = torch.float32) -> EvaluationSets:
         """What a runtime scores."""
         shares = (torch.arange(4), torch.arange(0), torch.arange(4, 12))
-        base = self._test(self.test_base, self.task.class_names, algorithm, dtype)
-        novel = self._test(self.test_novel, ("teapot", "ice cream"), algorithm, dtype)
+        base = self._test(self.test_base, self.task.class_names, method, dtype)
+        novel = self._test(self.test_novel, ("teapot", "ice cream"), method, dtype)
         return EvaluationSets(base, novel, shares, ("all",))
 
     def pixels(self, client: int) -> torch.Tensor:
@@ -186,12 +188,12 @@ class Federation:
         table = self.tables[client]
         return self.task.clip.image.preprocess([table.read(index) for index in range(len(table))])
 
-    def _encode(self, table: ImageTable, algorithm: Algorithm, dtype: torch.dtype) -> Activations:
-        found = frozen_activations(self.task.clip.image, table, algorithm.first_image_block, dtype=dtype)
+    def _encode(self, table: ImageTable, method: Method, dtype: torch.dtype) -> Activations:
+        found = frozen_activations(self.task.clip.image, table, method.first_image_block, dtype=dtype)
         return Activations.of(found)
 
-    def _test(self, table: ImageTable, names: tuple[str, ...], algorithm: Algorithm, dtype: torch.dtype) -> TestImages:
-        activations = self._encode(table, algorithm, dtype)
+    def _test(self, table: ImageTable, names: tuple[str, ...], method: Method, dtype: torch.dtype) -> TestImages:
+        activations = self._encode(table, method, dtype)
         return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
 
 

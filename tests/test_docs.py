@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 import feddtl
-from feddtl.algorithms.base import Algorithm, TrainedParameters
 from feddtl.cli import Command, main
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.experiment_grid import expand
+from feddtl.methods.base import Method, TrainedParameters
 from feddtl.runtimes.local import LocalRuntime, Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,12 +182,12 @@ def test_the_example_method_learns_and_keeps_what_is_personal(
     assert settings.pop("method") == "fedshift"
     learning_rate = experiment_from_dict(settings).local.learning_rate
     method, experiment = names["FedShift"], make_experiment(local={"learning_rate": learning_rate})
-    assert issubclass(method, Algorithm)
+    assert issubclass(method, Method)
     assert not inspect.isabstract(method)
-    algorithm = method(federation.task, experiment)
-    assert algorithm.trained_parameters() == TrainedParameters(shared=24, personal=24)
-    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
-    progress = runtime.run(Progress(algorithm.init_server()))
+    method = method(federation.task, experiment)
+    assert method.trained_parameters() == TrainedParameters(shared=24, personal=24)
+    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    progress = runtime.run(Progress(method.init_server()))
     losses = [record["train"]["loss"] for record in progress.records]
     assert losses[-1] < losses[0]
     assert sorted(progress.personal) == [0, 1, 2]

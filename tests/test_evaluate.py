@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.algorithms import build_algorithm
 from feddtl.evaluate import (
     EvaluationSets,
     Predictions,
@@ -27,6 +26,7 @@ from feddtl.evaluate import (
     score_shares,
     scores_of,
 )
+from feddtl.methods import build_method
 from feddtl.models.activations import Activations
 
 VECTORS = {"cat": (1.0, 0.0, 0.0), "dog": (0.0, 1.0, 0.0), "owl": (0.0, 0.0, 1.0)}
@@ -86,8 +86,8 @@ def test_predictions_do_not_depend_on_the_batch():
 @pytest.mark.parametrize("shape", [(0, 0, 0), (0, 5, 32)])
 def test_no_images_give_no_predictions(federation, make_experiment, shape):
     """A domain without novel test images: (0, 0, 0) is what encoding an empty table gives."""
-    algorithm = build_algorithm(federation.task, make_experiment())
-    classifier = algorithm.classifier(algorithm.init_server())
+    method = build_method(federation.task, make_experiment())
+    classifier = method.classifier(method.init_server())
     assert predict(classifier, Activations.of(torch.empty(shape)), ("cat",)).tolist() == []
 
 

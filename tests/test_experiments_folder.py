@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from feddtl.algorithms import METHODS
 from feddtl.cli import main
 from feddtl.config import ComputeConfig, Experiment
 from feddtl.config.experiment import Method
@@ -25,6 +24,7 @@ from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.dotted import flatten
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict, load_experiments
+from feddtl.methods import METHODS
 from feddtl.models.clip import EMBEDDED
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.naming import select
 from feddtl.evaluate import score_global, score_local
+from feddtl.methods import build_method
 from feddtl.models.clip import prompts_for
 from feddtl.seeding import torch_generator
+from feddtl.tensor_groups import select_prefix
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -111,31 +111,29 @@ def test_a_round_gives_feddtls_adapters(
 ):
     """SFT in round 1, RL in round 3: broadcast, losses, adapters, uplink, average, text training, scores."""
     experiment = make_experiment(**TELLING)
-    algorithm = build_algorithm(double_federation.task, experiment)
-    state = in_double(randomised(algorithm.init_server(), round_number - 1))
+    method = build_method(double_federation.task, experiment)
+    state = in_double(randomised(method.init_server(), round_number - 1))
     loop = build(experiment, roles, padding)
-    groups = {group: select(state.tensors, group) for group in ("visual", "text", "anchor")}
+    groups = {group: select_prefix(state.tensors, group) for group in ("visual", "text", "anchor")}
     theirs = State(**{group: in_peft_names(factors) for group, factors in groups.items()})
 
-    payload, text = algorithm.broadcast(state), loop.broadcast(theirs)
+    payload, text = method.broadcast(state), loop.broadcast(theirs)
     torch.testing.assert_close(text, payload.tensors["text_embeddings"], **CLOSE)
-    updates = [
-        algorithm.client_update(payload, data, {}) for data in double_federation.clients(algorithm, torch.float64)
-    ]
+    updates = [method.client_update(payload, data, {}) for data in double_federation.clients(method, torch.float64)]
     results = loop.local(theirs, text, round_number)
     for update, (adapter, embeddings, loss) in zip(updates, results, strict=True):
         assert update.metrics["loss"] == pytest.approx(loss, abs=CLOSE["atol"])
         assert_same(adapter, update.weights)
         torch.testing.assert_close(embeddings, update.samples["embeddings"], **CLOSE)
 
-    after, their_after = algorithm.aggregate(state, updates).state, loop.aggregate(theirs, results, round_number)
+    after, their_after = method.aggregate(state, updates).state, loop.aggregate(theirs, results, round_number)
     for group in ("visual", "text", "anchor"):
-        assert_same(getattr(their_after, group), select(after.tensors, group))
+        assert_same(getattr(their_after, group), select_prefix(after.tensors, group))
 
-    sets = double_federation.sets(algorithm, torch.float64)
-    models = {update.client: algorithm.classifier(state, update) for update in updates}
+    sets = double_federation.sets(method, torch.float64)
+    models = {update.client: method.classifier(state, update) for update in updates}
     local = list(score_local(models, sets).values())
-    scores = score_global(algorithm.classifier(after), sets, sum(local) / len(local))
+    scores = score_global(method.classifier(after), sets, sum(local) / len(local))
     expected = {"local": scores.local, "base": scores.base, "novel": scores.novel}
     assert loop.evaluate(their_after, [adapter for adapter, _, _ in results], text) == pytest.approx(expected)
 
@@ -143,18 +141,18 @@ def test_a_round_gives_feddtls_adapters(
 def test_whole_run_gives_feddtls_final_adapters(double_federation, make_experiment, build):
     """Both stages in turn, from the same fresh factors."""
     experiment = make_experiment(**TELLING)
-    algorithm = build_algorithm(double_federation.task, experiment)
-    state, loop = in_double(algorithm.init_server()), build(experiment)
-    start = {group: in_peft_names(select(state.tensors, group)) for group in ("visual", "text", "anchor")}
+    method = build_method(double_federation.task, experiment)
+    state, loop = in_double(method.init_server()), build(experiment)
+    start = {group: in_peft_names(select_prefix(state.tensors, group)) for group in ("visual", "text", "anchor")}
     loop.start = lambda: State(**start)
-    clients = double_federation.clients(algorithm, torch.float64)
+    clients = double_federation.clients(method, torch.float64)
     for _ in range(experiment.rounds):
-        payload = algorithm.broadcast(state)
-        state = algorithm.aggregate(state, [algorithm.client_update(payload, data, {}) for data in clients]).state
+        payload = method.broadcast(state)
+        state = method.aggregate(state, [method.client_update(payload, data, {}) for data in clients]).state
     final, records = loop.run()
     assert len(records) == experiment.rounds
     for group in ("visual", "text", "anchor"):
-        assert_same(getattr(final, group), select(state.tensors, group))
+        assert_same(getattr(final, group), select_prefix(state.tensors, group))
 
 
 @pytest.mark.slow

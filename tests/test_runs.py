@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from feddtl.algorithms.base import ServerState
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.errors import DataError, RunError
 from feddtl.evaluate import Predictions
+from feddtl.messages import ServerState
 from feddtl.models.kernels import Kernels
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora
 from feddtl.models.peft_format import load_adapter

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.federation.processes import peak
 from benchmarks.federation.results import add_result
-from feddtl.algorithms.base import ExpectedUpdate, Update
+from feddtl.messages import ExpectedUpdate, Update
 from feddtl.runtimes.flower.records import from_records, to_records
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import Contract

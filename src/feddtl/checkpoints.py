@@ -14,11 +14,11 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from feddtl.algorithms.base import ServerState
-from feddtl.algorithms.naming import select, under
 from feddtl.errors import RunError
+from feddtl.messages import ServerState
 from feddtl.runtimes.rounds import Progress, Record
 from feddtl.storage import json_line, new_folder
+from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
 NAME = re.compile(r"round-(\d+)")
@@ -60,9 +60,9 @@ class Checkpoints:
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:
     """Write server state, what clients and policies remember, and all records into an empty folder."""
-    tensors = {**under("state", progress.state.tensors), **under("memory", progress.memory)}
+    tensors = {**add_prefix("state", progress.state.tensors), **add_prefix("memory", progress.memory)}
     for client, personal in progress.personal.items():
-        tensors |= under(f"personal/{client}", personal)
+        tensors |= add_prefix(f"personal/{client}", personal)
     # Copies: the anchor may share memory with the adapter, which the format refuses.
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
     content = {
@@ -89,11 +89,11 @@ def read_checkpoint(folder: Path) -> Progress:
             raise ValueError("state.safetensors does not match its checksum")
         loaded = load_file(folder / "state.safetensors")
         tensors = {name: loaded[name] for name in content["tensors"]}
-        personal = {client: select(tensors, f"personal/{client}") for client in content["clients_with_state"]}
-        state = ServerState(int(content["round"]), select(tensors, "state"))
+        personal = {client: select_prefix(tensors, f"personal/{client}") for client in content["clients_with_state"]}
+        state = ServerState(int(content["round"]), select_prefix(tensors, "state"))
         records, before = tuple(map(_with_nan, content["records"])), _with_nan(content.get("federated_before", {}))
         _require_fields(folder, records)
-        return Progress(state, personal, records, select(tensors, "memory"), before)
+        return Progress(state, personal, records, select_prefix(tensors, "memory"), before)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-from feddtl.algorithms import METHODS, build_algorithm
-from feddtl.algorithms.base import ClientData, Payload, Update, rows_of_views
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.own_images import OwnImages, load_own_images, part_of
@@ -25,6 +23,8 @@ from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count
 from feddtl.experiment import RunObserver, evaluation_sets, labelled, load_model, run_experiment, task_of
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
+from feddtl.messages import Payload, Update
+from feddtl.methods import METHODS, build_method
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.runtimes.fleet import Fleet
@@ -36,6 +36,7 @@ from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
 from feddtl.summary import Summary
+from feddtl.training.client_data import ClientData, rows_of_views
 
 # Each party's own affair: a client has another device and another disk.
 OF_ONE_MACHINE = ("device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb")
@@ -64,7 +65,7 @@ def serve(
         asked = experiment_to_dict(experiment)
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
-        contract = Contract.of(parties.algorithm.task, experiment.deployment.precision)
+        contract = Contract.of(parties.method.task, experiment.deployment.precision)
         return FlowerFleet(grid, parties, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
 
     return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
@@ -125,8 +126,8 @@ class ClientSide:
         self._clip = load_model(experiment, towers=METHODS[experiment.method].client_towers)
         self._images = client_images(experiment, copy)
         self._task = task_of(self._clip, self._images.data, experiment.seed)
-        self._algorithm = build_algorithm(self._task, experiment)
-        self._encoder = ImageEncoder(self._clip.image, self._algorithm.first_image_block, experiment.compute)
+        self._method = build_method(self._task, experiment)
+        self._encoder = ImageEncoder(self._clip.image, self._method.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment.deployment.precision)
         self._held: dict[int, OwnImages] = {}
         self._clients: dict[int, ClientData] = {}
@@ -145,7 +146,7 @@ class ClientSide:
         if not isinstance(used, int) or not 0 <= used < payload.round:
             raise RejectedMessageError(f"kept is {used!r}, not a round before {payload.round}.")
         personal = kept.load(used)
-        update = self._algorithm.client_update(payload, self._client(client), personal)
+        update = self._method.client_update(payload, self._client(client), personal)
         require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
         scored = self.experiment.is_scored
         reply = Reply(
@@ -172,7 +173,7 @@ class ClientSide:
 
     def _count(self, client: int, payload: Payload, update: Update | None = None) -> HitCounts:
         """What the client counts on its test images, for the broadcast model or for its own."""
-        classifier = self._algorithm.received_classifier(payload, update)
+        classifier = self._method.received_classifier(payload, update)
         return count_hits(classifier, *self._tests_of(client))
 
     def _scores(self, payload: Payload, update: Update) -> Scores:
@@ -181,7 +182,7 @@ class ClientSide:
             return Scores(math.nan, math.nan, math.nan)
         if self._sets is None:
             self._sets = evaluation_sets(self._images.data, self._encode)
-        return score_global(self._algorithm.received_classifier(payload, update), self._sets, math.nan)
+        return score_global(self._method.received_classifier(payload, update), self._sets, math.nan)
 
     def _held_by(self, client: int) -> OwnImages:
         """What the client has, looked for once."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from feddtl.algorithms.base import Classifier
+from feddtl.methods.base import Classifier
 from feddtl.models.activations import Activations
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-from feddtl.algorithms import METHODS, build_algorithm
-from feddtl.algorithms.base import Algorithm, ClientData, Task, rows_of_views
 from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
@@ -19,6 +17,8 @@ from feddtl.environment import choose_device
 from feddtl.errors import RunError
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
 from feddtl.features import ImageEncoder
+from feddtl.methods import METHODS, build_method
+from feddtl.methods.base import Method, Task
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.cache.folder import cache_folder
 from feddtl.models.clip import Clip, load_clip
@@ -36,6 +36,7 @@ from feddtl.runtimes.rounds import Progress, RoundObserver
 from feddtl.summary import Summary, describe_data, summarise
 from feddtl.system.validation import Validation, hold_back
 from feddtl.timing import Stopwatch, add_seconds
+from feddtl.training.client_data import ClientData, rows_of_views
 
 
 class RunObserver(RoundObserver):
@@ -60,7 +61,7 @@ class Prepared:
 
     Attributes:
         data: Splits and partition.
-        algorithm: The method on its task.
+        method: The method on its task.
         clients: Every client's activations, by client id.
         sets: What is scored.
         kernels: How the blocks compute.
@@ -68,7 +69,7 @@ class Prepared:
     """
 
     data: FederatedData
-    algorithm: Algorithm
+    method: Method
     clients: tuple[ClientData, ...]
     sets: EvaluationSets
     kernels: Kernels
@@ -107,9 +108,9 @@ def run_experiment(
         return _run_in(folder, experiment, observer or RunObserver(), connect)
 
 
-def _require_personal_state_here(folder: RunFolder, algorithm: Algorithm) -> None:
+def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
     """Raise RunError for a run whose clients keep a part of their model on machines of their own."""
-    if folder.has_clients_elsewhere and algorithm.trained_parameters().personal:
+    if folder.has_clients_elsewhere and method.trained_parameters().personal:
         raise RunError(
             f"{folder.path} was begun over Flower; what its clients keep of their models is on their machines.",
             f"Go on with it there: {resuming(folder.path)}.",
@@ -127,19 +128,19 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     kernels = folder.kernels if folder.has_begun else None
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
     if connect is None:
-        _require_personal_state_here(folder, prepared.algorithm)
+        _require_personal_state_here(folder, prepared.method)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = LocalRuntime(
-        prepared.algorithm, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet
+        prepared.method, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet
     )
     zero_shot, before = runtime.score_before_training()
-    start = saved or Progress(prepared.algorithm.init_server())
+    start = saved or Progress(prepared.method.init_server())
     folder.write_metrics(start.records)
     observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
-    progress = runtime.run(start, folder.save_progress) if prepared.algorithm.trains else start
+    progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
     closed = runtime.close(progress)
-    if closed is not progress and prepared.algorithm.trains:
+    if closed is not progress and prepared.method.trains:
         folder.save_progress(closed)
     progress = closed
     if prepared.sets.on_clients:
@@ -148,9 +149,9 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
         after = runtime.predictions(progress.state)
         folder.write_predictions(_predictions(prepared.sets, before, after))
     seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
-    trained = prepared.algorithm.trained_parameters()
+    trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
-    _write_outcome(folder, experiment, prepared.algorithm, progress, zero_shot, summary)
+    _write_outcome(folder, experiment, prepared.method, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
 
@@ -163,13 +164,13 @@ def _predictions(sets: EvaluationSets, before: Predictions, after: Predictions) 
 def _write_outcome(
     folder: RunFolder,
     experiment: Experiment,
-    algorithm: Algorithm,
+    method: Method,
     progress: Progress,
     zero_shot: Scores,
     summary: Summary,
 ) -> None:
     """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
-    adapters = algorithm.adapters(progress.state)
+    adapters = method.adapters(progress.state)
     folder.write_adapters(adapters, summary["model"])
     if not adapters:
         folder.write_tensors(progress, {key: str(summary[key]) for key in ("method", "model", "rounds")})
@@ -207,9 +208,9 @@ def prepare(
         for note in data.notes:
             observer.note(note)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
-        algorithm = build_algorithm(task_of(clip, data, experiment.seed), experiment)
+        method = build_method(task_of(clip, data, experiment.seed), experiment)
     encoder = ImageEncoder(
-        clip.image, algorithm.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
+        clip.image, method.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
     )
     memory = DeviceMemory(clip.image.device)
 
@@ -219,18 +220,18 @@ def prepare(
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
         return memory.hold(found)
 
-    trained_here = algorithm.trains and images_here
-    clients = _clients(experiment, data, encode) if trained_here else _without_images(data, algorithm.trains)
+    trained_here = method.trains and images_here
+    clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)
     sets = evaluation_sets(data, encode)
     # A later run of this process may train other blocks; the weights laid out for the frozen ones are not needed.
-    clip.image.stack.release(algorithm.first_image_block)
+    clip.image.stack.release(method.first_image_block)
     validation = None
-    if algorithm.trains and experiment.system.selection == "fedppo":
+    if method.trains and experiment.system.selection == "fedppo":
         clients, held = hold_back(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, data.base_names, clip.logit_scale)
         count = sum(map(len, held))
         observer.note(f"{count} of {len(data.train)} training images are held back to choose clients by.")
-    return Prepared(data, algorithm, clients, sets, clip.image.stack.kernels, validation)
+    return Prepared(data, method, clients, sets, clip.image.stack.kernels, validation)
 
 
 def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:

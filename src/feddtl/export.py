@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import Task
 from feddtl.errors import RunError
+from feddtl.methods import build_method
+from feddtl.methods.base import Task
 from feddtl.models.clip import load_clip, save_clip
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.run_files import resuming
@@ -32,12 +32,12 @@ def export_merged(folder: Path, output: Path) -> None:
     experiment, data = run.experiment, run.data
     clip = load_clip(experiment.model)
     task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
-    algorithm = build_algorithm(task, experiment)
-    if not algorithm.trains:
+    method = build_method(task, experiment)
+    if not method.trains:
         raise RunError(f"{folder} is a run of '{experiment.method}', which has no adapters.", "Export a trained run.")
     if progress is None:
         raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
-    if not (adapters := algorithm.adapters(progress.state)):
+    if not (adapters := method.adapters(progress.state)):
         raise RunError(
             f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "
             "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP has no place for it.",

@@ -11,8 +11,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import Algorithm, Classifier, Task
 from feddtl.config import DataConfig, Experiment
 from feddtl.data.federated import load_source, of_classes
 from feddtl.data.own_images import in_order_of, load_part
@@ -22,6 +20,8 @@ from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
+from feddtl.methods import build_method
+from feddtl.methods.base import Classifier, Method, Task
 from feddtl.models.activations import joined
 from feddtl.models.clip import Clip, load_clip
 from feddtl.run_files import resuming
@@ -47,14 +47,14 @@ class TrainedModel:
     Attributes:
         experiment: What was run.
         clip: The frozen CLIP.
-        algorithm: The method, on the run's base classes.
+        method: The method, on the run's base classes.
         classifier: Both towers after the last finished round.
         class_names: All classes of the run's data, base classes first.
     """
 
     experiment: Experiment
     clip: Clip
-    algorithm: Algorithm
+    method: Method
     classifier: Classifier
     class_names: tuple[str, ...]
 
@@ -83,7 +83,7 @@ class TrainedModel:
         for start in range(0, len(images), size):
             batch = [ImageOps.exif_transpose(image).convert("RGB") for image in images[start : start + size]]
             pixels = self.clip.image.preprocess(batch).to(self.clip.image.device)
-            activations = self.clip.image.prefix(pixels, self.algorithm.first_image_block)
+            activations = self.clip.image.prefix(pixels, self.method.first_image_block)
             logits = self.clip.logit_scale * self.classifier.image_features(activations) @ text.T
             parts.append(logits.softmax(dim=-1).cpu())
         return torch.cat(parts)
@@ -130,13 +130,13 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     clip = load_clip(experiment.model, choose_device(device))
     clip.use(run.kernels)
     task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
-    algorithm = build_algorithm(task, experiment)
+    method = build_method(task, experiment)
     progress = run.latest_progress()
-    if progress is None and algorithm.trains:
+    if progress is None and method.trains:
         raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
-    state = progress.state if progress else algorithm.init_server()
+    state = progress.state if progress else method.init_server()
     names = (*data["base_classes"], *data["novel_classes"])
-    return TrainedModel(experiment, clip, algorithm, algorithm.classifier(state), names)
+    return TrainedModel(experiment, clip, method, method.classifier(state), names)
 
 
 def score_run(
@@ -167,7 +167,7 @@ def score_run(
     model = load_trained_model(folder, device, dataset.prompt_template)
     # The cache of this machine: the run may have been made on another.
     compute = replace(model.experiment.compute, cache_folder="")
-    encoder = ImageEncoder(model.clip.image, model.algorithm.first_image_block, compute, note=note)
+    encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)
     parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
     images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
     if "all" in class_lists:

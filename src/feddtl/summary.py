@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from feddtl.algorithms.base import TrainedParameters
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores, harmonic_mean
+from feddtl.methods.base import TrainedParameters
 from feddtl.runtimes.rounds import Progress
 
 Summary = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import NoReturn
 import pytest
 from cli.small_runs import Bench, Command, contents, records, refused
 
-from feddtl.algorithms.base import Update
-from feddtl.algorithms.feddtl import FedDTL
+from feddtl.messages import Update
+from feddtl.methods.feddtl.method import FedDTL
 
 # --- output folders ----------------------------------------------------------------------------------
 

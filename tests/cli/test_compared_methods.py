@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from feddtl.algorithms import METHODS
 from feddtl.errors import ClientError
+from feddtl.methods import METHODS
 from feddtl.runs import RunFolder
 from feddtl.runtimes import parties
 from feddtl.scoring import load_trained_model, score_run

@@ -10,9 +10,9 @@ import pytest
 from cli.killable import KillableRuns
 from cli.small_runs import Bench, Command, outcome, records, refused, summary
 
-from feddtl.algorithms.base import ClientData
 from feddtl.config import SystemConfig
 from feddtl.experiment import prepare
+from feddtl.training.client_data import ClientData
 
 POLICIES = {
     "async": ("--participation", "0.6", "--system.aggregation", "async", "--system.speed-spread", "1.0"),

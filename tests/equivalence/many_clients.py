@@ -11,13 +11,14 @@ import sys
 import numpy as np
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ClientData, Task
 from feddtl.config import DataConfig, Experiment
 from feddtl.evaluate import EvaluationSets, TestImages
+from feddtl.methods import build_method
+from feddtl.methods.base import Task
 from feddtl.models.activations import Activations
 from feddtl.models.clip import load_clip
 from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.training.client_data import ClientData
 
 IMAGES, CHOSEN = 4000, 10
 
@@ -27,14 +28,14 @@ def main(clip_folder: str, clients: int) -> None:
     generator = torch.Generator().manual_seed(0)
     names = ("cat", "dog", "bird", "fish")
     experiment = Experiment(rounds=2, participation=CHOSEN / clients, data=DataConfig(clients=clients))
-    algorithm = build_algorithm(Task(load_clip(clip_folder), names, "a photo of a {class}.", 0), experiment)
+    method = build_method(Task(load_clip(clip_folder), names, "a photo of a {class}.", 0), experiment)
     activations = Activations.of(torch.randn(IMAGES, 5, 32, generator=generator))
     labels = torch.randint(4, (IMAGES,), generator=generator)
     shares = [torch.from_numpy(share) for share in np.array_split(np.arange(IMAGES), clients)]
     parties = [ClientData(k, activations.select(share), labels[share]) for k, share in enumerate(shares)]
     base = TestImages(activations, labels, torch.zeros_like(labels), names)
     sets = EvaluationSets(base, base, tuple(shares), ("all",))
-    progress = LocalRuntime(algorithm, parties, sets, experiment).run(Progress(algorithm.init_server()))
+    progress = LocalRuntime(method, parties, sets, experiment).run(Progress(method.init_server()))
     assert all(len(record["clients"]) == CHOSEN for record in progress.records)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from feddtl.algorithms import build_algorithm
 from feddtl.errors import ClientError
+from feddtl.methods import build_method
 from feddtl.models.activations import Activations
 from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
@@ -27,11 +27,9 @@ RL_VARIANTS = [
 
 
 def run(federation, experiment, dtype=torch.float64):
-    algorithm = build_algorithm(federation.task, experiment)
-    runtime = LocalRuntime(
-        algorithm, federation.clients(algorithm, dtype), federation.sets(algorithm, dtype), experiment
-    )
-    start = algorithm.init_server()
+    method = build_method(federation.task, experiment)
+    runtime = LocalRuntime(method, federation.clients(method, dtype), federation.sets(method, dtype), experiment)
+    start = method.init_server()
     tensors = {name: tensor.to(dtype) for name, tensor in start.tensors.items()}
     return runtime.run(Progress(replace(start, tensors=tensors)))
 
@@ -105,13 +103,13 @@ def test_passes_make_no_difference(double_federation, make_experiment, monkeypat
 
 def test_number_of_clients_together_follows_the_batch(federation, clip_folder, make_experiment, monkeypatch):
     monkeypatch.setattr(BlockStack, "sequences_per_pass", lambda stack, tokens: 20)
-    assert build_algorithm(federation.task, make_experiment(local={"batch_size": 3})).clients_together == 1
+    assert build_method(federation.task, make_experiment(local={"batch_size": 3})).clients_together == 1
     clip = load_clip(str(clip_folder))
     clip.use(Kernels(torch.bfloat16))
     task = replace(federation.task, clip=clip)
     for batch_size, expected in ((3, 6), (20, 1), (64, 1), (1, 16)):
-        algorithm = build_algorithm(task, make_experiment(local={"batch_size": batch_size}))
-        assert algorithm.clients_together == expected
+        method = build_method(task, make_experiment(local={"batch_size": batch_size}))
+        assert method.clients_together == expected
 
 
 def test_broken_client_of_a_batch_is_named_and_the_others_are_kept(federation, make_experiment):
@@ -125,15 +123,15 @@ def test_broken_client_of_a_batch_is_named_and_the_others_are_kept(federation, m
             self.clients.append(client)
 
     experiment = make_experiment(compute={"clients_together": 3})
-    algorithm = build_algorithm(federation.task, experiment)
-    clients = federation.clients(algorithm)
+    method = build_method(federation.task, experiment)
+    clients = federation.clients(method)
     broken = clients[1].activations.all().clone()
     broken[0, 1, 2] = torch.nan
     clients[1] = replace(clients[1], activations=Activations.of(broken))
     arrivals = Arrivals()
-    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment, arrivals)
+    runtime = LocalRuntime(method, clients, federation.sets(method), experiment, arrivals)
     with pytest.raises(ClientError, match="client 1 in round 1"):
-        runtime.run(Progress(algorithm.init_server()))
+        runtime.run(Progress(method.init_server()))
     assert arrivals.clients == [0]
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import tensor_bytes
-from feddtl.algorithms.feddtl import FedDTL
 from feddtl.errors import ClientError
 from feddtl.evaluate import mean, score_client, score_global, score_local
+from feddtl.messages import tensor_bytes
+from feddtl.methods import build_method
+from feddtl.methods.feddtl.method import FedDTL
 from feddtl.models.activations import Activations
 from feddtl.runtimes import parties
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
@@ -26,10 +26,10 @@ def equal(ours, theirs):
 
 
 def make_runtime(federation, experiment, **options):
-    algorithm = build_algorithm(federation.task, experiment)
-    return LocalRuntime(
-        algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment, **options
-    ), Progress(algorithm.init_server())
+    method = build_method(federation.task, experiment)
+    return LocalRuntime(method, federation.clients(method), federation.sets(method), experiment, **options), Progress(
+        method.init_server()
+    )
 
 
 def with_value(data, where, value):
@@ -88,13 +88,13 @@ def test_observer_is_told_in_order(federation, make_experiment):
 def test_broken_client_stops_the_round_and_is_named(federation, make_experiment, randomised, done, value):
     """One number of one image of client 1. Nothing of the round is kept: no checkpoint is asked for."""
     experiment = make_experiment()
-    algorithm = build_algorithm(federation.task, experiment)
-    clients = federation.clients(algorithm)
+    method = build_method(federation.task, experiment)
+    clients = federation.clients(method)
     clients[1] = with_value(clients[1], (2, 0, 5), value)
     saved = []
-    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
+    runtime = LocalRuntime(method, clients, federation.sets(method), experiment)
     with pytest.raises(ClientError, match=f"update of client 1 in round {done + 1} holds NaN") as caught:
-        runtime.run(Progress(randomised(algorithm.init_server(), done)), saved.append)
+        runtime.run(Progress(randomised(method.init_server(), done)), saved.append)
     assert "learning_rate" in caught.value.hint
     assert saved == []
 
@@ -102,30 +102,30 @@ def test_broken_client_stops_the_round_and_is_named(federation, make_experiment,
 @pytest.mark.parametrize("group", ["weights", "samples", "personal"])
 def test_every_part_of_an_update_is_checked(federation, make_experiment, group):
     experiment = make_experiment()
-    algorithm = build_algorithm(federation.task, experiment)
-    plain = algorithm.client_update
+    method = build_method(federation.task, experiment)
+    plain = method.client_update
 
     def break_last_client(payload, data, personal, observer):
         update = plain(payload, data, personal, observer)
         broken = {**getattr(update, group), "extra": torch.tensor([1.0, float("nan")])}
         return replace(update, **{group: broken}) if data.client == 2 else update
 
-    algorithm.client_update = break_last_client
-    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
+    method.client_update = break_last_client
+    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
     with pytest.raises(ClientError, match=r"client 2 in round 1 .*'extra'"):
-        runtime.run(Progress(algorithm.init_server()))
+        runtime.run(Progress(method.init_server()))
 
 
 def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_experiment):
     experiment = make_experiment(participation=0.3, rounds=3)
-    algorithm = build_algorithm(federation.task, experiment)
-    clients = federation.clients(algorithm)
+    method = build_method(federation.task, experiment)
+    clients = federation.clients(method)
     took_part = {client for number in (1, 2, 3) for client in choose_clients(3, 0.3, 3, number)}
     for client in set(range(3)) - took_part:
         clients[client] = with_value(clients[client], slice(None), float("nan"))
     assert took_part != {0, 1, 2}
-    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment)
-    assert runtime.run(Progress(algorithm.init_server())).state.round == 3
+    runtime = LocalRuntime(method, clients, federation.sets(method), experiment)
+    assert runtime.run(Progress(method.init_server())).state.round == 3
 
 
 def test_broken_server_training_is_named(federation, make_experiment, monkeypatch):
@@ -188,8 +188,8 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     experiment = make_experiment(
         rounds=3, evaluation={"client_models": "last"}, server={"epochs": 8, "learning_rate": 0.1}
     )
-    algorithm = build_algorithm(federation.task, experiment)
-    clients, sets = federation.clients(algorithm), federation.sets(algorithm)
+    method = build_method(federation.task, experiment)
+    clients, sets = federation.clients(method), federation.sets(method)
     saved, scored = [], {}
 
     def watch(model, sets, client):
@@ -197,12 +197,12 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
         return score_client(model, sets, client)
 
     monkeypatch.setattr(parties, "score_client", watch)
-    LocalRuntime(algorithm, clients, sets, experiment).run(Progress(algorithm.init_server()), saved.append)
+    LocalRuntime(method, clients, sets, experiment).run(Progress(method.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 
-    payload = algorithm.broadcast(state)
-    updates = [algorithm.client_update(payload, data, {}) for data in clients]
-    aggregate = algorithm.aggregate(state, updates)
+    payload = method.broadcast(state)
+    updates = [method.client_update(payload, data, {}) for data in clients]
+    aggregate = method.aggregate(state, updates)
     assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
     assert record["bytes_up"] == sum(tensor_bytes(update.weights, update.samples) for update in updates)
     for name in updates[0].metrics:
@@ -210,9 +210,9 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
         assert record["train"][name] == pytest.approx(expected)
     assert record["server"] == aggregate.metrics
     own, mixed_up = (
-        {update.client: algorithm.classifier(begun, update) for update in updates} for begun in (state, aggregate.state)
+        {update.client: method.classifier(begun, update) for update in updates} for begun in (state, aggregate.state)
     )
-    scores = score_global(algorithm.classifier(aggregate.state), sets, 0.0)
+    scores = score_global(method.classifier(aggregate.state), sets, 0.0)
     assert (record["base"], record["novel"]) == (scores.base, scores.novel)
     assert record["local_by_client"] == score_local(own, sets)
     assert record["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
@@ -245,17 +245,17 @@ def test_mean_leaves_out_what_could_not_be_scored():
 def test_what_a_client_keeps_comes_back_to_it_alone(federation, make_experiment):
     """A method with personal tensors: each client finds what it kept in its own last round, and none on the wire."""
     experiment = make_experiment(participation=0.5)
-    algorithm = build_algorithm(federation.task, experiment)
-    found, plain = [], algorithm.client_update
+    method = build_method(federation.task, experiment)
+    found, plain = [], method.client_update
 
     def keep_rounds(payload, data, personal, observer):
         found.append((data.client, payload.round, [int(v) for v in personal.get("rounds", torch.empty(0))]))
         kept = torch.cat([personal.get("rounds", torch.empty(0)), torch.tensor([float(payload.round)])])
         return replace(plain(payload, data, {}, observer), personal={"rounds": kept})
 
-    algorithm.client_update = keep_rounds
-    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
-    progress = runtime.run(Progress(algorithm.init_server()))
+    method.client_update = keep_rounds
+    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    progress = runtime.run(Progress(method.init_server()))
     took_part = {client: [n for n in range(1, 5) if client in choose_clients(3, 0.5, 3, n)] for client in range(3)}
     for client, number, rounds in found:
         assert rounds == [earlier for earlier in took_part[client] if earlier < number]

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ServerState, tensor_bytes
-from feddtl.algorithms.naming import select
 from feddtl.config import AFedPGConfig, SystemConfig
+from feddtl.messages import ServerState, tensor_bytes
+from feddtl.methods import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 from feddtl.storage import without_nan
 from feddtl.system.asynchronous_server import Motion, step, step_rate
 from feddtl.system.flight import Flight
+from feddtl.tensor_groups import select_prefix
 
 ALIKE = SystemConfig(aggregation="async", seconds_per_image=1e-6)  # all but the network takes no time
 SLOW = SystemConfig(aggregation="async", speed_spread=0.7, seconds_per_image=0.1)
@@ -30,12 +30,12 @@ def untimed(records):
 
 
 def run(federation, experiment, *, clients=None, saved=None, start=None, observer=None):
-    algorithm = build_algorithm(federation.task, experiment)
-    data = federation.clients(algorithm)[:clients]
-    sets = federation.sets(algorithm)
+    method = build_method(federation.task, experiment)
+    data = federation.clients(method)[:clients]
+    sets = federation.sets(method)
     sets = replace(sets, shares=sets.shares[:clients])
-    runtime = LocalRuntime(algorithm, data, sets, experiment, observer)
-    return runtime.run(start or Progress(algorithm.init_server()), (saved if saved is not None else []).append)
+    runtime = LocalRuntime(method, data, sets, experiment, observer)
+    return runtime.run(start or Progress(method.init_server()), (saved if saved is not None else []).append)
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
@@ -86,10 +86,10 @@ def duration_of(federation, experiment, client):
     """Virtual seconds of an SFT update, which sends and receives as much in every round."""
     from feddtl.system.clock import Clock
 
-    algorithm = build_algorithm(federation.task, experiment)
-    payload = algorithm.broadcast(algorithm.init_server())
-    data = federation.clients(algorithm)[client]
-    update = algorithm.client_update(payload, data, {})
+    method = build_method(federation.task, experiment)
+    payload = method.broadcast(method.init_server())
+    data = federation.clients(method)[client]
+    update = method.client_update(payload, data, {})
     moved = tensor_bytes(payload.tensors) + tensor_bytes(update.weights, update.samples)
     return Clock(experiment.system, 3, experiment.seed).seconds(client, len(data), 2, moved)
 
@@ -105,21 +105,21 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     )
     progress = run(federation, experiment)
     [record] = progress.records
-    algorithm = build_algorithm(federation.task, experiment)
-    data, initial = federation.clients(algorithm), algorithm.init_server()
+    method = build_method(federation.task, experiment)
+    data, initial = federation.clients(method), method.init_server()
     first, second = record["clients"]
     # Both started at once; neither is fast enough to come twice.
     assert record["delays"] == [0, 1]
     weights, motion = initial.tensors, Motion()
     for delay, client in enumerate((first, second)):
-        update = algorithm.client_update(algorithm.broadcast(initial), data[client], {})
-        reached = algorithm.aggregate(initial, [update]).state.tensors
+        update = method.client_update(method.broadcast(initial), data[client], {})
+        reached = method.aggregate(initial, [update]).state.tensors
         rate = step_rate(experiment.afedpg, len(data[client]) / 6, delay, 2)  # 18 images of 3 clients
         assert rate == pytest.approx(len(data[client]) / 6 / 2 / (1 + delay / 2))
         weights, motion = step(weights, initial.tensors, reached, motion, rate=rate, weight=1.0, updates_per_round=2)
     assert equal(progress.state.tensors, weights)
     # Three clients started: two at once, the third when the first arrived.
-    payload = algorithm.broadcast(ServerState(0, initial.tensors))
+    payload = method.broadcast(ServerState(0, initial.tensors))
     assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
 
 
@@ -155,17 +155,17 @@ def test_a_run_goes_on_from_any_round_as_if_never_interrupted(federation, make_e
 
 def test_what_a_client_keeps_comes_back_to_it_when_it_starts_again(federation, make_experiment):
     experiment = make_experiment(rounds=3, system=SLOW)
-    algorithm = build_algorithm(federation.task, experiment)
-    found, plain = [], algorithm.client_update
+    method = build_method(federation.task, experiment)
+    found, plain = [], method.client_update
 
     def count_visits(payload, data, personal, observer):
         before = int(personal.get("visits", torch.tensor(0)))
         found.append((data.client, before))
         return replace(plain(payload, data, {}, observer), personal={"visits": torch.tensor(before + 1)})
 
-    algorithm.client_update = count_visits
-    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
-    progress = runtime.run(Progress(algorithm.init_server()))
+    method.client_update = count_visits
+    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    progress = runtime.run(Progress(method.init_server()))
     for client in range(3):
         assert [before for who, before in found if who == client] == list(range(sum(who == client for who, _ in found)))
     arrived = [client for record in progress.records for client in record["clients"]]
@@ -194,15 +194,15 @@ def test_the_anchor_is_frozen_with_the_last_sft_round(federation, make_experimen
     saved = []
     run(federation, make_experiment(method=method, system=ALIKE), saved=saved)
     end_of_sft = saved[1].state
-    anchor = select(end_of_sft.tensors, "anchor")
-    assert equal(anchor, select(end_of_sft.tensors, {"feddtl": "visual", "fedlora": "model"}[method]))
+    anchor = select_prefix(end_of_sft.tensors, "anchor")
+    assert equal(anchor, select_prefix(end_of_sft.tensors, {"feddtl": "visual", "fedlora": "model"}[method]))
     assert Flight.from_tensors(saved[1].memory).motion == Motion()
     for progress in saved[2:]:
-        assert equal(select(progress.state.tensors, "anchor"), anchor)
+        assert equal(select_prefix(progress.state.tensors, "anchor"), anchor)
         assert not equal(progress.state.tensors, end_of_sft.tensors)
         of_rl = [job for job in Flight.from_tensors(progress.memory).jobs if job.begun.round >= 2]
         assert of_rl
-        assert all(equal(select(job.begun.tensors, "anchor"), anchor) for job in of_rl)
+        assert all(equal(select_prefix(job.begun.tensors, "anchor"), anchor) for job in of_rl)
 
 
 def test_the_server_s_metrics_are_means_over_the_steps(federation, make_experiment):

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ServerState
 from feddtl.config import SystemConfig
 from feddtl.evaluate import HitCounts, accuracy, correct
+from feddtl.messages import ServerState
+from feddtl.methods import build_method
 from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
 from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
 
@@ -30,15 +30,15 @@ class Diary(RoundObserver):
 
 
 def runtime_of(federation, experiment, shares=PARTS, observer=None):
-    algorithm = build_algorithm(federation.task, experiment)
-    sets = replace(federation.sets(algorithm), shares=shares)
-    return algorithm, LocalRuntime(algorithm, federation.clients(algorithm), sets, experiment, observer)
+    method = build_method(federation.task, experiment)
+    sets = replace(federation.sets(method), shares=shares)
+    return method, LocalRuntime(method, federation.clients(method), sets, experiment, observer)
 
 
 def run(federation, experiment, shares=PARTS, start=None, observer=None):
-    algorithm, runtime = runtime_of(federation, experiment, shares, observer)
+    method, runtime = runtime_of(federation, experiment, shares, observer)
     saved = []
-    progress = runtime.run(start or Progress(algorithm.init_server()), saved.append)
+    progress = runtime.run(start or Progress(method.init_server()), saved.append)
     return runtime.close(progress), saved
 
 
@@ -100,8 +100,8 @@ def test_with_all_images_on_clients_federated_is_central(federation, make_experi
 def test_before_training_it_is_the_model_that_round_1_broadcasts(federation, make_experiment, method):
     experiment = make_experiment(method=method, rounds=3)
     progress, _ = run(federation, experiment)
-    algorithm = build_algorithm(federation.task, experiment)
-    hits = correct(algorithm.classifier(algorithm.init_server()), federation.sets(algorithm).base)
+    method = build_method(federation.task, experiment)
+    hits = correct(method.classifier(method.init_server()), federation.sets(method).base)
     assert progress.before["base"] == accuracy(hits)
 
 
@@ -110,16 +110,16 @@ def test_a_client_s_view_of_the_broadcast_is_the_global_model(federation, make_e
     """The classifier that a client forms from the payload predicts what the server's does, after training too."""
     experiment = make_experiment(method=method, rounds=3)
     progress, _ = run(federation, experiment)
-    algorithm = build_algorithm(federation.task, experiment)
-    received = algorithm.received_classifier(algorithm.broadcast(progress.state))
-    central, images = algorithm.classifier(progress.state), federation.sets(algorithm).base
+    method = build_method(federation.task, experiment)
+    received = method.received_classifier(method.broadcast(progress.state))
+    central, images = method.classifier(progress.state), federation.sets(method).base
     texts = [c.text_embeddings(images.class_names) for c in (received, central)]
     torch.testing.assert_close(*texts)
     rows = images.activations.rows(torch.arange(12))
     torch.testing.assert_close(received.image_features(rows), central.image_features(rows))
-    update = algorithm.client_update(algorithm.broadcast(progress.state), federation.clients(algorithm)[0], {})
-    own = [algorithm.received_classifier(algorithm.broadcast(progress.state), update),
-           algorithm.classifier(progress.state, update)]  # fmt: skip
+    update = method.client_update(method.broadcast(progress.state), federation.clients(method)[0], {})
+    own = [method.received_classifier(method.broadcast(progress.state), update),
+           method.classifier(progress.state, update)]  # fmt: skip
     torch.testing.assert_close(*(c.image_features(rows) for c in own))
 
 
@@ -128,12 +128,12 @@ def test_novel_texts_travel_where_clients_score_them(federation, make_experiment
     from feddtl.errors import ClientError
 
     names = ("teapot", "ice cream")
-    algorithm = build_algorithm(replace(federation.task, novel_names=names), make_experiment())
-    state = algorithm.init_server()
-    sent = algorithm.broadcast(state)
-    texts = algorithm.received_classifier(sent).text_embeddings(names)
-    torch.testing.assert_close(texts, algorithm.classifier(state).text_embeddings(names))
-    plain = build_algorithm(federation.task, make_experiment())
+    method = build_method(replace(federation.task, novel_names=names), make_experiment())
+    state = method.init_server()
+    sent = method.broadcast(state)
+    texts = method.received_classifier(sent).text_embeddings(names)
+    torch.testing.assert_close(texts, method.classifier(state).text_embeddings(names))
+    plain = build_method(federation.task, make_experiment())
     assert "novel_text_embeddings" not in plain.broadcast(state).tensors
     with pytest.raises(ClientError, match="no text embeddings of these classes: teapot"):
         plain.received_classifier(plain.broadcast(state)).text_embeddings(names)
@@ -191,8 +191,8 @@ def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experime
     passes = []
     plain = parties.predict_test_images
     monkeypatch.setattr(parties, "predict_test_images", lambda *given: passes.append(1) or plain(*given))
-    algorithm, runtime = runtime_of(federation, make_experiment())
-    progress = runtime.close(runtime.run(Progress(algorithm.init_server())))
+    method, runtime = runtime_of(federation, make_experiment())
+    progress = runtime.close(runtime.run(Progress(method.init_server())))
     runtime.predictions(progress.state)
     assert len(passes) == 5
 

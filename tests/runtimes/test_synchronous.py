@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import tensor_bytes
 from feddtl.config import FedPPOConfig, SystemConfig
+from feddtl.messages import tensor_bytes
+from feddtl.methods import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.storage import without_nan
 from feddtl.system.clock import Clock
@@ -31,13 +31,13 @@ def untimed(records):
 
 def run(federation, experiment, saved=None, start=None):
     """Progress after the run; FedPPO holds half of each client's images back."""
-    algorithm = build_algorithm(federation.task, experiment)
-    clients, validation = federation.clients(algorithm), None
+    method = build_method(federation.task, experiment)
+    clients, validation = federation.clients(method), None
     if experiment.system.selection == "fedppo":
         clients, held = hold_back(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
-    runtime = LocalRuntime(algorithm, clients, federation.sets(algorithm), experiment, validation=validation)
-    return runtime.run(start or Progress(algorithm.init_server()), (saved if saved is not None else []).append)
+    runtime = LocalRuntime(method, clients, federation.sets(method), experiment, validation=validation)
+    return runtime.run(start or Progress(method.init_server()), (saved if saved is not None else []).append)
 
 
 def test_a_round_lasts_as_long_as_its_slowest_client(federation, make_experiment):
@@ -46,10 +46,10 @@ def test_a_round_lasts_as_long_as_its_slowest_client(federation, make_experiment
     experiment = make_experiment(system=system)
     clock = Clock(system, 3, experiment.seed)
     records = run(federation, experiment).records
-    algorithm = build_algorithm(federation.task, experiment)
-    state = algorithm.init_server()
-    payload = algorithm.broadcast(state)
-    updates = [algorithm.client_update(payload, data, {}) for data in federation.clients(algorithm)]
+    method = build_method(federation.task, experiment)
+    state = method.init_server()
+    payload = method.broadcast(state)
+    updates = [method.client_update(payload, data, {}) for data in federation.clients(method)]
     expected = max(
         images * 2 * 0.5 * clock.slowness(client)
         + (tensor_bytes(payload.tensors) + tensor_bytes(update.weights, update.samples)) * 8e-6
@@ -89,11 +89,11 @@ def test_lost_updates_are_named_and_the_others_go_on(federation, make_experiment
     progress = run(federation, replace(experiment, seed=seed))
     [record] = progress.records
     assert (record["clients"], record["lost"], list(record["train_by_client"])) == ([0, 1, 2], [1], [0, 2])
-    algorithm = build_algorithm(federation.task, replace(experiment, seed=seed))
-    state, clients = algorithm.init_server(), federation.clients(algorithm)
-    payload = algorithm.broadcast(state)
-    updates = [algorithm.client_update(payload, clients[client], {}) for client in (0, 2)]
-    assert equal(progress.state.tensors, algorithm.aggregate(state, updates).state.tensors)
+    method = build_method(federation.task, replace(experiment, seed=seed))
+    state, clients = method.init_server(), federation.clients(method)
+    payload = method.broadcast(state)
+    updates = [method.client_update(payload, clients[client], {}) for client in (0, 2)]
+    assert equal(progress.state.tensors, method.aggregate(state, updates).state.tensors)
     assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
     assert record["bytes_up"] == sum(tensor_bytes(update.weights, update.samples) for update in updates)
 
@@ -105,7 +105,7 @@ def test_a_round_that_loses_all_leaves_the_state_as_it_was(federation, make_expe
     empty = [record["round"] for record in progress.records if record["lost"] == record["clients"]]
     assert empty
     assert len(empty) < 8
-    states = [build_algorithm(federation.task, experiment).init_server(), *(step.state for step in saved)]
+    states = [build_method(federation.task, experiment).init_server(), *(step.state for step in saved)]
     for number in range(1, 9):
         assert equal(states[number].tensors, states[number - 1].tensors) == (number in empty)
     record = progress.records[empty[0] - 1]
@@ -142,14 +142,12 @@ def test_fedppo_looks_at_no_test_image(federation, make_experiment):
     """Other test images, the same choices, memory and model."""
     experiment = fedppo(make_experiment, evaluation={"every": 100})
     ours = run(federation, experiment)
-    algorithm = build_algorithm(federation.task, experiment)
-    sets = federation.sets(algorithm)
+    method = build_method(federation.task, experiment)
+    sets = federation.sets(method)
     wrong = replace(sets, base=replace(sets.base, labels=(sets.base.labels + 1) % 3))
-    clients, held = hold_back(federation.clients(algorithm), experiment.fedppo.validation_share, experiment.seed)
+    clients, held = hold_back(federation.clients(method), experiment.fedppo.validation_share, experiment.seed)
     validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
-    theirs = LocalRuntime(algorithm, clients, wrong, experiment, validation=validation).run(
-        Progress(algorithm.init_server())
-    )
+    theirs = LocalRuntime(method, clients, wrong, experiment, validation=validation).run(Progress(method.init_server()))
     assert equal(ours.memory, theirs.memory)
     assert equal(ours.state.tensors, theirs.state.tensors)
     assert ours.records[-1]["base"] != theirs.records[-1]["base"]
@@ -168,7 +166,7 @@ def test_fedppo_goes_on_from_any_round_as_if_never_interrupted(federation, make_
 
 def test_fedppo_without_validation_images_is_refused(federation, make_experiment):
     experiment = fedppo(make_experiment)
-    algorithm = build_algorithm(federation.task, experiment)
-    runtime = LocalRuntime(algorithm, federation.clients(algorithm), federation.sets(algorithm), experiment)
+    method = build_method(federation.task, experiment)
+    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
     with pytest.raises(ValueError, match="needs validation images"):
-        runtime.run(Progress(algorithm.init_server()))
+        runtime.run(Progress(method.init_server()))

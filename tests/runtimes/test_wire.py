@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ExpectedUpdate, Payload, Update
 from feddtl.evaluate import HitCounts, Scores
+from feddtl.messages import ExpectedUpdate, Payload, Update
+from feddtl.methods import build_method
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import (
@@ -108,11 +108,11 @@ def test_weights_that_overflow_are_too_far():
 @pytest.mark.parametrize("round_number", [1, 3], ids=["sft", "rl"])
 def test_every_method_s_own_updates_pass(federation, make_experiment, method, round_number):
     """What `expected_update` says is what `client_update` gives, for every method and stage."""
-    algorithm = build_algorithm(federation.task, make_experiment(method=method))
-    payload = algorithm.broadcast(replace(algorithm.init_server(), round=round_number - 1))
+    method = build_method(federation.task, make_experiment(method=method))
+    payload = method.broadcast(replace(method.init_server(), round=round_number - 1))
     contract = Contract.of(federation.task, "float32")
-    update = algorithm.client_update(payload, federation.clients(algorithm)[2], {})
-    terms = Terms(contract, 2, round_number, Holdings(6, 0), 3, algorithm.expected_update(payload), 1000.0)
+    update = method.client_update(payload, federation.clients(method)[2], {})
+    terms = Terms(contract, 2, round_number, Holdings(6, 0), 3, method.expected_update(payload), 1000.0)
     found = unpack_reply(pack_reply(Reply(update), round_number, contract), terms).update
     assert equal(found.weights, update.weights)
     assert equal(found.samples, update.samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load, save
 
-from feddtl.algorithms.base import ServerState
+from feddtl.messages import ServerState
 from feddtl.system.asynchronous_server import Motion
 from feddtl.system.flight import Flight, Job
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from feddtl.algorithms import build_algorithm
-from feddtl.algorithms.base import ClientData
 from feddtl.errors import DataError
+from feddtl.methods import build_method
 from feddtl.models.activations import Activations
 from feddtl.system.validation import Validation, hold_back
+from feddtl.training.client_data import ClientData
 
 
 def client(images, views=1, number=0):
@@ -52,22 +52,22 @@ def test_a_client_with_one_image_is_refused():
 def test_a_visit_is_measured_on_the_client_s_own_images(federation, make_experiment, randomised):
     """Accuracy and cross-entropy of the received and of the own model, against plain formulas on the first view."""
     experiment = make_experiment()
-    algorithm = build_algorithm(federation.task, experiment)
-    state = randomised(algorithm.init_server(), 1)
-    _, held = hold_back(federation.clients(algorithm), 0.5, 0)
+    method = build_method(federation.task, experiment)
+    state = randomised(method.init_server(), 1)
+    _, held = hold_back(federation.clients(method), 0.5, 0)
     doubled = replace(held[2], views=2, labels=held[2].labels[:1])  # one image in two views: only the first counts
     clip = federation.task.clip
     validation = Validation((held[0], held[1], doubled), federation.task.class_names, clip.logit_scale)
-    update = algorithm.client_update(algorithm.broadcast(state), federation.clients(algorithm)[2], {})
-    models = {0: algorithm.classifier(state), 2: algorithm.classifier(state, update)}
-    visits = validation.visits(algorithm.classifier(state), models)
+    update = method.client_update(method.broadcast(state), federation.clients(method)[2], {})
+    models = {0: method.classifier(state), 2: method.classifier(state, update)}
+    visits = validation.visits(method.classifier(state), models)
     assert sorted(visits) == [0, 2]
     for number, labels, rows in (
         (0, held[0].labels, held[0].activations.all()),
         (2, doubled.labels, held[2].activations.all()[:1]),
     ):
         for classifier, accuracy, loss in (
-            (algorithm.classifier(state), visits[number].received_accuracy, visits[number].received_loss),
+            (method.classifier(state), visits[number].received_accuracy, visits[number].received_loss),
             (models[number], visits[number].accuracy, visits[number].loss),
         ):
             text = classifier.text_embeddings(federation.task.class_names)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from feddtl.algorithms.base import Classifier, ServerState, Update, tensor_bytes
 from feddtl.config import clients_at_a_time
 from feddtl.evaluate import mean
+from feddtl.messages import ServerState, Update, tensor_bytes
+from feddtl.methods.base import Classifier
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
 from feddtl.runtimes.rounds import Progress, Record, Rounds
@@ -61,7 +62,7 @@ class AsynchronousRounds(Rounds):
         parties, number = self._parties, progress.state.round + 1
         begun = parties.stopwatch.seconds()
         tensors, personal, log = progress.state.tensors, dict(progress.personal), RoundLog()
-        flight, stage = Flight.from_tensors(progress.memory), parties.algorithm.stage(number)
+        flight, stage = Flight.from_tensors(progress.memory), parties.method.stage(number)
         at_work = [*(job.client for job in flight.jobs), *self._starting(flight)]
         parties.observer.round_started(number, stage, at_work)
         while len(log.updates) < self._per_round:
@@ -109,7 +110,7 @@ class AsynchronousRounds(Rounds):
         weight = parties.experiment.afedpg.direction_weight
         begun = ServerState(flight.applied // self._per_round, look_ahead(tensors, flight.motion, weight))
         with parties.stopwatch.measure("exchange"):
-            payload = parties.algorithm.broadcast(begun)
+            payload = parties.method.broadcast(begun)
         transferred = tensor_bytes(payload.tensors)
         log.bytes_down += transferred
         lost = self._clock.loses(client, number)
@@ -130,13 +131,13 @@ class AsynchronousRounds(Rounds):
         parties, config = self._parties, self._parties.experiment.afedpg
         update = self._trained.pop(job.number, None)
         if update is None:
-            [update] = parties.train(parties.algorithm.broadcast(job.begun), [job.client], personal)
+            [update] = parties.train(parties.method.broadcast(job.begun), [job.client], personal)
         delay, stage = flight.applied - job.version, self._stage(flight.applied)
         begun = job.begun
         if self._stage(job.version) != stage:
             begun = replace(begun, round=flight.applied // self._per_round)
         with parties.stopwatch.measure("server"):
-            reached = parties.algorithm.aggregate(begun, [update])
+            reached = parties.method.aggregate(begun, [update])
             after, motion = step(
                 tensors,
                 begun.tensors,
@@ -153,10 +154,10 @@ class AsynchronousRounds(Rounds):
         log.updates.append(update)
         log.delays.append(delay)
         log.server.append(reached.metrics)
-        log.models[job.client] = parties.algorithm.classifier(job.begun, update)
+        log.models[job.client] = parties.method.classifier(job.begun, update)
         ended = self._stage(flight.applied + 1) != stage
         return after, replace(flight, applied=flight.applied + 1, motion=Motion() if ended else motion)
 
     def _stage(self, applied: int) -> str:
         """The stage after so many applied updates."""
-        return self._parties.algorithm.stage(applied // self._per_round + 1)
+        return self._parties.method.stage(applied // self._per_round + 1)

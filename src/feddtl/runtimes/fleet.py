@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from feddtl.algorithms.base import Payload, Update
 from feddtl.evaluate import HitCounts, Scores
+from feddtl.messages import Payload, Update
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
 
@@ -78,7 +78,7 @@ class FleetInProcess(Fleet):
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
         parties = self._parties
-        together = parties.experiment.compute.clients_together or parties.algorithm.clients_together
+        together = parties.experiment.compute.clients_together or parties.method.clients_together
         updates: list[Update] = []
         for start in range(0, len(clients), together):
             for update in parties.train(payload, clients[start : start + together], progress.personal):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from feddtl.algorithms.base import Algorithm, ClientData, ServerState
-from feddtl.algorithms.zeroshot import zero_shot_classifier
 from feddtl.config import Experiment, clients_at_a_time
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_test_images, score_shares, scores_of
+from feddtl.messages import ServerState
+from feddtl.methods.base import Method
+from feddtl.methods.zero_shot.method import zero_shot_classifier
 from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
@@ -19,15 +20,16 @@ from feddtl.system.ppo_selection import PpoSelection
 from feddtl.system.selection import AllClients, Selector, UniformSample
 from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
+from feddtl.training.client_data import ClientData
 
 __all__ = ["LocalRuntime", "Progress", "Record", "RoundObserver", "build_selector"]
 
 
 class LocalRuntime:
-    """Runs rounds of an algorithm over in-process clients.
+    """Runs rounds of an method over in-process clients.
 
     Args:
-        algorithm: The method.
+        method: The method.
         clients: Every client's data, in order of client id.
         sets: What is scored.
         experiment: Rounds, participation, system policies, evaluation and seed.
@@ -39,7 +41,7 @@ class LocalRuntime:
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        method: Method,
         clients: Sequence[ClientData],
         sets: EvaluationSets,
         experiment: Experiment,
@@ -48,12 +50,12 @@ class LocalRuntime:
         validation: Validation | None = None,
         fleet: Callable[[Parties], Fleet] = FleetInProcess,
     ) -> None:
-        self._algorithm = algorithm
+        self._method = method
         self._sets = sets
         self._experiment = experiment
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
-        self._parties = Parties(algorithm, clients, sets, experiment, observer or RoundObserver(), self._stopwatch)
+        self._parties = Parties(method, clients, sets, experiment, observer or RoundObserver(), self._stopwatch)
         self._fleet = fleet(self._parties)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
@@ -68,7 +70,7 @@ class LocalRuntime:
         """The closing evaluation: all clients score the model that the run ends with, unless they did already."""
         if federated_of(progress):
             return progress
-        found = self._fleet.evaluate(self._algorithm.broadcast(progress.state), progress)
+        found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
         closed = with_counts(progress, found.counts, found.failures)
         if closed is not progress:
             self._parties.observer.clients_counted(progress.state.round, federated_of(closed))
@@ -81,7 +83,7 @@ class LocalRuntime:
 
     def score_before_training(self) -> tuple[Scores, Predictions]:
         """Scores and predictions of zero-shot CLIP; `local` is its mean accuracy on the clients' shares."""
-        classifier = zero_shot_classifier(self._algorithm.task, self._algorithm.first_image_block)
+        classifier = zero_shot_classifier(self._method.task, self._method.first_image_block)
         with self._stopwatch.measure("evaluation"):
             predictions = predict_test_images(classifier, self._sets)
             local = mean(list(score_shares(predictions, self._sets).values()))

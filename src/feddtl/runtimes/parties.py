@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from feddtl.algorithms.base import Algorithm, Classifier, ClientData, Payload, ServerState, Update
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
 from feddtl.evaluate import (
@@ -25,9 +24,12 @@ from feddtl.evaluate import (
     score_local,
     scores_of,
 )
+from feddtl.messages import Payload, ServerState, Update
+from feddtl.methods.base import Classifier, Method
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.rounds import Record, RoundObserver
 from feddtl.timing import Stopwatch
+from feddtl.training.client_data import ClientData
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Parties:
     """The server and all clients.
 
     Attributes:
-        algorithm: The method.
+        method: The method.
         clients: Every client's data, in order of client id.
         sets: What is scored.
         experiment: The settings.
@@ -52,7 +54,7 @@ class Parties:
         latest: See `LatestPredictions`.
     """
 
-    algorithm: Algorithm
+    method: Method
     clients: Sequence[ClientData]
     sets: EvaluationSets
     experiment: Experiment
@@ -79,11 +81,11 @@ class Parties:
     def _updates(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
         observe = self.observer.epoch_finished
         if len(data) > 1:
-            updates = self.algorithm.client_updates(payload, data, kept, observe)
+            updates = self.method.client_updates(payload, data, kept, observe)
             if all(map(is_finite, updates)):
                 return updates
         # One client's NaN may have reached the others of a batched step: alone, each answers for itself.
-        return [self.algorithm.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
+        return [self.method.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
     def scores(
         self,
@@ -128,7 +130,7 @@ class Parties:
     def predictions(self, state: ServerState) -> Predictions:
         """What the model at a state takes each test image for."""
         if self.latest.predictions is None or self.latest.state is not state:
-            self.latest.predictions = predict_test_images(self.algorithm.classifier(state), self.sets)
+            self.latest.predictions = predict_test_images(self.method.classifier(state), self.sets)
             self.latest.state = state
         return self.latest.predictions
 

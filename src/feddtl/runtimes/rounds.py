@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from feddtl.algorithms.base import ServerState
+from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
 
 Record = dict[str, Any]

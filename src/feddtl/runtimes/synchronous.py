@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from feddtl.algorithms.base import Aggregate, Classifier, Payload, ServerState, Update, tensor_bytes
+from feddtl.messages import Payload, ServerState, Update, tensor_bytes
+from feddtl.methods.base import Aggregate, Classifier
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
@@ -44,10 +45,10 @@ class SynchronousRounds(Rounds):
         begun = parties.stopwatch.seconds()
         chosen = self._selector.choose(progress.memory, number)
         lost = [client for client in chosen if self._clock.loses(client, number)]
-        stage = parties.algorithm.stage(number)
+        stage = parties.method.stage(number)
         parties.observer.round_started(number, stage, chosen)
         with parties.stopwatch.measure("exchange"):
-            payload = parties.algorithm.broadcast(state)
+            payload = parties.method.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
         counted = with_counts(progress, arrived.counts)
         if counted is not progress:
@@ -55,7 +56,7 @@ class SynchronousRounds(Rounds):
         updates = arrived.updates
         aggregate = self._aggregate(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
-        models = {update.client: parties.algorithm.classifier(state, update) for update in here}
+        models = {update.client: parties.method.classifier(state, update) for update in here}
         scores = parties.scores(models, aggregate.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, updates)
@@ -83,7 +84,7 @@ class SynchronousRounds(Rounds):
         if not updates:
             return Aggregate(ServerState(state.round + 1, state.tensors))
         with self._parties.stopwatch.measure("server"):
-            aggregate = self._parties.algorithm.aggregate(state, updates)
+            aggregate = self._parties.method.aggregate(state, updates)
         require_finite_state(aggregate.state)
         return aggregate
 
@@ -94,7 +95,7 @@ class SynchronousRounds(Rounds):
         if self._validation is None:
             raise ValueError("a selector that learns needs validation images")
         with self._parties.stopwatch.measure("evaluation"):
-            return self._validation.visits(self._parties.algorithm.classifier(state), models)
+            return self._validation.visits(self._parties.method.classifier(state), models)
 
     def _duration(self, stage: str, payload: Payload, chosen: Sequence[int], updates: Sequence[Update]) -> float:
         """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from feddtl.algorithms.base import ServerState
-from feddtl.algorithms.naming import select, under
+from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
 from feddtl.system.asynchronous_server import Motion
+from feddtl.tensor_groups import add_prefix, select_prefix
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class Flight:
             "seconds": torch.tensor([self.now, self.motion.length], dtype=torch.float64),
             "jobs": torch.tensor(counts, dtype=torch.long).view(-1, 5),
             "arrivals": torch.tensor([job.arrival for job in self.jobs], dtype=torch.float64),
-            **under("previous", self.motion.previous),
-            **under("direction", self.motion.direction),
+            **add_prefix("previous", self.motion.previous),
+            **add_prefix("direction", self.motion.direction),
         }
         for job in self.jobs:
-            tensors |= under(f"begun/{job.version}", job.begun.tensors)
-        return under("flight", tensors)
+            tensors |= add_prefix(f"begun/{job.version}", job.begun.tensors)
+        return add_prefix("flight", tensors)
 
     @staticmethod
     def from_tensors(memory: Mapping[str, Tensor]) -> Flight:
         """What `to_tensors` gave; a run that has not begun where there is nothing."""
-        tensors = select(memory, "flight")
+        tensors = select_prefix(memory, "flight")
         if not tensors:
             return Flight()
         started, applied = (int(count) for count in tensors["counts"])
@@ -84,7 +84,7 @@ class Flight:
         jobs = []
         for row, arrival in zip(tensors["jobs"].tolist(), arrivals, strict=True):
             number, client, version, lost, round_number = row
-            begun = ServerState(round_number, select(tensors, f"begun/{version}"))
+            begun = ServerState(round_number, select_prefix(tensors, f"begun/{version}"))
             jobs.append(Job(number, client, version, arrival, bool(lost), begun))
-        motion = Motion(select(tensors, "previous"), select(tensors, "direction"), length)
+        motion = Motion(select_prefix(tensors, "previous"), select_prefix(tensors, "direction"), length)
         return Flight(now, started, applied, motion, tuple(jobs))

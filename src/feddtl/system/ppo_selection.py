@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from feddtl.algorithms.naming import select, under
 from feddtl.config import FedPPOConfig
 from feddtl.models.lora import Tensors
 from feddtl.objectives.ppo import (
@@ -31,6 +30,7 @@ from feddtl.objectives.ppo import (
 )
 from feddtl.seeding import torch_generator
 from feddtl.system.selection import Selector, Visit
+from feddtl.tensor_groups import add_prefix, select_prefix
 
 
 class PpoSelection(Selector):
@@ -74,7 +74,7 @@ class PpoSelection(Selector):
             "rewards": torch.tensor([earned.get(client, 0.0) for client in picks.tolist()]),
             "arrived": torch.tensor([client in earned for client in picks.tolist()]),
         }
-        before = select(memory, "rounds")
+        before = select_prefix(memory, "rounds")
         rounds = {name: torch.cat([*([before[name]] if before else []), row[name][None]]) for name in row}
         accuracies = memory["accuracies"].clone()
         accuracies[0] = global_accuracy(visits)
@@ -83,7 +83,7 @@ class PpoSelection(Selector):
         learnt = {name: tensor for name, tensor in memory.items() if name.startswith(("network/", "adam/"))}
         if len(rounds["rewards"]) == self._config.update_every:
             learnt, rounds = self._improve(learnt, rounds, accuracies), {}
-        return {**learnt, "accuracies": accuracies, **under("rounds", rounds)}
+        return {**learnt, "accuracies": accuracies, **add_prefix("rounds", rounds)}
 
     def _first_memory(self) -> Tensors:
         """Hidden layers of N(0, 1/inputs), outputs of zeros: the first policy is uniform, the first value 0."""
@@ -100,30 +100,30 @@ class PpoSelection(Selector):
         moments = {name: torch.zeros_like(tensor) for name, tensor in network.items()}
         return {
             "accuracies": torch.zeros(inputs),
-            **under("network", network),
-            **under("adam/mean", moments),
-            **under("adam/square", {name: tensor.clone() for name, tensor in moments.items()}),
+            **add_prefix("network", network),
+            **add_prefix("adam/mean", moments),
+            **add_prefix("adam/square", {name: tensor.clone() for name, tensor in moments.items()}),
             "adam/steps": torch.tensor(0.0),
         }
 
     def _picks(self, memory: Tensors, round_number: int) -> tuple[Tensor, Tensor]:
         """Logits (K,) and picks (m,) in the order drawn."""
-        logits = layers(select(memory, "network/actor"), memory["accuracies"])
+        logits = layers(select_prefix(memory, "network/actor"), memory["accuracies"])
         uniform = torch.rand(self._clients, generator=torch_generator(self._seed, "fedppo/picks", round_number))
         return logits, sample_without_replacement(logits, uniform, self._count)
 
     def _improve(self, learnt: Tensors, rounds: Tensors, last_state: Tensor) -> Tensors:
         """Network and Adam's moments after some epochs on all remembered rounds at once."""
         config = self._config
-        network = {name: tensor.clone().requires_grad_() for name, tensor in select(learnt, "network").items()}
+        network = {name: tensor.clone().requires_grad_() for name, tensor in select_prefix(learnt, "network").items()}
         optimizer = restored_adam(network, learnt, config.learning_rate)
         returns, advantages = self._targets(network, rounds, last_state)
         for _ in range(config.epochs):
             loss = actor_critic_loss(
-                pick_log_probs(layers(select(network, "actor"), rounds["states"]), rounds["picks"]),
+                pick_log_probs(layers(select_prefix(network, "actor"), rounds["states"]), rounds["picks"]),
                 rounds["log_probs"],
                 advantages,
-                layers(select(network, "critic"), rounds["states"])[:, 0],
+                layers(select_prefix(network, "critic"), rounds["states"])[:, 0],
                 returns,
                 rounds["arrived"],
                 config.clip,
@@ -137,7 +137,7 @@ class PpoSelection(Selector):
     @torch.no_grad()
     def _targets(self, network: Tensors, rounds: Tensors, last_state: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (T,) of the rounds' mean rewards, and advantages (T, m) = r + γ R_{t+1} - V(s_t), normalised."""
-        arrived, critic = rounds["arrived"], select(network, "critic")
+        arrived, critic = rounds["arrived"], select_prefix(network, "critic")
         mean_rewards = (rounds["rewards"] * arrived).sum(dim=1) / arrived.sum(dim=1)  # (T,)
         returns = discounted_returns(mean_rewards, self._config.discount, layers(critic, last_state)[0])  # (T + 1,)
         values = layers(critic, rounds["states"])  # (T, 1)
@@ -183,8 +183,8 @@ def saved_adam(network: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> Te
     """Parameters as `network/…`, moments as `adam/mean/…` and `adam/square/…`, and `adam/steps`."""
     states = {name: optimizer.state[parameter] for name, parameter in network.items()}
     return {
-        **under("network", {name: parameter.detach() for name, parameter in network.items()}),
-        **under("adam/mean", {name: state["exp_avg"] for name, state in states.items()}),
-        **under("adam/square", {name: state["exp_avg_sq"] for name, state in states.items()}),
+        **add_prefix("network", {name: parameter.detach() for name, parameter in network.items()}),
+        **add_prefix("adam/mean", {name: state["exp_avg"] for name, state in states.items()}),
+        **add_prefix("adam/square", {name: state["exp_avg_sq"] for name, state in states.items()}),
         "adam/steps": next(iter(states.values()))["step"],
     }

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from feddtl.algorithms.base import Classifier, ClientData
 from feddtl.errors import DataError
+from feddtl.methods.base import Classifier
 from feddtl.seeding import torch_generator
 from feddtl.system.selection import Visit
+from feddtl.training.client_data import ClientData
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from flwr.app import Message, MessageType
 
-from feddtl.algorithms.base import Payload
 from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
+from feddtl.messages import Payload
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
 from feddtl.runtimes.flower.nodes import NodeDirectory
@@ -54,7 +54,7 @@ class FlowerFleet(Fleet):
         self._order = dict(order)
         self._note = note
         self._said: dict[int, str] = {}  # by client, the last reason for its absence
-        self._personal = parties.algorithm.trained_parameters().personal > 0
+        self._personal = parties.method.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
@@ -161,14 +161,14 @@ class FlowerFleet(Fleet):
 
     def _terms(self, payload: Payload, client: int, node: int) -> Terms:
         """What the reply of a client in a round must be."""
-        experiment, algorithm = self._parties.experiment, self._parties.algorithm
+        experiment, method = self._parties.experiment, self._parties.method
         return Terms(
             self._contract,
             client,
             payload.round,
             self._nodes.holdings(client, node),
-            len(algorithm.task.class_names),
-            algorithm.expected_update(payload),
+            len(method.task.class_names),
+            method.expected_update(payload),
             experiment.deployment.max_update_norm,
             measured=self._personal and not experiment.data.on_clients,
             counted=experiment.is_scored(payload.round - 1),

@@ -152,7 +152,7 @@ class NodeDirectory:
         return client
 
     def _holdings_in(self, parcel: Parcel) -> Holdings:
-        data, classes = self._parties.experiment.data, len(self._parties.algorithm.task.class_names)
+        data, classes = self._parties.experiment.data, len(self._parties.method.task.class_names)
         return unpack_holdings(parcel, data.shots * classes if data.regime == "few-shot" else None)
 
     def _refuse(self, node: int, answer: Answer, reason: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from feddtl.algorithms.base import Task
 from feddtl.errors import ClientError
+from feddtl.methods.base import Task
 
 SCHEMA = 2
 Precision = Literal["float32", "float16"]

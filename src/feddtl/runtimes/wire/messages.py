@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from feddtl.algorithms.base import ExpectedUpdate, Payload, Update
-from feddtl.algorithms.naming import select, under
 from feddtl.evaluate import HitCounts, Scores
+from feddtl.messages import ExpectedUpdate, Payload, Update
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import SCHEMA, Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.tensors import check_samples, check_weights, require_names, to_arrays, to_tensor
 from feddtl.runtimes.wire.values import accuracies, finite_metrics, hit_counts, require_numbers, whole_number
+from feddtl.tensor_groups import add_prefix, select_prefix
 
 _LEAST_HELD = {"train": 1, "base": 0, "novel": 0}
 
@@ -85,7 +85,7 @@ def pack_reply(reply: Reply, round_number: int, contract: Contract) -> Parcel:
         contract: In common.
     """
     update = reply.update
-    tensors = {**under("weights", update.weights), **under("samples", update.samples)}
+    tensors = {**add_prefix("weights", update.weights), **add_prefix("samples", update.samples)}
     scalars = {**contract.scalars(), "round": round_number, "client": update.client, "images": update.num_images}
     for model, counts in (("global", reply.counts), ("own", reply.own)):
         scalars |= _count_scalars(model, counts) if counts else {}
@@ -104,7 +104,7 @@ def unpack_reply(parcel: Parcel, terms: Terms) -> Reply:
     require_numbers(parcel.scalars, round=terms.round, client=terms.client, images=terms.images.train)
     require_names(parcel, terms.expected)
     tensors = {name: to_tensor(name, array, terms.contract) for name, array in parcel.arrays.items()}
-    weights, samples = select(tensors, "weights"), select(tensors, "samples")
+    weights, samples = select_prefix(tensors, "weights"), select_prefix(tensors, "samples")
     check_weights(weights, terms.expected.weights, terms.max_update_norm)
     check_samples(samples, terms.expected, terms.images.train, terms.classes)
     return Reply(

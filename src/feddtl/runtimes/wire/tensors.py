@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feddtl.algorithms.base import ExpectedUpdate
+from feddtl.messages import ExpectedUpdate
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, short
 

@@ -1,0 +1,99 @@
+"""FedPGP: a shared prompt and a personal low-rank change of it (Cui et al., ICML 2024, arXiv 2405.09771).
+
+A client's prompt is σ + U V: σ (n, d) is averaged, U (n, b) and V (b, d) stay on the client. The loss is
+CE(σ + U V) + μ · ℓ with ℓ = -log( e^{p/t} / (e^{p/t} + e^{m/t}) ), the mean over the classes, where
+p = cos(T(hand-written), T(σ)) keeps the shared prompt general and m = cos(T(σ), T(σ + U V)) pushes the personal one
+away from it.
+
+Choices: U and V start from N(0, σ_0²), as the prompt; the global model is σ alone, since U V belongs to one client; one
+prompt per class name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from feddtl.methods.averaging import FederatedAveraging
+from feddtl.methods.lora_clip import frozen_text
+from feddtl.methods.promptfl.method import CONTEXT, prompted_features
+from feddtl.models.lora import Tensors
+from feddtl.seeding import torch_generator
+from feddtl.training.local import Learner
+from feddtl.training.objective import Objective
+from feddtl.training.policy import Policy
+from feddtl.training.stages import Supervised
+
+
+class FedPGP(FederatedAveraging):
+    """Federated averaging of a prompt with personal low-rank changes."""
+
+    def initial_shared(self) -> Tensors:
+        """σ ~ N(0, σ_0²), (n, d)."""
+        config = self.experiment.fedpgp
+        return {CONTEXT: self._draw(config.context_length, self.clip.text.width, "fedpgp/shared")}
+
+    def initial_personal(self, client: int) -> Tensors:
+        """U (n, b) and V (b, d) ~ N(0, σ_0²), drawn for each client."""
+        config = self.experiment.fedpgp
+        return {
+            "U": self._draw(config.context_length, config.bottleneck, "fedpgp/U", client),
+            "V": self._draw(config.bottleneck, self.clip.text.width, "fedpgp/V", client),
+        }
+
+    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) under σ + U V, or under σ where there is no personal part."""
+        context = tensors[CONTEXT]
+        if "U" in tensors:
+            context = context + tensors["U"] @ tensors["V"]
+        return prompted_features(self.clip.text, context, class_names)
+
+    def objective(self, policy: Policy, learner: Learner) -> Objective:
+        """Cross-entropy and the contrastive term."""
+        return PromptContrast(policy, learner, self)
+
+    def written_features(self, class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) of the hand-written prompts."""
+        features, _ = frozen_text(self.clip, class_names, self.task.prompt_template, len(self.clip.text.stack))
+        return features
+
+    def _draw(self, rows: int, columns: int, purpose: str, *numbers: int) -> Tensor:
+        generator = torch_generator(self.task.seed, purpose, *numbers)
+        return self.experiment.fedpgp.init_std * torch.randn(rows, columns, generator=generator)
+
+
+class PromptContrast(Supervised):
+    """Cross-entropy of the personal prompt, and the term that relates it to the shared and the hand-written one."""
+
+    def __init__(self, policy: Policy, learner: Learner, method: FedPGP) -> None:
+        super().__init__(policy, [learner])
+        self._method = method
+        self._written = normalize(method.written_features(method.task.class_names), dim=-1)
+
+    def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
+        """μ · ℓ of each part."""
+        config, names = self._method.experiment.fedpgp, self._method.task.class_names
+        if config.contrast_weight == 0:
+            return None
+        terms = []
+        for tensors, personal in zip(adapters, text, strict=True):
+            shared = normalize(self._method.text_features({CONTEXT: tensors[CONTEXT]}, names), dim=-1)
+            terms.append(contrast(self._written, shared, personal, config.contrast_temperature))
+        return config.contrast_weight * torch.stack(terms)
+
+
+def contrast(written: Tensor, shared: Tensor, personal: Tensor, temperature: float) -> Tensor:
+    """ℓ of FedPGP as a scalar: the mean over classes of -log( e^{p/t} / (e^{p/t} + e^{m/t}) ).
+
+    Args:
+        written: (C, e) unit embeddings of hand-written prompts.
+        shared: (C, e) unit embeddings under the shared prompt.
+        personal: (C, e) unit embeddings under the personal prompt.
+        temperature: t.
+    """
+    positive, negative = (written * shared).sum(dim=-1), (shared * personal).sum(dim=-1)
+    # -log(e^a / (e^a + e^b)) = log(1 + e^{b - a}).
+    return softplus((negative - positive) / temperature).mean()

@@ -1,0 +1,93 @@
+"""pFedMMA: adapters beside the last blocks of both towers, joined by a shared map (arXiv 2507.05394, 2025).
+
+Block i becomes x ↦ block(x) + 0.001 · up(shared(relu(down(LN_1 x)))), with LN_1 the block's own first norm. `down`
+(32, d) and `up` (d, 32) belong to one tower, `shared` (32, 32) to one depth of both. Only the shared maps are averaged
+and sent; the others stay on the client.
+
+Choices: depths are paired from the last block down, and a tower with fewer blocks has an adapter in all of them; the
+global model is the averaged maps between everybody's initial `down` and `up`, since trained ones belong to one client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn.functional import linear, relu
+
+from feddtl.config import Experiment
+from feddtl.messages import ServerState
+from feddtl.methods.averaging import FederatedAveraging
+from feddtl.methods.base import Task
+from feddtl.methods.linear_layers import kaiming_linear
+from feddtl.methods.lora_clip import frozen_text
+from feddtl.models.image_tower import class_tokens
+from feddtl.models.lora import Tensors
+from feddtl.models.towers import BlockStack, pick_rows
+
+
+class PFedMMA(FederatedAveraging):
+    """Federated averaging of the maps that join personal adapters of two towers."""
+
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        super().__init__(task, experiment)
+        stacks = (task.clip.image.stack, task.clip.text.stack)
+        self._depth = min(experiment.pfedmma.blocks, *map(len, stacks))
+        self.first_image_block, self._first_text_block = (len(stack) - self._depth for stack in stacks)
+
+    def initial_shared(self) -> Tensors:
+        """`shared.<depth>` (32, 32) with its bias, depth 0 being the first block with an adapter."""
+        width, seed = self.experiment.pfedmma.width, self.task.seed
+        tensors: Tensors = {}
+        for depth in range(self._depth):
+            tensors |= kaiming_linear(f"shared.{depth}", width, width, seed)
+        return tensors
+
+    def initial_personal(self, client: int) -> Tensors:
+        """`image.down.<depth>`, `image.up.<depth>` and the same of 'text', equal for all clients."""
+        width, seed = self.experiment.pfedmma.width, self.task.seed
+        tensors: Tensors = {}
+        for tower, size in (("image", self.clip.image.width), ("text", self.clip.text.width)):
+            for depth in range(self._depth):
+                tensors |= kaiming_linear(f"{tower}.down.{depth}", width, size, seed)
+                tensors |= kaiming_linear(f"{tower}.up.{depth}", size, width, seed)
+        return tensors
+
+    def global_tensors(self, state: ServerState) -> Tensors:
+        """The averaged maps with the initial personal ones."""
+        return {**state.tensors, **self.initial_personal(0)}
+
+    def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
+        """Projected features (B, e) with an adapter beside each of the last blocks."""
+        image = self.clip.image
+        rows = class_tokens(activations)
+        return image.project(self._walk(image.stack, self.first_image_block, "image", tensors, activations, rows))
+
+    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) with an adapter beside each of the last blocks."""
+        text = self.clip.text
+        hidden, ends = frozen_text(self.clip, class_names, self.task.prompt_template, self._first_text_block)
+        return text.project(self._walk(text.stack, self._first_text_block, "text", tensors, hidden, ends))
+
+    def _walk(
+        self, stack: BlockStack, first: int, tower: str, tensors: Mapping[str, Tensor], hidden: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Token (B, d) at rows (B,) after the blocks from `first` on."""
+        hidden = hidden.to(stack.precision)
+        for depth, block in enumerate(range(first, len(stack) - 1)):
+            beside = self._adapter(tensors, tower, depth, stack.first_norm(block, hidden))
+            hidden = stack.run(hidden, block, stop=block + 1) + beside
+        # An adapter acts on each token alone, so the last one sees only the token that is read.
+        last = len(stack) - 1
+        beside = self._adapter(tensors, tower, self._depth - 1, stack.first_norm(last, pick_rows(hidden, rows)))
+        return stack.run_to_rows(hidden, last, rows) + beside
+
+    def _adapter(self, tensors: Mapping[str, Tensor], tower: str, depth: int, normed: Tensor) -> Tensor:
+        """0.001 · up(shared(relu(down x))) of tokens (..., d)."""
+
+        def layer(name: str, inputs: Tensor) -> Tensor:
+            weight, bias = tensors[f"{name}.{depth}.weight"], tensors[f"{name}.{depth}.bias"]
+            return linear(inputs, weight.to(inputs.dtype), bias.to(inputs.dtype))
+
+        narrow = layer("shared", relu(layer(f"{tower}.down", normed)))
+        return self.experiment.pfedmma.scale * layer(f"{tower}.up", narrow)

@@ -1,0 +1,59 @@
+"""Zero-shot CLIP (Radford et al. 2021): nothing is trained, nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from feddtl.config import Experiment
+from feddtl.messages import Payload, ServerState, Update
+from feddtl.methods.base import Aggregate, Classifier, Method, Task, TrainedParameters
+from feddtl.methods.lora_clip import LoraClassifier
+from feddtl.models.lora import Lora, Tensors
+from feddtl.training.client_data import ClientData
+from feddtl.training.local import EpochObserver, ignore_epochs
+
+
+class ZeroShot(Method):
+    """The pre-trained model, as the lowest row of every table."""
+
+    trains = False
+
+    def __init__(self, task: Task, experiment: Experiment) -> None:
+        self.task = task
+        # No block changes: only final features are kept.
+        self.first_image_block = len(task.clip.image.stack)
+
+    def init_server(self) -> ServerState:
+        """Empty."""
+        return ServerState(0, {})
+
+    def broadcast(self, state: ServerState) -> Payload:
+        """Empty."""
+        return Payload(state.round + 1, {})
+
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """Empty."""
+        return Update(data.client, len(data), {})
+
+    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+        """The next round of the same model."""
+        return Aggregate(ServerState(state.round + 1, {}))
+
+    def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
+        """The pre-trained model."""
+        return zero_shot_classifier(self.task, self.first_image_block)
+
+    def trained_parameters(self) -> TrainedParameters:
+        """None."""
+        return TrainedParameters()
+
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """None."""
+        return {}
+
+
+def zero_shot_classifier(task: Task, first_image_block: int) -> Classifier:
+    """The pre-trained model on activations at any block: what every method is compared with."""
+    return LoraClassifier(task.clip, task.prompt_template, first_image_block, len(task.clip.text.stack))

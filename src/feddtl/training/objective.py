@@ -1,0 +1,99 @@
+"""What a stage of local training minimises, image by image, and where its randomness comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feddtl.seeding import torch_generator
+from feddtl.training.local import Batch, Learner
+from feddtl.training.policy import Piece, Policy
+
+
+@dataclass(frozen=True)
+class LocalRandomness:
+    """Where a client's randomness in a round comes from."""
+
+    seed: int
+    client: int
+    round: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Fresh generator for one purpose."""
+        return torch_generator(self.seed, purpose, self.client, self.round)
+
+
+class Objective(ABC):
+    """What a stage minimises, image by image.
+
+    Args:
+        policy: The model on the clients' images.
+        learners: One per client of the policy, in its order.
+    """
+
+    def __init__(self, policy: Policy, learners: Sequence[Learner]) -> None:
+        self.policy = policy
+        self.learners = learners
+
+    @abstractmethod
+    def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (R,) of each row and its metrics, (R,) each, without gradients.
+
+        Args:
+            piece: Which rows.
+            features: (R, e) projected features.
+            text: (parts, C, e) or (1, C, e) unit rows.
+        """
+
+    def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
+        """A term of each part's loss that depends on the trained texts alone, (parts,); None where there is none.
+
+        Args:
+            adapters: Of each part.
+            text: (parts, C, e) or (1, C, e) unit rows.
+        """
+        return None
+
+    def before_epoch(self, learner: int, epoch: int) -> None:
+        """Called before each epoch of each learner."""
+        return
+
+    def before_step(self, batches: Sequence[Batch]) -> None:
+        """Called before each step."""
+        return
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Gradients of each learner's mean loss, pass by pass; see `local.StepFunction`."""
+        self.before_step(batches)
+        adapters = [self.learners[batch.learner].parameters for batch in batches]
+        text = self.policy.text_embeddings(adapters)
+        # Text that is trained too is encoded once a step: passes add up its gradient, which then goes back at once.
+        anchor = text.detach().requires_grad_(text.requires_grad)
+        sums: dict[str, Tensor] = {}
+        for piece in self.policy.pieces(batches):
+            losses, metrics = self.losses(piece, self.policy.features(adapters, piece), anchor)
+            parts = piece.parts.to(losses.device, non_blocking=True)
+            self._shares(batches, piece, losses).sum().backward()  # type: ignore[no-untyped-call]
+            for name, values in {**metrics, "loss": losses.detach()}.items():
+                total = sums.setdefault(name, torch.zeros(len(batches), device=values.device, dtype=values.dtype))
+                total.index_add_(0, parts, values)
+        # What the images' losses and the term ask of the text goes back through it in one pass.
+        roots: list[tuple[Tensor, Tensor | None]] = [(text, anchor.grad)] if text.requires_grad else []
+        if (term := self.text_term(adapters, text)) is not None:
+            roots.append((term.sum(), None))
+            sums["text_term"] = term.detach() * torch.tensor([len(batch.rows) for batch in batches], device=term.device)
+            sums["loss"] = sums["loss"] + sums["text_term"]
+        if roots:
+            torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
+        return sums
+
+    @staticmethod
+    def _shares(batches: Sequence[Batch], piece: Piece, losses: Tensor) -> Tensor:
+        """loss / B of each row, so that a part's rows add up to its mean whatever passes they go through."""
+        sizes = [len(batch.rows) for batch in batches[piece.first : piece.first + len(piece.counts)]]
+        split = torch.split(losses, piece.counts)
+        return torch.stack([share.sum() / size for share, size in zip(split, sizes, strict=True)])

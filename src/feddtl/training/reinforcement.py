@@ -1,0 +1,191 @@
+"""The RL stage: GRPO with latent noise and a KL to the hybrid reference (FedDTL §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from feddtl.config import RlConfig
+from feddtl.models.lora import mix
+from feddtl.objectives.grpo import (
+    Rollout,
+    action_log_probs,
+    clipped_policy_objective,
+    exact_kl,
+    guarded_exp,
+    kl_to_reference,
+    roll_out,
+)
+from feddtl.training.local import Batch, Learner
+from feddtl.training.objective import LocalRandomness, Objective
+from feddtl.training.policy import Piece, Policy
+
+
+class Reinforcement(Objective):
+    """-(1/G) Σ_j (L_p - β · KL) of each image, with the roll-outs and the reference of the round as constants.
+
+    The encoder is deterministic and the noise enters behind it, so one forward pass serves all G samples; the old
+    policy and the reference are evaluated once a round.
+
+    Args:
+        policy: The model on the clients' images.
+        learners: One per client.
+        config: RL settings.
+        randomness: Of each client.
+        received: The broadcast adapters, at which a round's roll-outs are drawn.
+        anchor: Adapters after the last SFT round.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        learners: Sequence[Learner],
+        config: RlConfig,
+        randomness: Sequence[LocalRandomness],
+        received: Mapping[str, Tensor],
+        anchor: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__(policy, learners)
+        self._config = config
+        self._sources = [
+            (source.generator("rollout-noise"), source.generator("rollout-action")) for source in randomness
+        ]
+        self._reference = self._hybrid_reference(received, anchor)  # (N, C) log π_ref
+        # By learner: roll-outs of all its images, or ('batch') the noise of those that a step draws.
+        self._rollouts: dict[int, Rollout] = {}
+        self._noise: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        self._batches: Sequence[Batch] = ()
+        if config.rollout == "round":
+            self._draw_all(range(len(learners)), received)
+
+    def before_epoch(self, learner: int, epoch: int) -> None:
+        """Draw the learner's roll-outs anew at its present parameters, if they are drawn every epoch."""
+        if self._config.rollout == "epoch":
+            self._draw_all([learner], self.learners[learner].parameters)
+
+    def before_step(self, batches: Sequence[Batch]) -> None:
+        """Draw the noise of the step's own roll-outs, if it has some: for whole batches, so that the passes into
+        which they are cut make no difference."""
+        self._batches = batches
+        if self._config.rollout != "batch":
+            return
+        for batch in batches:
+            learner = self.learners[batch.learner]
+            own = (batch.rows - learner.rows.start).to(self.policy.device, non_blocking=True)
+            for purpose, draw in enumerate(self._draw_noise(batch.learner, len(batch.rows))):
+                if draw is not None:
+                    room = self._noise[purpose].setdefault(batch.learner, _for_all(draw, learner))
+                    room[:, own] = draw
+
+    def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """β · KL - L_p, as means over the group."""
+        config = self._config
+        rollout = self._rollout_of(piece, features, text)
+        reference = self._reference[piece.rows.to(features.device, non_blocking=True)]
+        log_policy = self.policy.logits(features, text, piece).log_softmax(dim=-1)  # (R, C)
+        log_probs = action_log_probs(log_policy, rollout.actions)  # (G, R)
+        reference_log_probs = action_log_probs(reference, rollout.actions)
+        gain = clipped_policy_objective(
+            log_probs, rollout.old_log_probs, rollout.advantages, config.clip, config.max_log_ratio
+        ).mean(dim=0)
+        if config.kl == "exact":
+            kl = exact_kl(log_policy, reference)
+        else:
+            kl = kl_to_reference(log_probs, reference_log_probs, config.max_log_ratio).mean(dim=0)
+        labels = self.policy.labels[piece.rows.to(features.device, non_blocking=True)]
+        metrics = self._diagnostics(log_probs.detach(), rollout, reference_log_probs, labels)
+        return config.kl_weight * kl - gain, {**metrics, "policy_objective": gain.detach(), "kl": kl.detach()}
+
+    def _hybrid_reference(self, received: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> Tensor:
+        """(N, C) log-probabilities of the hybrid of SFT anchor and received model."""
+        share = self._config.anchor_weight
+        if self._config.reference == "weights":
+            return self.policy.all_log_probs([mix([anchor, received], [share, 1 - share])])
+        parts = [self.policy.all_log_probs([adapters]).exp() for adapters in (anchor, received)]
+        mixed = share * parts[0] + (1 - share) * parts[1]
+        return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
+
+    @torch.no_grad()
+    def _draw_all(self, learners: Sequence[int], adapters: Mapping[str, Tensor]) -> None:
+        """Roll-outs of all images of some learners at these adapters."""
+        features = self.policy.all_features([adapters], learners)
+        text = self.policy.text_embeddings([adapters])[0]
+        sizes = [len(self.learners[learner].rows) for learner in learners]
+        for learner, own in zip(learners, torch.split(features, sizes), strict=True):
+            rows = self.learners[learner].rows
+            labels = self.policy.labels[rows.start : rows.stop]
+            self._rollouts[learner] = self._roll_out(own, text, labels, *self._draw_noise(learner, len(own)))
+
+    def _draw_noise(self, learner: int, images: int) -> tuple[Tensor, Tensor | None]:
+        """ε (G, B, e) ~ N(0, σ²) and, for sampled actions, uniform draws (G, B, C)."""
+        group, device = self._config.group_size, self.policy.device
+        noise_source, action_source = self._sources[learner]
+        noise = torch.randn(group, images, self.policy.feature_width, generator=noise_source)
+        uniform = None
+        if self._config.action == "sample":
+            uniform = torch.rand(group, images, self._reference.shape[1], generator=action_source).to(device)
+        return (self._config.noise_std * noise).to(device), uniform
+
+    def _roll_out(
+        self, features: Tensor, text: Tensor, labels: Tensor, noise: Tensor, uniform: Tensor | None
+    ) -> Rollout:
+        return roll_out(features, text, labels, self.policy.logit_scale, noise, self._config.noise_on, uniform)
+
+    @torch.no_grad()
+    def _rollout_of(self, piece: Piece, features: Tensor, text: Tensor) -> Rollout:
+        """Roll-outs of a piece's rows: looked up, or drawn at the features of this very pass."""
+        parts = []
+        shares = zip(torch.split(piece.rows, piece.counts), torch.split(features.detach(), piece.counts), strict=True)
+        for part, (rows, own_features) in enumerate(shares, start=piece.first):
+            learner = self._batches[part].learner
+            own = (rows - self.learners[learner].rows.start).to(features.device, non_blocking=True)
+            if self._config.rollout != "batch":
+                parts.append(_rows(self._rollouts[learner], own))
+                continue
+            noise, uniform = self._noise[0][learner], self._noise[1].get(learner)
+            own_text = text.detach()[part if len(text) > 1 else 0]
+            labels = self.policy.labels[rows.to(features.device, non_blocking=True)]
+            chosen = None if uniform is None else uniform[:, own]
+            parts.append(self._roll_out(own_features, own_text, labels, noise[:, own], chosen))
+        return _joined(parts)
+
+    def _diagnostics(
+        self, log_probs: Tensor, rollout: Rollout, reference_log_probs: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Per image, (R,) each, as means over the group."""
+        limit, clip = self._config.max_log_ratio, self._config.clip
+        log_ratio = log_probs - rollout.old_log_probs
+        ratio = guarded_exp(log_ratio, limit)
+        guarded = (log_ratio > limit) | (reference_log_probs - log_probs > limit)
+        by_sample = {
+            "reward": rollout.actions == labels,
+            "mean_ratio": ratio,
+            "clip_fraction": (ratio - 1).abs() > clip,
+            "guarded_ratios": guarded,
+        }
+        means = {name: values.to(ratio.dtype).mean(dim=0) for name, values in by_sample.items()}
+        return {**means, "all_equal_groups": rollout.all_equal.to(ratio.dtype)}
+
+
+def _for_all(draw: Tensor, learner: Learner) -> Tensor:
+    """Room for draws (G, B, ·) of all images of a learner, (G, N, ·)."""
+    return draw.new_empty(draw.shape[0], len(learner.rows), draw.shape[2])
+
+
+def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
+    return Rollout(
+        rollout.actions[:, rows], rollout.advantages[:, rows], rollout.old_log_probs[:, rows], rollout.all_equal[rows]
+    )
+
+
+def _joined(parts: Sequence[Rollout]) -> Rollout:
+    if len(parts) == 1:
+        return parts[0]
+    return Rollout(
+        torch.cat([part.actions for part in parts], dim=1),
+        torch.cat([part.advantages for part in parts], dim=1),
+        torch.cat([part.old_log_probs for part in parts], dim=1),
+        torch.cat([part.all_equal for part in parts]),
+    )

@@ -1,0 +1,83 @@
+"""pFedMMA against transformers with adapters hooked beside its layers, and against a plain SGD loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from compared import all_tensors, assert_same_features, assert_same_round, in_float64
+from slow_methods import SlowPFedMMA
+
+from feddtl.config import PFedMMAConfig
+from feddtl.methods import build_method
+from feddtl.models.kernels import Kernels
+
+# A scale at which a mistake would show; the paper's is 0.001.
+LARGE = 0.7
+
+
+@pytest.fixture(scope="module")
+def double(federation, clip_folder):
+    return in_float64(federation, clip_folder)
+
+
+def slow_of(federation, settings):
+    return SlowPFedMMA(federation.task.clip, federation.task.prompt_template, settings)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("blocks", "first"), [(1, 3), (2, 2), (8, 1)])
+def test_features_are_those_of_transformers_with_the_adapters(double, make_experiment, blocks, first, attention):
+    """Image tower of 4 blocks, text tower of 3: 8 means 3 here. Blocks before the first adapter run once."""
+    settings = PFedMMAConfig(blocks=blocks, width=6, scale=LARGE)
+    method = build_method(double.task, make_experiment(method="pfedmma", pfedmma=settings))
+    assert method.first_image_block == first
+    double.task.clip.use(Kernels(attention=attention))
+    try:
+        assert_same_features(double, method, slow_of(double, settings), all_tensors(method))
+    finally:
+        double.task.clip.use(Kernels())
+
+
+def test_activations_at_the_first_adapter_give_what_those_of_block_zero_give(double, make_experiment, monkeypatch):
+    settings = PFedMMAConfig(blocks=2, width=6, scale=LARGE)
+    method = build_method(double.task, make_experiment(method="pfedmma", pfedmma=settings))
+    image, tensors = double.task.clip.image, all_tensors(method)
+    pixels = double.pixels(0).double()
+    stored = method.image_features(tensors, image.prefix(pixels, method.first_image_block))
+    with torch.no_grad():
+        whole = image.stack.run(image.embed(pixels), 0, stop=method.first_image_block)
+    torch.testing.assert_close(stored, method.image_features(tensors, whole), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [LARGE, 0.05])
+def test_a_round_is_plain_sgd(double, make_experiment, scale):
+    settings = PFedMMAConfig(blocks=2, width=6, scale=scale)
+    experiment = make_experiment(method="pfedmma", pfedmma=settings, local={"learning_rate": 0.02})
+    assert_same_round(double, experiment, slow_of(double, settings))
+
+
+def test_initial_values(federation, make_experiment):
+    """N(0, 2/fan-in) and zero biases; `up` has fan-in 32: deviation 1/4, over 1,024 numbers within 5/√2048 = 11 %."""
+    method = build_method(federation.task, make_experiment(method="pfedmma"))
+    tensors = {**method.initial_shared(), **method.initial_personal(0)}
+    assert {tuple(t.shape) for n, t in tensors.items() if n.endswith("weight")} == {(32, 32)}
+    for name, tensor in tensors.items():
+        if name.endswith("bias"):
+            assert not tensor.any(), name
+        else:
+            assert abs(tensor.std().item() / math.sqrt(2 / 32) - 1) < 0.11, name
+    weights = [tensor for name, tensor in tensors.items() if name.endswith("weight")]
+    assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+def test_the_global_model_is_the_average_between_the_initial_adapters(federation, make_experiment, randomised):
+    method = build_method(federation.task, make_experiment(method="pfedmma", pfedmma=PFedMMAConfig(scale=LARGE)))
+    state = randomised(method.init_server(), 1)
+    tensors = method.global_tensors(state)
+    assert all(torch.equal(tensors[name], state.tensors[name]) for name in state.tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in method.initial_personal(2).items())
+    activations = federation.clients(method)[0].activations.all()
+    before = method.classifier(method.init_server()).image_features(activations)
+    assert (method.classifier(state).image_features(activations) - before).abs().max() > 1e-3
