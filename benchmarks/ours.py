@@ -31,7 +31,7 @@ def experiment_of(workload: Workload, cache: Path, *, sft_epochs: int = 2) -> Ex
 
 def whole_run(workload: Workload, cache: Path, output: Path) -> dict[str, Any]:
     """A run into a folder; the content of its summary."""
-    return run_experiment(experiment_of(workload, cache), output)
+    return run_experiment(experiment_of(workload, cache), output).to_dict()
 
 
 class Ours:

@@ -188,7 +188,7 @@ def test_the_example_method_learns_and_keeps_what_is_personal(
     assert method.trained_parameters() == TrainedParameters(shared=24, personal=24)
     runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))
-    losses = [record["train"]["loss"] for record in progress.records]
+    losses = [record.train["loss"] for record in progress.records]
     assert losses[-1] < losses[0]
     assert sorted(progress.personal) == [0, 1, 2]
 

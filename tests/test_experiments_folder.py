@@ -231,5 +231,5 @@ def test_each_kind_and_file_trains(name: str, clip_folder: Path, tmp_path: Path)
         compute=ComputeConfig(precision="float32", attention="sdpa", cache_folder="off"),
     )
     summary = run_experiment(short, tmp_path / "run")
-    assert summary["method"] == experiment.method
-    assert 0 <= summary["final"]["harmonic_mean"] <= 100
+    assert summary.method == experiment.method
+    assert 0 <= summary.final["harmonic_mean"] <= 100

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_records import made_record
 from PIL import Image
 
 from feddtl import plots
 from feddtl.errors import ConfigError, RunError
 from feddtl.plots import accuracy_curves, accuracy_over_time, partition_heat_map
 
-RECORDS: list[dict[str, Any]] = [
-    {"round": 1, "stage": "sft", "base": 40.0, "novel": 50.0},
-    {"round": 2, "stage": "sft"},
-    {"round": 3, "stage": "rl", "base": 60.0, "novel": 55.0},
-    {"round": 4, "stage": "rl", "base": 65.0, "novel": 56.0},
+RECORDS = [
+    made_record(1, stage="sft", base=40.0, novel=50.0),
+    made_record(2, stage="sft"),
+    made_record(3, stage="rl", base=60.0, novel=55.0),
+    made_record(4, stage="rl", base=65.0, novel=56.0),
 ]
 ZERO_SHOT = {"base": 35.0, "novel": 38.0}
 
@@ -73,7 +75,7 @@ def test_curves(tmp_path: Path, figures: list[Any]) -> None:
 
 def test_accuracy_over_virtual_time(tmp_path: Path, figures: list[Any]) -> None:
     """A point for each scored round, at its virtual second and not at its number."""
-    records = [{**record, "virtual_seconds": 2.5 * record["round"] ** 2} for record in RECORDS]
+    records = [replace(record, virtual_seconds=2.5 * record.round**2) for record in RECORDS]
     accuracy_over_time(records, ZERO_SHOT, "photos", tmp_path / "time.svg")
     axes = figures[0].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}

@@ -70,12 +70,12 @@ def test_a_whole_run(bench: Bench, tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watch(feddtl.RunObserver):
-        def round_finished(self, record: dict[str, object]) -> None:
-            seen.append(int(str(record["round"])))
+        def round_finished(self, record: feddtl.RoundRecord) -> None:
+            seen.append(record.round)
 
     result = feddtl.run_experiment(experiment, tmp_path / "run", observer=Watch())
     assert seen == [1, 2]
-    assert result["final"]["harmonic_mean"] >= 0
+    assert result.final["harmonic_mean"] >= 0
 
     model: feddtl.TrainedModel = feddtl.load_trained_model(tmp_path / "run")
     picture = Image.open(bench.photos / "test" / "ant" / "0.png")
@@ -83,10 +83,10 @@ def test_a_whole_run(bench: Bench, tmp_path: Path) -> None:
     assert found.class_name in ("ant", "bee")
 
     scores = feddtl.score_run(tmp_path / "run", class_lists=("base",))
-    assert round(scores[0].accuracy, 4) == result["final"]["base"]
+    assert round(scores[0].accuracy, 4) == result.final["base"]
     feddtl.export_merged(tmp_path / "run", tmp_path / "model")
     assert feddtl.load_clip(str(tmp_path / "model")).logit_scale == feddtl.load_clip(str(bench.clip)).logit_scale
-    assert feddtl.run_experiment(experiment, tmp_path / "run", resume=True)["final"] == result["final"]
+    assert feddtl.run_experiment(experiment, tmp_path / "run", resume=True).final == result.final
 
 
 def test_one_error_to_catch(bench: Bench, tmp_path: Path) -> None:

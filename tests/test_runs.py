@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_records import made_record
 
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.errors import DataError, RunError
@@ -44,7 +45,7 @@ def progress(number: int, **record: Any) -> Progress:
     state = ServerState(number, {"visual/a": shared, "anchor/a": shared, "count": torch.tensor([number])})
     always = {"stage": "sft", "lost": [], "train": {}, "bytes_up": 1, "bytes_down": 1}
     always |= {"virtual_seconds": 0.5, "seconds": {"steps": 1.0}}
-    records = tuple({"round": done, **always, **record} for done in range(1, number + 1))
+    records = tuple(made_record(done, **{**always, **record}) for done in range(1, number + 1))
     return Progress(state, {2: {"memory": torch.arange(3) * number}}, records)
 
 
@@ -116,7 +117,7 @@ def test_what_was_not_measured_is_null_in_files_and_nan_in_memory(folder: RunFol
     assert (line["novel"], line["train"]["loss"], line["domains"]["day"]) == (None, None, [1.0, None])
     read = folder.latest_progress()
     assert read is not None
-    assert math.isnan(read.records[0]["novel"])
+    assert read.records[0].headline["novel"] is None
     folder.write_metrics(read.records)
     assert json.loads((folder.path / "metrics.jsonl").read_text()) == line
 
@@ -181,8 +182,10 @@ def test_adapters_are_replaced_as_a_whole(folder: RunFolder) -> None:
 
 def test_records_are_read_as_they_were_written(folder: RunFolder) -> None:
     assert folder.records == ()
-    folder.write_metrics(({"round": 1, "novel": math.nan}, {"round": 2}))
-    assert folder.records == ({"round": 1, "novel": None}, {"round": 2})
+    folder.write_metrics((made_record(1, base=1.0, novel=None), made_record(2)))
+    first, second = folder.records
+    assert (first.headline["base"], first.headline["novel"]) == (1.0, None)
+    assert second == made_record(2)
 
 
 def test_damaged_records(folder: RunFolder) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from feddtl.experiment_file import load_experiment, load_experiments
     from feddtl.export import export_merged
     from feddtl.models.clip import Clip, load_clip
+    from feddtl.records import RoundRecord, Summary
     from feddtl.scoring import TrainedModel, load_trained_model, score_run
 
     __version__: str
@@ -64,6 +65,7 @@ _HOMES = {
     "feddtl.experiment_file": ("load_experiment", "load_experiments"),
     "feddtl.export": ("export_merged",),
     "feddtl.models.clip": ("Clip", "load_clip"),
+    "feddtl.records": ("RoundRecord", "Summary"),
     "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -81,9 +83,11 @@ __all__ = [
     "LocalConfig",
     "LoraConfig",
     "RlConfig",
+    "RoundRecord",
     "RunObserver",
     "ScheduleConfig",
     "ServerConfig",
+    "Summary",
     "SystemConfig",
     "TrainedModel",
     "UplinkConfig",

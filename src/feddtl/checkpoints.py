@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from feddtl.errors import RunError
 from feddtl.messages import ServerState
-from feddtl.runtimes.rounds import Progress, Record
+from feddtl.records import FederatedAccuracy, RoundRecord, missing_fields
+from feddtl.runtimes.rounds import Progress
 from feddtl.storage import json_line, new_folder
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
 NAME = re.compile(r"round-(\d+)")
-# What a run that goes on reads of a record.
-FIELDS_OF_A_RECORD = ("round", "stage", "lost", "train", "bytes_up", "bytes_down", "virtual_seconds", "seconds")
 
 
 class Checkpoints:
@@ -71,8 +69,8 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
         # The format sorts tensors; a norm over all of them is the same to the last bit in the same order only.
         "tensors": list(tensors),
         "state_sha256": _digest(folder / "state.safetensors"),
-        "records": list(progress.records),
-        "federated_before": progress.before,
+        "records": [record.to_dict() for record in progress.records],
+        "federated_before": progress.before.to_dict() if progress.before else {},
     }
     (folder / "progress.json").write_text(json_line(content), encoding="utf-8")
 
@@ -91,8 +89,9 @@ def read_checkpoint(folder: Path) -> Progress:
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select_prefix(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select_prefix(tensors, "state"))
-        records, before = tuple(map(_with_nan, content["records"])), _with_nan(content.get("federated_before", {}))
-        _require_fields(folder, records)
+        _require_fields(folder, content["records"])
+        records, counted = tuple(map(RoundRecord.from_dict, content["records"])), content.get("federated_before")
+        before = FederatedAccuracy.from_dict(counted) if counted else None
         return Progress(state, personal, records, select_prefix(tensors, "memory"), before)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
@@ -102,23 +101,13 @@ def read_checkpoint(folder: Path) -> Progress:
         ) from None
 
 
-def _require_fields(folder: Path, records: Sequence[Record]) -> None:
+def _require_fields(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Raise RunError where records are whole but lack what this version reads."""
-    missing = [field for field in FIELDS_OF_A_RECORD if any(field not in record for record in records)]
-    if missing:
+    if missing := missing_fields(records):
         raise RunError(
             f"The checkpoint {folder} was written by another version: its rounds have no {', '.join(missing)}.",
             "Use that version, or start a new run with another --output.",
         )
-
-
-def _with_nan(value: Any) -> Any:
-    """A record as it was before `without_nan`: what was not measured is NaN in memory and null in a file."""
-    if isinstance(value, dict):
-        return {key: _with_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(entry) for entry in value]
-    return math.nan if value is None else value
 
 
 def _digest(path: Path) -> str:

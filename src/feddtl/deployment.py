@@ -27,6 +27,7 @@ from feddtl.messages import Payload, Update
 from feddtl.methods import METHODS, build_method
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
+from feddtl.records import Summary
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet
 from feddtl.runtimes.flower.grid import Grid
@@ -35,7 +36,6 @@ from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
-from feddtl.summary import Summary
 from feddtl.training.client_data import ClientData, rows_of_views
 
 # Each party's own affair: a client has another device and another disk.

@@ -27,13 +27,14 @@ from feddtl.models.kernels import Kernels
 from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
+from feddtl.records import Summary
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.local import LocalRuntime
 from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress, RoundObserver
-from feddtl.summary import Summary, describe_data, summarise
+from feddtl.summary import describe_data, summarise
 from feddtl.system.validation import Validation, hold_back
 from feddtl.timing import Stopwatch, add_seconds
 from feddtl.training.client_data import ClientData, rows_of_views
@@ -98,7 +99,7 @@ def run_experiment(
         connect: Gives the clients where they are elsewhere; None: they are in this process.
 
     Returns:
-        The content of `summary.json`.
+        The outcome, as `summary.json` holds it.
 
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
@@ -144,11 +145,12 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
         folder.save_progress(closed)
     progress = closed
     if prepared.sets.on_clients:
-        zero_shot = Scores(math.nan, progress.before.get("base", math.nan), progress.before.get("novel", math.nan))
+        counted = progress.before
+        zero_shot = Scores(math.nan, counted.base if counted else math.nan, counted.novel if counted else math.nan)
     else:
         after = runtime.predictions(progress.state)
         folder.write_predictions(_predictions(prepared.sets, before, after))
-    seconds = add_seconds(stopwatch.seconds(), *(record["seconds"] for record in start.records))
+    seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
     _write_outcome(folder, experiment, prepared.method, progress, zero_shot, summary)
@@ -171,11 +173,11 @@ def _write_outcome(
 ) -> None:
     """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
     adapters = method.adapters(progress.state)
-    folder.write_adapters(adapters, summary["model"])
+    folder.write_adapters(adapters, summary.model)
     if not adapters:
-        folder.write_tensors(progress, {key: str(summary[key]) for key in ("method", "model", "rounds")})
+        folder.write_tensors(progress, {key: str(getattr(summary, key)) for key in ("method", "model", "rounds")})
     if progress.records:
-        title = f"{summary['method']} on {summary['dataset']}, {summary['regime']}, {summary['partition']}"
+        title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
         if experiment.system != SystemConfig():
             accuracy_over_time(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy_over_time.svg")

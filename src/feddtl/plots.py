@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feddtl.errors import ConfigError
+from feddtl.records import RoundRecord
 from feddtl.storage import storage_errors, write_atomic
 
 ENDINGS = (".svg", ".png", ".pdf")
@@ -29,37 +31,34 @@ def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], ti
     _save(figure, path)
 
 
-def accuracy_curves(
-    records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], title: str, path: Path
-) -> None:
+def accuracy_curves(records: Sequence[RoundRecord], zero_shot: Mapping[str, float], title: str, path: Path) -> None:
     """Base and novel accuracy by round, zero-shot as dashed lines, the RL stage shaded."""
     figure, axes = _figure(7.0, 4.0)
-    _draw_accuracies(axes, records, zero_shot, "round")
-    rl = [record["round"] for record in records if record["stage"] == "rl"]
+    _draw_accuracies(axes, records, zero_shot, lambda record: record.round)
+    rl = [record.round for record in records if record.stage == "rl"]
     if rl:
         axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
     _finish_accuracies(axes, "round", title)
     _save(figure, path)
 
 
-def accuracy_over_time(
-    records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], title: str, path: Path
-) -> None:
+def accuracy_over_time(records: Sequence[RoundRecord], zero_shot: Mapping[str, float], title: str, path: Path) -> None:
     """Base and novel accuracy by virtual time, zero-shot as dashed lines; see `feddtl.system.clock`."""
     figure, axes = _figure(7.0, 4.0)
-    _draw_accuracies(axes, records, zero_shot, "virtual_seconds")
+    _draw_accuracies(axes, records, zero_shot, lambda record: record.virtual_seconds)
     _finish_accuracies(axes, "virtual seconds", title)
     _save(figure, path)
 
 
 def _draw_accuracies(
-    axes: Any, records: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float], against: str
+    axes: Any, records: Sequence[RoundRecord], zero_shot: Mapping[str, float], place: Callable[[RoundRecord], float]
 ) -> None:
-    """Base and novel accuracy of the rounds that were scored, against a field of their records."""
-    scored = [record for record in records if "base" in record]
-    places = [record[against] for record in scored]
+    """Base and novel accuracy of the rounds that were scored, against where each is placed."""
+    scored = [record for record in records if record.is_scored]
+    places = list(map(place, scored))
     for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
-        axes.plot(places, [record[key] for record in scored], color=colour, marker="o", markersize=3, label=key)
+        values = [math.nan if (value := record.headline[key]) is None else value for record in scored]
+        axes.plot(places, values, color=colour, marker="o", markersize=3, label=key)
         axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
 
 

@@ -22,6 +22,7 @@ from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
+from feddtl.records import RoundRecord, Summary, missing_fields
 from feddtl.run_files import (
     CONFIG,
     DATA,
@@ -37,7 +38,7 @@ from feddtl.run_files import (
     refuse_used,
     resuming,
 )
-from feddtl.runtimes.rounds import Progress, Record
+from feddtl.runtimes.rounds import Progress
 from feddtl.storage import (
     json_line,
     new_folder,
@@ -212,20 +213,26 @@ class RunFolder:
         """
         return self._checkpoints.latest()
 
-    def write_metrics(self, records: tuple[Record, ...]) -> None:
+    def write_metrics(self, records: tuple[RoundRecord, ...]) -> None:
         """metrics.jsonl with one line per round; null where there was nothing to measure."""
-        lines = "".join(json_line(record) for record in records)
+        lines = "".join(json_line(record.to_dict()) for record in records)
         write_text_atomic(self.path / METRICS, lines)
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        """One record per finished round, with None where nothing was measured. Raises RunError if damaged."""
+    def records(self) -> tuple[RoundRecord, ...]:
+        """One record per finished round. Raises RunError if damaged, or of another version."""
         path = self.path / METRICS
         if not path.is_file():
             return ()
         try:
-            return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        except (OSError, ValueError) as error:
+            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if missing := missing_fields(found):
+                raise RunError(
+                    f"{path} was written by another version: its rounds have no {', '.join(missing)}.",
+                    "Use that version, or start a new run with another --output.",
+                )
+            return tuple(map(RoundRecord.from_dict, found))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"Cannot read {path}: {error}.", f"Write it anew: {resuming(self.path)}.") from None
 
     @property
@@ -239,14 +246,14 @@ class RunFolder:
         write_predictions(self.path / PREDICTIONS, predictions)
 
     @property
-    def summary(self) -> dict[str, Any] | None:
-        """The outcome; None until the run is finished."""
+    def summary(self) -> Summary | None:
+        """The outcome; None until the run is finished. Raises RunError for one that cannot be read."""
         path = self.path / SUMMARY
-        return dict(read_json(path)) if path.is_file() else None
+        return Summary.from_dict(read_json(path), path) if path.is_file() else None
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         """summary.json."""
-        write_json_atomic(self.path / SUMMARY, summary)
+        write_json_atomic(self.path / SUMMARY, summary.to_dict())
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
         """adapter/visual and adapter/text in PEFT's format; nothing where there is none."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli.small_runs import ROUNDS, Bench, Command
+from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
@@ -198,7 +199,7 @@ def test_clients_with_images_of_their_own(bench: Bench) -> None:
     unknown = Scores(math.nan, math.nan, math.nan)
     observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, 0)
     observer.clients_counted(0, federated_accuracy({0: HitCounts(1, 4, 2, 2), 2: HitCounts(2, 2)}, {}))
-    record = {"round": 1, "stage": "sft", "train": {"loss": 0.5}, "lost": [], "local": 25.0, "seconds": {"steps": 1.0}}
+    record = made_record(1, train={"loss": 0.5}, local=25.0, seconds={"steps": 1.0})
     observer.round_finished(record)
     observer.clients_counted(1, federated_accuracy({1: HitCounts(0, 1)}, {}))
     lines = drawn.getvalue().splitlines()

@@ -7,6 +7,7 @@ from typing import Any
 
 from feddtl.comparison.outcomes import Outcome
 from feddtl.config import DataConfig, Experiment, Method, ScheduleConfig
+from feddtl.records import Summary
 
 
 def scores(base: float | None, novel: float | None, local: float = 50.0) -> dict[str, float | None]:
@@ -36,7 +37,7 @@ def outcome(
         schedule=ScheduleConfig(stages=stages),
         data=replace(data or DataConfig(), source=dataset),
     )
-    summary = {
+    values = {
         "method": method,
         "stages": stages,
         "dataset": dataset,
@@ -58,7 +59,7 @@ def outcome(
         "bytes_down": 1_000_000,
         **more,
     }
-    return Outcome(name, experiment, summary, {"python": "3.11"})
+    return Outcome(name, experiment, Summary.from_dict(values), {"python": "3.11"})
 
 
 def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[Outcome]:

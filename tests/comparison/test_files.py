@@ -101,10 +101,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_committed_results_can_be_read(file: Path) -> None:
     found = load_comparison(file)
     records = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    assert [one.summary["final"] for one in found.outcomes] == [record["final"] for record in records]
+    assert [one.summary.final for one in found.outcomes] == [record["final"] for record in records]
     assert all(results.rows[0].label == "Zero-shot" for results in found.settings)
     trained = [value for results in found.settings for row in results.rows[1:] for value in row.final["base"].values()]
-    assert sorted(trained) == sorted(one.summary["final"]["base"] for one in found.outcomes if one.experiment.trains)
+    assert sorted(trained) == sorted(one.summary.final["base"] for one in found.outcomes if one.experiment.trains)
 
 
 def test_the_page_of_results_says_what_the_quickstart_s_file_says() -> None:

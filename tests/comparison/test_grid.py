@@ -34,7 +34,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
         for name, content in (
             ("config.json", experiment_to_dict(experiment)),
             ("environment.json", {}),
-            ("summary.json", done.summary),
+            ("summary.json", done.summary.to_dict()),
         ):
             (output / name).write_text(json.dumps(content))
 

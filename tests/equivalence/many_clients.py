@@ -36,7 +36,7 @@ def main(clip_folder: str, clients: int) -> None:
     base = TestImages(activations, labels, torch.zeros_like(labels), names)
     sets = EvaluationSets(base, base, tuple(shares), ("all",))
     progress = LocalRuntime(method, parties, sets, experiment).run(Progress(method.init_server()))
-    assert all(len(record["clients"]) == CHOSEN for record in progress.records)
+    assert all(len(record.clients) == CHOSEN for record in progress.records)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

@@ -37,7 +37,7 @@ def test_cached_run_equals_a_run_from_the_pixels(federation, make_experiment, me
         torch.testing.assert_close(tensor, expected.state.tensors[name], rtol=0, atol=2e-5, msg=name)
         assert "lora_B" not in name or tensor.abs().max() > 1e-3
     for record, other in zip(ours.records, expected.records, strict=True):
-        assert [record[key] for key in ("local", "base", "novel")] == [other[key] for key in ("local", "base", "novel")]
+        assert record.headline == other.headline
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -64,8 +64,8 @@ def test_16_bit_run_is_scored_like_a_float32_run(federation, make_experiment):
     exact, half = (
         run(federation, experiment, method, start, dtype).records[-1] for dtype in (torch.float32, torch.bfloat16)
     )
-    assert abs(exact["base"] - half["base"]) < 100 / 12 + 0.01
-    assert abs(exact["novel"] - half["novel"]) < 100 / 6 + 0.01
+    assert abs(exact.headline["base"] - half.headline["base"]) < 100 / 12 + 0.01
+    assert abs(exact.headline["novel"] - half.headline["novel"]) < 100 / 6 + 0.01
 
 
 def test_cut_of_the_tower_does_not_change_features(federation, make_experiment, randomised):

@@ -64,7 +64,7 @@ def test_runtime_equals_rounds_by_hand_with_clients_in_reverse(federation, make_
         updates = [method.client_update(payload, data, {}) for data in reversed(clients)]
         state = method.aggregate(state, sorted(updates, key=lambda update: update.client)).state
     assert equal(progress.state.tensors, state.tensors)
-    assert [record["stage"] for record in progress.records] == ["sft", "sft", "rl", "rl"]
+    assert [record.stage for record in progress.records] == ["sft", "sft", "rl", "rl"]
 
 
 def test_limited_uplink_is_drawn_anew_each_round(federation, make_experiment):

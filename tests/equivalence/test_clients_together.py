@@ -42,16 +42,14 @@ def assert_same_course(ours, theirs, tolerance=1e-8):
     as the first of an RL round with groups of equal rewards, into steps of the learning rate.
     """
     for record, other in zip(ours.records, theirs.records, strict=True):
-        assert record["train"].keys() == other["train"].keys()
+        assert record.train.keys() == other.train.keys()
         for name in ("loss", "accuracy", "reward", "all_equal_groups"):
-            if name in record["train"]:
-                assert record["train"][name] == pytest.approx(
-                    other["train"][name], rel=tolerance, abs=0.1 * tolerance
-                ), name
-        for client, metrics in record["train_by_client"].items():
-            expected = other["train_by_client"][client]["loss"]
+            if name in record.train:
+                assert record.train[name] == pytest.approx(other.train[name], rel=tolerance, abs=0.1 * tolerance), name
+        for client, metrics in record.train_by_client.items():
+            expected = other.train_by_client[client]["loss"]
             assert metrics["loss"] == pytest.approx(expected, rel=tolerance, abs=0.1 * tolerance)
-        assert [record[key] for key in ("local", "base", "novel")] == [other[key] for key in ("local", "base", "novel")]
+        assert record.headline == other.headline
     ours_vector, expected = (
         torch.cat([state.tensors[name].flatten() for name in sorted(state.tensors)])
         for state in (ours.state, theirs.state)

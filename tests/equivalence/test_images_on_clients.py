@@ -37,7 +37,7 @@ class Notes(RunObserver):
         self.lines.append(text)
 
     def clients_counted(self, round_number, federated):
-        self.counted.append((round_number, federated["base"]))
+        self.counted.append((round_number, federated.base))
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def test_equal_to_a_run_with_all_images_in_one_place(silos, tmp_path, method):
         torch.testing.assert_close(tensor, there[name], atol=1e-5, rtol=0)
     central = summary(tmp_path / "central")
     assert list(map(headline, records(tmp_path / "run"))) == list(map(headline, records(tmp_path / "central")))
-    assert found["final"] == central["final"]
-    assert (found["federated"]["final"]["base_images"], found["federated"]["final"]["novel_images"]) == (9, 9)
+    assert found.final == central["final"]
+    assert (found.federated["final"].base_images, found.federated["final"].novel_images) == (9, 9)
     assert [number for number, _ in notes.counted] == [0, 1, 2, 3]
     virtual = [[record["virtual_seconds"] for record in records(tmp_path / run)] for run in ("run", "central")]
     # FedDTL's broadcast has the texts of the three novel classes too, 8 numbers each.
     assert virtual[0] == pytest.approx(virtual[1], rel=1e-3)
     if method != "fedpgp":  # whose first context is no prompt of CLIP's
-        before = found["zero_shot"]
+        before = found.zero_shot
         assert (before["base"], before["novel"]) == (central["zero_shot"]["base"], central["zero_shot"]["novel"])
     assert sum(message.metadata.message_type == "train" for message in grid.sent) == 3 * CLIENTS
 
@@ -213,7 +213,7 @@ def test_resumed_between_rounds_the_last_record_gets_its_scores(silos, tmp_path)
     found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(), resume=True)
     whole = deployment.serve(silos.experiment(), tmp_path / "whole", silos.grid())
     assert records(tmp_path / "run") == records(tmp_path / "whole")
-    assert (found["final"], found["zero_shot"]) == (whole["final"], whole["zero_shot"])
+    assert (found.final, found.zero_shot) == (whole.final, whole.zero_shot)
 
 
 def test_without_an_answer_to_the_closing_evaluation_the_last_round_has_no_accuracy(silos, tmp_path):
@@ -221,17 +221,17 @@ def test_without_an_answer_to_the_closing_evaluation_the_last_round_has_no_accur
     last = records(tmp_path / "run")[-1]
     assert (last["base"], last["federated"]["clients"]) == (None, [])
     assert set(last["federated"]["failures"]) == {"0", "1", "2"}
-    assert (found["final"]["base"], found["best_round"]) == (None, found["best_round"])
-    assert found["best_round"] in (1, 2)
+    assert (found.final["base"], found.best_round) == (None, found.best_round)
+    assert found.best_round in (1, 2)
 
 
 def test_zero_shot_is_scored_by_the_clients_alone(silos, tmp_path):
     grid = silos.grid()
     found = deployment.serve(silos.experiment("zero-shot"), tmp_path / "run", grid)
     central = run_experiment(silos.experiment("zero-shot", central=True), tmp_path / "central")
-    assert (found["zero_shot"]["base"], found["zero_shot"]["novel"]) == (
-        central["zero_shot"]["base"],
-        central["zero_shot"]["novel"],
+    assert (found.zero_shot["base"], found.zero_shot["novel"]) == (
+        central.zero_shot["base"],
+        central.zero_shot["novel"],
     )
     assert {message.metadata.message_type for message in grid.sent} == {"query", "evaluate"}
 

@@ -53,7 +53,7 @@ class Diary(RoundObserver):
         self.events.append(("client", client))
 
     def round_finished(self, record):
-        self.events.append(("done", record["round"]))
+        self.events.append(("done", record.round))
 
 
 def test_only_the_chosen_clients_train(federation, make_experiment):
@@ -62,12 +62,12 @@ def test_only_the_chosen_clients_train(federation, make_experiment):
     runtime, start = make_runtime(federation, experiment, observer=diary)
     records = runtime.run(start).records
     for record in records:
-        chosen = choose_clients(3, 0.5, 3, record["round"])
+        chosen = choose_clients(3, 0.5, 3, record.round)
         assert len(chosen) == 2
-        assert record["clients"] == chosen
-        assert list(record["train_by_client"]) == chosen
+        assert record.clients == chosen
+        assert list(record.train_by_client) == chosen
     trained = [event[1] for event in diary.events if event[0] == "client"]
-    assert trained == [client for record in records for client in record["clients"]]
+    assert trained == [client for record in records for client in record.clients]
 
 
 def test_observer_is_told_in_order(federation, make_experiment):
@@ -159,12 +159,11 @@ def test_scoring_does_not_change_training(federation, make_experiment):
         runtime, start = make_runtime(federation, experiment)
         results.append(runtime.run(start))
     assert equal(results[0].state.tensors, results[1].state.tensors)
-    assert ["base" in record for record in results[0].records] == [True] * 4
-    assert ["base" in record for record in results[1].records] == [False, False, False, True]
-    assert ["client_models" in record for record in results[0].records] == [True] * 4
-    assert "client_models" not in results[1].records[-1]
-    last = {key: results[1].records[-1][key] for key in ("local", "base", "novel", "harmonic_mean")}
-    assert last == {key: results[0].records[-1][key] for key in last}
+    assert [record.is_scored for record in results[0].records] == [True] * 4
+    assert [record.is_scored for record in results[1].records] == [False, False, False, True]
+    assert [bool(record.scores.client_models) for record in results[0].records] == [True] * 4
+    assert results[1].records[-1].scores.client_models is None
+    assert results[1].records[-1].headline == results[0].records[-1].headline
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
@@ -178,7 +177,7 @@ def test_run_that_goes_on_from_any_round_equals_an_uninterrupted_one(federation,
         again, _ = make_runtime(federation, experiment)
         resumed = again.run(progress)
         assert equal(resumed.state.tensors, whole.state.tensors)
-        ours, theirs = ([without_nan({**r, "seconds": {}}) for r in run.records] for run in (resumed, whole))
+        ours, theirs = ([without_nan({**r.to_dict(), "seconds": {}}) for r in run.records] for run in (resumed, whole))
         assert ours == theirs
 
 
@@ -203,19 +202,19 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     payload = method.broadcast(state)
     updates = [method.client_update(payload, data, {}) for data in clients]
     aggregate = method.aggregate(state, updates)
-    assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
-    assert record["bytes_up"] == sum(tensor_bytes(update.weights, update.samples) for update in updates)
+    assert record.bytes_down == 3 * tensor_bytes(payload.tensors)
+    assert record.bytes_up == sum(tensor_bytes(update.weights, update.samples) for update in updates)
     for name in updates[0].metrics:
         expected = sum(n * update.metrics[name] for n, update in zip((7, 5, 6), updates, strict=True)) / 18
-        assert record["train"][name] == pytest.approx(expected)
-    assert record["server"] == aggregate.metrics
+        assert record.train[name] == pytest.approx(expected)
+    assert record.server == aggregate.metrics
     own, mixed_up = (
         {update.client: method.classifier(begun, update) for update in updates} for begun in (state, aggregate.state)
     )
     scores = score_global(method.classifier(aggregate.state), sets, 0.0)
-    assert (record["base"], record["novel"]) == (scores.base, scores.novel)
-    assert record["local_by_client"] == score_local(own, sets)
-    assert record["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
+    assert (record.headline["base"], record.headline["novel"]) == (scores.base, scores.novel)
+    assert record.scores.local_by_client == score_local(own, sets)
+    assert record.headline["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
     # The text tower that the client was sent, not the one that its embeddings led to.
     names = federation.task.class_names
     assert sorted(scored) == [0, 1, 2]
@@ -223,8 +222,8 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
         assert torch.equal(model.text_embeddings(names), own[client].text_embeddings(names))
         assert not torch.allclose(model.text_embeddings(names), mixed_up[client].text_embeddings(names), atol=1e-2)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]
-    assert record["client_models"]["base"] == pytest.approx(sum(score.base for score in each) / 3)
-    assert record["client_models"]["novel"] == pytest.approx(sum(score.novel for score in each) / 3)
+    assert record.scores.client_models["base"] == pytest.approx(sum(score.base for score in each) / 3)
+    assert record.scores.client_models["novel"] == pytest.approx(sum(score.novel for score in each) / 3)
 
 
 def test_scores_before_training_are_those_of_zero_shot(federation, make_experiment):
@@ -263,4 +262,4 @@ def test_what_a_client_keeps_comes_back_to_it_alone(federation, make_experiment)
         client: rounds for client, rounds in took_part.items() if rounds
     }
     untouched, start = make_runtime(federation, experiment)
-    assert [r["bytes_up"] for r in untouched.run(start).records] == [r["bytes_up"] for r in progress.records]
+    assert [r.bytes_up for r in untouched.run(start).records] == [r.bytes_up for r in progress.records]

@@ -40,7 +40,7 @@ def course(federation, experiment, start=None, rounds=None):
 
 def untimed(record):
     """As it is read back from a checkpoint, where the keys of a JSON object are text."""
-    return json.loads(json.dumps({key: value for key, value in record.items() if key != "seconds"}))
+    return json.loads(json.dumps({key: value for key, value in record.to_dict().items() if key != "seconds"}))
 
 
 def assert_same_end(ours, theirs):
@@ -56,7 +56,7 @@ def test_only_what_is_shared_travels(federation, make_experiment, method):
     """Four bytes a number, up and down, for each of three clients; personal tensors cost nothing and are not sent."""
     [_, progress] = course(federation, make_experiment(method=method), rounds=1)
     [record] = progress.records
-    assert record["bytes_up"] == record["bytes_down"] == 3 * 4 * SHARED[method]
+    assert record.bytes_up == record.bytes_down == 3 * 4 * SHARED[method]
     assert tensor_bytes(progress.state.tensors) == 4 * SHARED[method]
     assert sorted(progress.personal) == ([0, 1, 2] if method in PERSONAL_METHODS else [])
     for personal in progress.personal.values():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cli.small_runs import Bench, make_bench
+from made_records import made_record
 
 from feddtl.config import DataConfig
 from feddtl.data.federated import load_federated_data
@@ -241,12 +242,11 @@ def test_the_headline_is_the_last_round(bench: Bench) -> None:
     """Two rounds of which the first is the better one; every method's summary is made here."""
     experiment = bench.experiment(method="promptfl")
     ready = prepare(experiment)
-    scores = {"local": 1.0, "novel": 50.0, "domains": {}, "bytes_up": 0, "bytes_down": 0, "virtual_seconds": 0.0}
-    rounds = (
-        {**scores, "round": 1, "base": 90.0, "harmonic_mean": harmonic_mean(90.0, 50.0)},
-        {**scores, "round": 2, "base": 10.0, "harmonic_mean": harmonic_mean(10.0, 50.0)},
+    rounds = tuple(
+        made_record(number, local=1.0, base=base, novel=50.0, harmonic_mean=harmonic_mean(base, 50.0))
+        for number, base in ((1, 90.0), (2, 10.0))
     )
     progress = Progress(replace(ready.method.init_server(), round=2), {}, rounds)
     trained = ready.method.trained_parameters()
     summary = summarise(experiment, ready.data, trained, Scores(0.0, 0.0, 0.0), progress, {})
-    assert (summary["final"]["base"], summary["best"]["base"], summary["best_round"]) == (10.0, 90.0, 1)
+    assert (summary.final["base"], summary.best["base"], summary.best_round) == (10.0, 90.0, 1)

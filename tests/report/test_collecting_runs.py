@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparison.made_up import outcome
+from made_records import made_record
 
 from feddtl.config import DataConfig, Experiment, LoraConfig, Method, ScheduleConfig
 from feddtl.errors import RunError
+from feddtl.records import RoundRecord
 from feddtl.report.collect import Run, collect, common_rounds, printable, run_folders
 from feddtl.report.grouping import settings_of
 
@@ -27,9 +30,9 @@ DATA = {
 }
 
 
-def make_run(experiment: Experiment, records: tuple[dict[str, Any], ...] = (), final: float | None = None) -> Run:
+def make_run(experiment: Experiment, records: tuple[RoundRecord, ...] = (), final: float | None = None) -> Run:
     scores = {"local": final, "base": final, "novel": final, "harmonic_mean": final}
-    summary = {"zero_shot": scores, "final": scores, "seconds_by_phase": {}, "rounds": 2}
+    summary = replace(outcome("x", 0, 1.0, 1.0).summary, zero_shot=scores, final=scores, seconds_by_phase={}, rounds=2)
     name = f"{experiment.method}-{experiment.seed}"
     return Run(name, experiment, DATA, {}, records, None if final is None else summary, None)
 
@@ -85,7 +88,11 @@ def test_no_run(tmp_path: Path) -> None:
     ("file", "content", "said"),
     [
         ("summary.json", "{", "summary.json"),
-        ("summary.json", '{"final": {}}', "summary.json has no zero_shot, seconds_by_phase"),
+        (
+            "summary.json",
+            '{"final": {}}',
+            "summary.json has no method, stages, dataset,",
+        ),
         ("data.json", '{"dataset": "photos"}', "data.json has no base_classes"),
         ("metrics.jsonl", "{}\n{", "metrics.jsonl"),
         ("config.json", '{"rounds": -1}', "config.json was written by another version"),
@@ -196,8 +203,8 @@ def test_a_seed_that_was_run_twice_counts_once() -> None:
 def test_rounds_that_all_runs_share() -> None:
     """Run 0 has rounds 1 and 2, run 1 has 1 to 3 of which round 1 was not scored; the third has nothing yet."""
     runs = [
-        make_run(experiment(seed=0), ({"round": 1, "base": 10.0}, {"round": 2, "base": 20.0})),
-        make_run(experiment(seed=1), ({"round": 1}, {"round": 2, "base": 40.0}, {"round": 3, "base": 50.0})),
+        make_run(experiment(seed=0), (made_record(1, base=10.0), made_record(2, base=20.0))),
+        make_run(experiment(seed=1), (made_record(1), made_record(2, base=40.0), made_record(3, base=50.0))),
         make_run(experiment(seed=2)),
     ]
     assert common_rounds(runs, "base") == {2: [20.0, 40.0]}
@@ -205,15 +212,12 @@ def test_rounds_that_all_runs_share() -> None:
 
 
 def test_fields_inside_a_record() -> None:
-    records = ({"round": 1, "train": {"reward": 0.5}}, {"round": 2, "train": {"reward": None}}, {"round": 3})
+    records = (made_record(1, train={"reward": 0.5}), made_record(2, train={"reward": None}), made_record(3))
     assert common_rounds([make_run(experiment(), records)], "reward", "train") == {1: [0.5]}
 
 
 def test_costs_of_an_unfinished_run_are_those_of_its_rounds() -> None:
-    records = tuple(
-        {"round": n, "seconds": {"steps": 2.0, "server": 0.5}, "bytes_up": 3, "bytes_down": 5, "stage": "sft"}
-        for n in (1, 2)
-    )
+    records = tuple(made_record(n, seconds={"steps": 2.0, "server": 0.5}, bytes_up=3, bytes_down=5) for n in (1, 2))
     run = make_run(experiment(), records)
     assert run.seconds == {"steps": 4.0, "server": 1.0}
     assert (run.sent("bytes_up"), run.sent("bytes_down")) == (6, 10)
@@ -223,7 +227,7 @@ def test_json_of_a_run_is_read(several: Path) -> None:
     folder = several / "runs" / "feddtl-seed0"
     [run] = collect(folder).runs
     assert run.final == json.loads((folder / "summary.json").read_text())["final"]
-    assert [record["round"] for record in run.records] == [1, 2, 3, 4]
+    assert [record.round for record in run.records] == [1, 2, 3, 4]
     assert run.predictions is not None
     hits = run.predictions.final_hits
     base = run.predictions.labels < run.base_classes

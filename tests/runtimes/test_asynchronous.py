@@ -26,7 +26,7 @@ def equal(ours, theirs):
 
 def untimed(records):
     """Records with None in place of NaN, which equals nothing."""
-    return [without_nan({**record, "seconds": {}}) for record in records]
+    return [without_nan({**record.to_dict(), "seconds": {}}) for record in records]
 
 
 def run(federation, experiment, *, clients=None, saved=None, start=None, observer=None):
@@ -62,7 +62,7 @@ def test_order_of_arrival_and_delays(federation, make_experiment):
     experiment = make_experiment(rounds=3, schedule={"stages": "sft", "sft_rounds": 0}, system=SLOW)
     saved = []
     records = run(federation, experiment, saved=saved).records
-    arrived = [client for record in records for client in record["clients"]]
+    arrived = [client for record in records for client in record.clients]
     assert len(arrived) == 9
     # With everyone at work, a client that arrived is the only idle one and starts again: its duration never changes.
     first = {job.client: job for job in Flight.from_tensors(saved[-1].memory).jobs}
@@ -74,8 +74,8 @@ def test_order_of_arrival_and_delays(federation, make_experiment):
         versions[client] = applied + 1
         now = ends[client]
         ends[client] += length[client]
-    assert [delay for record in records for delay in record["delays"]] == delays
-    assert records[-1]["virtual_seconds"] == pytest.approx(now)
+    assert [delay for record in records for delay in record.delays] == delays
+    assert records[-1].virtual_seconds == pytest.approx(now)
     assert {client: job.arrival for client, job in first.items()} == pytest.approx(
         {client: end for client, end in ends.items() if client != arrived[-1]}
     )
@@ -107,9 +107,9 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     [record] = progress.records
     method = build_method(federation.task, experiment)
     data, initial = federation.clients(method), method.init_server()
-    first, second = record["clients"]
+    first, second = record.clients
     # Both started at once; neither is fast enough to come twice.
-    assert record["delays"] == [0, 1]
+    assert record.delays == [0, 1]
     weights, motion = initial.tensors, Motion()
     for delay, client in enumerate((first, second)):
         update = method.client_update(method.broadcast(initial), data[client], {})
@@ -120,7 +120,7 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     assert equal(progress.state.tensors, weights)
     # Three clients started: two at once, the third when the first arrived.
     payload = method.broadcast(ServerState(0, initial.tensors))
-    assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
+    assert record.bytes_down == 3 * tensor_bytes(payload.tensors)
 
 
 def test_lost_updates_are_named_and_replaced(federation, make_experiment):
@@ -128,13 +128,13 @@ def test_lost_updates_are_named_and_replaced(federation, make_experiment):
     losing = replace(SLOW, dropout=0.4)
     records = run(federation, make_experiment(system=losing)).records
     without = run(federation, make_experiment(system=SLOW)).records
-    assert all(len(record["clients"]) == 3 for record in records)
-    lost = [client for record in records for client in record["lost"]]
+    assert all(len(record.clients) == 3 for record in records)
+    lost = [client for record in records for client in record.lost]
     assert lost
     assert set(lost) <= {0, 1, 2}
-    assert not any(record["lost"] for record in without)
-    assert records[-1]["virtual_seconds"] > without[-1]["virtual_seconds"]
-    assert sum(record["bytes_down"] for record in records) > sum(record["bytes_down"] for record in without)
+    assert not any(record.lost for record in without)
+    assert records[-1].virtual_seconds > without[-1].virtual_seconds
+    assert sum(record.bytes_down for record in records) > sum(record.bytes_down for record in without)
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
@@ -168,7 +168,7 @@ def test_what_a_client_keeps_comes_back_to_it_when_it_starts_again(federation, m
     progress = runtime.run(Progress(method.init_server()))
     for client in range(3):
         assert [before for who, before in found if who == client] == list(range(sum(who == client for who, _ in found)))
-    arrived = [client for record in progress.records for client in record["clients"]]
+    arrived = [client for record in progress.records for client in record.clients]
     assert {client: int(kept["visits"]) for client, kept in progress.personal.items()} == {
         client: arrived.count(client) for client in set(arrived)
     }
@@ -177,12 +177,12 @@ def test_what_a_client_keeps_comes_back_to_it_when_it_starts_again(federation, m
 def test_both_stages_meet_in_a_round(federation, make_experiment):
     """Clients alike arrive in turns, so two SFT updates arrive in the first RL round; each mean is over its own."""
     record = run(federation, make_experiment(system=ALIKE)).records[2]
-    assert record["stage"] == "rl"
-    first, second, third = (record["train_by_client"][client] for client in record["clients"])
+    assert record.stage == "rl"
+    first, second, third = (record.train_by_client[client] for client in record.clients)
     assert ["reward" in metrics for metrics in (first, second, third)] == [False, False, True]
-    assert record["train"]["reward"] == third["reward"]
-    a, b = ((7, 5, 6)[client] for client in record["clients"][:2])
-    assert record["train"]["accuracy"] == pytest.approx((a * first["accuracy"] + b * second["accuracy"]) / (a + b))
+    assert record.train["reward"] == third["reward"]
+    a, b = ((7, 5, 6)[client] for client in record.clients[:2])
+    assert record.train["accuracy"] == pytest.approx((a * first["accuracy"] + b * second["accuracy"]) / (a + b))
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
@@ -209,8 +209,8 @@ def test_the_server_s_metrics_are_means_over_the_steps(federation, make_experime
     record = run(
         federation, make_experiment(rounds=1, schedule={"stages": "sft", "sft_rounds": 0}, system=SLOW)
     ).records[0]
-    assert record["server"]["client_drift"] == 0.0
-    assert record["server"]["loss"] > 0
+    assert record.server["client_drift"] == 0.0
+    assert record.server["loss"] > 0
 
 
 def test_observers_hear_of_each_arrival(federation, make_experiment):
@@ -225,15 +225,15 @@ def test_observers_hear_of_each_arrival(federation, make_experiment):
             self.events.append(("client", client))
 
         def round_finished(self, record):
-            self.events.append(("done", record["round"]))
+            self.events.append(("done", record.round))
 
     diary = Diary()
     records = run(federation, make_experiment(system=SLOW), observer=diary).records
     expected = []
     for record in records:
         expected += [
-            ("round", record["round"], 3),
-            *(("client", c) for c in record["clients"]),
-            ("done", record["round"]),
+            ("round", record.round, 3),
+            *(("client", c) for c in record.clients),
+            ("done", record.round),
         ]
     assert diary.events == expected

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_records import made_record
 
 from feddtl.config import SystemConfig
 from feddtl.evaluate import HitCounts, accuracy, correct
@@ -48,10 +49,10 @@ def test_each_image_weighs_the_same():
     HM = 2 · 30 · 25 / 55.
     """
     found = federated_accuracy({4: HitCounts(2, 9), 1: HitCounts(1, 1, 1, 4)}, {})
-    assert (found["base"], found["novel"]) == (30.0, 25.0)
-    assert found["harmonic_mean"] == pytest.approx(1500 / 55)
-    assert (found["base_images"], found["novel_images"], found["clients"]) == (10, 4, [1, 4])
-    assert "failures" not in found
+    assert (found.base, found.novel) == (30.0, 25.0)
+    assert found.harmonic_mean == pytest.approx(1500 / 55)
+    assert (found.base_images, found.novel_images, found.clients) == (10, 4, [1, 4])
+    assert "failures" not in found.to_dict()
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6))
@@ -59,29 +60,29 @@ def test_the_accuracy_of_a_part_is_that_of_all_images_at_once(pairs):
     """Clients' counts against the accuracy over all hits, as one vector."""
     counts = {client: HitCounts(min(pair), max(pair)) for client, pair in enumerate(pairs)}
     hits = torch.cat([torch.arange(max(pair)) < min(pair) for pair in pairs])
-    assert federated_accuracy(counts, {})["base"] == pytest.approx(accuracy(hits), nan_ok=True)
+    assert federated_accuracy(counts, {}).base == pytest.approx(accuracy(hits), nan_ok=True)
 
 
 def test_without_images_there_is_no_accuracy():
     found = federated_accuracy({}, {2: "gone"})
-    assert math.isnan(found["base"])
-    assert math.isnan(found["harmonic_mean"])
-    assert (found["clients"], found["failures"]) == ([], {2: "gone"})
+    assert math.isnan(found.base)
+    assert math.isnan(found.harmonic_mean)
+    assert (found.clients, found.failures) == ([], {2: "gone"})
 
 
 def test_counts_join_the_round_that_they_tell_of():
     """Before round 1 there is no record; a record without scores of its own takes them, one with scores keeps them."""
     counts = {0: HitCounts(1, 2)}
     before = with_counts(Progress(ServerState(0, {})), counts)
-    assert (before.before["base"], before.records) == (50.0, ())
-    records = ({"round": 1}, {"round": 2, "base": 75.0})
+    assert (before.before.base, before.records) == (50.0, ())
+    records = (made_record(1), made_record(2, base=75.0))
     central = with_counts(Progress(ServerState(2, {}), records=records), counts)
     assert central.records[0] == records[0]
-    assert (central.records[1]["base"], central.records[1]["federated"]["base"]) == (75.0, 50.0)
+    assert (central.records[1].headline["base"], central.records[1].federated.base) == (75.0, 50.0)
     elsewhere = with_counts(Progress(ServerState(1, {}), records=records[:1]), counts)
-    assert elsewhere.records[0]["base"] == elsewhere.records[0]["federated"]["base"] == 50.0
-    assert elsewhere.before == {}
-    assert records[0] == {"round": 1}, "a record in a checkpoint is not changed"
+    assert elsewhere.records[0].headline["base"] == elsewhere.records[0].federated.base == 50.0
+    assert elsewhere.before is None
+    assert records[0] == made_record(1), "a record in a checkpoint is not changed"
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl"])
@@ -90,10 +91,10 @@ def test_with_all_images_on_clients_federated_is_central(federation, make_experi
     progress, _ = run(federation, make_experiment(method=method))
     assert len(progress.records) == 4
     for record in progress.records:
-        assert record["federated"]["base"] == record["base"]
-        assert (record["federated"]["base_images"], record["federated"]["novel_images"]) == (12, 0)
-        assert record["federated"]["clients"] == [0, 1, 2]
-        assert math.isnan(record["federated"]["novel"])
+        assert record.federated.base == record.headline["base"]
+        assert (record.federated.base_images, record.federated.novel_images) == (12, 0)
+        assert record.federated.clients == [0, 1, 2]
+        assert math.isnan(record.federated.novel)
 
 
 @pytest.mark.parametrize("method", ["feddtl", "promptfl"])
@@ -102,7 +103,7 @@ def test_before_training_it_is_the_model_that_round_1_broadcasts(federation, mak
     progress, _ = run(federation, experiment)
     method = build_method(federation.task, experiment)
     hits = correct(method.classifier(method.init_server()), federation.sets(method).base)
-    assert progress.before["base"] == accuracy(hits)
+    assert progress.before.base == accuracy(hits)
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "promptfl"])
@@ -145,25 +146,26 @@ def test_a_sample_of_clients_scores_its_own_part(federation, make_experiment):
     progress, _ = run(federation, make_experiment(participation=0.6), shares)
     records = progress.records
     for record, following in pairwise(records):
-        counting = [client for client in following["clients"] if client != 1]
-        found = record.get("federated", {"clients": [], "base_images": 0})
-        assert (found["clients"], found["base_images"]) == (counting, sum(len(shares[client]) for client in counting))
-    assert records[-1]["federated"]["clients"] == [0, 2]
-    assert records[-1]["federated"]["base"] == records[-1]["base"]
+        counting = [client for client in following.clients if client != 1]
+        found = record.federated
+        images = sum(len(shares[client]) for client in counting)
+        assert (found.clients, found.base_images) == (counting, images) if found else not counting
+    assert records[-1].federated.clients == [0, 2]
+    assert records[-1].federated.base == records[-1].headline["base"]
 
 
 def test_clients_whose_reply_is_lost_do_not_count(federation, make_experiment):
     progress, _ = run(federation, make_experiment(rounds=6, system=SystemConfig(dropout=0.5)))
-    assert any(record["lost"] for record in progress.records)
+    assert any(record.lost for record in progress.records)
     for record, following in pairwise(progress.records):
-        arrived = [client for client in following["clients"] if client not in following["lost"]]
-        assert record.get("federated", {"clients": []})["clients"] == arrived
+        arrived = [client for client in following.clients if client not in following.lost]
+        assert (record.federated.clients if record.federated else []) == arrived
 
 
 def test_rounds_that_are_not_scored_are_not_counted(federation, make_experiment):
     diary = Diary()
     progress, _ = run(federation, make_experiment(rounds=5, evaluation={"every": 2}), observer=diary)
-    assert [record["round"] for record in progress.records if "federated" in record] == [2, 4, 5]
+    assert [record.round for record in progress.records if record.federated] == [2, 4, 5]
     assert diary.counted == [0, 2, 4, 5]
 
 
@@ -171,17 +173,17 @@ def test_a_run_goes_on_from_any_round_with_the_same_counts(federation, make_expe
     """The last record of a checkpoint is not counted yet; the next round amends it, and the closing is done once."""
     experiment = make_experiment()
     whole, saved = run(federation, experiment)
-    assert all("federated" not in progress.records[-1] for progress in saved)
+    assert all(progress.records[-1].federated is None for progress in saved)
     for progress in saved:
         resumed, _ = run(federation, experiment, start=progress)
         assert [federated(r) for r in resumed.records] == [federated(r) for r in whole.records]
-        assert resumed.before["base"] == whole.before["base"]
+        assert resumed.before.base == whole.before.base
     _, runtime = runtime_of(federation, experiment)
     assert runtime.close(whole) is whole
 
 
 def federated(record):
-    return {key: value for key, value in record["federated"].items() if value == value}
+    return record.federated.to_dict()
 
 
 def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experiment, monkeypatch):
@@ -199,6 +201,6 @@ def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experime
 
 def test_without_lockstep_all_clients_score_the_last_model(federation, make_experiment):
     progress, _ = run(federation, make_experiment(system=SystemConfig(aggregation="async")))
-    assert [("federated" in record) for record in progress.records] == [False, False, False, True]
-    assert federated_of(progress)["base"] == progress.records[-1]["base"]
-    assert progress.before == {}
+    assert [record.federated is not None for record in progress.records] == [False, False, False, True]
+    assert federated_of(progress).base == progress.records[-1].headline["base"]
+    assert progress.before is None

@@ -26,7 +26,7 @@ def equal(ours, theirs):
 
 def untimed(records):
     """Records with None in place of NaN, which equals nothing."""
-    return [without_nan({**record, "seconds": {}}) for record in records]
+    return [without_nan({**record.to_dict(), "seconds": {}}) for record in records]
 
 
 def run(federation, experiment, saved=None, start=None):
@@ -55,8 +55,8 @@ def test_a_round_lasts_as_long_as_its_slowest_client(federation, make_experiment
         + (tensor_bytes(payload.tensors) + tensor_bytes(update.weights, update.samples)) * 8e-6
         for client, (images, update) in enumerate(zip((7, 5, 6), updates, strict=True))
     )
-    assert records[0]["virtual_seconds"] == pytest.approx(expected)
-    steps = [b["virtual_seconds"] - a["virtual_seconds"] for a, b in pairwise(records)]
+    assert records[0].virtual_seconds == pytest.approx(expected)
+    steps = [b.virtual_seconds - a.virtual_seconds for a, b in pairwise(records)]
     assert steps[0] == pytest.approx(expected)
     assert all(step > 0 for step in steps)
 
@@ -88,32 +88,32 @@ def test_lost_updates_are_named_and_the_others_go_on(federation, make_experiment
     )
     progress = run(federation, replace(experiment, seed=seed))
     [record] = progress.records
-    assert (record["clients"], record["lost"], list(record["train_by_client"])) == ([0, 1, 2], [1], [0, 2])
+    assert (record.clients, record.lost, list(record.train_by_client)) == ([0, 1, 2], [1], [0, 2])
     method = build_method(federation.task, replace(experiment, seed=seed))
     state, clients = method.init_server(), federation.clients(method)
     payload = method.broadcast(state)
     updates = [method.client_update(payload, clients[client], {}) for client in (0, 2)]
     assert equal(progress.state.tensors, method.aggregate(state, updates).state.tensors)
-    assert record["bytes_down"] == 3 * tensor_bytes(payload.tensors)
-    assert record["bytes_up"] == sum(tensor_bytes(update.weights, update.samples) for update in updates)
+    assert record.bytes_down == 3 * tensor_bytes(payload.tensors)
+    assert record.bytes_up == sum(tensor_bytes(update.weights, update.samples) for update in updates)
 
 
 def test_a_round_that_loses_all_leaves_the_state_as_it_was(federation, make_experiment):
     experiment = make_experiment(rounds=8, system=SystemConfig(dropout=0.6), evaluation={"client_models": "every"})
     saved = []
     progress = run(federation, experiment, saved)
-    empty = [record["round"] for record in progress.records if record["lost"] == record["clients"]]
+    empty = [record.round for record in progress.records if record.lost == record.clients]
     assert empty
     assert len(empty) < 8
     states = [build_method(federation.task, experiment).init_server(), *(step.state for step in saved)]
     for number in range(1, 9):
         assert equal(states[number].tensors, states[number - 1].tensors) == (number in empty)
     record = progress.records[empty[0] - 1]
-    assert (record["train"], record["server"], record["bytes_up"]) == ({}, {}, 0)
-    assert math.isnan(record["local"])
-    assert record["base"] >= 0
-    assert "client_models" not in record
-    assert record["bytes_down"] > 0
+    assert (record.train, record.server, record.bytes_up) == ({}, {}, 0)
+    assert math.isnan(record.scores.local)
+    assert record.headline["base"] >= 0
+    assert record.scores.client_models is None
+    assert record.bytes_down > 0
 
 
 def fedppo(make_experiment, **changes):
@@ -132,10 +132,10 @@ def test_fedppo_chooses_by_what_it_remembers(federation, make_experiment):
     records = run(federation, experiment, saved).records
     chooser = PpoSelection(experiment.fedppo, 3, 2, experiment.seed)
     for before, record in zip([{}, *(progress.memory for progress in saved)], records, strict=False):
-        assert record["clients"] == chooser.choose(before, record["round"])
-        assert len(record["clients"]) == 2
+        assert record.clients == chooser.choose(before, record.round)
+        assert len(record.clients) == 2
     assert float(saved[-1].memory["adam/steps"]) > 0
-    assert any(record["clients"] != choose_clients(3, 0.5, experiment.seed, record["round"]) for record in records)
+    assert any(record.clients != choose_clients(3, 0.5, experiment.seed, record.round) for record in records)
 
 
 def test_fedppo_looks_at_no_test_image(federation, make_experiment):
@@ -150,7 +150,7 @@ def test_fedppo_looks_at_no_test_image(federation, make_experiment):
     theirs = LocalRuntime(method, clients, wrong, experiment, validation=validation).run(Progress(method.init_server()))
     assert equal(ours.memory, theirs.memory)
     assert equal(ours.state.tensors, theirs.state.tensors)
-    assert ours.records[-1]["base"] != theirs.records[-1]["base"]
+    assert ours.records[-1].headline["base"] != theirs.records[-1].headline["base"]
 
 
 def test_fedppo_goes_on_from_any_round_as_if_never_interrupted(federation, make_experiment):

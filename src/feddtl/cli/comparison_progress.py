@@ -14,7 +14,7 @@ from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
-from feddtl.runtimes.rounds import Record
+from feddtl.records import RoundRecord
 from feddtl.units import counted, duration
 
 
@@ -54,11 +54,11 @@ class LineComparison(QuietComparison):
         self._begun = True
 
     def cell_kept(self, cell: Cell, outcome: Outcome, done: int, cells: int) -> None:
-        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.summary['final'])}  kept")
+        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.summary.final)}  kept")
 
     def cell_finished(self, cell: Cell, outcome: Outcome, done: int, cells: int, seconds_left: float | None) -> None:
         left = f"  about {duration(seconds_left)} left" if seconds_left else ""
-        scores, seconds = scores_line(outcome.summary["final"]), duration(outcome.summary["seconds"])
+        scores, seconds = scores_line(outcome.summary.final), duration(outcome.summary.seconds)
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores}  {seconds}{left}")
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
@@ -137,8 +137,8 @@ class _RoundBar(_Notes):
     def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
         self._bars.show_rounds(self._cell, rounds_done, experiment.rounds)
 
-    def round_finished(self, record: Record) -> None:
-        self._bars.show_rounds(self._cell, record["round"], self._cell.experiment.rounds)
+    def round_finished(self, record: RoundRecord) -> None:
+        self._bars.show_rounds(self._cell, record.round, self._cell.experiment.rounds)
 
 
 def choose_comparison_observer(*, quiet: bool, terminal: bool) -> QuietComparison:

@@ -96,7 +96,7 @@ def submit(command: Submit) -> int:
     if summary is None:
         raise RunError(f"The run is finished, but {output} has no summary.", "Is the server on another machine?")
     if command.json:
-        print(json_text(summary), end="")
+        print(json_text(summary.to_dict()), end="")
     else:
         print_summary(summary, output)
     return 0

@@ -30,7 +30,7 @@ def run(command: Run) -> int:
         print(f"interrupted: `{again}` goes on from where it stood.", file=sys.stderr)
         return 130
     if command.json:
-        print(json_text(summary), end="")
+        print(json_text(summary.to_dict()), end="")
     else:
         print_summary(summary, output)
     return 0

@@ -18,8 +18,7 @@ from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
-from feddtl.runtimes.rounds import Record
-from feddtl.summary import Summary
+from feddtl.records import FederatedAccuracy, Headline, RoundRecord, Summary
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, size
 
@@ -57,11 +56,11 @@ class LineObserver(QuietObserver):
         for line in start_lines(experiment, data, zero_shot, rounds_done):
             self._print(line)
 
-    def clients_counted(self, round_number: int, federated: Record) -> None:
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
         if self._on_clients:
             self._print(counted_line(round_number, federated, self._rounds))
 
-    def round_finished(self, record: Record) -> None:
+    def round_finished(self, record: RoundRecord) -> None:
         self._print(round_line(record, self._rounds, virtual_time=self._clock))
 
     def _print(self, line: str) -> None:
@@ -117,9 +116,9 @@ class BarObserver(LineObserver):
         if self._arrived == self._clients:
             self._show("epochs", "server and scoring")
 
-    def round_finished(self, record: Record) -> None:
+    def round_finished(self, record: RoundRecord) -> None:
         super().round_finished(record)
-        self._show("rounds", "rounds", record["round"], self._rounds)
+        self._show("rounds", "rounds", record.round, self._rounds)
 
     def _show(self, bar: str, title: str, done: int = 0, total: int | None = None) -> None:
         """Draw a bar; without a total it pulses."""
@@ -167,32 +166,32 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
     return lines
 
 
-def round_line(record: Record, rounds: int, *, virtual_time: bool = False) -> str:
+def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) -> str:
     """One round on one line; where clocks are simulated, with the virtual time since the start."""
-    stage, train = record["stage"], record["train"]
+    train, found = record.train, record.headline
     progress = f"loss {train.get('loss', math.nan):7.4f}"
     if "reward" in train:
         progress += f"  reward {train['reward']:.2f}  KL {train['kl']:.4f}"
-    if record["lost"]:
-        progress += f"  lost {len(record['lost'])}"
+    if record.lost:
+        progress += f"  lost {len(record.lost)}"
     if virtual_time:
-        progress += f"  virtual {duration(record['virtual_seconds'], precise=True)}"
+        progress += f"  virtual {duration(record.virtual_seconds, precise=True)}"
     width = len(str(rounds))
-    scores = f"local {percent(record['local']):>5}" if "local" in record else "not scored"
-    if "base" in record:
-        scores = scores_line(record)
-    seconds = sum(record["seconds"].values())
-    return f"round {record['round']:>{width}}/{rounds} {stage:<4}  {scores}  {progress}  {seconds:.1f} s"
+    scores = f"local {percent(found['local']):>5}" if record.scores else "not scored"
+    if record.is_scored:
+        scores = scores_line(found)
+    seconds = sum(record.seconds.values())
+    return f"round {record.round:>{width}}/{rounds} {record.stage:<4}  {scores}  {progress}  {seconds:.1f} s"
 
 
-def counted_line(round_number: int, federated: Record, rounds: int) -> str:
+def counted_line(round_number: int, federated: FederatedAccuracy, rounds: int) -> str:
     """What the clients say of the model after a round, which they tell one round later."""
     when = f"after round {round_number}/{rounds}" if round_number else "before training"
-    images = counted(federated["base_images"] + federated["novel_images"], "test image")
-    return f"{when}  {scores_line(federated)}  ({images} on {counted(len(federated['clients']), 'client')})"
+    images = counted(federated.base_images + federated.novel_images, "test image")
+    return f"{when}  {scores_line(federated.scores)}  ({images} on {counted(len(federated.clients), 'client')})"
 
 
-def scores_line(scores: Mapping[str, float]) -> str:
+def scores_line(scores: Headline) -> str:
     """Base, novel and harmonic mean, aligned."""
     named = (("base", "base"), ("novel", "novel"), ("HM", "harmonic_mean"))
     return "  ".join(f"{name} {percent(scores[key]):>5}" for name, key in named)
@@ -213,33 +212,30 @@ def print_summary(summary: Summary, folder: Path) -> None:
     """Zero-shot beside the method, then where everything lies."""
     console = Console()
     whole = not console.is_terminal  # a terminal has long lines broken between words
-    rounds = summary["rounds"]
-    name = method_title(summary["method"], summary["stages"])
-    rows: dict[str, Any] = {"Zero-shot": summary["zero_shot"]}
+    rounds, parameters = summary.rounds, summary.trainable_parameters or {}
+    rows: dict[str, Mapping[str, float | None]] = {"Zero-shot": summary.zero_shot}
     if rounds:
-        rows[name] = summary["final"]
-    if summary["trainable_parameters"]["personal"] and summary["final_client_models"]:
-        rows["clients' own models"] = {**summary["final_client_models"], "local": summary["final"]["local"]}
-    federated = summary.get("federated", {}).get("final")  # which earlier versions do not have
-    if rounds and federated and summary["partition"] != ON_CLIENTS:  # there it is the final accuracy
-        rows["on clients' test images"] = federated
+        rows[method_title(summary.method, summary.stages)] = summary.final
+    if parameters.get("personal") and summary.final_client_models:
+        rows["clients' own models"] = {**summary.final_client_models, "local": summary.final["local"]}
+    federated = (summary.federated or {}).get("final")
+    if rounds and federated and summary.partition != ON_CLIENTS:  # there it is the final accuracy
+        rows["on clients' test images"] = federated.scores
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
-    if summary["final_domains"]:
-        console.print(
-            domains_line(summary["final_domains"], summary["final_domain_mean"]), markup=False, soft_wrap=whole
-        )
+    if summary.final_domains and summary.final_domain_mean:
+        console.print(domains_line(summary.final_domains, summary.final_domain_mean), markup=False, soft_wrap=whole)
     if rounds:
-        console.print(parameters_line(summary["trainable_parameters"]), highlight=False, soft_wrap=whole)
-        if summary["partition"] != ON_CLIENTS:
-            best = f"HM {percent(summary['best']['harmonic_mean'])} after round {summary['best_round']}"
+        console.print(parameters_line(parameters), highlight=False, soft_wrap=whole)
+        if summary.partition != ON_CLIENTS:
+            best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
             console.print(f"highest on the test images, not to choose by: {best}", highlight=False, soft_wrap=whole)
         console.print(
-            f"time {duration(summary['seconds'])}  up {size(summary['bytes_up'])}  down {size(summary['bytes_down'])}",
+            f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}",
             highlight=False,
             soft_wrap=whole,
         )
-    console.print(time_line(summary["seconds_by_phase"]), highlight=False, soft_wrap=whole)
+    console.print(time_line(summary.seconds_by_phase or {}), highlight=False, soft_wrap=whole)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
 
@@ -247,7 +243,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
 def parameters_line(parameters: Mapping[str, int]) -> str:
     """Trained numbers by what becomes of them; what there is none of is left out."""
     where = {"shared": "shared by the clients", "personal": "kept by each client", "server": "on the server"}
-    return "trained parameters: " + ", ".join(f"{parameters[k]:,} {v}" for k, v in where.items() if parameters[k])
+    return "trained parameters: " + ", ".join(f"{parameters[k]:,} {v}" for k, v in where.items() if parameters.get(k))
 
 
 def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -> str:

@@ -123,7 +123,7 @@ def _csv_row(outcome: Outcome) -> dict[str, Any]:
     settings = flatten(experiment_to_dict(experiment))
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
     head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}
-    return {**head, **_scalars(outcome.summary), **named}
+    return {**head, **_scalars(outcome.summary.to_dict()), **named}
 
 
 def _csv_row_of_failure(failure: Failure) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class _Grid:
         self._observer.cell_failed(cell, self._failures[cell], self._done, len(self._cells))
 
     def _seconds_left(self) -> float | None:
-        done = [(cell.name, outcome.summary["seconds"]) for cell, outcome in self._outcomes.items()]
+        done = [(cell.name, outcome.summary.seconds) for cell, outcome in self._outcomes.items()]
         waiting = [cell.name for cell in self._cells if cell not in self._outcomes and cell not in self._failures]
         return expected_seconds(done, waiting)
 

@@ -10,8 +10,7 @@ from typing import Any
 from feddtl.config import Experiment
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
-
-NOT_OF_THE_SUMMARY = ("experiment", "config", "environment", "flags")
+from feddtl.records import Summary
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,13 @@ class Outcome:
     Attributes:
         name: Name of the experiment: its file's, without the ending.
         experiment: Every setting of the run, the seed included.
-        summary: The content of the run's `summary.json`.
+        summary: What the run came to.
         environment: The content of the run's `environment.json`.
     """
 
     name: str
     experiment: Experiment
-    summary: Mapping[str, Any]
+    summary: Summary
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -38,11 +37,11 @@ class Outcome:
     @property
     def dataset(self) -> str:
         """Name of the data set."""
-        return str(self.summary["dataset"])
+        return self.summary.dataset
 
     def as_record(self) -> dict[str, Any]:
         """The summary with the experiment's name and settings, as kept in `comparison.json`."""
-        return {**self.summary, "experiment": self.name, "config": experiment_to_dict(self.experiment)}
+        return {**self.summary.to_dict(), "experiment": self.name, "config": experiment_to_dict(self.experiment)}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def outcome_of(record: Mapping[str, Any], environment: Mapping[str, Any]) -> Out
         RunError: Something is missing.
     """
     try:
-        summary = {key: value for key, value in record.items() if key not in NOT_OF_THE_SUMMARY}
+        summary = Summary.from_dict(record, "A record")
         config = record["config"] if "config" in record else _config_of_summary(summary)
         # Files written before there was `feddtl compare` name the experiment's file; a label may hold dots.
         name = Path(record["experiment"]).name.removesuffix(".toml")
@@ -85,11 +84,11 @@ def outcome_of(record: Mapping[str, Any], environment: Mapping[str, Any]) -> Out
         ) from None
 
 
-def _config_of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
-    data = {key: summary[key] for key in ("regime", "partition", "clients")}
+def _config_of_summary(summary: Summary) -> dict[str, Any]:
+    data = {key: getattr(summary, key) for key in ("regime", "partition", "clients")}
     return {
-        **{key: summary[key] for key in ("method", "model", "seed")},
-        "rounds": max(1, summary["rounds"]),  # zero-shot has none
-        "data": {"source": summary["dataset"], **data},
-        "schedule": {"stages": summary["stages"]},
+        **{key: getattr(summary, key) for key in ("method", "model", "seed")},
+        "rounds": max(1, summary.rounds),  # zero-shot has none
+        "data": {"source": summary.dataset, **data},
+        "schedule": {"stages": summary.stages},
     }

@@ -139,11 +139,12 @@ def row_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 def _row(label: str, outcomes: Sequence[Outcome]) -> MethodResults:
     summaries = {outcome.seed: outcome.summary for outcome in outcomes}
-    costs = {key: spread_of([cost_of(value[key]) for value in summaries.values() if value.get(key)]) for key in COSTS}
+    measured = {key: [cost for one in summaries.values() if (cost := getattr(one, key))] for key in COSTS}
+    costs = {key: spread_of(map(cost_of, values)) for key, values in measured.items()}
     return MethodResults(
         label,
-        _scores({seed: summary["final"] for seed, summary in summaries.items()}),
-        _scores({seed: summary.get("final_client_models") or {} for seed, summary in summaries.items()}),
+        _scores({seed: summary.final for seed, summary in summaries.items()}),
+        _scores({seed: summary.final_client_models or {} for seed, summary in summaries.items()}),
         {key: spread for key, spread in costs.items() if spread.n},
     )
 
@@ -157,7 +158,7 @@ def _zero_shot_row(outcomes: Sequence[Outcome]) -> MethodResults:
     """What the runs scored before training; of the runs with one seed, which agree, the first is taken."""
     by_seed: dict[int, Mapping[str, Any]] = {}
     for outcome in outcomes:
-        by_seed.setdefault(outcome.seed, outcome.summary["zero_shot"])
+        by_seed.setdefault(outcome.seed, outcome.summary.zero_shot)
     return MethodResults(ZERO_SHOT, _scores(by_seed), {}, {})
 
 

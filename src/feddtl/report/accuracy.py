@@ -51,13 +51,13 @@ class Curve:
     deviations: list[float]
 
 
-def curves_of(methods: Iterable[MethodRuns], key: str, group: str = "", factor: float = 1.0) -> list[Curve]:
-    """A curve for each method that measured a field of the records; see `common_rounds`."""
+def curves_of(methods: Iterable[MethodRuns], key: str, table: str = "headline", factor: float = 1.0) -> list[Curve]:
+    """A curve for each method whose records have a measure; see `common_rounds`."""
     curves = []
     for method in methods:
         spreads = {
             number: spread_of(factor * value for value in values)
-            for number, values in common_rounds(method.runs, key, group).items()
+            for number, values in common_rounds(method.runs, key, table).items()
         }
         if spreads:
             means = [spread.mean or 0.0 for spread in spreads.values()]
@@ -114,12 +114,13 @@ def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: flo
 def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
     """A point for each run, zero-shot, and lines of equal harmonic mean; None without novel classes."""
     points = [
-        (method, run.final["base"], run.final["novel"])
+        (method, base, novel)
         for method in setting.methods
         for run in method.counted
-        if run.final.get("novel") is not None
+        if (base := run.final.get("base")) is not None and (novel := run.final.get("novel")) is not None
     ]
-    start = [(scores["base"], scores["novel"]) for scores in setting.zero_shot if scores["novel"] is not None]
+    pairs = [(scores["base"], scores["novel"]) for scores in setting.zero_shot]
+    start = [(base, novel) for base, novel in pairs if base is not None and novel is not None]
     if not points and not start:
         return None
 
@@ -193,8 +194,9 @@ def _paint_sorted(methods: Sequence[ByClient], axes: Axes) -> None:
 
 def local_by_client(run: Run) -> dict[int, float]:
     """Local accuracy by client in the last scored round; empty where it is not recorded."""
-    values = (run.last_scored or {}).get("local_by_client", {})
-    return {int(client): values[client] for client in sorted(values, key=int) if values[client] is not None}
+    scores = run.last_scored.scores if run.last_scored else None
+    values = scores.local_by_client if scores else {}
+    return {client: values[client] for client in sorted(values) if not math.isnan(values[client])}
 
 
 def zero_shot_by_client(run: Run) -> dict[int, float]:
@@ -223,7 +225,7 @@ def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, 
 
 
 def _rounds_of_stage(run: Run, stage: str) -> list[int]:
-    return [record["round"] for record in run.records if record["stage"] == stage]
+    return [record.round for record in run.records if record.stage == stage]
 
 
 def _seed_with_clients(setting: SettingRuns) -> tuple[int, list[ByClient]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,9 @@ from feddtl.config import Experiment
 from feddtl.errors import RunError
 from feddtl.labels import without_paths
 from feddtl.predictions import ImagePredictions
-from feddtl.run_files import CONFIG
+from feddtl.records import Headline, RoundRecord, Summary
+from feddtl.run_files import CONFIG, DATA, SUMMARY
 from feddtl.runs import RunFolder
-from feddtl.runtimes.rounds import Record
 
 # As `feddtl compare` and a loop over seeds nest them, with room for a folder per data set.
 DEEPEST = 3
@@ -49,8 +50,8 @@ class Run:
     experiment: Experiment
     data: Mapping[str, Any]
     environment: Mapping[str, Any]
-    records: tuple[Record, ...]
-    summary: Mapping[str, Any] | None
+    records: tuple[RoundRecord, ...]
+    summary: Summary | None
     predictions: ImagePredictions | None
 
     @property
@@ -69,22 +70,24 @@ class Run:
         return len(self.data["base_classes"])
 
     @property
-    def last_scored(self) -> Record | None:
+    def last_scored(self) -> RoundRecord | None:
         """The record of the last round that was scored; None before it."""
-        return next((record for record in reversed(self.records) if "base" in record), None)
+        return next((record for record in reversed(self.records) if record.is_scored), None)
 
     @property
-    def final(self) -> Mapping[str, Any]:
+    def final(self) -> Headline:
         """Headline scores after the last round, or after the last scored one of an unfinished run; else empty."""
-        return self.summary["final"] if self.summary else self.last_scored or {}
+        if self.summary:
+            return self.summary.final
+        return self.last_scored.headline if self.last_scored else {}
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """By phase; of an unfinished run those of its rounds alone."""
         if self.summary:
-            return dict(self.summary["seconds_by_phase"])
-        phases = dict.fromkeys(phase for record in self.records for phase in record["seconds"])
-        return {phase: sum(record["seconds"].get(phase, 0.0) for record in self.records) for phase in phases}
+            return dict(self.summary.seconds_by_phase or {})
+        phases = dict.fromkeys(phase for record in self.records for phase in record.seconds)
+        return {phase: sum(record.seconds.get(phase, 0.0) for record in self.records) for phase in phases}
 
     def told(self, text: str) -> str:
         """A note or an error about the run's data as a page shows it: folders by their names alone."""
@@ -92,7 +95,7 @@ class Run:
 
     def sent(self, direction: str) -> int:
         """Bytes over all rounds; 'bytes_up' or 'bytes_down'."""
-        return sum(int(record[direction]) for record in self.records)
+        return sum(int(getattr(record, direction)) for record in self.records)
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,18 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else REPLACEMENT for letter in text)
 
 
-def common_rounds(runs: Sequence[Run], key: str, group: str = "") -> dict[int, list[float]]:
+def common_rounds(runs: Sequence[Run], key: str, table: str = "headline") -> dict[int, list[float]]:
     """The value of a record in every run, for the rounds in which all runs that have it at all have it.
 
     Args:
         runs: Of one method.
-        key: Field of the record.
-        group: Table of the record that holds the field, such as 'train'; empty: the record itself.
+        key: What was measured.
+        table: Table of the record that holds it: 'headline' or 'train'.
     """
     by_run = []
     for run in runs:
-        found = {r["round"]: (r.get(group, {}) if group else r).get(key) for r in run.records}
-        by_run.append({number: value for number, value in found.items() if value is not None})
+        found = {record.round: getattr(record, table).get(key) for record in run.records}
+        by_run.append({n: value for n, value in found.items() if value is not None and not math.isnan(value)})
     known = [values for values in by_run if values]
     shared = set(known[0]).intersection(*known[1:]) if known else set()
     return {number: [values[number] for values in known] for number in sorted(shared)}
@@ -194,14 +197,13 @@ def common_rounds(runs: Sequence[Run], key: str, group: str = "") -> dict[int, l
 
 def _require_fields(run: Run, path: Path) -> None:
     """Raise RunError where a file is valid JSON without what every run has."""
-    wanted: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {"data.json": (run.data, FIELDS_OF_DATA)}
-    if run.summary is not None:
-        wanted["summary.json"] = (run.summary, ("zero_shot", "final", "seconds_by_phase"))
-    for name, (content, keys) in wanted.items():
-        missing = [key for key in keys if key not in content]
-        if missing:
+    missing = {DATA: [key for key in FIELDS_OF_DATA if key not in run.data]}
+    if run.summary and run.summary.seconds_by_phase is None:
+        missing[SUMMARY] = ["seconds_by_phase"]
+    for name, keys in missing.items():
+        if keys:
             raise RunError(
-                f"{path / name} has no {', '.join(missing)}: it is damaged, or of another version.",
+                f"{path / name} has no {', '.join(keys)}: it is damaged, or of another version.",
                 "Use that version, or start a new run with another --output.",
             )
 

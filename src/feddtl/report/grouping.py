@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from feddtl.config import METHOD_TITLES
 from feddtl.labels import told_apart
+from feddtl.records import Headline
 from feddtl.report.collect import Run, printable
 from feddtl.settings import by_setting, setting_titles, settings_of_the_method
 
@@ -39,7 +39,7 @@ class MethodRuns:
             return ""
         if finished:
             return f"{finished} of {len(self.runs)} runs finished"
-        rounds = sorted({run.last_scored["round"] if run.last_scored else 0 for run in self.runs})
+        rounds = sorted({run.last_scored.round if run.last_scored else 0 for run in self.runs})
         return f"unfinished, after round {' and '.join(map(str, rounds))} of {self.runs[0].experiment.rounds}"
 
 
@@ -63,9 +63,9 @@ class SettingRuns:
         return min(self.runs, key=lambda run: run.experiment.seed)
 
     @property
-    def zero_shot(self) -> list[Mapping[str, Any]]:
+    def zero_shot(self) -> list[Headline]:
         """Scores before training, one for each seed that a finished run has."""
-        by_seed = {run.experiment.seed: run.summary["zero_shot"] for run in reversed(self.runs) if run.summary}
+        by_seed = {run.experiment.seed: run.summary.zero_shot for run in reversed(self.runs) if run.summary}
         return [by_seed[seed] for seed in sorted(by_seed)]
 
     @property

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.labels import shown_values
+from feddtl.records import Headline
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.report.collect import Run, printable
 from feddtl.report.grouping import SettingRuns
@@ -81,8 +81,8 @@ def headline(setting: SettingRuns) -> Table:
 def client_models(setting: SettingRuns) -> Table | None:
     """Base, novel and harmonic mean of the clients' own models; None where they were not scored."""
 
-    def own(run: Run) -> Mapping[str, Any]:
-        return (run.summary or {}).get("final_client_models") or {}
+    def own(run: Run) -> Headline:
+        return (run.summary.final_client_models if run.summary else None) or {}
 
     lines = [
         Line(method.label, [spread_of(own(run).get(key) for run in method.counted) for key, _ in HEADLINE[1:]])
@@ -103,8 +103,7 @@ def domains(setting: SettingRuns) -> Table | None:
     halves = _halves(setting)
 
     def pair(run: Run, name: str) -> Sequence[float | None]:
-        found: Sequence[float | None] = (run.summary or {}).get("final_domains", {}).get(name, (None, None))
-        return found
+        return run.summary.final_domains.get(name, (None, None)) if run.summary else (None, None)
 
     before = [zero_shot_by_domain(run) for run in setting.with_predictions]
     lines = [
@@ -118,7 +117,7 @@ def domains(setting: SettingRuns) -> Table | None:
             [spread_of(pair(run, name)[side] for run in method.counted) for name in names for side in halves],
         )
         for method in setting.methods
-        if any(run.summary and run.summary.get("final_domains") for run in method.counted)
+        if any(run.summary and run.summary.final_domains for run in method.counted)
     ]
     headings = [printable(f"{name}, {('base', 'novel')[side]}") for name in names for side in halves]
     return Table(("", *headings), _with_best(lines), "Accuracy in % by domain of the test images")
@@ -151,7 +150,7 @@ def runs(collected: Iterable[Run]) -> Table:
     """One line for each run folder."""
     rows = []
     for run in collected:
-        rounds = len(run.records) if run.summary is None else int(run.summary["rounds"])
+        rounds = len(run.records) if run.summary is None else run.summary.rounds
         state = "finished" if run.summary else f"unfinished, {rounds} of {run.experiment.rounds} rounds"
         rows.append(
             [

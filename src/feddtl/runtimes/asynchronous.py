@@ -15,13 +15,12 @@ from feddtl.evaluate import mean
 from feddtl.messages import ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier
 from feddtl.models.lora import Tensors
-from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
-from feddtl.runtimes.rounds import Progress, Record, Rounds
+from feddtl.runtimes.parties import Parties, require_finite_state
+from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.seeding import numpy_generator
 from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
 from feddtl.system.clock import Clock
 from feddtl.system.flight import Flight, Job
-from feddtl.timing import since
 
 
 @dataclass
@@ -76,22 +75,20 @@ class AsynchronousRounds(Rounds):
                 continue
             tensors, flight = self._apply(job, tensors, flight, personal, log)
         state = ServerState(number, tensors)
-        record: Record = {
-            "round": number,
-            "stage": stage,
-            "clients": [update.client for update in log.updates],
-            "lost": log.lost,
-            "delays": log.delays,
-            **train_metrics(log.updates),
-            "server": {name: mean([metrics[name] for metrics in log.server]) for name in log.server[0]},
-            "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in log.updates),
-            "bytes_down": log.bytes_down,
-            "virtual_seconds": flight.now,
-            **parties.scores(log.models, state),
-        }
-        passed = since(begun, parties.stopwatch.seconds())
-        record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
-        parties.observer.round_finished(record)
+        scores = parties.scores(log.models, state)
+        record = parties.record(
+            number,
+            stage,
+            log.updates,
+            begun,
+            clients=[update.client for update in log.updates],
+            lost=log.lost,
+            delays=log.delays,
+            server={name: mean([metrics[name] for metrics in log.server]) for name in log.server[0]},
+            bytes_down=log.bytes_down,
+            virtual_seconds=flight.now,
+            scores=scores,
+        )
         return Progress(state, personal, (*progress.records, record), flight.to_tensors(), progress.before)
 
     def _starting(self, flight: Flight) -> list[int]:

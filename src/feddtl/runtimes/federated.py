@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from feddtl.evaluate import HitCounts
-from feddtl.runtimes.rounds import Progress, Record
+from feddtl.records import FederatedAccuracy
+from feddtl.runtimes.rounds import Progress
 
 
-def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, str]) -> Record:
+def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, str]) -> FederatedAccuracy:
     """Accuracy over the images of all clients that counted, so that each image weighs the same.
 
     Args:
@@ -23,15 +24,15 @@ def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, s
     """
     total = sum(counts.values(), HitCounts(0, 0))
     scores = total.scores
-    return {
-        "base": scores.base,
-        "novel": scores.novel,
-        "harmonic_mean": scores.harmonic_mean,
-        "base_images": total.base_images,
-        "novel_images": total.novel_images,
-        "clients": sorted(counts),
-        **({"failures": dict(failures)} if failures else {}),
-    }
+    return FederatedAccuracy(
+        scores.base,
+        scores.novel,
+        scores.harmonic_mean,
+        total.base_images,
+        total.novel_images,
+        sorted(counts),
+        dict(failures),
+    )
 
 
 def with_counts(
@@ -39,20 +40,16 @@ def with_counts(
 ) -> Progress:
     """The progress with what clients counted about the model that it stands at.
 
-    Where the server has no test images, the federated accuracy is also the record's own. Without any count nothing
-    changes.
+    Without any count nothing changes.
     """
     if not counts and not failures:
         return progress
     federated = federated_accuracy(counts, failures or {})
     if not progress.records:
         return replace(progress, before=federated)
-    record = {**progress.records[-1], "federated": federated}
-    if "base" not in record:
-        record |= {key: federated[key] for key in ("base", "novel", "harmonic_mean")}
-    return replace(progress, records=(*progress.records[:-1], record))
+    return replace(progress, records=(*progress.records[:-1], replace(progress.records[-1], federated=federated)))
 
 
-def federated_of(progress: Progress) -> Record:
-    """Federated accuracy of the model that the progress stands at; empty while clients have not scored it."""
-    return dict(progress.records[-1].get("federated", {}) if progress.records else progress.before)
+def federated_of(progress: Progress) -> FederatedAccuracy | None:
+    """Federated accuracy of the model that the progress stands at; None while clients have not scored it."""
+    return progress.records[-1].federated if progress.records else progress.before

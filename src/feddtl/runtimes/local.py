@@ -13,7 +13,7 @@ from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.parties import Parties
-from feddtl.runtimes.rounds import Progress, Record, RoundObserver, Rounds
+from feddtl.runtimes.rounds import Progress, RoundObserver, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
 from feddtl.system.ppo_selection import PpoSelection
@@ -22,7 +22,7 @@ from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData
 
-__all__ = ["LocalRuntime", "Progress", "Record", "RoundObserver", "build_selector"]
+__all__ = ["LocalRuntime", "Progress", "RoundObserver", "build_selector"]
 
 
 class LocalRuntime:
@@ -68,12 +68,12 @@ class LocalRuntime:
 
     def close(self, progress: Progress) -> Progress:
         """The closing evaluation: all clients score the model that the run ends with, unless they did already."""
-        if federated_of(progress):
+        if federated_of(progress) is not None:
             return progress
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
         closed = with_counts(progress, found.counts, found.failures)
-        if closed is not progress:
-            self._parties.observer.clients_counted(progress.state.round, federated_of(closed))
+        if closed is not progress and (federated := federated_of(closed)):
+            self._parties.observer.clients_counted(progress.state.round, federated)
         return closed
 
     def predictions(self, state: ServerState) -> Predictions:

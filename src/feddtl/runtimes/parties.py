@@ -24,11 +24,12 @@ from feddtl.evaluate import (
     score_local,
     scores_of,
 )
-from feddtl.messages import Payload, ServerState, Update
+from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, Method
 from feddtl.models.lora import Tensors
-from feddtl.runtimes.rounds import Record, RoundObserver
-from feddtl.timing import Stopwatch
+from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores
+from feddtl.runtimes.rounds import RoundObserver
+from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
 
 
@@ -93,8 +94,8 @@ class Parties:
         state: ServerState,
         own: Mapping[int, HitCounts] | None = None,
         measured: Mapping[int, Scores] | None = None,
-    ) -> Record:
-        """Scores of the state, and of the clients' own models, where its round is one that is scored.
+    ) -> RoundScores | None:
+        """Scores of the state, and of the clients' own models; None where its round is not scored.
 
         Args:
             models: By client, its own model.
@@ -104,7 +105,7 @@ class Parties:
         """
         own, measured = own or {}, measured or {}
         if not self.experiment.is_scored(state.round):
-            return {}
+            return None
         with self.stopwatch.measure("evaluation"):
             scored: dict[int, Scores] = {}
             if self.experiment.scores_client_models(state.round):
@@ -117,14 +118,59 @@ class Parties:
             found |= {client: counts.scores.local for client, counts in own.items()}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
             average = mean(list(local.values()))
-            record: Record = {"local": average, "local_by_client": local, "domains": {}}
-            if not self.sets.on_clients:
-                scores = scores_of(self.predictions(state), self.sets, average)
-                record |= {**scores.as_dict(), "domains": dict(scores.domains)}
+            models_of_clients = None
             if scored:
                 of_all = mean_scores([scored[client] for client in sorted(scored)])
-                names = ("base", "novel", "harmonic_mean")
-                record["client_models"] = {name: getattr(of_all, name) for name in names}
+                models_of_clients = {name: getattr(of_all, name) for name in GLOBAL_SCORES}
+            if self.sets.on_clients:
+                return RoundScores(average, local, client_models=models_of_clients)
+            of_state = scores_of(self.predictions(state), self.sets, average)
+            headline = (of_state.base, of_state.novel, of_state.harmonic_mean)
+            return RoundScores(average, local, dict(of_state.domains), *headline, models_of_clients)
+
+    def record(
+        self,
+        number: int,
+        stage: str,
+        updates: Sequence[Update],
+        begun: Mapping[Phase, float],
+        *,
+        clients: Sequence[int],
+        lost: Sequence[int],
+        server: Mapping[str, float],
+        bytes_down: int,
+        virtual_seconds: float,
+        scores: RoundScores | None,
+        failures: Mapping[int, str] | None = None,
+        delays: Sequence[int] | None = None,
+    ) -> RoundRecord:
+        """The record of a round that ends here, of which the observer is told.
+
+        Args:
+            number: Of the round.
+            stage: Of the round.
+            updates: Those that were used.
+            begun: What the stopwatch said when the round began.
+            clients: This field, and those below, as in `RoundRecord`.
+        """
+        passed = since(begun, self.stopwatch.seconds())
+        record = RoundRecord(
+            round=number,
+            stage=stage,
+            clients=clients,
+            lost=lost,
+            failures=failures or {},
+            delays=delays,
+            train=train_metrics(updates),
+            train_by_client={update.client: dict(update.metrics) for update in updates},
+            server=server,
+            bytes_up=sum(tensor_bytes(update.weights, update.samples) for update in updates),
+            bytes_down=bytes_down,
+            virtual_seconds=virtual_seconds,
+            scores=scores,
+            seconds={name: round(value, 3) for name, value in passed.items()},
+        )
+        self.observer.round_finished(record)
         return record
 
     def predictions(self, state: ServerState) -> Predictions:
@@ -168,16 +214,13 @@ def is_finite(update: Update) -> bool:
     return all(first_not_finite(tensors) is None for tensors in (update.weights, update.samples, update.personal))
 
 
-def train_metrics(updates: Sequence[Update]) -> Record:
-    """Client metrics as means weighted by images, and every client's own; of several updates of one, the last.
+def train_metrics(updates: Sequence[Update]) -> dict[str, float]:
+    """Client metrics as means weighted by images.
 
     Each mean is over the updates that measured it: without lockstep, updates of both stages may meet in a round.
     """
     names = sorted({name for update in updates for name in update.metrics})
-    return {
-        "train": {name: _weighted_mean(name, [u for u in updates if name in u.metrics]) for name in names},
-        "train_by_client": {update.client: dict(update.metrics) for update in updates},
-    }
+    return {name: _weighted_mean(name, [u for u in updates if name in u.metrics]) for name in names}
 
 
 def _weighted_mean(metric: str, updates: Sequence[Update]) -> float:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
-
-Record = dict[str, Any]
+from feddtl.records import FederatedAccuracy, RoundRecord
 
 
 class RoundObserver:
@@ -25,10 +23,10 @@ class RoundObserver:
     def client_finished(self, client: int) -> None:
         """A client's update arrived."""
 
-    def round_finished(self, record: Record) -> None:
+    def round_finished(self, record: RoundRecord) -> None:
         """The round is aggregated and scored."""
 
-    def clients_counted(self, round_number: int, federated: Record) -> None:
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
         """Clients scored the global model after a round, 0 for none, on images of their own."""
 
 
@@ -41,19 +39,19 @@ class Progress:
         personal: What each client keeps, by client id.
         records: One record per round done.
         memory: What the choice of clients, or an asynchronous server, remembers.
-        before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; empty while it is not known.
+        before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; None while it is not known.
     """
 
     state: ServerState
     personal: Mapping[int, Tensors] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
+    records: tuple[RoundRecord, ...] = ()
     memory: Tensors = field(default_factory=dict)
-    before: Record = field(default_factory=dict)
+    before: FederatedAccuracy | None = None
 
     @property
     def virtual_seconds(self) -> float:
         """Virtual time since the start."""
-        return float(self.records[-1]["virtual_seconds"]) if self.records else 0.0
+        return self.records[-1].virtual_seconds if self.records else 0.0
 
 
 class Rounds(ABC):

@@ -8,12 +8,11 @@ from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Aggregate, Classifier
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet
-from feddtl.runtimes.parties import Parties, require_finite_state, train_metrics
-from feddtl.runtimes.rounds import Progress, Record, Rounds
+from feddtl.runtimes.parties import Parties, require_finite_state
+from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.system.clock import Clock
 from feddtl.system.selection import Selector, Visit
 from feddtl.system.validation import Validation
-from feddtl.timing import since
 
 
 class SynchronousRounds(Rounds):
@@ -51,8 +50,8 @@ class SynchronousRounds(Rounds):
             payload = parties.method.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
         counted = with_counts(progress, arrived.counts)
-        if counted is not progress:
-            parties.observer.clients_counted(state.round, federated_of(counted))
+        if counted is not progress and (federated := federated_of(counted)):
+            parties.observer.clients_counted(state.round, federated)
         updates = arrived.updates
         aggregate = self._aggregate(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
@@ -60,23 +59,20 @@ class SynchronousRounds(Rounds):
         scores = parties.scores(models, aggregate.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, updates)
-        record: Record = {
-            "round": number,
-            "stage": stage,
-            "clients": chosen,
-            "lost": sorted([*lost, *arrived.failures]),
-            **({"failures": dict(arrived.failures)} if arrived.failures else {}),
-            **train_metrics(updates),
-            "server": dict(aggregate.metrics),
-            "bytes_up": sum(tensor_bytes(update.weights, update.samples) for update in updates),
-            "bytes_down": tensor_bytes(payload.tensors) * len(chosen),
-            "virtual_seconds": progress.virtual_seconds + seconds,
-            **scores,
-        }
         memory = self._selector.observe(progress.memory, number, visits)
-        passed = since(begun, parties.stopwatch.seconds())
-        record["seconds"] = {name: round(value, 3) for name, value in passed.items()}
-        parties.observer.round_finished(record)
+        record = parties.record(
+            number,
+            stage,
+            updates,
+            begun,
+            clients=chosen,
+            lost=sorted([*lost, *arrived.failures]),
+            failures=dict(arrived.failures),
+            server=dict(aggregate.metrics),
+            bytes_down=tensor_bytes(payload.tensors) * len(chosen),
+            virtual_seconds=progress.virtual_seconds + seconds,
+            scores=scores,
+        )
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
         return Progress(aggregate.state, personal, (*counted.records, record), memory, counted.before)
 

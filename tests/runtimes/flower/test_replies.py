@@ -182,8 +182,8 @@ def test_the_closing_evaluation_goes_on_without_a_client_that_is_gone(bench, tmp
     assert (last["federated"]["clients"], last["federated"]["base_images"]) == ([0, 1], 6)
     assert last["federated"]["failures"] == {"2": "it failed: RuntimeError: power cut"}
     assert "The closing evaluation goes on without client 2: it failed: RuntimeError: power cut" in notes.lines
-    assert found["federated"]["final"]["clients"] == [0, 1]
-    assert found["federated"]["before"]["clients"] == [0, 1, 2]
+    assert found.federated["final"].clients == [0, 1]
+    assert found.federated["before"].clients == [0, 1, 2]
 
 
 def test_what_a_client_says_cannot_command_a_terminal(bench, tmp_path):

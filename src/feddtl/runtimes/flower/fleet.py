@@ -200,5 +200,5 @@ class FlowerFleet(Fleet):
 
 def last_used(progress: Progress, client: int) -> int:
     """Last round whose update of a client was aggregated; 0 for none."""
-    rounds = [r["round"] for r in progress.records if client in r["clients"] and client not in r["lost"]]
+    rounds = [r.round for r in progress.records if client in r.clients and client not in r.lost]
     return max(rounds, default=0)
