@@ -19,7 +19,10 @@ Metrics = Mapping[str, float]
 Headline = Mapping[str, float | None]
 """The four headline scores in percent, None where there was nothing to measure."""
 
-SCORES = ("local", "base", "novel", "harmonic_mean")
+SCORE_HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_mean": "HM"}
+"""The headline scores, with the headings of their columns."""
+
+SCORES = tuple(SCORE_HEADINGS)
 """Keys of the headline scores."""
 GLOBAL_SCORES = SCORES[1:]
 """Those that a model has on all test images."""

@@ -20,11 +20,11 @@ from rich.console import Console
 from feddtl.cli.comparison_progress import BarComparison, LineComparison, QuietComparison, choose_comparison_observer
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
+from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import Cell, compare
-from feddtl.comparison.outcomes import Failure
-from feddtl.comparison.tables import Cell as TableCell
-from feddtl.comparison.tables import Column, Table
 from feddtl.experiment_file import load_experiment
+from feddtl.results.tables import Cell as TableCell
+from feddtl.results.tables import Column, Table
 
 
 def write_experiment(bench: Bench, path: Path, method: str = "feddtl", rounds: int = 2, source: object = "") -> Path:

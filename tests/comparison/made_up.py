@@ -1,13 +1,13 @@
-"""Outcomes with made-up numbers: no run, no model, no image."""
+"""Finished runs with made-up numbers: no run, no model, no image."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from feddtl.comparison.outcomes import Outcome
 from feddtl.config import DataConfig, Experiment, Method, ScheduleConfig
 from feddtl.records import Summary
+from feddtl.results.run import RunResult
 
 
 def scores(base: float | None, novel: float | None, local: float = 50.0) -> dict[str, float | None]:
@@ -28,7 +28,7 @@ def outcome(
     rounds: int = 20,
     data: DataConfig | None = None,
     **more: Any,
-) -> Outcome:
+) -> RunResult:
     """A finished run; `more` is added to its summary."""
     experiment = Experiment(
         method=method,
@@ -59,9 +59,9 @@ def outcome(
         "bytes_down": 1_000_000,
         **more,
     }
-    return Outcome(name, experiment, Summary.from_dict(values), {"python": "3.11"})
+    return RunResult(name, experiment, Summary.from_dict(values), {"python": "3.11"})
 
 
-def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[Outcome]:
+def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[RunResult]:
     """Runs with seeds 0, 1, … whose base, novel and harmonic mean are the same number."""
     return [outcome(name, seed, value, value, **more) for seed, value in enumerate(harmonic_means)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from comparison.made_up import by_seed, outcome
 
-from feddtl.comparison.files import FILES, Comparison, csv_text, load_comparison, write_comparison
-from feddtl.comparison.outcomes import Failure, Outcome
+from feddtl.comparison.files import FILES, Comparison, Failure, csv_text, load_comparison, write_comparison
 from feddtl.errors import RunError
+from feddtl.results.run import RunResult
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
@@ -65,7 +65,7 @@ def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:
 
 
 def test_json_names_a_common_environment_once(comparison: Comparison) -> None:
-    other = Outcome("c", comparison.outcomes[0].experiment, comparison.outcomes[0].summary, {"python": "3.12"})
+    other = RunResult("c", comparison.outcomes[0].experiment, comparison.outcomes[0].summary, {"python": "3.12"})
     content = Comparison((*comparison.outcomes, other)).as_dict()
     assert content["environment"] == {"python": "3.11"}
     assert ["environment" in record for record in content["runs"]] == [False, False, False, True]
@@ -102,8 +102,10 @@ def test_committed_results_can_be_read(file: Path) -> None:
     found = load_comparison(file)
     records = json.loads(file.read_text(encoding="utf-8"))["runs"]
     assert [one.summary.final for one in found.outcomes] == [record["final"] for record in records]
-    assert all(results.rows[0].label == "Zero-shot" for results in found.settings)
-    trained = [value for results in found.settings for row in results.rows[1:] for value in row.final["base"].values()]
+    assert all(one.methods[0].label == "Zero-shot" for one in found.settings)
+    trained = [
+        value for results in found.settings for row in results.methods[1:] for value in row.final["base"].values()
+    ]
     assert sorted(trained) == sorted(one.summary.final["base"] for one in found.outcomes if one.experiment.trains)
 
 

@@ -10,7 +10,7 @@ from comparison.made_up import outcome
 
 from feddtl.comparison.paper import ABLATION, COMPARISON, paper_table
 from feddtl.config import DataConfig
-from feddtl.settings import Condition, setting_of
+from feddtl.results.settings import Condition, setting_of
 
 
 def condition(**data: object) -> Condition:

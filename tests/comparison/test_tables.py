@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 from comparison.made_up import by_seed, outcome
 
-from feddtl.comparison.results import condition_results, setting_results
-from feddtl.comparison.tables import Table, comparison_tables, signed
+from feddtl.comparison.scores import condition_scores, setting_scores
+from feddtl.comparison.tables import comparison_tables, signed
 from feddtl.config import DataConfig
+from feddtl.results.tables import Table
 
 
 def tables(*groups: object) -> tuple[Table, ...]:
     outcomes = [one for group in groups for one in (group if isinstance(group, list) else [group])]
-    settings = setting_results(outcomes)
-    return comparison_tables(settings, condition_results(settings))
+    settings = setting_scores(outcomes)
+    return comparison_tables(settings, condition_scores(settings))
 
 
 def column(table: Table, heading: str) -> dict[str, str]:

@@ -11,9 +11,9 @@ import torch
 
 from feddtl.evaluate import Predictions
 from feddtl.predictions import ImagePredictions
-from feddtl.report.collect import collect
 from feddtl.report.confusion import Pair, changes_of, confused_pairs, halves_figure, sides
-from feddtl.report.grouping import SettingRuns, settings_of
+from feddtl.results.grouping import SettingRuns, settings_of
+from feddtl.results.reading import collect
 
 ANT, BEE, CAT, DOG, ELK = range(5)  # ant, bee, cat are base classes, dog and elk novel
 LABELS = [ANT, ANT, ANT, BEE, DOG, DOG]

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from feddtl.cli.terminal import scores_line
+from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import Cell, ComparisonObserver
-from feddtl.comparison.outcomes import Failure, Outcome
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
 from feddtl.records import RoundRecord
+from feddtl.results.run import RunResult
 from feddtl.units import counted, duration
 
 
@@ -53,12 +54,12 @@ class LineComparison(QuietComparison):
             self._print(f"{counted(cells, 'cell')}, {cells - done} to run; a line follows for each")
         self._begun = True
 
-    def cell_kept(self, cell: Cell, outcome: Outcome, done: int, cells: int) -> None:
-        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.summary.final)}  kept")
+    def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
+        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.finished.final)}  kept")
 
-    def cell_finished(self, cell: Cell, outcome: Outcome, done: int, cells: int, seconds_left: float | None) -> None:
+    def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         left = f"  about {duration(seconds_left)} left" if seconds_left else ""
-        scores, seconds = scores_line(outcome.summary.final), duration(outcome.summary.seconds)
+        scores, seconds = scores_line(outcome.finished.final), duration(outcome.finished.seconds)
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores}  {seconds}{left}")
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
@@ -100,7 +101,7 @@ class BarComparison(LineComparison):
         self._cells = self._draw(self._cells, "cells", done, cells)
         self.show_rounds(cell, 0, None)
 
-    def cell_finished(self, cell: Cell, outcome: Outcome, done: int, cells: int, seconds_left: float | None) -> None:
+    def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         super().cell_finished(cell, outcome, done, cells, seconds_left)
         self._cells = self._draw(self._cells, "cells", done, cells)
 

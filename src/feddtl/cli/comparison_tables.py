@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from feddtl.comparison.tables import Cell, Table
+from feddtl.results.tables import Cell, Table
 
 PADDING = 3  # a blank on each side of a column, and one between columns
 

@@ -18,11 +18,9 @@ from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.experiment import RunObserver
-from feddtl.records import FederatedAccuracy, Headline, RoundRecord, Summary
+from feddtl.records import SCORE_HEADINGS, SCORES, FederatedAccuracy, Headline, RoundRecord, Summary
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, size
-
-HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
 
 
 class QuietObserver(RunObserver):
@@ -201,10 +199,10 @@ def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = ""
     """Rows of local, base, novel and harmonic mean."""
     table = Table(title=title or None)
     table.add_column("")
-    for _, heading in HEADLINE:
+    for heading in SCORE_HEADINGS.values():
         table.add_column(heading, justify="right")
     for name, scores in rows.items():
-        table.add_row(name, *(percent(scores.get(key)) for key, _ in HEADLINE))
+        table.add_row(name, *(percent(scores.get(key)) for key in SCORES))
     return table
 
 

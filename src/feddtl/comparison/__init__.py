@@ -1,9 +1,7 @@
-"""Methods x settings x seeds: from finished runs to tables.
+"""Methods x settings x seeds: what is run, and the tables of what came out.
 
-outcomes.py, settings.py       what was run, and what runs have in common apart from the method
-statistics.py, results.py      means, spreads and paired differences over seeds
-paper.py                       the paper's own numbers
-tables.py, rendering.py        text cells; Markdown and LaTeX
-files.py                       the files of a comparison's folder
 grid.py                        runs the cells: new ones, interrupted ones, those that failed before
+scores.py, tables.py           scores by method and their means over data sets; the tables of them
+paper.py                       the paper's own numbers
+files.py                       the files of a comparison's folder
 """

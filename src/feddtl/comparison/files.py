@@ -11,27 +11,45 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from feddtl.comparison.outcomes import Failure, Outcome, outcome_of
-from feddtl.comparison.rendering import latex, markdown
-from feddtl.comparison.results import (
+from feddtl.comparison.scores import (
     COSTS,
-    ConditionResults,
-    MethodResults,
-    SettingResults,
-    condition_results,
-    setting_results,
+    ConditionScores,
+    MethodScores,
+    SettingScores,
+    condition_scores,
+    setting_scores,
 )
-from feddtl.comparison.tables import Table, comparison_tables
+from feddtl.comparison.tables import comparison_tables
 from feddtl.dotted import flatten
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.spread import spread_of
+from feddtl.results.rendering import latex, markdown
+from feddtl.results.run import RunResult
+from feddtl.results.statistics import spread_of
+from feddtl.results.tables import Table
 from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
 # What of the settings a row of the CSV file names; the rest is in comparison.json.
 SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be run; the rest of the comparison does without it.
+
+    Attributes:
+        name: Name of the experiment.
+        seed: Its seed.
+        message: What is wrong.
+        hint: What to do about it; may be empty.
+    """
+
+    name: str
+    seed: int
+    message: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,18 +61,18 @@ class Comparison:
         failures: Cells that could not be run.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RunResult, ...]
     failures: tuple[Failure, ...] = field(default=())
 
     @cached_property
-    def settings(self) -> tuple[SettingResults, ...]:
+    def settings(self) -> tuple[SettingScores, ...]:
         """Results of each setting."""
-        return setting_results(self.outcomes)
+        return setting_scores(self.outcomes)
 
     @cached_property
-    def conditions(self) -> tuple[ConditionResults, ...]:
+    def conditions(self) -> tuple[ConditionScores, ...]:
         """Means over the data sets of each condition."""
-        return condition_results(self.settings)
+        return condition_scores(self.settings)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -73,10 +91,10 @@ class Comparison:
         }
 
 
-def _record(outcome: Outcome, usual: Mapping[str, Any]) -> dict[str, Any]:
+def _record(outcome: RunResult, usual: Mapping[str, Any]) -> dict[str, Any]:
     """With its environment only where that is not the usual one, so that a file of one machine names it once."""
     own = {} if outcome.environment == usual else {"environment": outcome.environment}
-    return {**outcome.as_record(), **own}
+    return {**outcome.to_record(), **own}
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
@@ -104,7 +122,7 @@ def load_comparison(path: Path) -> Comparison:
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} is no comparison.", "Give a comparison.json as `feddtl compare` writes it.") from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
-    return Comparison(tuple(outcome_of(record, environment) for record in records), failures)
+    return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures)
 
 
 def csv_text(comparison: Comparison) -> str:
@@ -118,12 +136,12 @@ def csv_text(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _csv_row(outcome: Outcome) -> dict[str, Any]:
+def _csv_row(outcome: RunResult) -> dict[str, Any]:
     experiment = outcome.experiment
     settings = flatten(experiment_to_dict(experiment))
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
     head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}
-    return {**head, **_scalars(outcome.summary.to_dict()), **named}
+    return {**head, **_scalars(outcome.finished.to_dict()), **named}
 
 
 def _csv_row_of_failure(failure: Failure) -> dict[str, Any]:
@@ -147,30 +165,29 @@ def _scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _setting_as_dict(results: SettingResults) -> dict[str, Any]:
-    condition = asdict(results.setting.condition)
+def _setting_as_dict(scores: SettingScores) -> dict[str, Any]:
     return {
-        "title": results.title,
-        "dataset": results.setting.dataset,
-        **condition,
-        "best": results.best,
-        "rows": [_row_as_dict(row) for row in results.rows],
+        "title": scores.title,
+        "dataset": scores.setting.dataset,
+        **asdict(scores.setting.condition),
+        "best": scores.best,
+        "rows": [_method_as_dict(method) for method in scores.methods],
     }
 
 
-def _row_as_dict(row: MethodResults) -> dict[str, Any]:
+def _method_as_dict(scores: MethodScores) -> dict[str, Any]:
     return {
-        "label": row.label,
-        "final": _spreads(row.final),
-        "client_models": _spreads(row.client_models),
-        "difference_to_best": None if row.difference is None else _rounded(asdict(row.difference)),
-        "costs": {key: _rounded(asdict(row.costs[key])) for key in COSTS if key in row.costs},
+        "label": scores.label,
+        "final": _spreads(scores.final),
+        "client_models": _spreads(scores.client_models),
+        "difference_to_best": None if scores.difference is None else _rounded(asdict(scores.difference)),
+        "costs": {key: _rounded(asdict(scores.costs[key])) for key in COSTS if key in scores.costs},
     }
 
 
-def _condition_as_dict(results: ConditionResults) -> dict[str, Any]:
-    rows = {label: _spreads(scores) for label, scores in results.rows.items()}
-    return {**asdict(results.condition), "datasets": list(results.datasets), "rows": rows}
+def _condition_as_dict(scores: ConditionScores) -> dict[str, Any]:
+    rows = {label: _spreads(means) for label, means in scores.methods.items()}
+    return {**asdict(scores.condition), "datasets": list(scores.datasets), "rows": rows}
 
 
 def _spreads(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:

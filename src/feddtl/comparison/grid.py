@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from feddtl.comparison.files import COMPARISON, Comparison, write_comparison
-from feddtl.comparison.outcomes import Failure, Outcome
+from feddtl.comparison.files import COMPARISON, Comparison, Failure, write_comparison
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError, FeddtlError, RunError
 from feddtl.experiment import RunObserver, run_experiment
+from feddtl.results.run import RunResult
 from feddtl.runs import RunFolder
 from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
 
@@ -49,10 +49,10 @@ class ComparisonObserver:
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
         """A cell that is not finished is run, or gone on with; `done` cells are finished or failed."""
 
-    def cell_finished(self, cell: Cell, outcome: Outcome, done: int, cells: int, seconds_left: float | None) -> None:
+    def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         """A cell is done; `seconds_left` is None where nothing is known yet."""
 
-    def cell_kept(self, cell: Cell, outcome: Outcome, done: int, cells: int) -> None:
+    def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
         """A cell was finished already."""
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
@@ -129,7 +129,7 @@ class _Grid:
 
     def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver) -> None:
         self._cells, self._output, self._observer = cells, output, observer
-        self._outcomes: dict[Cell, Outcome] = {}
+        self._outcomes: dict[Cell, RunResult] = {}
         self._failures: dict[Cell, Failure] = {}
 
     def run(self) -> Comparison:
@@ -176,7 +176,7 @@ class _Grid:
         self._observer.cell_failed(cell, self._failures[cell], self._done, len(self._cells))
 
     def _seconds_left(self) -> float | None:
-        done = [(cell.name, outcome.summary.seconds) for cell, outcome in self._outcomes.items()]
+        done = [(cell.name, outcome.finished.seconds) for cell, outcome in self._outcomes.items()]
         waiting = [cell.name for cell in self._cells if cell not in self._outcomes and cell not in self._failures]
         return expected_seconds(done, waiting)
 
@@ -196,7 +196,7 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def finished_outcome(cell: Cell) -> Outcome | None:
+def finished_outcome(cell: Cell) -> RunResult | None:
     """What came out of a cell; None if it is not finished.
 
     Raises:
@@ -207,7 +207,7 @@ def finished_outcome(cell: Cell) -> Outcome | None:
     folder = RunFolder.find(cell.folder)
     folder.require_same(cell.experiment)
     summary = folder.summary
-    return None if summary is None else Outcome(cell.name, cell.experiment, summary, folder.environment)
+    return None if summary is None else RunResult(cell.name, cell.experiment, summary, folder.environment)
 
 
 def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from feddtl.settings import Condition
+from feddtl.results.settings import Condition
 
 CITATION = "FedDTL paper (arXiv 2605.27900), CLIP ViT-B/16"
 

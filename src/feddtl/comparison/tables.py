@@ -1,114 +1,73 @@
-"""Tables as text cells, the same for Markdown, LaTeX and the terminal."""
+"""The tables of a comparison: one for each setting, and means over data sets."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_table, place_of
-from feddtl.comparison.results import BySeed, ConditionResults, MethodResults, SettingResults
-from feddtl.spread import spread_of
-from feddtl.units import megabytes
+from feddtl.comparison.scores import BySeed, ConditionScores, MethodScores, SettingScores
+from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
+from feddtl.results.statistics import spread_of
+from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
+from feddtl.units import listed, megabytes
 
-NOTHING = "–"
-HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_mean": "HM"}
-OF_THE_CLIENTS = ("base", "novel", "harmonic_mean")
 PAPER = "Paper"
 MEAN_NOTE = "HM is that of each data set, then averaged; a method that lacks one of the data sets has no mean."
 
 
-@dataclass(frozen=True)
-class Column:
-    """Head of a column; neighbours with the same `group` stand under it."""
-
-    heading: str
-    group: str = ""
-
-    @property
-    def text(self) -> str:
-        """Both in one text."""
-        return f"{self.group}: {self.heading}" if self.group else self.heading
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text of a cell, and whether it is the best of its column."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Title, columns behind the first one, rows, and what a reader must know.
-
-    Attributes:
-        title: Above the table.
-        columns: Heads, without that of the labels.
-        rows: A label, and a cell for each column.
-        notes: Below the table.
-    """
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    notes: tuple[str, ...] = ()
-
-
-def comparison_tables(settings: Sequence[SettingResults], conditions: Sequence[ConditionResults]) -> tuple[Table, ...]:
+def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[ConditionScores]) -> tuple[Table, ...]:
     """The summary where there are several settings; for each setting its table, and that of the clients' own models."""
     tables = [summary_table(conditions)] if len(settings) > 1 else []
-    for results in settings:
-        tables.append(setting_table(results))
-        if any(row.client_models for row in results.rows):
-            tables.append(client_models_table(results))
+    for setting in settings:
+        tables.append(setting_table(setting))
+        if any(method.client_models for method in setting.methods):
+            tables.append(client_models_table(setting))
     return tuple(tables)
 
 
-def setting_table(results: SettingResults) -> Table:
+def setting_table(setting: SettingScores) -> Table:
     """Accuracies, differences to the best, costs, and the paper's ablation where it is one."""
-    rows = results.rows
+    methods = setting.methods
     columns = [
-        *_score_columns([row.final for row in rows], tuple(HEADINGS)),
-        (Column("Δ HM"), [Cell(_difference(row, results.best)) for row in rows]),
-        (Column("p"), [Cell(_p(row)) for row in rows]),
-        *((Column(heading), [Cell(_cost(row, key, show)) for row in rows]) for heading, key, show in COST_COLUMNS),
+        *_score_columns([method.final for method in methods], tuple(SCORE_HEADINGS)),
+        (Column("Δ HM"), [Cell(_difference(method, setting.best)) for method in methods]),
+        (Column("p"), [Cell(_p(method)) for method in methods]),
+        *((Column(heading), [Cell(_cost(one, key, show)) for one in methods]) for heading, key, show in COST_COLUMNS),
     ]
-    labels = [row.label for row in rows]
-    paper = paper_table(results.setting.condition, labels, mean_over_data=False)
+    labels = [method.label for method in methods]
+    paper = paper_table(setting.setting.condition, labels, mean_over_data=False)
     columns += _paper_columns(paper, labels, PAPER)
-    seeds = sorted({seed for row in rows for values in row.final.values() for seed in values})
+    seeds = sorted({seed for method in methods for values in method.final.values() for seed in values})
     return _table(
-        f"Accuracy in %: {results.title}",
+        f"Accuracy in %: {setting.title}",
         labels,
         columns,
-        [*_seed_note(seeds), *_difference_note(results), *_paper_note(paper), *_domainnet_note(results)],
+        [*_seed_note(seeds), *_difference_note(setting), *_paper_note(paper), *_domainnet_note(setting)],
     )
 
 
-def client_models_table(results: SettingResults) -> Table:
+def client_models_table(setting: SettingScores) -> Table:
     """The clients' own models, each scored on all test images, mean over clients."""
-    rows = [row for row in results.rows if row.client_models]
-    columns = _score_columns([row.client_models for row in rows], OF_THE_CLIENTS)
+    methods = [method for method in setting.methods if method.client_models]
+    columns = _score_columns([method.client_models for method in methods], GLOBAL_SCORES)
     return _table(
-        f"Mean over the clients' own models: {results.title}",
-        [row.label for row in rows],
+        f"Mean over the clients' own models: {setting.title}",
+        [method.label for method in methods],
         columns,
         ["Each on all test images, after the last round; HM is that of the means over clients."],
     )
 
 
-def summary_table(conditions: Sequence[ConditionResults]) -> Table:
+def summary_table(conditions: Sequence[ConditionScores]) -> Table:
     """Rows of methods, for each condition the mean over its data sets, and the paper's mean beside it."""
-    labels = list(dict.fromkeys(label for condition in conditions for label in condition.rows))
+    labels = list(dict.fromkeys(label for condition in conditions for label in condition.methods))
     columns: list[tuple[Column, list[Cell]]] = []
     notes: list[str] = []
     for condition in conditions:
-        rows = [condition.rows.get(label, {}) for label in labels]
-        columns += _score_columns(rows, tuple(HEADINGS), condition.title)
+        rows = [condition.methods.get(label, {}) for label in labels]
+        columns += _score_columns(rows, tuple(SCORE_HEADINGS), condition.title)
         several = len(condition.datasets) > 1
-        notes.append(f"{condition.title}: {'mean over ' if several else ''}{_listed(condition.datasets)}.")
+        notes.append(f"{condition.title}: {'mean over ' if several else ''}{listed(condition.datasets)}.")
         if several:
             paper = paper_table(condition.condition, labels, mean_over_data=True)
             columns += _paper_columns(paper, labels, f"{PAPER}, {condition.title}")
@@ -128,30 +87,16 @@ def _table(
 def _score_columns(
     rows: Sequence[Mapping[str, BySeed]], keys: Sequence[str], group: str = ""
 ) -> list[tuple[Column, list[Cell]]]:
-    return [(Column(HEADINGS[key], group), _score_cells([row.get(key, {}) for row in rows])) for key in keys]
-
-
-def _score_cells(rows: Sequence[BySeed]) -> list[Cell]:
-    """Mean ± standard deviation; the highest mean as it is printed is the best, and so is whatever equals it."""
-    printed = [f"{statistics.mean(row.values()):.1f}" if row else NOTHING for row in rows]
-    highest = max((float(text) for text in printed if text != NOTHING), default=None)
     return [
-        Cell(_mean_and_spread(row), text != NOTHING and float(text) == highest)
-        for row, text in zip(rows, printed, strict=True)
+        (Column(SCORE_HEADINGS[key], group), score_cells([spread_of(row.get(key, {}).values()) for row in rows]))
+        for key in keys
     ]
 
 
-def _mean_and_spread(values: BySeed) -> str:
-    spread = spread_of(values.values())
-    if spread.mean is None:
-        return NOTHING
-    return f"{spread.mean:.1f} {spread.plus_minus}".strip()
-
-
-def _difference(row: MethodResults, best: str) -> str:
-    if row.label == best:
+def _difference(method: MethodScores, best: str) -> str:
+    if method.label == best:
         return "best"
-    return NOTHING if row.difference is None else signed(row.difference.mean)
+    return NOTHING if method.difference is None else signed(method.difference.mean)
 
 
 def signed(value: float) -> str:
@@ -159,11 +104,11 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
-def _p(row: MethodResults) -> str:
-    if row.difference is None or row.difference.p is None:
+def _p(method: MethodScores) -> str:
+    if method.difference is None or method.difference.p is None:
         return NOTHING
-    p = "< 0.001" if row.difference.p < 0.001 else f"{row.difference.p:.3f}"
-    return f"{p} (n = {row.difference.n})"
+    p = "< 0.001" if method.difference.p < 0.001 else f"{method.difference.p:.3f}"
+    return f"{p} (n = {method.difference.n})"
 
 
 COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -174,25 +119,25 @@ COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def _cost(row: MethodResults, key: str, show: Callable[[float], str]) -> str:
-    mean = row.costs[key].mean if key in row.costs else None
+def _cost(method: MethodScores, key: str, show: Callable[[float], str]) -> str:
+    mean = method.costs[key].mean if key in method.costs else None
     return NOTHING if mean is None else show(mean)
 
 
 def _paper_columns(paper: PaperTable | None, labels: Sequence[str], group: str) -> list[tuple[Column, list[Cell]]]:
     if paper is None:
         return []
-    rows = [paper.rows.get(label, PaperScores("", "")) for label in labels]
-    return [(Column(HEADINGS[key], group), [Cell(getattr(row, key)) for row in rows]) for key in OF_THE_CLIENTS]
+    scores = [paper.rows.get(label, PaperScores("", "")) for label in labels]
+    return [(Column(SCORE_HEADINGS[key], group), [Cell(getattr(one, key)) for one in scores]) for key in GLOBAL_SCORES]
 
 
 def _paper_note(paper: PaperTable | None) -> list[str]:
     return [] if paper is None else [f"{PAPER}: {CITATION}, {paper.data}; not measured here."]
 
 
-def _domainnet_note(results: SettingResults) -> list[str]:
-    found = DOMAINNET.get(place_of(results.setting.condition))
-    if found is None or results.setting.dataset.lower() != "domainnet":
+def _domainnet_note(setting: SettingScores) -> list[str]:
+    found = DOMAINNET.get(place_of(setting.setting.condition))
+    if found is None or setting.setting.dataset.lower() != "domainnet":
         return []
     listed = ", ".join(f"{label} {accuracy}" for label, accuracy in found.items())
     return [f"{PAPER}: {CITATION}, DomainNet, accuracy: {listed}; not measured here."]
@@ -201,17 +146,13 @@ def _domainnet_note(results: SettingResults) -> list[str]:
 def _seed_note(seeds: Sequence[int]) -> list[str]:
     if len(seeds) < 2:
         return [f"After the last round, seed {seeds[0]}."] if seeds else []
-    return [f"After the last round, mean ± standard deviation over seeds {_listed(list(map(str, seeds)))}."]
+    return [f"After the last round, mean ± standard deviation over seeds {listed(list(map(str, seeds)))}."]
 
 
-def _difference_note(results: SettingResults) -> list[str]:
-    if not any(row.difference for row in results.rows):
+def _difference_note(setting: SettingScores) -> list[str]:
+    if not any(method.difference for method in setting.methods):
         return []
     note = "Δ HM: HM minus that of the best row, mean over the seeds that both have"
-    if not any(row.difference and row.difference.p is not None for row in results.rows):
+    if not any(method.difference and method.difference.p is not None for method in setting.methods):
         return [f"{note}."]
     return [f"{note}; p: paired t-test over these n seeds, two-sided, not corrected for the number of rows."]
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

@@ -9,22 +9,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from feddtl.evaluate import accuracy, harmonic_mean
-from feddtl.report.collect import Run, common_rounds
+from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
-from feddtl.report.grouping import MethodRuns, SettingRuns
-from feddtl.spread import Spread, spread_of
+from feddtl.results.grouping import MethodRuns, SettingRuns, common_rounds
+from feddtl.results.run import RunResult
+from feddtl.results.statistics import Spread, spread_of
 from feddtl.units import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MEASURES = (("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "Harmonic mean"), ("local", "Local"))
+TITLES = SCORE_HEADINGS | {"harmonic_mean": "Harmonic mean"}
 ZERO_SHOT = Key("Zero-shot", kind="dashes")
 # Fewer percentage points than this over the whole height would show differences of rounding as falls.
 LEAST_POINTS = 1.0
 # More bars than this are thinner than the eye tells apart.
 MOST_BARS = 60
-# Steps between the harmonic means whose lines are drawn, and how many lines can be told apart.
+# Steps between the harmonic means whose lines are drawn, and how many lines can be distinguished.
 STEPS, MOST_LINES = (1, 2, 5, 10, 20), 6
 
 
@@ -69,13 +70,13 @@ def curves_of(methods: Iterable[MethodRuns], key: str, table: str = "headline", 
 def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
     """A figure for each measure, with a curve for each method and zero-shot as a level."""
     figures = []
-    for key, title in MEASURES:
+    for key in (*GLOBAL_SCORES, "local"):
         curves = curves_of(setting.methods, key)
         if curves:
-            level = spread_of(scores[key] for scores in setting.zero_shot)
-            description = describe(f"{title} accuracy by round, in percent", curves, level)
+            level = spread_of(scores[key] for scores in setting.zero_shot.values())
+            description = describe(f"{TITLES[key]} accuracy by round, in percent", curves, level)
             drawing = draw(f"{prefix}-{key}", description, partial(_paint_rounds, setting, curves, level))
-            figures.append(Figure(title, description, drawing, keys_of(curves, level)))
+            figures.append(Figure(TITLES[key], description, drawing, keys_of(curves, level)))
     return figures
 
 
@@ -119,7 +120,7 @@ def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
         for run in method.counted
         if (base := run.final.get("base")) is not None and (novel := run.final.get("novel")) is not None
     ]
-    pairs = [(scores["base"], scores["novel"]) for scores in setting.zero_shot]
+    pairs = [(scores["base"], scores["novel"]) for scores in setting.zero_shot.values()]
     start = [(base, novel) for base, novel in pairs if base is not None and novel is not None]
     if not points and not start:
         return None
@@ -154,7 +155,7 @@ def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
     seed, methods = _seed_with_clients(setting)
     if not methods:
         return None
-    before = next((zero_shot_by_client(run) for run in setting.with_predictions if run.experiment.seed == seed), {})
+    before = next((zero_shot_by_client(run) for run in setting.with_predictions if run.seed == seed), {})
     bars = sum(len(values) for _, values in methods) <= MOST_BARS
     paint = partial(_paint_bars, methods, before) if bars else partial(_paint_sorted, methods)
     ranges = "; ".join(
@@ -192,14 +193,14 @@ def _paint_sorted(methods: Sequence[ByClient], axes: Axes) -> None:
     axes.set(xlabel="clients, from the worst to the best", ylabel="local accuracy in %")
 
 
-def local_by_client(run: Run) -> dict[int, float]:
+def local_by_client(run: RunResult) -> dict[int, float]:
     """Local accuracy by client in the last scored round; empty where it is not recorded."""
     scores = run.last_scored.scores if run.last_scored else None
     values = scores.local_by_client if scores else {}
     return {client: values[client] for client in sorted(values) if not math.isnan(values[client])}
 
 
-def zero_shot_by_client(run: Run) -> dict[int, float]:
+def zero_shot_by_client(run: RunResult) -> dict[int, float]:
     """Accuracy of zero-shot CLIP on each client's share; empty where the run kept no predictions."""
     if run.predictions is None:
         return {}
@@ -224,7 +225,7 @@ def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, 
     return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.n else []))
 
 
-def _rounds_of_stage(run: Run, stage: str) -> list[int]:
+def _rounds_of_stage(run: RunResult, stage: str) -> list[int]:
     return [record.round for record in run.records if record.stage == stage]
 
 
@@ -235,7 +236,7 @@ def _seed_with_clients(setting: SettingRuns) -> tuple[int, list[ByClient]]:
             (method, local_by_client(run))
             for method in setting.methods
             for run in method.runs
-            if run.experiment.seed == seed and local_by_client(run)
+            if run.seed == seed and local_by_client(run)
         ]
         if found:
             return seed, found

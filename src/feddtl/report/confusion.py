@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from feddtl.predictions import ImagePredictions
 from feddtl.report.drawing import Figure, Key, draw
-from feddtl.report.grouping import MethodRuns, SettingRuns
 from feddtl.report.resources import stacked
+from feddtl.results.grouping import MethodRuns, SettingRuns
 
 MOST_PAIRS = 8
 OUTCOMES = ("right", "another name of its half", "a name of the other half")

@@ -14,9 +14,9 @@ from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
-from feddtl.report.collect import Run
 from feddtl.report.confusion import Flags, sides
-from feddtl.report.grouping import SettingRuns
+from feddtl.results.grouping import SettingRuns
+from feddtl.results.run import RunResult
 
 MOST_IMAGES = 24
 THUMBNAIL = 88  # pixels of the longer side, drawn at most so large
@@ -73,17 +73,17 @@ def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Galle
         tables = source_tables(*chosen[0][1:])
         found = [
             Gallery(
-                f"{label}, seed {run.experiment.seed}",
+                f"{label}, seed {run.seed}",
                 *(_thumbnails(run, predictions, tables, side, each) for side in sides(predictions)),
             )
             for label, run, predictions in chosen
         ]
     except FeddtlError as error:
-        return [], chosen[0][1].told(error.message)
+        return [], chosen[0][1].with_short_paths(error.message)
     return found, ""
 
 
-def source_tables(run: Run, predictions: ImagePredictions) -> tuple[ImageTable, ImageTable]:
+def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageTable, ImageTable]:
     """Base and novel test images of a run, from its data source.
 
     Raises:
@@ -102,7 +102,7 @@ def source_tables(run: Run, predictions: ImagePredictions) -> tuple[ImageTable, 
 
 
 def _thumbnails(
-    run: Run, predictions: ImagePredictions, tables: tuple[ImageTable, ImageTable], chosen: Flags, most: int
+    run: RunResult, predictions: ImagePredictions, tables: tuple[ImageTable, ImageTable], chosen: Flags, most: int
 ) -> list[Thumbnail]:
     """At most so many of the chosen images, evenly spaced, so that they are of many classes."""
     places = np.flatnonzero(chosen)

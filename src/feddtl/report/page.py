@@ -10,17 +10,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from feddtl.config import METHOD_TITLES
-from feddtl.labels import path_names
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
-from feddtl.report.collect import Collection, collect, printable
 from feddtl.report.confusion import Changes, Pair, changes_of, confused_pairs, halves_figure
 from feddtl.report.drawing import Figure
 from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
-from feddtl.report.grouping import SettingRuns, settings_of
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
+from feddtl.results.grouping import SettingRuns, settings_of
+from feddtl.results.labels import path_names, printable
+from feddtl.results.reading import Collection, collect
+from feddtl.results.tables import Table
 from feddtl.storage import write_text_atomic
-from feddtl.units import counted
+from feddtl.units import counted, listed
 
 PAGE = "report.html"
 
@@ -48,6 +49,7 @@ class Part:
 
     Attributes:
         name: Unique on the page, in front of identifiers.
+        title: What its runs have in common.
         setting: Its runs.
         facts: What was run, as pairs of a word and a text.
         notes: What the runs noted about their data.
@@ -69,15 +71,16 @@ class Part:
     """
 
     name: str
+    title: str
     setting: SettingRuns
     facts: list[tuple[str, str]]
     notes: list[str]
-    headline: tables.Table
+    headline: Table
     by_round: list[Figure]
     figures: list[Figure]
-    clients: tables.Table | None
-    client_models: tables.Table | None
-    domains: tables.Table | None
+    clients: Table | None
+    client_models: Table | None
+    domains: Table | None
     partition: Figure | None
     costs: list[Figure]
     reinforcement: list[Figure]
@@ -86,7 +89,7 @@ class Part:
     changes: list[Changes]
     galleries: list[Gallery]
     no_gallery: str
-    changed: tables.Table
+    changed: Table
 
 
 def write_report(folder: Path, output: Path | None = None, *, images: bool = True) -> Written:
@@ -128,15 +131,17 @@ def render(collected: Collection, *, images: bool = True) -> str:
 
 
 def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> Part:
+    notes = (run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", []))
     found, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
     figures = (base_against_novel(setting, name), by_client(setting, name))
     costs = (seconds_by_phase(setting, name), bytes_sent(setting, name))
     pairs = [(method.label, confused_pairs(method)) for method in setting.methods]
     return Part(
         name=name,
+        title=printable(setting.title),
         setting=setting,
         facts=_facts(setting),
-        notes=list(dict.fromkeys(run.told(note) for run in setting.runs for note in run.data.get("notes", []))),
+        notes=list(dict.fromkeys(notes)),
         headline=tables.headline(setting),
         by_round=by_round(setting, name),
         figures=[figure for figure in figures if figure],
@@ -161,11 +166,6 @@ def _title(settings: list[SettingRuns]) -> str:
     methods = [title for method, title in METHOD_TITLES.items() if any(e.method == method for e in experiments)]
     datasets = list(dict.fromkeys(printable(setting.first.data["dataset"]) for setting in settings))
     return f"{listed(methods)} on {listed(datasets)}"
-
-
-def listed(words: list[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _facts(setting: SettingRuns) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, describe, keys_of, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
-from feddtl.report.grouping import SettingRuns
-from feddtl.spread import spread_of
+from feddtl.results.grouping import SettingRuns
+from feddtl.results.statistics import spread_of
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import duration, size
 
@@ -61,10 +61,10 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
                         axes.text(k, c, str(count), ha="center", va="center", color=INK, fontsize=SMALL)
 
     totals = ", ".join(f"client {client}: {sum(row)}" for client, row in enumerate(counts))
-    description = f"Training images by class and client, seed {run.experiment.seed}. {totals}"
+    description = f"Training images by class and client, seed {run.seed}. {totals}"
     height = 1.0 + 0.2 * min(classes, MOST_NAMES)
     left_out = "" if each == 1 else f" Every {each}th class is named."
-    caption = f"Training images of each base class on each client, seed {run.experiment.seed}.{left_out}"
+    caption = f"Training images of each base class on each client, seed {run.seed}.{left_out}"
     return Figure(
         "Who has which images", description, draw(f"{prefix}-partition", description, paint, height=height), (), caption
     )

@@ -3,96 +3,80 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from feddtl.config import Experiment
+from feddtl.config import METHOD_TITLES, Experiment
 from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.labels import shown_values
-from feddtl.records import Headline
+from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES, Headline
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
-from feddtl.report.collect import Run, printable
-from feddtl.report.grouping import SettingRuns
-from feddtl.spread import Spread, spread_of
+from feddtl.results.grouping import SettingRuns
+from feddtl.results.labels import printable, shown_values
+from feddtl.results.run import RunResult
+from feddtl.results.statistics import Spread, spread_of
+from feddtl.results.tables import Cell, Column, Table, score_cells
 from feddtl.units import duration, percent, size
 
-HEADLINE = (("local", "Local"), ("base", "Base"), ("novel", "Novel"), ("harmonic_mean", "HM"))
+ZERO_SHOT = METHOD_TITLES["zero-shot"]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Text of a table.
+class ScoreRow:
+    """A row of a table before the best of each column are known.
 
     Attributes:
-        text: What it says.
-        spread: What stands behind it in smaller letters.
-        best: Whether nothing in its column is higher.
+        label: Whose scores.
+        spreads: One for each column.
+        competes: Whether its scores can be the best.
     """
-
-    text: str
-    spread: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names the rows.
-
-    Attributes:
-        headings: Of all columns.
-        rows: One text for each column.
-        caption: What it shows.
-        numbers: Whether all but the first column are numbers, which stand at the right.
-    """
-
-    headings: tuple[str, ...]
-    rows: list[list[Cell]]
-    caption: str
-    numbers: bool = True
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of spreads before the best are known."""
 
     label: str
-    spreads: list[Spread]
-    competes: bool = field(default=True)
+    spreads: Sequence[Spread]
+    competes: bool = True
+
+
+def score_table(title: str, headings: Iterable[str], rows: Sequence[ScoreRow]) -> Table:
+    """The scores of some rows, the best of each column marked where several compete."""
+    competing = [row.competes and sum(rival.competes for rival in rows) > 1 for row in rows]
+    columns = zip(*(row.spreads for row in rows), strict=True)
+    cells = zip(*(score_cells(column, competing) for column in columns), strict=True)
+    return Table(
+        title,
+        tuple(map(Column, headings)),
+        tuple((row.label, tuple(own)) for row, own in zip(rows, cells, strict=True)),
+    )
+
+
+def _spreads(scores: Iterable[Headline], keys: Iterable[str]) -> list[Spread]:
+    found = list(scores)
+    return [spread_of(one.get(key) for one in found) for key in keys]
 
 
 def headline(setting: SettingRuns) -> Table:
     """Local, base, novel and harmonic mean of zero-shot and every method."""
     seeds = len(setting.seeds)
-    lines = [_zero_shot_line(setting)] if setting.zero_shot else []
+    rows = [ScoreRow(ZERO_SHOT, _spreads(setting.zero_shot.values(), SCORES))] if setting.zero_shot else []
     for method in setting.methods:
-        spreads = [spread_of(run.final.get(key) for run in method.counted) for key, _ in HEADLINE]
         fewer = f"{len(method.runs)} of {seeds} seeds" if len(method.runs) < seeds else ""
         notes = "; ".join(filter(None, (fewer, method.note)))
         label = f"{method.label} ({notes})" if notes else method.label
-        lines.append(Line(label, spreads, competes=any(run.summary for run in method.counted)))
-    caption = "Accuracy in % after the last round" + (
-        f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    )
-    return Table(("", *(title for _, title in HEADLINE)), _with_best(lines), caption)
+        spreads = _spreads((run.final for run in method.counted), SCORES)
+        rows.append(ScoreRow(label, spreads, competes=any(run.summary for run in method.counted)))
+    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    return score_table(f"Accuracy in % after the last round{over}", SCORE_HEADINGS.values(), rows)
 
 
 def client_models(setting: SettingRuns) -> Table | None:
     """Base, novel and harmonic mean of the clients' own models; None where they were not scored."""
-
-    def own(run: Run) -> Headline:
-        return (run.summary.final_client_models if run.summary else None) or {}
-
-    lines = [
-        Line(method.label, [spread_of(own(run).get(key) for run in method.counted) for key, _ in HEADLINE[1:]])
+    rows = [
+        ScoreRow(method.label, _spreads((run.client_models for run in method.counted), GLOBAL_SCORES))
         for method in setting.methods
-        if any(map(own, method.counted))
+        if any(run.client_models for run in method.counted)
     ]
-    if not lines:
-        return None
-    caption = "Accuracy in % of the clients' own models, mean over the clients"
-    return Table(("", *(title for _, title in HEADLINE[1:])), _with_best(lines), caption)
+    title = "Accuracy in % of the clients' own models, mean over the clients"
+    return score_table(title, (SCORE_HEADINGS[key] for key in GLOBAL_SCORES), rows) if rows else None
 
 
 def domains(setting: SettingRuns) -> Table | None:
@@ -100,128 +84,89 @@ def domains(setting: SettingRuns) -> Table | None:
     names = list(setting.first.data["domains"])
     if len(names) < 2:
         return None
-    halves = _halves(setting)
+    halves = (0, 1) if setting.has_novel_classes else (0,)
 
-    def pair(run: Run, name: str) -> Sequence[float | None]:
-        return run.summary.final_domains.get(name, (None, None)) if run.summary else (None, None)
+    def spreads(runs: Iterable[Mapping[str, Sequence[float | None]]]) -> list[Spread]:
+        found = list(runs)
+        return [spread_of(one.get(name, (None, None))[half] for one in found) for name in names for half in halves]
 
-    before = [zero_shot_by_domain(run) for run in setting.with_predictions]
-    lines = [
-        Line(
-            "Zero-shot", [spread_of(found[at][side] for found in before) for at in range(len(names)) for side in halves]
-        )
-    ]
-    lines += [
-        Line(
-            method.label,
-            [spread_of(pair(run, name)[side] for run in method.counted) for name in names for side in halves],
-        )
-        for method in setting.methods
-        if any(run.summary and run.summary.final_domains for run in method.counted)
-    ]
-    headings = [printable(f"{name}, {('base', 'novel')[side]}") for name in names for side in halves]
-    return Table(("", *headings), _with_best(lines), "Accuracy in % by domain of the test images")
+    rows = [ScoreRow(ZERO_SHOT, spreads(map(zero_shot_by_domain, setting.with_predictions)))]
+    for method in setting.methods:
+        final = [run.summary.final_domains for run in method.counted if run.summary]
+        if any(final):
+            rows.append(ScoreRow(method.label, spreads(final)))
+    headings = [printable(f"{name}, {('base', 'novel')[half]}") for name in names for half in halves]
+    return score_table("Accuracy in % by domain of the test images", headings, rows)
 
 
 def clients(setting: SettingRuns) -> Table | None:
     """Worst, mean and best local accuracy over the clients; None where it is not recorded."""
-    summaries: tuple[tuple[str, Callable[[list[float]], float]], ...] = (
-        ("worst client", min),
-        ("mean", lambda values: sum(values) / len(values)),
-        ("best client", max),
-    )
-    rows = [(method.label, [local_by_client(run) for run in method.counted]) for method in setting.methods]
-    rows.insert(0, ("Zero-shot", [zero_shot_by_client(run) for run in setting.with_predictions]))
-    lines = [
-        Line(
-            label,
-            [spread_of(function(list(values.values())) for values in found if values) for _, function in summaries],
-        )
-        for label, found in rows
+    summaries: dict[str, Callable[[Collection[float]], float]] = {
+        "worst client": min,
+        "mean": lambda values: sum(values) / len(values),
+        "best client": max,
+    }
+    by_client = {ZERO_SHOT: [zero_shot_by_client(run) for run in setting.with_predictions]}
+    by_client |= {method.label: [local_by_client(run) for run in method.counted] for method in setting.methods}
+    rows = [
+        ScoreRow(label, [spread_of(function(one.values()) for one in found if one) for function in summaries.values()])
+        for label, found in by_client.items()
         if any(found)
     ]
-    if not lines:
-        return None
-    caption = "Local accuracy in % over the clients of the last scored round"
-    return Table(("", *(name for name, _ in summaries)), _with_best(lines), caption)
+    return (
+        score_table("Local accuracy in % over the clients of the last scored round", summaries, rows) if rows else None
+    )
 
 
-def runs(collected: Iterable[Run]) -> Table:
-    """One line for each run folder."""
-    rows = []
-    for run in collected:
-        rounds = len(run.records) if run.summary is None else run.summary.rounds
-        state = "finished" if run.summary else f"unfinished, {rounds} of {run.experiment.rounds} rounds"
-        rows.append(
-            [
-                Cell(run.name),
-                Cell(run.experiment.title),
-                Cell(str(run.experiment.seed)),
-                Cell(str(rounds)),
-                Cell(state),
-                Cell(duration(sum(run.seconds.values()))),
-                Cell(f"{size(run.sent('bytes_up'))} / {size(run.sent('bytes_down'))}"),
-                Cell(percent(run.final.get("harmonic_mean"))),
-                Cell(printable(str(run.environment.get("device", "?")))),
-            ]
-        )
-    headings = ("run", "method", "seed", "rounds", "state", "time", "up / down", "HM in %", "device")
-    return Table(headings, rows, "Run folders", numbers=False)
+def runs(collected: Iterable[RunResult]) -> Table:
+    """A row for each run folder."""
+    headings = ("method", "seed", "rounds", "state", "time", "up / down", "HM in %", "device")
+    return Table(
+        "Run folders",
+        tuple(map(Column, headings)),
+        tuple((run.name, tuple(map(Cell, _texts_of_run(run)))) for run in collected),
+        corner="run",
+    )
+
+
+def _texts_of_run(run: RunResult) -> tuple[str, ...]:
+    rounds = run.summary.rounds if run.summary else len(run.records)
+    return (
+        run.experiment.title,
+        str(run.seed),
+        str(rounds),
+        "finished" if run.summary else f"unfinished, {rounds} of {run.experiment.rounds} rounds",
+        duration(sum(run.seconds.values())),
+        f"{size(run.sent('bytes_up'))} / {size(run.sent('bytes_down'))}",
+        percent(run.final.get("harmonic_mean")),
+        printable(str(run.environment.get("device", "?"))),
+    )
 
 
 def changed_settings(setting: SettingRuns) -> Table:
     """Settings of each method that are not the defaults."""
     defaults = flatten(experiment_to_dict(Experiment()))
-    groups = [(method.label, method.runs[0]) for method in setting.methods] or [("Zero-shot", setting.first)]
+    groups = [(method.label, method.runs[0]) for method in setting.methods] or [(ZERO_SHOT, setting.first)]
     own = [flatten(experiment_to_dict(run.experiment)) for _, run in groups]
-    keys = [
-        key
-        for key, default in defaults.items()
-        if key not in ("seed", "method") and any(values[key] != default for values in own)
-    ]
     rows = []
-    for key in keys:
-        values = [*(each[key] for each in own), defaults[key]]
-        shown = shown_values(key, values)
-        rows.append([Cell(printable(text)) for text in (key, *(shown[value] for value in values))])
-    return Table(("setting", *(label for label, _ in groups), "default"), rows, "Settings that are not the defaults")
+    for key, default in defaults.items():
+        values = [*(settings[key] for settings in own), default]
+        if key not in ("seed", "method") and any(value != default for value in values):
+            shown = shown_values(key, values)
+            rows.append((printable(key), tuple(Cell(printable(shown[value])) for value in values)))
+    columns = [Column(label) for label, _ in groups]
+    return Table("Settings that are not the defaults", (*columns, Column("default")), tuple(rows), corner="setting")
 
 
-def zero_shot_by_domain(run: Run) -> list[tuple[float | None, float | None]]:
-    """Base and novel accuracy of zero-shot CLIP by domain, of a run that kept predictions."""
+def zero_shot_by_domain(run: RunResult) -> dict[str, tuple[float | None, float | None]]:
+    """(base, novel) accuracy of zero-shot CLIP by domain; empty where the run kept no predictions."""
     predictions = run.predictions
     if predictions is None:
-        return []
+        return {}
     hits, novel = predictions.zero_shot_hits, predictions.labels >= run.base_classes
-    found = [
-        [accuracy(hits[(predictions.domains == domain) & (novel == side)]) for side in (False, True)]
-        for domain in range(len(run.data["domains"]))
-    ]
-    return [(_known(base), _known(other)) for base, other in found]
 
+    def scored(domain: int, half: bool) -> float | None:
+        value = accuracy(hits[(predictions.domains == domain) & (novel == half)])
+        return None if math.isnan(value) else value
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _zero_shot_line(setting: SettingRuns) -> Line:
-    return Line("Zero-shot", [spread_of(scores[key] for scores in setting.zero_shot) for key, _ in HEADLINE])
-
-
-def _halves(setting: SettingRuns) -> tuple[int, ...]:
-    """Positions in a (base, novel) pair that are there."""
-    return (0, 1) if setting.has_novel_classes else (0,)
-
-
-def _with_best(lines: Sequence[Line]) -> list[list[Cell]]:
-    """Cells of the lines; the highest means of a column, as they are shown, are the best."""
-    competing = [line for line in lines if line.competes]
-    columns = zip(*(line.spreads for line in competing), strict=True)
-    highest = [max((s.mean for s in column if s.mean is not None), default=None) for column in columns]
-    return [[Cell(line.label), *_cells(line, highest, len(competing))] for line in lines]
-
-
-def _cells(line: Line, highest: Sequence[float | None], rivals: int) -> Iterable[Cell]:
-    for spread, best in zip(line.spreads, highest or [None] * len(line.spreads), strict=True):
-        shown = spread.mean is not None and best is not None and percent(spread.mean) == percent(best)
-        yield Cell(percent(spread.mean), spread.plus_minus, best=shown and line.competes and rivals > 1)
+    return {name: (scored(domain, False), scored(domain, True)) for domain, name in enumerate(run.data["domains"])}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from feddtl.config import DataConfig, Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.labels import path_names, shown_values
+from feddtl.results.labels import path_names, shown_values
+from feddtl.results.run import RunResult
 from feddtl.units import counted
 
 # What is said of the images themselves; the rest of the table says who holds them.
@@ -18,21 +19,6 @@ OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_c
 NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.", "deployment.")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
-
-
-class Run(Protocol):
-    """What has a setting: the outcome of a cell, or a run folder that was read."""
-
-    @property
-    def experiment(self) -> Experiment:
-        """What was asked."""
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set, as it was found."""
-
-
-AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -99,7 +85,7 @@ class Setting:
     condition: Condition
 
 
-def setting_of(run: Run) -> Setting:
+def setting_of(run: RunResult) -> Setting:
     """The setting of a run; that of zero-shot has no rounds."""
     experiment, data = run.experiment, run.experiment.data
     source = tuple((key, getattr(data, key)) for key in OF_THE_SOURCE)
@@ -122,13 +108,13 @@ def _condition(experiment: Experiment, data: DataConfig) -> Condition:
     )
 
 
-def by_setting(runs: Iterable[AnyRun]) -> dict[Setting, list[AnyRun]]:
+def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
     """Runs of each setting, settings in the order in which they first appear.
 
     Zero-shot has no rounds, so it belongs to every setting that is the same but for them.
     """
-    untrained: list[AnyRun] = []
-    groups: dict[Setting, list[AnyRun]] = {}
+    untrained: list[RunResult] = []
+    groups: dict[Setting, list[RunResult]] = {}
     for run in runs:
         if run.experiment.trains:
             groups.setdefault(setting_of(run), []).append(run)
@@ -148,19 +134,19 @@ def without_rounds(setting: Setting) -> Setting:
 
 
 def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """A title for each; settings of one name are told apart by what differs in where their images come from."""
+    """A title for each; settings with the same title are followed by the keys of the data source that differ."""
     models = path_names(setting.condition.model for setting in settings)
     titles = {setting: _title(setting, models[setting.condition.model]) for setting in settings}
-    told = {}
+    distinct = {}
     for setting, title in titles.items():
-        twins = [dict(other.source) for other in settings if titles[other] == title]
+        rivals = [dict(other.source) for other in settings if titles[other] == title]
         differing = [
-            f"{key} {shown_values(f'data.{key}', [twin[key] for twin in twins])[value] or 'default'}"
+            f"{key} {shown_values(f'data.{key}', [rival[key] for rival in rivals])[value] or 'default'}"
             for key, value in setting.source
-            if any(twin[key] != value for twin in twins)
+            if any(rival[key] != value for rival in rivals)
         ]
-        told[setting] = ", ".join([title, *differing])
-    return told
+        distinct[setting] = ", ".join([title, *differing])
+    return distinct
 
 
 def _title(setting: Setting, model: str) -> str:

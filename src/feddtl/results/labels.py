@@ -8,22 +8,23 @@ from typing import Any
 
 # Settings that may be the path of a folder; where it lies on somebody's machine is not for a table.
 PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
+REPLACEMENT = "�"
 
 
-def told_apart(titles: Sequence[str], values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Titles, those that are equal with the settings in which they differ: 'FedDTL, lora.rank 8'.
+def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The titles; equal ones are followed by the settings in which they differ: 'FedDTL, lora.rank 8'.
 
     Args:
-        titles: One for each.
-        values: The settings of each by dotted key, the same keys for all.
+        titles: One for each experiment.
+        settings: The settings of each by dotted key, the same keys for all.
     """
-    told = []
-    for title, own in zip(titles, values, strict=True):
-        rivals = [other for rival, other in zip(titles, values, strict=True) if rival == title]
+    labels = []
+    for title, own in zip(titles, settings, strict=True):
+        rivals = [other for rival, other in zip(titles, settings, strict=True) if rival == title]
         different = [key for key in own if any(other[key] != own[key] for other in rivals)]
         shown = {key: shown_values(key, [other[key] for other in rivals])[own[key]] for key in different}
-        told.append(", ".join([title, *(f"{key} {text}" for key, text in shown.items())]))
-    return told
+        labels.append(", ".join([title, *(f"{key} {text}" for key, text in shown.items())]))
+    return labels
 
 
 def shown_values(key: str, values: Iterable[Any]) -> dict[Any, str]:
@@ -51,6 +52,11 @@ def without_paths(text: str, paths: Iterable[str]) -> str:
         if (folder := Path(path).expanduser()).is_absolute():
             text = text.replace(path, folder.name).replace(str(folder), folder.name)
     return text
+
+
+def printable(text: str) -> str:
+    """The text without characters that a page cannot hold, such as half a surrogate pair of a folder's name."""
+    return "".join(letter if letter.isprintable() else REPLACEMENT for letter in text)
 
 
 def _is_path(text: str) -> bool:

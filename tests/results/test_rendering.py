@@ -7,8 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.comparison.rendering import latex, latex_text, markdown
-from feddtl.comparison.tables import Cell, Column, Table
+from feddtl.results.rendering import latex, latex_text, markdown
+from feddtl.results.tables import Cell, Column, Table
 
 TABLE = Table(
     "Accuracy in %: my_photos",

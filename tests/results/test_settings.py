@@ -1,4 +1,4 @@
-"""Which runs belong into one table, and what tables and rows are called."""
+"""Which runs belong into one table, and what tables are called."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from comparison.made_up import outcome
 
-from feddtl.comparison.results import condition_results, row_labels, setting_results
 from feddtl.config import DataConfig, LocalConfig, RlConfig
-from feddtl.settings import by_setting, condition_titles, setting_of, setting_titles
+from feddtl.results.settings import by_setting, condition_titles, setting_of, setting_titles
 
 
 def test_a_method_and_its_tables_make_no_setting() -> None:
@@ -101,35 +100,3 @@ def test_short_titles_say_what_differs() -> None:
     ]
     assert list(condition_titles(conditions).values()) == ["full, non-iid, 5 rounds", "few-shot, non-iid, 20 rounds"]
     assert list(condition_titles(conditions[:1]).values()) == ["full, non-iid"]
-
-
-def test_labels_and_twins() -> None:
-    runs = [
-        outcome("plain", 0, 60, 50),
-        outcome("loud", 0, 60, 50),
-        outcome("half", 0, 60, 50, stages="sft"),
-        outcome("prompts", 0, 60, 50, method="promptfl", stages="sft"),
-        outcome("plain", 1, 60, 50),
-    ]
-    assert row_labels(runs) == {
-        "plain": "FedDTL (plain)",
-        "loud": "FedDTL (loud)",
-        "half": "FedDTL (SFT only)",
-        "prompts": "PromptFL",
-    }
-
-
-def test_rows_of_one_title_are_told_apart_by_their_settings() -> None:
-    """The label holds no name of an experiment, so that the same method of two data sets is one row of their mean."""
-    runs = [
-        replace(run, experiment=replace(run.experiment, local=LocalConfig(learning_rate=rate)))
-        for dataset in ("shapes", "cifar10")
-        for rate in (0.01, 0.1)
-        for run in [outcome(f"{dataset}-{rate}", 0, 60, 50, dataset=dataset)]
-    ]
-    labels = {"0.01": "FedDTL, local.learning_rate 0.01", "0.1": "FedDTL, local.learning_rate 0.1"}
-    for dataset in ("shapes", "cifar10"):
-        mine = [run for run in runs if run.experiment.data.source == dataset]
-        assert row_labels(mine) == {f"{dataset}-{rate}": label for rate, label in labels.items()}
-    [condition] = condition_results(setting_results(runs))
-    assert set(labels.values()) <= set(condition.rows)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.labels import path_names, shown_values, told_apart, without_paths
+from feddtl.results.labels import distinct_labels, path_names, printable, shown_values, without_paths
 
 NAMES = st.text("abc", min_size=1, max_size=2)
 ABSOLUTE_PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
@@ -29,7 +29,7 @@ def test_the_name_of_a_path(path: str, name: str) -> None:
     assert path_names([path]) == {path: name}
 
 
-def test_paths_of_one_name_are_told_apart_by_the_folders_above() -> None:
+def test_paths_of_one_name_are_distinct_labels_by_the_folders_above() -> None:
     """'clip' names all three, 'b/clip' still two, so as many parts are shown as each of them needs."""
     names = path_names(["/x/a/clip", "/x/b/clip", "/y/b/clip", "/other"])
     assert list(names.values()) == ["a/clip", "x/b/clip", "y/b/clip", "other"]
@@ -48,13 +48,17 @@ def test_only_what_may_be_a_path_is_shortened() -> None:
     assert shown_values("lora.rank", [4, 8]) == {4: "4", 8: "8"}
 
 
-def test_titles_are_told_apart_without_paths() -> None:
+def test_titles_are_distinct_labels_without_paths() -> None:
     values = [{"model": "/home/me/a", "rank": 4}, {"model": "/home/me/b", "rank": 4}]
-    assert told_apart(["FedDTL", "FedDTL"], values) == ["FedDTL, model a", "FedDTL, model b"]
-    assert told_apart(["FedDTL", "FedLoRA"], values) == ["FedDTL", "FedLoRA"]
+    assert distinct_labels(["FedDTL", "FedDTL"], values) == ["FedDTL, model a", "FedDTL, model b"]
+    assert distinct_labels(["FedDTL", "FedLoRA"], values) == ["FedDTL", "FedLoRA"]
 
 
 def test_a_text_without_paths() -> None:
     text = "Files of /data/sets/pets are not used, nor is /data/sets."
     assert without_paths(text, ["/data/sets", "", "/data/sets/pets/"]) == "Files of pets are not used, nor is sets."
     assert without_paths("Two shapes of ./a.", ["shapes", "."]) == "Two shapes of ./a."
+
+
+def test_what_a_page_cannot_hold_is_replaced() -> None:
+    assert printable("ant\x00\ud800\n猫 é") == "ant���猫 é"

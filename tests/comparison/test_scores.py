@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 from comparison.made_up import by_seed, outcome, scores
 
-from feddtl.comparison.results import condition_results, setting_results
+from feddtl.comparison.scores import condition_scores, setting_scores
 from feddtl.config import DataConfig
 
 
 def test_zero_shot_comes_first_from_the_summaries() -> None:
     """Its base accuracy is 40 + seed here, whatever the experiment."""
-    [table] = setting_results([*by_seed("a", 60, 70), *by_seed("b", 50, 40, method="fedlora")])
-    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL", "FedLoRA + two-stage"]
-    assert table.rows[0].final["base"] == {0: 40.0, 1: 41.0}
-    assert table.rows[0].costs == {}
+    [table] = setting_scores([*by_seed("a", 60, 70), *by_seed("b", 50, 40, method="fedlora")])
+    assert [row.label for row in table.methods] == ["Zero-shot", "FedDTL", "FedLoRA + two-stage"]
+    assert table.methods[0].final["base"] == {0: 40.0, 1: 41.0}
+    assert table.methods[0].costs == {}
 
 
 def test_a_zero_shot_experiment_takes_the_place_of_the_summaries() -> None:
-    [table] = setting_results([*by_seed("a", 60), outcome("zero", 0, 33, 44, method="zero-shot", stages="sft")])
-    assert [row.label for row in table.rows] == ["Zero-shot", "FedDTL"]
-    assert table.rows[0].final["base"] == {0: 33}
+    [table] = setting_scores([*by_seed("a", 60), outcome("zero", 0, 33, 44, method="zero-shot", stages="sft")])
+    assert [row.label for row in table.methods] == ["Zero-shot", "FedDTL"]
+    assert table.methods[0].final["base"] == {0: 33}
 
 
 def test_differences_to_the_best_by_hand() -> None:
     """FedDTL 60, 70, 80 has the best mean; FedLoRA is 10, 20 and 30 below it: p = 1 - √(12/14) as for 1, 2, 3."""
-    [table] = setting_results([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 50, 50, method="fedlora")])
+    [table] = setting_scores([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 50, 50, method="fedlora")])
     assert table.best == "FedDTL"
-    difference = {row.label: row.difference for row in table.rows}
+    difference = {row.label: row.difference for row in table.methods}
     assert difference["FedDTL"] is None
     found = difference["FedLoRA + two-stage"]
     assert found is not None
@@ -36,15 +36,15 @@ def test_differences_to_the_best_by_hand() -> None:
 
 
 def test_a_method_whose_seeds_are_not_all_done_is_paired_over_those_it_has() -> None:
-    [table] = setting_results([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 65, method="fedlora")])
-    found = table.rows[-1].difference
+    [table] = setting_scores([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 65, method="fedlora")])
+    found = table.methods[-1].difference
     assert found is not None
     assert (found.mean, found.n) == (-7.5, 2)
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    [table] = setting_results([outcome("a", 0, 60, None), outcome("a", 1, 60, 50)])
-    row = table.rows[1]
+    [table] = setting_scores([outcome("a", 0, 60, None), outcome("a", 1, 60, 50)])
+    row = table.methods[1]
     assert row.final["base"] == {0: 60, 1: 60}
     assert row.final["novel"] == {1: 50}
     assert row.client_models == {}
@@ -52,9 +52,9 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 
 def test_no_novel_image_anywhere_gives_no_best() -> None:
-    [table] = setting_results([outcome("a", 0, 60, None, zero_shot=scores(50, None))])
+    [table] = setting_scores([outcome("a", 0, 60, None, zero_shot=scores(50, None))])
     assert table.best == ""
-    assert all(row.difference is None for row in table.rows)
+    assert all(row.difference is None for row in table.methods)
 
 
 def test_costs_and_the_clients_own_models() -> None:
@@ -63,8 +63,8 @@ def test_costs_and_the_clients_own_models() -> None:
         outcome("a", seed, 60, 50, final_client_models=own, trainable_parameters=7, seconds=float(seed))
         for seed in (1, 3)
     ]
-    [table] = setting_results(runs)
-    row = table.rows[1]
+    [table] = setting_scores(runs)
+    row = table.methods[1]
     assert row.client_models == {key: {1: value, 3: value} for key, value in own.items()}
     means = {key: cost.mean for key, cost in row.costs.items()}
     assert means == {"trainable_parameters": 7, "bytes_up": 2_500_000, "bytes_down": 1_000_000, "seconds": 2.0}
@@ -73,10 +73,10 @@ def test_costs_and_the_clients_own_models() -> None:
 def test_mean_over_data_sets_is_that_of_their_harmonic_means() -> None:
     """HM of (20, 60) is 30 and of (60, 20) is 30, so their mean is 30; that of the means (40, 40) would be 40."""
     runs = [outcome("a", 0, 20, 60, dataset="one"), outcome("b", 0, 60, 20, dataset="two")]
-    [mean] = condition_results(setting_results(runs))
+    [mean] = condition_scores(setting_scores(runs))
     assert mean.datasets == ("one", "two")
-    assert mean.rows["FedDTL"]["harmonic_mean"] == {0: pytest.approx(30)}
-    assert mean.rows["FedDTL"]["base"] == {0: 40}
+    assert mean.methods["FedDTL"]["harmonic_mean"] == {0: pytest.approx(30)}
+    assert mean.methods["FedDTL"]["base"] == {0: 40}
 
 
 def test_only_methods_and_seeds_that_every_data_set_has_are_averaged() -> None:
@@ -85,20 +85,20 @@ def test_only_methods_and_seeds_that_every_data_set_has_are_averaged() -> None:
         *by_seed("b", 30, 40, dataset="two"),
         *by_seed("c", 50, dataset="one", method="fedlora"),
     ]
-    [mean] = condition_results(setting_results(runs))
-    assert mean.rows["FedDTL"]["base"] == {0: 20, 1: 30}
-    assert list(mean.rows) == ["Zero-shot", "FedDTL"]
+    [mean] = condition_scores(setting_scores(runs))
+    assert mean.methods["FedDTL"]["base"] == {0: 20, 1: 30}
+    assert list(mean.methods) == ["Zero-shot", "FedDTL"]
 
 
 def test_conditions_are_not_mixed() -> None:
     full = DataConfig(regime="full")
     runs = [*by_seed("a", 10), *by_seed("b", 30, data=full), *by_seed("c", 50, dataset="two", data=full)]
-    found = condition_results(setting_results(runs))
+    found = condition_scores(setting_scores(runs))
     assert [(mean.title, mean.datasets) for mean in found] == [
         ("few-shot, non-iid", ("shapes",)),
         ("full, non-iid", ("shapes", "two")),
     ]
-    assert found[1].rows["FedDTL"]["base"] == {0: 40}
+    assert found[1].methods["FedDTL"]["base"] == {0: 40}
 
 
 def test_one_data_set_under_two_prompts_is_no_mean_over_data_sets() -> None:
@@ -107,8 +107,8 @@ def test_one_data_set_under_two_prompts_is_no_mean_over_data_sets() -> None:
         outcome(name, 0, value, value, data=DataConfig(prompt=prompt))
         for name, value, prompt in (("a", 30, ""), ("b", 50, "a sketch of a {class}."))
     ]
-    found = condition_results(setting_results(runs))
-    assert [condition.rows["FedDTL"]["base"] for condition in found] == [{0: 30}, {0: 50}]
+    found = condition_scores(setting_scores(runs))
+    assert [condition.methods["FedDTL"]["base"] for condition in found] == [{0: 30}, {0: 50}]
     assert [condition.datasets for condition in found] == [("shapes",), ("shapes",)]
     assert found[0].title != found[1].title
     assert "a sketch of a {class}." in found[1].title

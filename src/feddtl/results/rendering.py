@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from feddtl.comparison.tables import Cell, Column, Table
+from feddtl.results.tables import Cell, Column, Table
 
 MARKDOWN_SPECIAL = "\\`*_|<>[]"
 LATEX_SPECIAL = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.comparison.statistics import paired_difference, paired_t_test, t_two_sided
+from feddtl.results.statistics import paired_difference, paired_t_test, spread_of, t_two_sided
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_only_shared_seeds_are_paired() -> None:
     assert (found.mean, found.n) == (4.0, 2)
     assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(4))  # s = √2, t = 4, ν = 1
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_spread_by_hand() -> None:
+    """Mean of 1, 2, 6 is 3; sample variance (4 + 1 + 9) / 2 = 7. What was not measured does not count."""
+    spread = spread_of([1.0, None, 2.0, 6.0])
+    assert (spread.mean, spread.std, spread.n) == (3.0, pytest.approx(7**0.5), 3)
+    assert (spread_of([5.0]).mean, spread_of([5.0]).plus_minus) == (5.0, "")
+    assert (spread_of([None]).mean, spread_of([]).n) == (None, 0)

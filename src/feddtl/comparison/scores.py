@@ -1,0 +1,165 @@
+"""Scores and costs of the methods of a setting, and their means over the data sets of a condition."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from feddtl.config import METHOD_TITLES
+from feddtl.records import SCORES, Headline
+from feddtl.results.grouping import MethodRuns, SettingRuns, by_experiment, settings_of
+from feddtl.results.run import RunResult
+from feddtl.results.settings import Condition, Setting, condition_titles
+from feddtl.results.statistics import Difference, Spread, paired_difference, spread_of
+
+COSTS = ("trainable_parameters", "bytes_up", "bytes_down", "seconds")
+ZERO_SHOT = METHOD_TITLES["zero-shot"]
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """One method in one setting.
+
+    Attributes:
+        label: Title of the method.
+        final: Accuracy in % after the last round by score and seed; a score that no run has is left out.
+        client_models: The same for the clients' own models, mean over clients.
+        costs: Means over seeds; a cost that no run has is left out.
+        difference: Harmonic mean minus that of the setting's best method, over shared seeds; None for the best.
+    """
+
+    label: str
+    final: Mapping[str, BySeed]
+    client_models: Mapping[str, BySeed]
+    costs: Mapping[str, Spread]
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class SettingScores:
+    """Every method of a setting.
+
+    Attributes:
+        setting: What the methods have in common.
+        title: Its name, unlike that of any other setting.
+        methods: Zero-shot first, then methods in the order of their experiments.
+        best: Label of the highest harmonic mean; '' where none was measured.
+    """
+
+    setting: Setting
+    title: str
+    methods: tuple[MethodScores, ...]
+    best: str
+
+
+@dataclass(frozen=True)
+class ConditionScores:
+    """The mean over the data sets of a condition.
+
+    Attributes:
+        condition: What the data sets' settings have in common.
+        title: Its short name.
+        datasets: Names of the data sets.
+        methods: By label, score and seed the mean over data sets, formed per seed; only methods and seeds that every
+            data set has. The harmonic mean is that of each data set, then averaged.
+    """
+
+    condition: Condition
+    title: str
+    datasets: tuple[str, ...]
+    methods: Mapping[str, Mapping[str, BySeed]]
+
+
+def setting_scores(runs: Sequence[RunResult]) -> tuple[SettingScores, ...]:
+    """Scores of every setting among finished runs."""
+    return tuple(map(_setting_scores, settings_of(runs, by_experiment)))
+
+
+def condition_scores(settings: Sequence[SettingScores]) -> tuple[ConditionScores, ...]:
+    """Means over data sets, one for each condition.
+
+    Settings of one data set, which differ in prompt or domains, are no sample of data sets: each stands for itself.
+    """
+    groups: dict[Condition, list[SettingScores]] = {}
+    for setting in settings:
+        groups.setdefault(setting.setting.condition, []).append(setting)
+    titles = condition_titles(list(groups))
+    found: list[ConditionScores] = []
+    for condition, members in groups.items():
+        if len({member.setting.dataset for member in members}) == len(members):
+            found.append(_condition_scores(condition, titles[condition], members))
+        else:
+            found += [_condition_scores(condition, member.title, [member]) for member in members]
+    return tuple(found)
+
+
+def _condition_scores(condition: Condition, title: str, members: Sequence[SettingScores]) -> ConditionScores:
+    means = {method.label: _mean_over_data(method.label, members) for method in members[0].methods}
+    return ConditionScores(
+        condition,
+        title,
+        tuple(member.setting.dataset for member in members),
+        {label: scores for label, scores in means.items() if scores},
+    )
+
+
+def _setting_scores(group: SettingRuns) -> SettingScores:
+    methods = list(map(_method_scores, group.methods))
+    if all(run.experiment.trains for run in group.runs):
+        methods.insert(0, MethodScores(ZERO_SHOT, _by_score(group.zero_shot), {}, {}))
+    methods.sort(key=lambda method: not method.label.startswith(ZERO_SHOT))
+    best = max((method for method in methods if method.final.get("harmonic_mean")), key=_harmonic_mean, default=None)
+    if best is None:
+        return SettingScores(group.setting, group.title, tuple(methods), "")
+    compared = (method if method is best else _with_difference(method, best) for method in methods)
+    return SettingScores(group.setting, group.title, tuple(compared), best.label)
+
+
+def _method_scores(method: MethodRuns) -> MethodScores:
+    spreads = {key: spread_of(_costs(method.runs, key)) for key in COSTS}
+    return MethodScores(
+        method.label,
+        _by_score({run.seed: run.final for run in method.runs}),
+        _by_score({run.seed: run.client_models for run in method.runs}),
+        {key: spread for key, spread in spreads.items() if spread.n},
+    )
+
+
+def _costs(runs: Iterable[RunResult], key: str) -> list[float]:
+    """A cost of each run that has it; trained parameters count wherever they are trained."""
+    found = [cost for run in runs if (cost := getattr(run.finished, key))]
+    return [sum(cost.values()) if isinstance(cost, Mapping) else cost for cost in found]
+
+
+def _by_score(by_seed: Mapping[int, Headline]) -> dict[str, BySeed]:
+    """By score and seed, without what was not measured."""
+    found = {
+        key: {seed: value for seed, scores in by_seed.items() if (value := scores.get(key)) is not None}
+        for key in SCORES
+    }
+    return {key: values for key, values in found.items() if values}
+
+
+def _harmonic_mean(method: MethodScores) -> float:
+    return statistics.mean(method.final["harmonic_mean"].values())
+
+
+def _with_difference(method: MethodScores, best: MethodScores) -> MethodScores:
+    difference = paired_difference(method.final.get("harmonic_mean", {}), best.final["harmonic_mean"])
+    return replace(method, difference=difference)
+
+
+def _mean_over_data(label: str, settings: Sequence[SettingScores]) -> dict[str, BySeed]:
+    """By score and seed; nothing where a data set lacks the method, for a mean over fewer compares with no other."""
+    members = [method for setting in settings for method in setting.methods if method.label == label]
+    if len(members) < len(settings):
+        return {}
+    means: dict[str, BySeed] = {}
+    for key in SCORES:
+        values = [method.final.get(key, {}) for method in members]
+        shared = [seed for seed in values[0] if all(seed in one for one in values)]
+        if shared:
+            means[key] = {seed: statistics.mean(one[seed] for one in values) for seed in shared}
+    return means

@@ -1,0 +1,157 @@
+"""Runs put together: those of one setting, and within it those that differ in the seed alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from feddtl.config import METHOD_TITLES
+from feddtl.records import Headline
+from feddtl.results.labels import distinct_labels, printable
+from feddtl.results.run import RunResult
+from feddtl.results.settings import Setting, by_setting, setting_titles, settings_of_the_method
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        label: The method's title, with the settings in which it differs from others of the same title.
+        style: Position in the colours and markers.
+        runs: One for each seed, in order; of several with one seed a finished one, since they are the same.
+    """
+
+    label: str
+    style: int
+    runs: tuple[RunResult, ...]
+
+    @property
+    def counted(self) -> tuple[RunResult, ...]:
+        """The finished runs, or all where none is finished: what means are taken over."""
+        return tuple(run for run in self.runs if run.summary) or self.runs
+
+    @property
+    def note(self) -> str:
+        """What is missing, for a reader of the means; empty when all runs are finished."""
+        finished = sum(run.summary is not None for run in self.runs)
+        if finished == len(self.runs):
+            return ""
+        if finished:
+            return f"{finished} of {len(self.runs)} runs finished"
+        rounds = sorted({run.last_scored.round if run.last_scored else 0 for run in self.runs})
+        return f"unfinished, after round {' and '.join(map(str, rounds))} of {self.runs[0].experiment.rounds}"
+
+
+@dataclass(frozen=True)
+class SettingRuns:
+    """Runs of one setting, see `feddtl.results.settings`.
+
+    Attributes:
+        setting: What they have in common.
+        title: The same in a few words, unlike that of any other setting.
+        runs: All of them.
+        methods: The runs by method.
+    """
+
+    setting: Setting
+    title: str
+    runs: tuple[RunResult, ...]
+    methods: tuple[MethodRuns, ...]
+
+    @property
+    def first(self) -> RunResult:
+        """The run that stands for what all have in common, of the lowest seed."""
+        return min(self.runs, key=lambda run: run.seed)
+
+    @property
+    def zero_shot(self) -> dict[int, Headline]:
+        """Scores before training, by seed, of the first finished run with that seed: all of them agree."""
+        by_seed = {run.seed: run.summary.zero_shot for run in reversed(self.runs) if run.summary}
+        return dict(sorted(by_seed.items()))
+
+    @property
+    def with_predictions(self) -> list[RunResult]:
+        """The first run of each seed that kept predictions."""
+        by_seed = {run.seed: run for run in reversed(self.runs) if run.predictions}
+        return [by_seed[seed] for seed in sorted(by_seed)]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of its runs."""
+        return sorted({run.seed for run in self.runs})
+
+    @property
+    def has_novel_classes(self) -> bool:
+        """Whether some classes are trained by nobody."""
+        return bool(self.first.data["novel_classes"])
+
+
+GroupMethods = Callable[[Sequence[RunResult]], tuple[MethodRuns, ...]]
+
+
+def by_method(runs: Iterable[RunResult]) -> tuple[MethodRuns, ...]:
+    """The trained methods among the runs of one setting, in the order of `METHOD_TITLES`."""
+    order = list(METHOD_TITLES)
+    trained = [run for run in runs if run.experiment.trains]
+    trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
+    groups = _grouped(trained, lambda run: repr(settings_of_the_method(run.experiment)))
+    return tuple(replace(group, label=printable(group.label)) for group in groups)
+
+
+def by_experiment(runs: Iterable[RunResult]) -> tuple[MethodRuns, ...]:
+    """The experiments of a comparison among the runs of one setting, in the order of their first run."""
+    return _grouped(runs, lambda run: run.name)
+
+
+def settings_of(runs: Iterable[RunResult], methods: GroupMethods = by_method) -> list[SettingRuns]:
+    """Runs by setting, in the order of their first run; zero-shot alone belongs to several, see `by_setting`."""
+    groups = by_setting(runs)
+    titles = setting_titles(list(groups))
+    return [SettingRuns(setting, titles[setting], tuple(group), methods(group)) for setting, group in groups.items()]
+
+
+def common_rounds(runs: Sequence[RunResult], key: str, table: str = "headline") -> dict[int, list[float]]:
+    """The value of a record in every run, for the rounds in which all runs that have it at all have it.
+
+    Args:
+        runs: Of one method.
+        key: What was measured.
+        table: Table of the record that holds it: 'headline' or 'train'.
+    """
+    by_run = []
+    for run in runs:
+        found = {record.round: getattr(record, table).get(key) for record in run.records}
+        by_run.append({n: value for n, value in found.items() if value is not None and not math.isnan(value)})
+    known = [values for values in by_run if values]
+    shared = set(known[0]).intersection(*known[1:]) if known else set()
+    return {number: [values[number] for values in known] for number in sorted(shared)}
+
+
+def _grouped(runs: Iterable[RunResult], key: Callable[[RunResult], str]) -> tuple[MethodRuns, ...]:
+    """Runs with one key together.
+
+    The name of an experiment, which differs between data sets, is in a label only where no setting of the method tells
+    two apart.
+    """
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    experiments = [group[0].experiment for group in groups.values()]
+    labels = distinct_labels([one.title for one in experiments], list(map(settings_of_the_method, experiments)))
+    named = [
+        label if labels.count(label) == 1 else f"{label} ({group[0].name})"
+        for label, group in zip(labels, groups.values(), strict=True)
+    ]
+    return tuple(
+        MethodRuns(label, style, _one_per_seed(group))
+        for style, (label, group) in enumerate(zip(named, groups.values(), strict=True))
+    )
+
+
+def _one_per_seed(runs: Iterable[RunResult]) -> tuple[RunResult, ...]:
+    by_seed: dict[int, RunResult] = {}
+    for run in sorted(runs, key=lambda run: run.summary is None):
+        by_seed.setdefault(run.seed, run)
+    return tuple(by_seed[seed] for seed in sorted(by_seed))

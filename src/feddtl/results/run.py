@@ -1,0 +1,138 @@
+"""One run as plain values, from its folder or from a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feddtl.config import Experiment
+from feddtl.errors import RunError
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.records import Headline, RoundRecord, Summary
+from feddtl.results.labels import printable, without_paths
+
+if TYPE_CHECKING:
+    from feddtl.predictions import ImagePredictions
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What is known of a run.
+
+    Attributes:
+        name: Its experiment's name in a comparison; in a report its folder, relative to where it was found.
+        experiment: Every setting, the seed included.
+        summary: The outcome; None for a run that is not finished.
+        environment: See environment.json.
+        data: See data.json; empty for a run that is known from its summary alone.
+        records: One for each finished round; empty for a run that is known from its summary alone.
+        predictions: The class predicted for each test image; None where none are kept.
+    """
+
+    name: str
+    experiment: Experiment
+    summary: Summary | None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    records: tuple[RoundRecord, ...] = ()
+    predictions: ImagePredictions | None = None
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.experiment.seed
+
+    @property
+    def finished(self) -> Summary:
+        """The outcome of a run that is known to be finished; raises ValueError for any other."""
+        if self.summary is None:
+            raise ValueError(f"{self.name} is not finished")
+        return self.summary
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.data["dataset"]) if self.data else self.finished.dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Base class names, then novel ones, as they can be shown."""
+        return tuple(map(printable, (*self.data["base_classes"], *self.data["novel_classes"])))
+
+    @property
+    def base_classes(self) -> int:
+        """How many of the class names are base classes."""
+        return len(self.data["base_classes"])
+
+    @property
+    def last_scored(self) -> RoundRecord | None:
+        """The record of the last round that was scored; None before it."""
+        return next((record for record in reversed(self.records) if record.is_scored), None)
+
+    @property
+    def final(self) -> Headline:
+        """Headline scores after the last round, or after the last scored one of an unfinished run; else empty."""
+        if self.summary:
+            return self.summary.final
+        return self.last_scored.headline if self.last_scored else {}
+
+    @property
+    def client_models(self) -> Headline:
+        """Final scores of the clients' own models, mean over the clients; empty where they were not scored."""
+        return (self.summary.final_client_models if self.summary else None) or {}
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """By phase; of an unfinished run those of its rounds alone."""
+        if self.summary:
+            return dict(self.summary.seconds_by_phase or {})
+        phases = dict.fromkeys(phase for record in self.records for phase in record.seconds)
+        return {phase: sum(record.seconds.get(phase, 0.0) for record in self.records) for phase in phases}
+
+    def sent(self, direction: str) -> int:
+        """Bytes over all rounds; 'bytes_up' or 'bytes_down'."""
+        return sum(int(getattr(record, direction)) for record in self.records)
+
+    def with_short_paths(self, text: str) -> str:
+        """A note or an error about the run's data as a page shows it: folders by their names alone."""
+        return printable(without_paths(text, (self.experiment.data.root, self.experiment.data.source)))
+
+    def to_record(self) -> dict[str, Any]:
+        """The summary of a finished run with its name and settings, as a results file keeps it."""
+        return {**self.finished.to_dict(), "experiment": self.name, "config": experiment_to_dict(self.experiment)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], environment: Mapping[str, Any]) -> RunResult:
+        """The run that a record of a results file describes.
+
+        Args:
+            record: As `to_record` gives it. Files written before there was `feddtl compare` have no `config`; what
+                their summaries do not say is at its default.
+            environment: Of the file; a record's own takes precedence.
+
+        Raises:
+            RunError: Something is missing.
+        """
+        try:
+            summary = Summary.from_dict(record, "A record")
+            config = record["config"] if "config" in record else _config_of_summary(summary)
+            # Files written before there was `feddtl compare` name the experiment's file; a label may hold dots.
+            name = Path(record["experiment"]).name.removesuffix(".toml")
+            return cls(name, experiment_from_dict(config), summary, record.get("environment", environment))
+        except KeyError as error:
+            raise RunError(
+                f"A record has no {error}, so it is not a run's summary.",
+                "Give a comparison.json, or a file of results/.",
+            ) from None
+
+
+def _config_of_summary(summary: Summary) -> dict[str, Any]:
+    data = {key: getattr(summary, key) for key in ("regime", "partition", "clients")}
+    return {
+        **{key: getattr(summary, key) for key in ("method", "model", "seed")},
+        "rounds": max(1, summary.rounds),  # zero-shot has none
+        "data": {"source": summary.dataset, **data},
+        "schedule": {"stages": summary.stages},
+    }
