@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feddtl.methods.base import Classifier
 from feddtl.models.activations import Activations
+from feddtl.records import SCORES
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,7 @@ class Scores:
 
     def as_dict(self) -> dict[str, float]:
         """The four headline numbers."""
-        return {
-            "local": self.local,
-            "base": self.base,
-            "novel": self.novel,
-            "harmonic_mean": self.harmonic_mean,
-        }
+        return {key: getattr(self, key) for key in SCORES}
 
 
 def harmonic_mean(base: float, novel: float) -> float:

@@ -155,7 +155,7 @@ def test_bad_words(bench: Bench, feddtl: Command, tmp_path: Path, files: list[Pa
     refused(feddtl("compare", *files, "--seed=0"), "--seed", "--seeds")
     refused(feddtl("compare", *files, "--seeds", 1, 1), "seeds = (1, 1)")
     refused(feddtl("compare", *files, "--rounds", 0), "feddtl with these flags: rounds = 0")
-    refused(feddtl("compare", *files, "--output", tmp_path), "something else than a comparison")
+    refused(feddtl("compare", *files, "--output", tmp_path), "something other than a comparison")
     assert feddtl("compare", *files, "--no-such-flag", 1).code == 2
     assert feddtl("compare", *files, "--seeds", "one").code == 2
     assert not Path("runs").exists()

@@ -156,7 +156,7 @@ def test_a_folder_of_another_experiment_is_that_cell_s_failure(runs: Runs, tmp_p
 @pytest.mark.parametrize("name", ["notes.txt", "table.md"])
 def test_another_folder_is_left_alone(runs: Runs, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RunError, match="something else than a comparison"):
+    with pytest.raises(RunError, match="something other than a comparison"):
         compare(EXPERIMENTS, tmp_path)
     with pytest.raises(RunError, match="is a file"):
         compare(EXPERIMENTS, tmp_path / name)

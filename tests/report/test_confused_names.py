@@ -11,7 +11,7 @@ import torch
 
 from feddtl.evaluate import Predictions
 from feddtl.predictions import ImagePredictions
-from feddtl.report.confusion import Pair, changes_of, confused_pairs, halves_figure, sides
+from feddtl.report.confusion import Pair, changed_images, confused_pairs, corrected_and_broken, halves_figure
 from feddtl.results.grouping import SettingRuns, settings_of
 from feddtl.results.reading import collect
 
@@ -31,16 +31,18 @@ def setting(several: Path) -> SettingRuns:
     return found
 
 
-def test_sides(setting: SettingRuns) -> None:
+def test_images_that_became_right_or_wrong(setting: SettingRuns) -> None:
     """Among its half, image 1 and the second dog became right, the bee became wrong."""
     [method] = setting.methods
     predictions = method.runs[0].predictions
     assert predictions is not None
-    corrected, broken = sides(predictions)
+    corrected, broken = corrected_and_broken(predictions)
     assert corrected.tolist() == [False, True, False, False, False, True]
     assert broken.tolist() == [False, False, False, True, False, False]
-    [changes] = changes_of(setting.methods)
-    assert (changes.corrected, changes.broken, changes.images) == (2, 1, 6)
+    table = changed_images(setting)
+    assert table is not None
+    [(_, cells)] = table.rows
+    assert [cell.text for cell in cells] == ["2", "1", "6"]
 
 
 def test_confused_pairs(setting: SettingRuns) -> None:
@@ -70,4 +72,4 @@ def test_without_predictions_there_is_nothing_to_say(several: Path) -> None:
     [setting] = settings_of([replace(run, predictions=None)])
     assert halves_figure(setting, "s0") is None
     assert confused_pairs(setting.methods[0]) == []
-    assert changes_of(setting.methods) == []
+    assert changed_images(setting) is None

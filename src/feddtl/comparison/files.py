@@ -37,13 +37,13 @@ SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation")
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be run; the rest of the comparison does without it.
+    """A cell that could not be run.
 
     Attributes:
         name: Name of the experiment.
         seed: Its seed.
         message: What is wrong.
-        hint: What to do about it; may be empty.
+        hint: The next step; may be empty.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Comparison:
 
 
 def _record(outcome: RunResult, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """With its environment only where that is not the usual one, so that a file of one machine names it once."""
+    """The record of a run; its environment is left out where it is the usual one."""
     own = {} if outcome.environment == usual else {"environment": outcome.environment}
     return {**outcome.to_record(), **own}
 
@@ -120,13 +120,15 @@ def load_comparison(path: Path) -> Comparison:
             f"Cannot read {file}: {error.strerror}.", "Give the --output folder of `feddtl compare`."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise RunError(f"{file} is no comparison.", "Give a comparison.json as `feddtl compare` writes it.") from None
+        raise RunError(
+            f"{file} is not a comparison.", "Give a comparison.json as `feddtl compare` writes it."
+        ) from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
     return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures)
 
 
 def csv_text(comparison: Comparison) -> str:
-    """One row for each cell: what it is, whether it is finished, and every number of its summary."""
+    """One line for each cell: experiment, seed, state, and every number of its summary."""
     rows = [*map(_csv_row, comparison.outcomes), *map(_csv_row_of_failure, comparison.failures)]
     columns = list(dict.fromkeys(column for row in rows for column in row)) or ["experiment", "seed", "state"]
     text = io.StringIO()

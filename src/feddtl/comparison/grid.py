@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison, each of them an ordinary run folder, and keeps its files up to date."""
+"""Runs the cells of a comparison, each in a run folder of its own, and keeps the files of the comparison up to date."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from feddtl.config import Experiment
 from feddtl.errors import ConfigError, FeddtlError, RunError
 from feddtl.experiment import RunObserver, run_experiment
 from feddtl.results.run import RunResult
+from feddtl.run_files import holds_run
 from feddtl.runs import RunFolder
 from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
 
@@ -40,20 +41,20 @@ class Cell:
 
 
 class ComparisonObserver:
-    """Told of what happens to the cells; the default watches nothing."""
+    """Receives the events of a comparison; the default ignores them."""
 
     def run_observer(self, cell: Cell) -> RunObserver:
-        """Who watches the run of a cell."""
+        """The observer of a cell's run."""
         return RunObserver()
 
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
-        """A cell that is not finished is run, or gone on with; `done` cells are finished or failed."""
+        """A cell starts, or resumes; `done` cells are finished or failed."""
 
     def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
-        """A cell is done; `seconds_left` is None where nothing is known yet."""
+        """A cell is finished; `seconds_left` is None until it can be estimated."""
 
     def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
-        """A cell was finished already."""
+        """A cell was already finished."""
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         """A cell cannot be run."""
@@ -73,7 +74,7 @@ def compare(
         output: Folder of the comparison, new or of an earlier one: `runs/<name>-seed<seed>/`, table.md, table.tex,
             table.csv and comparison.json.
         seeds: Each experiment runs with each of them.
-        observer: Told of progress.
+        observer: Receives progress.
 
     Returns:
         What came out, failures included.
@@ -87,7 +88,7 @@ def compare(
 
 
 def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output: Path) -> tuple[Cell, ...]:
-    """All cells, seed by seed, so that what is done early can be compared.
+    """All cells, seed by seed, so that an unfinished comparison already compares every experiment.
 
     Raises:
         ConfigError: There are none, a seed is named twice or out of range.
@@ -105,7 +106,7 @@ def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output
 
 @contextmanager
 def comparison_folder(output: Path) -> Iterator[None]:
-    """The folder, held by this process; made if it is not there.
+    """Create the folder where there is none, and lock it for this process.
 
     Raises:
         RunError: It holds something else, or another process holds it.
@@ -117,7 +118,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
         names = {entry.name for entry in output.iterdir() if not entry.name.endswith(DRAFT)}
     if names and COMPARISON not in names:
         raise RunError(
-            f"{output} holds something else than a comparison; nothing was changed.", "Give another --output."
+            f"{output} holds something other than a comparison; nothing was changed.", "Give another --output."
         )
     with only_writer(output):
         remove_drafts(output)
@@ -125,7 +126,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
 
 
 class _Grid:
-    """The cells on their way: finished ones are read first, so that the files never hold less than what is done."""
+    """Runs the cells. Finished ones are read first, so that the files never lose a result."""
 
     def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver) -> None:
         self._cells, self._output, self._observer = cells, output, observer
@@ -161,7 +162,7 @@ class _Grid:
     def _run_cell(self, cell: Cell) -> None:
         try:
             run_experiment(
-                cell.experiment, cell.folder, resume=is_run(cell.folder), observer=self._observer.run_observer(cell)
+                cell.experiment, cell.folder, resume=holds_run(cell.folder), observer=self._observer.run_observer(cell)
             )
             outcome = finished_outcome(cell)
         except FeddtlError as error:
@@ -191,18 +192,13 @@ class _Grid:
         write_comparison(self._output, self._comparison())
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a run was announced in a folder."""
-    return (folder / "config.json").is_file()
-
-
 def finished_outcome(cell: Cell) -> RunResult | None:
     """What came out of a cell; None if it is not finished.
 
     Raises:
         RunError: The folder is of another experiment.
     """
-    if not is_run(cell.folder):
+    if not holds_run(cell.folder):
         return None
     folder = RunFolder.find(cell.folder)
     folder.require_same(cell.experiment)
@@ -211,7 +207,7 @@ def finished_outcome(cell: Cell) -> RunResult | None:
 
 
 def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:
-    """Seconds that cells will take: as long as other seeds of their experiment, else as long as the mean cell.
+    """Seconds that cells will take: the mean over other seeds of their experiment, else over all cells.
 
     Args:
         done: Name and seconds of the cells that are done.

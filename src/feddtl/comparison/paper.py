@@ -36,13 +36,13 @@ class PaperTable:
     rows: Mapping[str, PaperScores]
 
 
-Place = tuple[str, str, float | None]  # regime, partition, alpha
+PaperKey = tuple[str, str, float | None]  # regime, partition, alpha
 
 _NINE, _SEVEN = "mean of nine data sets", "ablation, mean of seven data sets"
 
-COMPARISON: dict[Place, PaperTable] = {
-    place: PaperTable(_NINE, {"FedMaPLe": PaperScores(*fedmaple), "FedDTL": PaperScores(*feddtl)})
-    for place, fedmaple, feddtl in (
+COMPARISON: dict[PaperKey, PaperTable] = {
+    key: PaperTable(_NINE, {"FedMaPLe": PaperScores(*fedmaple), "FedDTL": PaperScores(*feddtl)})
+    for key, fedmaple, feddtl in (
         (("few-shot", "non-iid", None), ("83.63", "77.56"), ("89.58", "83.01")),
         (("few-shot", "dirichlet", 0.1), ("84.05", "77.69"), ("90.95", "82.64")),
         (("full", "non-iid", None), ("80.56", "69.41"), ("91.64", "77.72")),
@@ -50,7 +50,7 @@ COMPARISON: dict[Place, PaperTable] = {
     )
 }
 
-ABLATION: dict[Place, PaperTable] = {
+ABLATION: dict[PaperKey, PaperTable] = {
     ("few-shot", "non-iid", None): PaperTable(
         _SEVEN,
         {
@@ -76,14 +76,14 @@ CLIENTS, SHOTS = 5, 16
 ABLATED = frozenset(("FedLoRA + two-stage", "FedDTL (SFT only)"))
 
 # One accuracy for each partition, so there is no column of ours to stand beside.
-DOMAINNET: dict[Place, Mapping[str, str]] = {
+DOMAINNET: dict[PaperKey, Mapping[str, str]] = {
     ("full", "domain", None): {"FedMaPLe": "91.94", "FedDTL": "93.38"},
     ("full", "domain-dirichlet", 0.1): {"FedMaPLe": "90.51", "FedDTL": "93.47"},
 }
 
 
-def place_of(condition: Condition) -> Place:
-    """Where the paper has the numbers of a condition."""
+def paper_key(condition: Condition) -> PaperKey:
+    """What the paper's tables are keyed by, for a condition."""
     return condition.regime, condition.partition, condition.alpha
 
 
@@ -98,5 +98,5 @@ def paper_table(condition: Condition, labels: Collection[str], *, mean_over_data
     if condition.clients != CLIENTS or condition.shots not in (SHOTS, None) or condition.participation < 1:
         return None
     if ABLATED & set(labels):
-        return ABLATION.get(place_of(condition))
-    return COMPARISON.get(place_of(condition)) if mean_over_data else None
+        return ABLATION.get(paper_key(condition))
+    return COMPARISON.get(paper_key(condition)) if mean_over_data else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_table, place_of
+from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_key, paper_table
 from feddtl.comparison.scores import BySeed, ConditionScores, MethodScores, SettingScores
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.results.statistics import spread_of
@@ -136,7 +136,7 @@ def _paper_note(paper: PaperTable | None) -> list[str]:
 
 
 def _domainnet_note(setting: SettingScores) -> list[str]:
-    found = DOMAINNET.get(place_of(setting.setting.condition))
+    found = DOMAINNET.get(paper_key(setting.setting.condition))
     if found is None or setting.setting.dataset.lower() != "domainnet":
         return []
     listed = ", ".join(f"{label} {accuracy}" for label, accuracy in found.items())

@@ -38,7 +38,7 @@ class Curve:
     """Means over seeds by round.
 
     Attributes:
-        label: Whose.
+        label: The method.
         style: Position in the colours and markers.
         rounds: From 1.
         means: One for each round.
@@ -209,7 +209,7 @@ def zero_shot_by_client(run: RunResult) -> dict[int, float]:
 
 
 def describe(what: str, curves: Iterable[Curve], level: Spread | None = None) -> str:
-    """First and last value of every curve, for readers who do not see it."""
+    """First and last value of every curve, for readers who cannot see the figure."""
     parts = [
         f"{curve.label}: {curve.means[0]:.4g} in round {curve.rounds[0]}, "
         f"{curve.means[-1]:.4g} in round {curve.rounds[-1]}"

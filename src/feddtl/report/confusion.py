@@ -1,9 +1,8 @@
-"""What test images are taken for: how many changed sides, base and novel names together, names that are confused."""
+"""Predictions for test images: how many became right or wrong, and which names are confused."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +13,7 @@ from feddtl.predictions import ImagePredictions
 from feddtl.report.drawing import Figure, Key, draw
 from feddtl.report.resources import stacked
 from feddtl.results.grouping import MethodRuns, SettingRuns
+from feddtl.results.tables import Cell, Column, Table
 
 MOST_PAIRS = 8
 OUTCOMES = ("right", "another name of its half", "a name of the other half")
@@ -22,32 +22,15 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Changes:
-    """How many test images changed sides, over the seeds of a method; choosing among the names of their half.
-
-    Attributes:
-        label: The method.
-        corrected: Wrong before training, right after.
-        broken: Right before, wrong after.
-        images: Of how many.
-    """
-
-    label: str
-    corrected: int
-    broken: int
-    images: int
-
-
-@dataclass(frozen=True)
 class Pair:
-    """A name and what its images are taken for instead, choosing among all names.
+    """A class and another one that is predicted for its images, choosing among all classes.
 
     Attributes:
-        name: Of the images.
+        name: The class of the images.
         half: 'base' or 'novel'.
-        taken_for: The other name.
+        taken_for: The predicted class.
         taken_half: 'base' or 'novel'.
-        before: Percent of the images of this name, before training.
+        before: Share of the images of the class for which the other is predicted before training, in percent.
         after: The same after training.
     """
 
@@ -59,17 +42,21 @@ class Pair:
     after: float
 
 
-def changes_of(methods: Sequence[MethodRuns]) -> list[Changes]:
-    """A line for each method whose runs kept predictions."""
-    found = []
-    for method in methods:
-        kept = _kept(method)
-        if kept:
-            corrected, broken = (
-                sum(int(flags.sum()) for flags in side) for side in zip(*map(sides, kept), strict=True)
+def changed_images(setting: SettingRuns) -> Table | None:
+    """How many test images became right or wrong with each method, choosing among the names of their half.
+
+    None where no run kept predictions.
+    """
+    rows = []
+    for method in setting.methods:
+        if kept := _kept(method):
+            corrected, broken = (np.concatenate(flags) for flags in zip(*map(corrected_and_broken, kept), strict=True))
+            rows.append(
+                (method.label, tuple(Cell(str(count)) for count in (corrected.sum(), broken.sum(), len(broken))))
             )
-            found.append(Changes(method.label, corrected, broken, sum(len(p.labels) for p in kept)))
-    return found
+    title = "Test images, added up over seeds" if len(setting.seeds) > 1 else "Test images"
+    columns = ("became right", "became wrong", "images")
+    return Table(title, tuple(map(Column, columns)), tuple(rows)) if rows else None
 
 
 def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
@@ -106,7 +93,7 @@ def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
 
 
 def confused_pairs(method: MethodRuns) -> list[Pair]:
-    """The pairs of names that are confused most after training, over the seeds of a method."""
+    """The pairs of classes that are confused most often after training, over the seeds of a method."""
     kept = _kept(method)
     if not kept:
         return []
@@ -132,7 +119,7 @@ def confused_pairs(method: MethodRuns) -> list[Pair]:
     ]
 
 
-def sides(predictions: ImagePredictions) -> tuple[Flags, Flags]:
+def corrected_and_broken(predictions: ImagePredictions) -> tuple[Flags, Flags]:
     """(N,) images that became right, and (N,) images that became wrong, choosing among the names of their half."""
     before, after = predictions.zero_shot_hits.numpy(), predictions.final_hits.numpy()
     return ~before & after, before & ~after

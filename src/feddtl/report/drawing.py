@@ -1,4 +1,4 @@
-"""Drawings as SVG inside a page: they take its colours, light or dark, and the same numbers give the same text."""
+"""Figures as SVG inside a page: they use its colours, light or dark, and equal numbers give equal text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Key:
     """An entry of a legend.
 
     Attributes:
-        label: What it stands for.
+        label: Its text.
         style: Position in the colours and markers.
         kind: 'marker' with a line, 'point' without one, 'area', or 'dashes' and 'star' for zero-shot.
     """
@@ -61,10 +61,10 @@ class Figure:
 
     Attributes:
         title: Heading.
-        description: What a reader who does not see it needs to know.
+        description: The content in words, for readers who cannot see it.
         svg: The drawing.
         keys: Legend.
-        caption: What the drawing does not say by itself.
+        caption: What the drawing itself does not say.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Figure:
 
 
 def colour_of(style: int) -> str:
-    """The colour of a line; after eight lines they come again, with other markers."""
+    """The colour of a line; after eight lines colours repeat, with other markers."""
     return SERIES[style % len(SERIES)]
 
 
@@ -89,7 +89,7 @@ def draw(name: str, description: str, paint: Paint, *, height: float = 3.1) -> M
 
     Args:
         name: Unique on the page.
-        description: For readers who do not see it.
+        description: For readers who cannot see it.
         paint: Draws on the axes.
         height: In inches, of a width of five.
     """

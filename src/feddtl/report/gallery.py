@@ -1,4 +1,4 @@
-"""Images that changed sides between zero-shot and the final model, as small pictures inside the page."""
+"""Test images that became right or wrong with training, as thumbnails inside the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
-from feddtl.report.confusion import Flags, sides
+from feddtl.report.confusion import Flags, corrected_and_broken
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.run import RunResult
 
@@ -25,13 +25,13 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image that changed sides.
+    """An image that became right or wrong with training.
 
     Attributes:
-        source: As a data URI.
-        name: What it shows.
-        before: What it was taken for before training.
-        after: And after.
+        source: The image as a data URI.
+        name: Its class.
+        before: The class predicted before training.
+        after: The class predicted after training.
     """
 
     source: str
@@ -56,11 +56,11 @@ class Gallery:
 
 
 def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
-    """Images that changed sides, of each method's lowest seed, and what is in the way where there are none.
+    """Images that became right or wrong, of each method's lowest seed, and why there are none where there are none.
 
     Args:
-        setting: Whose runs.
-        most: Images at most.
+        setting: The runs.
+        most: Largest number of images.
     """
     chosen = []
     for method in setting.methods[: most // 2]:
@@ -74,7 +74,7 @@ def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Galle
         found = [
             Gallery(
                 f"{label}, seed {run.seed}",
-                *(_thumbnails(run, predictions, tables, side, each) for side in sides(predictions)),
+                *(_thumbnails(run, predictions, tables, side, each) for side in corrected_and_broken(predictions)),
             )
             for label, run, predictions in chosen
         ]
@@ -104,7 +104,7 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
 def _thumbnails(
     run: RunResult, predictions: ImagePredictions, tables: tuple[ImageTable, ImageTable], chosen: Flags, most: int
 ) -> list[Thumbnail]:
-    """At most so many of the chosen images, evenly spaced, so that they are of many classes."""
+    """At most `most` of the chosen images, evenly spaced so that they cover many classes."""
     places = np.flatnonzero(chosen)
     if len(places) > most:
         places = places[np.linspace(0, len(places) - 1, most).round().astype(int)]

@@ -1,4 +1,4 @@
-"""The page: what was collected, drawn, and put into the template."""
+"""The page: tables and figures of each setting, put into the template."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from feddtl.config import METHOD_TITLES
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
-from feddtl.report.confusion import Changes, Pair, changes_of, confused_pairs, halves_figure
-from feddtl.report.drawing import Figure
-from feddtl.report.gallery import MOST_IMAGES, Gallery, galleries
+from feddtl.report.confusion import changed_images, confused_pairs, halves_figure
+from feddtl.report.gallery import MOST_IMAGES, galleries
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
 from feddtl.results.grouping import SettingRuns, settings_of
 from feddtl.results.labels import path_names, printable
 from feddtl.results.reading import Collection, collect
-from feddtl.results.tables import Table
 from feddtl.storage import write_text_atomic
 from feddtl.units import counted, listed
 
@@ -31,9 +29,9 @@ class Written:
     """A page that was written.
 
     Attributes:
-        path: Where.
-        runs: Run folders on it.
-        bytes: Its size.
+        path: Its file.
+        runs: Number of run folders on it.
+        bytes: Its size in bytes.
         problems: What could not be read; they are on the page too.
     """
 
@@ -43,62 +41,13 @@ class Written:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One setting on the page; what has nothing to show is empty or None.
-
-    Attributes:
-        name: Unique on the page, in front of identifiers.
-        title: What its runs have in common.
-        setting: Its runs.
-        facts: What was run, as pairs of a word and a text.
-        notes: What the runs noted about their data.
-        headline: Accuracies.
-        by_round: Accuracy by round.
-        figures: Base against novel, and accuracy by client.
-        clients: Worst, mean and best client.
-        client_models: The clients' own models on all images.
-        domains: Accuracy by domain.
-        partition: Class × client heat map; None where clients have images of their own.
-        costs: Time and traffic.
-        reinforcement: How the RL stage went.
-        halves: Base and novel names together.
-        pairs: Confused names by method.
-        changes: How many images changed sides.
-        galleries: Which.
-        no_gallery: Why images are missing.
-        changed: Settings that are not the defaults.
-    """
-
-    name: str
-    title: str
-    setting: SettingRuns
-    facts: list[tuple[str, str]]
-    notes: list[str]
-    headline: Table
-    by_round: list[Figure]
-    figures: list[Figure]
-    clients: Table | None
-    client_models: Table | None
-    domains: Table | None
-    partition: Figure | None
-    costs: list[Figure]
-    reinforcement: list[Figure]
-    halves: Figure | None
-    pairs: list[tuple[str, list[Pair]]]
-    changes: list[Changes]
-    galleries: list[Gallery]
-    no_gallery: str
-    changed: Table
-
-
 def write_report(folder: Path, output: Path | None = None, *, images: bool = True) -> Written:
-    """Make a page of the run in a folder, or of all runs up to three folders below it.
+    """Write a page of the run in a folder, or of all runs up to three folders below it.
 
     Args:
         folder: A run folder, or one that holds run folders.
         output: File of the page; None: report.html in `folder`.
-        images: Whether test images may be on the page.
+        images: Whether the page shows test images.
 
     Raises:
         RunError: There is no run that can be read, or the page cannot be written.
@@ -130,34 +79,40 @@ def render(collected: Collection, *, images: bool = True) -> str:
     )
 
 
-def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> Part:
+def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str, Any]:
+    """What the template shows of a setting; a value with nothing to show is empty or None.
+
+    Args:
+        name: Unique on the page, in front of identifiers.
+        setting: The runs.
+        parts: Number of settings on the page, which share the room for images.
+        images: Whether the page shows test images.
+    """
     notes = (run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", []))
-    found, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
-    figures = (base_against_novel(setting, name), by_client(setting, name))
-    costs = (seconds_by_phase(setting, name), bytes_sent(setting, name))
-    pairs = [(method.label, confused_pairs(method)) for method in setting.methods]
-    return Part(
-        name=name,
-        title=printable(setting.title),
-        setting=setting,
-        facts=_facts(setting),
-        notes=list(dict.fromkeys(notes)),
-        headline=tables.headline(setting),
-        by_round=by_round(setting, name),
-        figures=[figure for figure in figures if figure],
-        clients=tables.clients(setting),
-        client_models=tables.client_models(setting),
-        domains=tables.domains(setting),
-        partition=partition_map(setting, name),
-        costs=[figure for figure in costs if figure],
-        reinforcement=reinforcement(setting, name),
-        halves=halves_figure(setting, name),
-        pairs=[(label, confused) for label, confused in pairs if confused],
-        changes=changes_of(setting.methods),
-        galleries=found,
-        no_gallery=missing,
-        changed=tables.changed_settings(setting),
-    )
+    pairs = ((method.label, confused_pairs(method)) for method in setting.methods)
+    thumbnails, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
+    return {
+        "name": name,
+        "title": printable(setting.title),
+        "setting": setting,
+        "facts": _facts(setting),
+        "notes": list(dict.fromkeys(notes)),
+        "headline": tables.headline(setting),
+        "by_round": by_round(setting, name),
+        "figures": list(filter(None, (base_against_novel(setting, name), by_client(setting, name)))),
+        "clients": tables.clients(setting),
+        "client_models": tables.client_models(setting),
+        "domains": tables.domains(setting),
+        "partition": partition_map(setting, name),
+        "costs": list(filter(None, (seconds_by_phase(setting, name), bytes_sent(setting, name)))),
+        "reinforcement": reinforcement(setting, name),
+        "halves": halves_figure(setting, name),
+        "pairs": [(label, confused) for label, confused in pairs if confused],
+        "changed_images": changed_images(setting),
+        "galleries": thumbnails,
+        "no_gallery": missing,
+        "changed_settings": tables.changed_settings(setting),
+    }
 
 
 def _title(settings: list[SettingRuns]) -> str:

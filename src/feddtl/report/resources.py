@@ -1,4 +1,4 @@
-"""Who had which images, and what it cost: partition, seconds by phase, bytes, and how the RL stage went."""
+"""Figures of the partition, of the cost in seconds and bytes, and of the RL stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feddtl.units import duration, size
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Between the light and the dark page; how much of it is seen says how many images there are.
+# Legible on the light and on the dark page; its opacity says how many images there are.
 HEAT = (0x2F / 255, 0x81 / 255, 0xC7 / 255)
 MOST_NUMBERS, MOST_NAMES = 240, 45
 DIRECTIONS = (("bytes_up", "to the server"), ("bytes_down", "to the clients"))

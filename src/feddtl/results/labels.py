@@ -1,4 +1,4 @@
-"""Labels for what a table or a figure sets side by side."""
+"""Labels that distinguish the rows of a table or the lines of a figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Settings that may be the path of a folder; where it lies on somebody's machine is not for a table.
+# Settings that may be the path of a folder; where it is on somebody's machine does not belong in a table.
 PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
 REPLACEMENT = "�"
 
@@ -28,19 +28,19 @@ def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]
 
 
 def shown_values(key: str, values: Iterable[Any]) -> dict[Any, str]:
-    """Text for each value of a setting; of a path its name alone, see `path_names`."""
+    """Text for each value of a setting; for a path only its name, see `path_names`."""
     return path_names(values) if key in PATHS else {value: str(value) for value in values}
 
 
 def path_names(paths: Iterable[str]) -> dict[str, str]:
-    """The last part of each path, with as many before it as tell it from the others: '/home/me/clip' is 'clip'.
+    """The last part of each path, with as many before it as distinguish it from the others: '/home/me/clip' is 'clip'.
 
-    What is no path, such as a Hub id or the name of a data set, stays as it is.
+    Anything that is not a path, such as a Hub id or the name of a data set, stays as it is.
     """
     parts = {path: Path(path).parts if _is_path(path) else (path,) for path in paths}
     names = {}
     for path, mine in parts.items():
-        others = [other for twin, other in parts.items() if twin != path]
+        others = [other for rival, other in parts.items() if rival != path]
         fewest = (count for count in range(1, len(mine)) if all(other[-count:] != mine[-count:] for other in others))
         names[path] = Path(*mine[-next(fewest, len(mine)) :]).as_posix() if path else ""
     return names

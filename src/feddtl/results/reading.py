@@ -13,7 +13,7 @@ from feddtl.results.run import RunResult
 from feddtl.run_files import CONFIG, DATA, SUMMARY
 from feddtl.runs import RunFolder
 
-# As `feddtl compare` and a loop over seeds nest them, with room for a folder per data set.
+# Deep enough for the folders of `feddtl compare` and of a loop over seeds, inside a folder for each data set.
 DEEPEST = 3
 FIELDS_OF_DATA = (
     "dataset",
@@ -88,10 +88,10 @@ def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
 
 
 def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
-    """A run that began, and what of it is damaged that a page can do without: the predictions.
+    """A run that began, and errors about files that a page can do without: the predictions.
 
     Raises:
-        RunError: It did not begin, or a file is damaged that a page cannot do without.
+        RunError: It did not begin, or a file that a page needs is damaged.
     """
     folder = RunFolder.open(path)
     run = RunResult(name, folder.experiment, folder.summary, folder.environment, folder.data, folder.records)
@@ -103,7 +103,7 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
 
 
 def _require_fields(run: RunResult, path: Path) -> None:
-    """Raise RunError where a file is valid JSON without what every run has."""
+    """Raise RunError where a file is valid JSON but lacks fields that every run has."""
     missing = {DATA: [key for key in FIELDS_OF_DATA if key not in run.data]}
     if run.summary and run.summary.seconds_by_phase is None:
         missing[SUMMARY] = ["seconds_by_phase"]

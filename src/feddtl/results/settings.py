@@ -13,9 +13,9 @@ from feddtl.results.labels import path_names, shown_values
 from feddtl.results.run import RunResult
 from feddtl.units import counted
 
-# What is said of the images themselves; the rest of the table says who holds them.
+# Keys of `data` that say which images are used; the others say who holds them.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
-# Keys, or beginnings of keys, of what is the same for all rows of a table, or of the machine.
+# Keys, or prefixes of keys, that are the same for all methods of a setting, or that describe the machine.
 NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.", "deployment.")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
@@ -28,7 +28,7 @@ class Condition:
     Attributes:
         regime: 'few-shot' or 'full'.
         shots: Images per base class; None in the full regime.
-        partition: Who gets which images.
+        partition: How images are dealt to clients.
         alpha: Concentration; None for a partition that is not Dirichlet.
         min_images: Fewest images of a client; 0 for a partition that is not Dirichlet.
         clients: Number of clients.
@@ -52,10 +52,10 @@ class Condition:
     model: str
 
     def parts(self, model: str) -> tuple[str, ...]:
-        """What it is, one text for each thing that may differ; '' where there is nothing to say.
+        """One text for each property that may differ; '' where there is nothing to say.
 
         Args:
-            model: What the model is called; see `path_names`.
+            model: The name of the model; see `path_names`.
         """
         return (
             self.regime if self.shots in (None, DataConfig.shots) else f"{self.regime} ({self.shots} per class)",
