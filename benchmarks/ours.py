@@ -12,8 +12,9 @@ import torch
 from benchmarks.workload import SHAPES, Workload
 from feddtl.config import ComputeConfig, EvaluationConfig, Experiment, LocalConfig, ScheduleConfig
 from feddtl.evaluate import score_global, score_local
-from feddtl.experiment import RunObserver, prepare, run_experiment
+from feddtl.experiment import prepare, run_experiment
 from feddtl.messages import Payload, ServerState, Update
+from feddtl.observers import RunObserver
 
 
 def experiment_of(workload: Workload, cache: Path, *, sft_epochs: int = 2) -> Experiment:

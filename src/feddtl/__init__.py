@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     )
     from feddtl.data.federated import FederatedData, load_federated_data
     from feddtl.errors import FeddtlError
-    from feddtl.experiment import RunObserver, run_experiment
+    from feddtl.experiment import run_experiment
     from feddtl.experiment_file import load_experiment, load_experiments
     from feddtl.export import export_merged
     from feddtl.models.clip import Clip, load_clip
+    from feddtl.observers import Observers, RunObserver
     from feddtl.records import RoundRecord, Summary
     from feddtl.scoring import TrainedModel, load_trained_model, score_run
 
@@ -61,10 +62,11 @@ _HOMES = {
     ),
     "feddtl.data.federated": ("FederatedData", "load_federated_data"),
     "feddtl.errors": ("FeddtlError",),
-    "feddtl.experiment": ("RunObserver", "run_experiment"),
+    "feddtl.experiment": ("run_experiment",),
     "feddtl.experiment_file": ("load_experiment", "load_experiments"),
     "feddtl.export": ("export_merged",),
     "feddtl.models.clip": ("Clip", "load_clip"),
+    "feddtl.observers": ("Observers", "RunObserver"),
     "feddtl.records": ("RoundRecord", "Summary"),
     "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
 }
@@ -82,6 +84,7 @@ __all__ = [
     "FederatedData",
     "LocalConfig",
     "LoraConfig",
+    "Observers",
     "RlConfig",
     "RoundRecord",
     "RunObserver",

@@ -20,13 +20,14 @@ from feddtl.data.own_images import OwnImages, load_own_images, part_of
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
-from feddtl.experiment import RunObserver, evaluation_sets, labelled, load_model, run_experiment, task_of
+from feddtl.experiment import evaluation_sets, labelled, load_model, run_experiment, task_of
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.messages import Payload, Update
 from feddtl.methods import METHODS, build_method
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
+from feddtl.observers import RunObserver
 from feddtl.records import Summary
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet

@@ -25,6 +25,7 @@ from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.models.modules import BOTH_TOWERS, Tower
+from feddtl.observers import RunObserver
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
 from feddtl.records import Summary
@@ -33,27 +34,11 @@ from feddtl.runs import RunFolder
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.local import LocalRuntime
 from feddtl.runtimes.parties import Parties
-from feddtl.runtimes.rounds import Progress, RoundObserver
+from feddtl.runtimes.rounds import Progress
 from feddtl.summary import describe_data, summarise
 from feddtl.system.validation import Validation, hold_back
 from feddtl.timing import Stopwatch, add_seconds
 from feddtl.training.client_data import ClientData, rows_of_views
-
-
-class RunObserver(RoundObserver):
-    """A `RoundObserver` that is also told of the preparation and the outcome; the default watches nothing."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
-    def images_encoded(self, what: str, done: int, total: int) -> None:
-        """Images through the frozen blocks."""
-
-    def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
-        """Everything is ready; zero-shot is scored."""
-
-    def run_finished(self, summary: Summary) -> None:
-        """The summary is written."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +123,7 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.method.init_server())
     folder.write_metrics(start.records)
-    observer.run_started(experiment, prepared.data, zero_shot, start.state.round)
+    observer.run_started(experiment, prepared.data, zero_shot, start.records)
     progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
     closed = runtime.close(progress)
     if closed is not progress and prepared.method.trains:

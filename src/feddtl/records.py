@@ -34,6 +34,17 @@ def headline(scores: Mapping[str, float | None]) -> dict[str, float | None]:
     return {key: None if value is None or math.isnan(value) else value for key, value in found.items()}
 
 
+def scalars_in(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers in nested tables by their path, 'train/loss', without lists and without tables by client."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and not key.endswith("_by_client"):
+            found |= scalars_in(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 @dataclass(frozen=True)
 class FederatedAccuracy:
     """The global model as the clients score it, each on test images of its own.
@@ -148,6 +159,11 @@ class RoundRecord:
         if self.federated and not self._scored_by_server:
             found |= self.federated.scores
         return headline(found)
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The numbers of the round by their place in the file, 'train/loss'; see `scalars_in`."""
+        return scalars_in({key: value for key, value in self.to_dict().items() if key != "round"})
 
     @property
     def _scored_by_server(self) -> bool:

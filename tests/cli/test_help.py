@@ -16,6 +16,7 @@ from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 
 HEAVY = (
+    "tensorboard",
     "torch",
     "transformers",
     "datasets",

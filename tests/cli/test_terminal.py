@@ -197,7 +197,7 @@ def test_clients_with_images_of_their_own(bench: Bench) -> None:
     observer = LineObserver(Console(file=drawn, width=200))
     config = DataConfig(source="clients", classes="ant,bee", novel_classes="cat", clients=3)
     unknown = Scores(math.nan, math.nan, math.nan)
-    observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, 0)
+    observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, ())
     observer.clients_counted(0, federated_accuracy({0: HitCounts(1, 4, 2, 2), 2: HitCounts(2, 2)}, {}))
     record = made_record(1, train={"loss": 0.5}, local=25.0, seconds={"steps": 1.0})
     observer.round_finished(record)

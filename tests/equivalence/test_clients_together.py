@@ -16,7 +16,8 @@ from feddtl.models.activations import Activations
 from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
 from feddtl.models.towers import BlockStack
-from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.observers import RunObserver
+from feddtl.runtimes.local import LocalRuntime, Progress
 
 RL_VARIANTS = [
     {},
@@ -113,7 +114,7 @@ def test_number_of_clients_together_follows_the_batch(federation, clip_folder, m
 def test_broken_client_of_a_batch_is_named_and_the_others_are_kept(federation, make_experiment):
     """NaN in client 1's image: the error names client 1, and the updates of 0 and 2 are those they have alone."""
 
-    class Arrivals(RoundObserver):
+    class Arrivals(RunObserver):
         def __init__(self):
             self.clients = []
 

@@ -20,7 +20,8 @@ from feddtl import deployment
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ScheduleConfig
 from feddtl.data.federated import load_federated_data
 from feddtl.errors import ClientError, DataError
-from feddtl.experiment import RunObserver, run_experiment
+from feddtl.experiment import run_experiment
+from feddtl.observers import RunObserver
 from feddtl.report.page import write_report
 from feddtl.runs import RunFolder
 from feddtl.runtimes.flower.apps import client_app

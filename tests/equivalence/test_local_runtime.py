@@ -14,8 +14,9 @@ from feddtl.messages import tensor_bytes
 from feddtl.methods import build_method
 from feddtl.methods.feddtl.method import FedDTL
 from feddtl.models.activations import Activations
+from feddtl.observers import RunObserver
 from feddtl.runtimes import parties
-from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.runtimes.parties import require_finite_tensors
 from feddtl.storage import without_nan
 from feddtl.system.selection import choose_clients
@@ -39,7 +40,7 @@ def with_value(data, where, value):
     return replace(data, activations=Activations.of(changed))
 
 
-class Diary(RoundObserver):
+class Diary(RunObserver):
     def __init__(self):
         self.events = []
 

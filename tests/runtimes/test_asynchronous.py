@@ -10,7 +10,8 @@ import torch
 from feddtl.config import AFedPGConfig, SystemConfig
 from feddtl.messages import ServerState, tensor_bytes
 from feddtl.methods import build_method
-from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.observers import RunObserver
+from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.storage import without_nan
 from feddtl.system.asynchronous_server import Motion, step, step_rate
 from feddtl.system.flight import Flight
@@ -214,7 +215,7 @@ def test_the_server_s_metrics_are_means_over_the_steps(federation, make_experime
 
 
 def test_observers_hear_of_each_arrival(federation, make_experiment):
-    class Diary(RoundObserver):
+    class Diary(RunObserver):
         def __init__(self):
             self.events = []
 

@@ -16,13 +16,14 @@ from feddtl.config import SystemConfig
 from feddtl.evaluate import HitCounts, accuracy, correct
 from feddtl.messages import ServerState
 from feddtl.methods import build_method
+from feddtl.observers import RunObserver
 from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
-from feddtl.runtimes.local import LocalRuntime, Progress, RoundObserver
+from feddtl.runtimes.local import LocalRuntime, Progress
 
 PARTS = (torch.arange(5), torch.arange(5, 9), torch.arange(9, 12))  # of the 12 base test images
 
 
-class Diary(RoundObserver):
+class Diary(RunObserver):
     def __init__(self):
         self.counted = []
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.flags import UNSAID, ClassList, ExperimentFile, ExperimentFiles, Flags, FolderFlag
+from feddtl.cli.flags import UNSAID, ClassList, ExperimentFile, ExperimentFiles, Flags, FolderFlag, TrackFlag
 from feddtl.config import Experiment
 
 
@@ -28,6 +28,7 @@ class Run:
     """Print the summary as JSON on standard output, and nothing else there."""
     quiet: bool = False
     """No progress, only the final table."""
+    track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
 
     def execute(self) -> int:
@@ -61,6 +62,7 @@ class Compare:
     """Print comparison.json on standard output, and nothing else there."""
     quiet: bool = False
     """No progress, only the final tables."""
+    track: TrackFlag = ()
     config: Annotated[ComparedExperiment, tyro.conf.arg(name="")] = field(default_factory=ComparedExperiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
     """The experiments of the files by name, in their order, with the flags over them."""

@@ -23,7 +23,9 @@ def compare_experiments(command: Compare) -> int:
     observer = choose_comparison_observer(quiet=command.quiet or command.json, terminal=sys.stderr.isatty())
     try:
         with observer:
-            found = compare(command.resolved, command.output, seeds=command.seeds, observer=observer)
+            found = compare(
+                command.resolved, command.output, seeds=command.seeds, observer=observer, track=command.track
+            )
     except KeyboardInterrupt:
         print(
             f"interrupted: give the same command again to go on from where it stood; {command.output} has the tables "

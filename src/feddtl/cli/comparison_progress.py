@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from feddtl.comparison.grid import Cell, ComparisonObserver
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
-from feddtl.experiment import RunObserver
+from feddtl.observers import RunObserver
 from feddtl.records import RoundRecord
 from feddtl.results.run import RunResult
 from feddtl.units import counted, duration
@@ -135,8 +136,10 @@ class _RoundBar(_Notes):
         super().__init__(comparison)
         self._bars, self._cell = comparison, cell
 
-    def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
-        self._bars.show_rounds(self._cell, rounds_done, experiment.rounds)
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        self._bars.show_rounds(self._cell, len(records), experiment.rounds)
 
     def round_finished(self, record: RoundRecord) -> None:
         self._bars.show_rounds(self._cell, record.round, self._cell.experiment.rounds)

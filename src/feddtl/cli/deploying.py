@@ -84,6 +84,7 @@ def submit(command: Submit) -> int:
                 with_absolute_paths(command.config),
                 output,
                 resume=command.resume is not None,
+                track=command.track,
                 tell=lambda line: None if command.quiet or command.json else print(line, file=sys.stderr),
             )
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from feddtl.cli.flags import UNSAID, ExperimentFile, Flags, FolderFlag
+from feddtl.cli.flags import UNSAID, ExperimentFile, Flags, FolderFlag, TrackFlag
 from feddtl.config import Experiment
 
 
@@ -107,6 +107,7 @@ class Submit:
     """Print the summary as JSON on standard output, and nothing else there."""
     quiet: bool = False
     """No progress, only the final table."""
+    track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
 
     def execute(self) -> int:

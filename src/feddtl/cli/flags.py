@@ -33,3 +33,14 @@ FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_h
 # No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.
 Flags = Annotated[Experiment, tyro.conf.arg(name="")]
 ClassList = Literal["base", "novel", "all"]
+TrackFlag = tyro.conf.UseAppendAction[
+    Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="TRACKER",
+            help="Hand the numbers of each round to a tracker, 'tensorboard'; may be given several times. "
+            "See docs/how-to/track-a-run.md.",
+            help_behavior_hint=UNSAID,
+        ),
+    ]
+]

@@ -17,7 +17,7 @@ from feddtl.config import METHOD_TITLES, Experiment, SystemConfig, method_title
 from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
-from feddtl.experiment import RunObserver
+from feddtl.observers import RunObserver
 from feddtl.records import SCORE_HEADINGS, SCORES, FederatedAccuracy, Headline, RoundRecord, Summary
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, size
@@ -47,11 +47,13 @@ class LineObserver(QuietObserver):
     def note(self, text: str) -> None:
         self._print(f"note: {text}")
 
-    def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
         self._rounds = experiment.rounds
         self._clock = experiment.system != SystemConfig()
         self._on_clients = data.on_clients
-        for line in start_lines(experiment, data, zero_shot, rounds_done):
+        for line in start_lines(experiment, data, zero_shot, len(records)):
             self._print(line)
 
     def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
@@ -95,10 +97,12 @@ class BarObserver(LineObserver):
     def images_encoded(self, what: str, done: int, total: int) -> None:
         self._show("loading", what, done, total)
 
-    def run_started(self, experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> None:
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
         self._drop("loading")
-        super().run_started(experiment, data, zero_shot, rounds_done)
-        self._show("rounds", "rounds", rounds_done, experiment.rounds)
+        super().run_started(experiment, data, zero_shot, records)
+        self._show("rounds", "rounds", len(records), experiment.rounds)
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
         self._clients, self._arrived = len(clients), 0

@@ -11,11 +11,13 @@ from pathlib import Path
 from feddtl.comparison.files import COMPARISON, Comparison, Failure, write_comparison
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError, FeddtlError, RunError
-from feddtl.experiment import RunObserver, run_experiment
+from feddtl.experiment import run_experiment
+from feddtl.observers import Observers, RunObserver
 from feddtl.results.run import RunResult
 from feddtl.run_files import holds_run
 from feddtl.runs import RunFolder
 from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
+from feddtl.trackers import open_trackers, require_trackers
 
 RUNS = "runs"
 
@@ -66,6 +68,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     observer: ComparisonObserver | None = None,
+    track: Sequence[str] = (),
 ) -> Comparison:
     """Run every experiment with every seed, and write tables of them; finished cells are only read.
 
@@ -75,6 +78,7 @@ def compare(
             table.csv and comparison.json.
         seeds: Each experiment runs with each of them.
         observer: Receives progress.
+        track: Trackers of each run, see `feddtl.trackers`.
 
     Returns:
         What came out, failures included.
@@ -82,9 +86,10 @@ def compare(
     Raises:
         FeddtlError: Nothing could be started. What goes wrong within a cell is one of `Comparison.failures`.
     """
+    require_trackers(track)
     cells = cells_of(experiments, seeds, output)
     with comparison_folder(output):
-        return _Grid(cells, output, observer or ComparisonObserver()).run()
+        return _Grid(cells, output, observer or ComparisonObserver(), track).run()
 
 
 def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output: Path) -> tuple[Cell, ...]:
@@ -128,8 +133,8 @@ def comparison_folder(output: Path) -> Iterator[None]:
 class _Grid:
     """Runs the cells. Finished ones are read first, so that the files never lose a result."""
 
-    def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver) -> None:
-        self._cells, self._output, self._observer = cells, output, observer
+    def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver, track: Sequence[str]) -> None:
+        self._cells, self._output, self._observer, self._track = cells, output, observer, track
         self._outcomes: dict[Cell, RunResult] = {}
         self._failures: dict[Cell, Failure] = {}
 
@@ -161,9 +166,8 @@ class _Grid:
 
     def _run_cell(self, cell: Cell) -> None:
         try:
-            run_experiment(
-                cell.experiment, cell.folder, resume=holds_run(cell.folder), observer=self._observer.run_observer(cell)
-            )
+            observers = Observers(self._observer.run_observer(cell), *open_trackers(self._track, cell.folder))
+            run_experiment(cell.experiment, cell.folder, resume=holds_run(cell.folder), observer=observers)
             outcome = finished_outcome(cell)
         except FeddtlError as error:
             self._fail(cell, error)

@@ -12,8 +12,10 @@ from feddtl.deployment import serve
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
 from feddtl.flower_app.orphans import end_with_parent
+from feddtl.observers import Observers
 from feddtl.runtimes.flower.apps import server_app
 from feddtl.runtimes.flower.grid import Grid
+from feddtl.trackers import open_trackers
 
 
 def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
@@ -21,13 +23,16 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
 
     Args:
         grid: Flower's connection to the nodes.
-        run_config: `experiment`: FILE.toml or FILE.toml::LABEL; or instead `settings`: every key as JSON.
+        run_config: `experiment`: FILE.toml or FILE.toml::LABEL; or instead `settings`: every key as JSON. `track`:
+            names of trackers, separated by commas.
 
     Raises:
         ConfigError: A path is missing, or both an experiment and settings are given.
     """
     output, experiment = Path(_text("output", run_config)).expanduser(), _experiment(run_config)
-    with choose_observer(quiet=False, terminal=False) as observer:
+    track = [name for name in str(run_config.get("track", "")).split(",") if name]
+    with choose_observer(quiet=False, terminal=False) as terminal:
+        observer = Observers(terminal, *open_trackers(track, output))
         serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,10 +47,19 @@ experiment = ""
 settings = ""
 output = ""
 resume = false
+track = ""
 """
 
 
-def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, tell: Callable[[str], None]) -> None:
+def submit(
+    state: Path,
+    experiment: Experiment,
+    output: Path,
+    *,
+    resume: bool,
+    tell: Callable[[str], None],
+    track: Sequence[str] = (),
+) -> None:
     """Run an experiment at the server of this machine, and wait for its end.
 
     An interruption, KeyboardInterrupt or SystemExit, stops the run.
@@ -61,6 +70,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         output: Folder of the run on the server's machine.
         resume: Go on from the last checkpoint in `output`.
         tell: Told each line of the run's log that is not Flower's own.
+        track: Trackers of the run, on the server.
 
     Raises:
         DeploymentError: There is no server, the run did not finish, or the server could not be told to stop it.
@@ -76,7 +86,7 @@ def submit(state: Path, experiment: Experiment, output: Path, *, resume: bool, t
         cli = FlowerCli(home, folder / "empty")
         cli.folder.mkdir()
         cli.wait_for_server(tell)
-        app, run_config = _write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume)
+        app, run_config = _write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume, track)
         run: int | None = None
         try:
             with held_back():  # or the server might have a run whose number nobody knows
@@ -98,10 +108,11 @@ def _write_app(folder: Path) -> Path:
     return folder
 
 
-def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool) -> Path:
+def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool, track: Sequence[str]) -> Path:
     settings = json.dumps(experiment_to_dict(experiment))
     path = folder / "run.toml"
     values: dict[str, str | bool] = {"settings": settings, "output": str(output.absolute()), "resume": resume}
+    values["track"] = ",".join(track)
     path.write_text(toml_text(values), encoding="utf-8")
     return path
 

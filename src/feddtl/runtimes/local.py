@@ -9,11 +9,12 @@ from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_t
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method
 from feddtl.methods.zero_shot.method import zero_shot_classifier
+from feddtl.observers import RunObserver
 from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.parties import Parties
-from feddtl.runtimes.rounds import Progress, RoundObserver, Rounds
+from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
 from feddtl.system.ppo_selection import PpoSelection
@@ -22,7 +23,7 @@ from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData
 
-__all__ = ["LocalRuntime", "Progress", "RoundObserver", "build_selector"]
+__all__ = ["LocalRuntime", "Progress", "RunObserver", "build_selector"]
 
 
 class LocalRuntime:
@@ -45,7 +46,7 @@ class LocalRuntime:
         clients: Sequence[ClientData],
         sets: EvaluationSets,
         experiment: Experiment,
-        observer: RoundObserver | None = None,
+        observer: RunObserver | None = None,
         stopwatch: Stopwatch | None = None,
         validation: Validation | None = None,
         fleet: Callable[[Parties], Fleet] = FleetInProcess,
@@ -55,7 +56,7 @@ class LocalRuntime:
         self._experiment = experiment
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
-        self._parties = Parties(method, clients, sets, experiment, observer or RoundObserver(), self._stopwatch)
+        self._parties = Parties(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch)
         self._fleet = fleet(self._parties)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:

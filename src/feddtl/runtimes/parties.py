@@ -27,8 +27,8 @@ from feddtl.evaluate import (
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, Method
 from feddtl.models.lora import Tensors
+from feddtl.observers import RunObserver
 from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores
-from feddtl.runtimes.rounds import RoundObserver
 from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
 
@@ -59,7 +59,7 @@ class Parties:
     clients: Sequence[ClientData]
     sets: EvaluationSets
     experiment: Experiment
-    observer: RoundObserver
+    observer: RunObserver
     stopwatch: Stopwatch
     latest: LatestPredictions = field(default_factory=LatestPredictions)
 

@@ -1,33 +1,14 @@
-"""Where a run stands, who watches it, and what turns one round's end into the next."""
+"""Where a run stands, and what turns one round's end into the next."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
 from feddtl.records import FederatedAccuracy, RoundRecord
-
-
-class RoundObserver:
-    """Told what happens; the default watches nothing."""
-
-    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
-        """A round begins with these clients; without rounds in lockstep, those at work when it begins."""
-
-    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
-        """A client finished a local epoch."""
-
-    def client_finished(self, client: int) -> None:
-        """A client's update arrived."""
-
-    def round_finished(self, record: RoundRecord) -> None:
-        """The round is aggregated and scored."""
-
-    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
-        """Clients scored the global model after a round, 0 for none, on images of their own."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from runtimes.in_memory_grid import InMemoryGrid
 
 from feddtl import deployment
 from feddtl.config import DeploymentConfig, ScheduleConfig
-from feddtl.experiment import RunObserver
+from feddtl.observers import RunObserver
 from feddtl.runtimes.flower.apps import client_app
 
 ROUNDS = 3

@@ -1,0 +1,95 @@
+"""Who watches a run: one base class with everything that happens, and several observers as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feddtl.config import Experiment
+from feddtl.data.federated import FederatedData
+from feddtl.evaluate import Scores
+from feddtl.records import FederatedAccuracy, RoundRecord, Summary
+
+
+class RunObserver:
+    """Told what happens in a run, in the order of these methods; the default watches nothing.
+
+    An error that a method raises ends the run, as any other error does; the last checkpoint is intact.
+    """
+
+    def note(self, text: str) -> None:
+        """Something the user should know; at any time."""
+
+    def images_encoded(self, what: str, done: int, total: int) -> None:
+        """Images through the frozen blocks."""
+
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        """Everything is ready; zero-shot is scored. A resumed run has records of the rounds that are done."""
+
+    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
+        """A round begins with these clients; without rounds in lockstep, those at work when it begins."""
+
+    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
+        """A client finished a local epoch."""
+
+    def client_finished(self, client: int) -> None:
+        """A client's update arrived."""
+
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
+        """Clients scored the global model after a round, 0 for none, on images of their own."""
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """The round is aggregated and scored; its checkpoint is not yet written."""
+
+    def run_finished(self, summary: Summary) -> None:
+        """The summary is written."""
+
+
+class Observers(RunObserver):
+    """Several observers as one: each is told in turn, and an error of one is not caught.
+
+    Args:
+        observers: In the order in which they are told.
+    """
+
+    def __init__(self, *observers: RunObserver) -> None:
+        self._observers = observers
+
+    def note(self, text: str) -> None:
+        for observer in self._observers:
+            observer.note(text)
+
+    def images_encoded(self, what: str, done: int, total: int) -> None:
+        for observer in self._observers:
+            observer.images_encoded(what, done, total)
+
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        for observer in self._observers:
+            observer.run_started(experiment, data, zero_shot, records)
+
+    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
+        for observer in self._observers:
+            observer.round_started(round_number, stage, clients)
+
+    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
+        for observer in self._observers:
+            observer.epoch_finished(client, epoch, epochs)
+
+    def client_finished(self, client: int) -> None:
+        for observer in self._observers:
+            observer.client_finished(client)
+
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
+        for observer in self._observers:
+            observer.clients_counted(round_number, federated)
+
+    def round_finished(self, record: RoundRecord) -> None:
+        for observer in self._observers:
+            observer.round_finished(record)
+
+    def run_finished(self, summary: Summary) -> None:
+        for observer in self._observers:
+            observer.run_finished(summary)

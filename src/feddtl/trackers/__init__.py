@@ -1,0 +1,54 @@
+"""Trackers: observers that hand the numbers of a run to another program while it runs.
+
+A tracker is a class in a module of its own, a line in `TRACKERS`, and an extra of the same name in pyproject.toml. It
+is made with the folder of the run, and keeps what it writes in a folder of its own name there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from feddtl.errors import ConfigError, did_you_mean
+from feddtl.observers import RunObserver
+
+# Known without importing what they need.
+TRACKERS = {
+    "tensorboard": "feddtl.trackers.tensorboard:TensorBoard",
+}
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError for a name that is unknown or twice there, or a tracker that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"There is no tracker '{name}'.", did_you_mean(name, TRACKERS))
+        if names.count(name) > 1:
+            raise ConfigError(f"The tracker '{name}' is named twice.", f"Give --track {name} once.")
+        _class_of(name)
+
+
+def open_trackers(names: Sequence[str], folder: Path) -> list[RunObserver]:
+    """The trackers of a run.
+
+    Args:
+        names: Keys of `TRACKERS`.
+        folder: Folder of the run; nothing is written there before the run has started.
+
+    Raises:
+        ConfigError: As `require_trackers`.
+    """
+    require_trackers(names)
+    return [_class_of(name)(folder) for name in names]
+
+
+def _class_of(name: str) -> Any:
+    module, _, attribute = TRACKERS[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(
+            f"The tracker '{name}' cannot be imported: {error}.", f"Install it: pip install 'feddtl[{name}]'"
+        ) from None
