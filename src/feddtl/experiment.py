@@ -123,6 +123,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.method.init_server())
     folder.write_metrics(start.records)
+    if prepared.sets.on_clients:
+        zero_shot = _as_clients_counted(start)
     observer.run_started(experiment, prepared.data, zero_shot, start.records)
     progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
     closed = runtime.close(progress)
@@ -130,8 +132,7 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
         folder.save_progress(closed)
     progress = closed
     if prepared.sets.on_clients:
-        counted = progress.before
-        zero_shot = Scores(math.nan, counted.base if counted else math.nan, counted.novel if counted else math.nan)
+        zero_shot = _as_clients_counted(progress)
     else:
         after = runtime.predictions(progress.state)
         folder.write_predictions(_predictions(prepared.sets, before, after))
@@ -141,6 +142,12 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     _write_outcome(folder, experiment, prepared.method, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary
+
+
+def _as_clients_counted(progress: Progress) -> Scores:
+    """The model before training as the clients score it; NaN while they have not."""
+    before = progress.before
+    return Scores(math.nan, before.base, before.novel) if before else Scores(math.nan, math.nan, math.nan)
 
 
 def _predictions(sets: EvaluationSets, before: Predictions, after: Predictions) -> ImagePredictions:

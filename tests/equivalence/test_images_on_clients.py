@@ -15,6 +15,7 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import CLASSES, CLIENTS, Bench, final_state, make_bench, records, summary, write_photos
 from runtimes.in_memory_grid import InMemoryGrid
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from feddtl import deployment
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ScheduleConfig
@@ -26,6 +27,7 @@ from feddtl.report.page import write_report
 from feddtl.runs import RunFolder
 from feddtl.runtimes.flower.apps import client_app
 from feddtl.scoring import score_run
+from feddtl.trackers.tensorboard import TensorBoard
 
 BASE, NOVEL = CLASSES[:3], CLASSES[3:]
 
@@ -89,6 +91,13 @@ def fresh_clients(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
     for name in ("client_side", "client_images"):
         monkeypatch.setattr(deployment, name, lru_cache(CLIENTS)(getattr(deployment, name).__wrapped__))
+
+
+def tracked(run):
+    """Steps and values of the scalars in the event files, without the times."""
+    events = EventAccumulator(str(run / "tensorboard"), purge_orphaned_data=False).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("seconds/")]
+    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
 
 
 def headline(record):
@@ -211,9 +220,12 @@ def test_resumed_between_rounds_the_last_record_gets_its_scores(silos, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(before=kill))
     assert ["base" in record for record in records(tmp_path / "run")] == [True, False]
-    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(), resume=True)
-    whole = deployment.serve(silos.experiment(), tmp_path / "whole", silos.grid())
+    [again, first] = (TensorBoard(tmp_path / name) for name in ("run", "whole"))
+    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(), resume=True, observer=again)
+    whole = deployment.serve(silos.experiment(), tmp_path / "whole", silos.grid(), observer=first)
     assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert tracked(tmp_path / "run") == tracked(tmp_path / "whole")
+    assert [step for step, _ in tracked(tmp_path / "run")["base"]] == [0, 1, 2, 3]
     assert (found.final, found.zero_shot) == (whole.final, whole.zero_shot)
 
 

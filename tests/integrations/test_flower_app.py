@@ -69,8 +69,11 @@ def test_settings_in_the_place_of_a_file(settings, load, tmp_path):
     bench = make_bench(tmp_path / "bench")
     asked = json.dumps(experiment_to_dict(bench.experiment(rounds=1, method="fedlora")))
     grid = InMemoryGrid(load("clientapp"), range(CLIENTS))
-    load("serverapp")(grid, context(settings, settings=asked, output=str(tmp_path / "run")))
+    load("serverapp")(grid, context(settings, settings=asked, output=str(tmp_path / "run"), track="tensorboard"))
     assert [record["round"] for record in records(tmp_path / "run")] == [1]
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    with pytest.raises(ConfigError, match="There is no tracker 'tensorbord'"):
+        load("serverapp")(grid, context(settings, settings=asked, output=str(tmp_path / "no"), track="tensorbord"))
     for wrong in ({"settings": asked, "experiment": "a.toml"}, {"settings": "{"}):
         with pytest.raises(ConfigError, match="run configuration"):
             load("serverapp")(grid, context(settings, output=str(tmp_path / "other"), **wrong))

@@ -84,10 +84,11 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = Experiment(rounds=7, model='Größe "14"', data=DataConfig(source="someone/pictures"))
     told = []
-    submit(server(), experiment, Path("out"), resume=True, tell=told.append)
+    submit(server(), experiment, Path("out"), resume=True, tell=told.append, track=["tensorboard"])
     values = tomllib.loads(Path(f"{server.calls}.run.toml").read_text(encoding="utf-8"))
     assert values["output"] == str(tmp_path / "out")
     assert values["resume"] is True
+    assert values["track"] == "tensorboard"
     assert experiment_from_dict(json.loads(values["settings"])) == experiment
     assert told == [ACCEPTED, "round 1/2 sft"]
     assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
