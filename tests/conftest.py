@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from feddtl.backbones.clip import Clip, load_clip
 from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import EvaluationSets, TestImages
@@ -21,7 +22,6 @@ from feddtl.features import frozen_activations
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method, Task
 from feddtl.models.activations import Activations
-from feddtl.models.clip import Clip, load_clip
 from feddtl.training.client_data import ClientData
 
 # The first use of a tower is slow, so a time limit per example says nothing; the same examples every time.

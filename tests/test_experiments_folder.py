@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from feddtl.backbones.source import EMBEDDED
 from feddtl.cli import main
 from feddtl.config import ComputeConfig, Experiment
 from feddtl.config.experiment import Method
@@ -25,7 +26,6 @@ from feddtl.dotted import flatten
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict, load_experiments
 from feddtl.methods import METHODS
-from feddtl.models.clip import EMBEDDED
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(FOLDER.rglob("*.toml"))

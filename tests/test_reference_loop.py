@@ -13,7 +13,7 @@ import torch
 
 from feddtl.evaluate import score_global, score_local
 from feddtl.methods import build_method
-from feddtl.models.clip import prompts_for
+from feddtl.models.text_tower import prompts_for
 from feddtl.seeding import torch_generator
 from feddtl.tensor_groups import select_prefix
 

@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from feddtl.backbones.catalog import load_backbone
+    from feddtl.backbones.clip import Clip, load_clip
     from feddtl.comparison.files import Comparison, load_comparison
     from feddtl.comparison.grid import ComparisonObserver, compare
     from feddtl.config import (
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from feddtl.experiment import run_experiment
     from feddtl.experiment_file import load_experiment, load_experiments
     from feddtl.export import export_merged
-    from feddtl.models.clip import Clip, load_clip
+    from feddtl.models.backbone import Backbone
     from feddtl.observers import Observers, RunObserver
     from feddtl.records import RoundRecord, Summary
     from feddtl.scoring import TrainedModel, load_trained_model, score_run
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "feddtl.backbones.catalog": ("load_backbone",),
+    "feddtl.backbones.clip": ("Clip", "load_clip"),
     "feddtl.comparison.files": ("Comparison", "load_comparison"),
     "feddtl.comparison.grid": ("ComparisonObserver", "compare"),
     "feddtl.config": (
@@ -65,7 +69,7 @@ _HOMES = {
     "feddtl.experiment": ("run_experiment",),
     "feddtl.experiment_file": ("load_experiment", "load_experiments"),
     "feddtl.export": ("export_merged",),
-    "feddtl.models.clip": ("Clip", "load_clip"),
+    "feddtl.models.backbone": ("Backbone",),
     "feddtl.observers": ("Observers", "RunObserver"),
     "feddtl.records": ("RoundRecord", "Summary"),
     "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
@@ -73,6 +77,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Backbone",
     "Clip",
     "Comparison",
     "ComparisonObserver",
@@ -97,6 +102,7 @@ __all__ = [
     "__version__",
     "compare",
     "export_merged",
+    "load_backbone",
     "load_clip",
     "load_comparison",
     "load_experiment",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from feddtl.backbones.catalog import load_backbone
 from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
@@ -20,11 +21,10 @@ from feddtl.features import ImageEncoder
 from feddtl.methods import METHODS, build_method
 from feddtl.methods.base import Method, Task
 from feddtl.models.activations import Activations, DeviceMemory
+from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.cache.folder import cache_folder
-from feddtl.models.clip import Clip, load_clip
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
-from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.observers import RunObserver
 from feddtl.plots import accuracy_curves, accuracy_over_time
 from feddtl.predictions import ImagePredictions
@@ -233,18 +233,20 @@ def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
     return METHODS[experiment.method].server_towers if experiment.data.on_clients else BOTH_TOWERS
 
 
-def load_model(experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None) -> Clip:
-    """The experiment's CLIP on its device, with these kernels, or those that the experiment asks for.
+def load_model(
+    experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None
+) -> Backbone:
+    """The experiment's backbone on its device, with these kernels, or those that the experiment asks for.
 
     What is measured is a training step of the image tower, so a method that trains nothing computes in float32.
 
     Args:
         experiment: What to run.
         kernels: How blocks compute; None: as the experiment says.
-        towers: Those that will be used, see `load_clip`; None: the whole model.
+        towers: Those that will be used, see `load_backbone`; None: the whole model.
     """
     compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
-    load = partial(load_clip, experiment.model, choose_device(compute.device), remembered_in=folder)
+    load = partial(load_backbone, experiment.model, choose_device(compute.device), remembered_in=folder)
     clip = load(towers=towers)
     if not METHODS[experiment.method].trains and compute.precision == "auto":
         return clip
@@ -288,7 +290,7 @@ def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Act
     )
 
 
-def task_of(clip: Clip, data: FederatedData, seed: int) -> Task:
+def task_of(clip: Backbone, data: FederatedData, seed: int) -> Task:
     """The task that all parties agree on."""
     return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
 

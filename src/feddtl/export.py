@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from feddtl.backbones.catalog import load_backbone
 from feddtl.errors import RunError
 from feddtl.methods import build_method
 from feddtl.methods.base import Task
-from feddtl.models.clip import load_clip, save_clip
+from feddtl.models.backbone import save_backbone
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
@@ -30,7 +31,7 @@ def export_merged(folder: Path, output: Path) -> None:
     run = RunFolder.open(folder)
     progress = run.latest_progress()
     experiment, data = run.experiment, run.data
-    clip = load_clip(experiment.model)
+    clip = load_backbone(experiment.model)
     task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
     method = build_method(task, experiment)
     if not method.trains:
@@ -46,12 +47,12 @@ def export_merged(folder: Path, output: Path) -> None:
         )
     for lora in adapters.values():
         merge(clip.model, lora)
-    save_clip(clip, output)
+    save_backbone(clip, output)
 
 
 @torch.no_grad()
 def merge(model: Any, lora: Lora) -> None:
-    """Add (alpha/r)·B·A to each adapted weight of a CLIPModel, in place."""
+    """Add (alpha/r)·B·A to each adapted weight of a model of transformers, in place."""
     parameters: Mapping[str, torch.Tensor] = dict(model.named_parameters())
     for name in layer_names(lora.factors):
         a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from feddtl.backbones.catalog import load_backbone
 from feddtl.config import DataConfig, Experiment
 from feddtl.data.federated import load_source, of_classes
 from feddtl.data.own_images import in_order_of, load_part
@@ -23,7 +24,7 @@ from feddtl.features import ImageEncoder
 from feddtl.methods import build_method
 from feddtl.methods.base import Classifier, Method, Task
 from feddtl.models.activations import joined
-from feddtl.models.clip import Clip, load_clip
+from feddtl.models.backbone import Backbone
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 
@@ -46,14 +47,14 @@ class TrainedModel:
 
     Attributes:
         experiment: What was run.
-        clip: The frozen CLIP.
+        clip: The frozen backbone.
         method: The method, on the run's base classes.
         classifier: Both towers after the last finished round.
         class_names: All classes of the run's data, base classes first.
     """
 
     experiment: Experiment
-    clip: Clip
+    clip: Backbone
     method: Method
     classifier: Classifier
     class_names: tuple[str, ...]
@@ -127,7 +128,7 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     """
     run = RunFolder.open(folder)
     experiment, data = run.experiment, run.data
-    clip = load_clip(experiment.model, choose_device(device))
+    clip = load_backbone(experiment.model, choose_device(device))
     clip.use(run.kernels)
     task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
     method = build_method(task, experiment)

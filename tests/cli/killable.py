@@ -83,7 +83,8 @@ def _is_running(process: int) -> bool:
 
 def serve() -> None:
     """Answer orders until the input ends."""
-    from feddtl.models.clip import EMBEDDED, load_clip
+    from feddtl.backbones.clip import load_clip
+    from feddtl.backbones.source import EMBEDDED
 
     # Import, once, what every run needs.
     import_module("feddtl.cli.running")

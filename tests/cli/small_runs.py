@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from feddtl.backbones.source import EMBEDDED_FOLDER
 from feddtl.cli import main
 from feddtl.config import DataConfig, Experiment, LocalConfig
-from feddtl.models.clip import EMBEDDED_FOLDER
 
 SIDE = 16
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")

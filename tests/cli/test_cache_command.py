@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli.small_runs import Bench, Command
 
-from feddtl.models.clip import load_clip
+from feddtl.backbones.clip import load_clip
 from feddtl.models.model_record import MODELS
 
 

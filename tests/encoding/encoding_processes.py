@@ -84,7 +84,7 @@ def small_passes() -> None:
 
 def serve() -> None:
     """Answer orders until the input ends."""
-    from feddtl.models.clip import load_clip
+    from feddtl.backbones.clip import load_clip
 
     tower = load_clip(sys.argv[1]).image
     small_passes()

@@ -7,11 +7,11 @@ import time
 import pytest
 import torch
 
+from feddtl.backbones.clip import load_clip
 from feddtl.data.table import ImageTable
 from feddtl.errors import ModelError
 from feddtl.features import frozen_activations
 from feddtl.models.cache.packed import pack
-from feddtl.models.clip import load_clip
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # Bytes of an image at block 2 of the tiny tower in float32: 5 tokens of width 32.

@@ -10,10 +10,10 @@ from PIL import Image
 import feddtl.encoding
 import feddtl.models.cache.folder
 import feddtl.models.cache.namespace
+from feddtl.backbones.clip import load_clip
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError
 from feddtl.models.activations import HeldRows
-from feddtl.models.clip import load_clip
 from feddtl.timing import Stopwatch
 
 BLOCK = 2

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from feddtl.backbones.clip import load_clip
 from feddtl.errors import ClientError
 from feddtl.methods import build_method
 from feddtl.models.activations import Activations
-from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
 from feddtl.models.towers import BlockStack
 from feddtl.observers import RunObserver

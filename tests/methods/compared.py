@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from slow_methods import slow_sgd_round
 
+from feddtl.backbones.clip import load_clip
 from feddtl.messages import Payload
 from feddtl.methods import build_method
-from feddtl.models.clip import load_clip
 
 # Byte-level tokens, so the names are of 3, 9 and 19; one has an underscore.
 NAMES = ("cat", "red_panda", "great crested grebe", "x")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from compared import COMPARED, PERSONAL_METHODS
 
+from feddtl.backbones.clip import load_clip
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import ScheduleConfig
 from feddtl.messages import tensor_bytes
 from feddtl.methods import build_method
-from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.system.selection import choose_clients

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import feddtl.experiment as experiments
+from feddtl.backbones.clip import load_clip
 from feddtl.methods import METHODS, build_method
-from feddtl.models.clip import load_clip
 from feddtl.models.kernels import Kernels
 
 

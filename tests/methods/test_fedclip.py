@@ -9,10 +9,10 @@ import torch
 from compared import all_tensors, assert_same_features, assert_same_round, in_float64
 from slow_methods import SlowFedCLIP
 
+from feddtl.backbones.clip import ClipTextTower
 from feddtl.config import FedCLIPConfig
 from feddtl.messages import Payload
 from feddtl.methods import build_method
-from feddtl.models.text_tower import TextTower
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_initial_gate_is_uniform_as_pytorch_makes_it(federation, make_experiment
 def test_the_frozen_text_tower_runs_once(federation, make_experiment, monkeypatch):
     """However many steps, clients and models ask for the same classes."""
     computed = []
-    plain = TextTower.project
-    monkeypatch.setattr(TextTower, "project", lambda self, token: computed.append(1) or plain(self, token))
+    plain = ClipTextTower.project
+    monkeypatch.setattr(ClipTextTower, "project", lambda self, token: computed.append(1) or plain(self, token))
     monkeypatch.setattr(federation.task.clip.text, "_prefixes", {})
     method = build_method(federation.task, make_experiment(method="fedclip"))
     state = method.init_server()

@@ -9,7 +9,6 @@ from slow_methods import SlowFedMaPLe, SlowMethod
 
 from feddtl.config import FedMaPLeConfig
 from feddtl.methods import build_method
-from feddtl.methods.fedmaple.method import with_prompts
 from feddtl.models.kernels import Kernels
 
 
@@ -75,9 +74,9 @@ def test_passes_make_room_for_the_prompts(federation, make_experiment):
     assert method.classifier(method.init_server()).images_per_pass == method.images_per_pass
 
 
-def test_prompts_take_the_place_of_tokens_and_leave_the_input_alone():
+def test_prompts_take_the_place_of_tokens_and_leave_the_input_alone(federation):
     hidden = torch.arange(12.0).view(2, 3, 2)
     before = hidden.clone()
-    placed = with_prompts(hidden, torch.tensor([[-1.0, -2.0]]), 1)
+    placed = federation.task.clip.text.replace_context(hidden, torch.tensor([[-1.0, -2.0]]))
     assert placed.tolist() == [[[0, 1], [-1, -2], [4, 5]], [[6, 7], [-1, -2], [10, 11]]]
     assert torch.equal(hidden, before)

@@ -45,8 +45,7 @@ def test_a_round_is_plain_sgd(double, slow, make_experiment):
 def test_the_prompt_of_a_written_text_is_that_text(double, make_experiment):
     """With the token embeddings of "a photo of a " as context, the features are those of the written prompt."""
     clip = double.task.clip
-    ids, ends = clip.text.tokenize(["a photo of a "])
-    context = clip.text.embed_tokens(ids)[0, 1 : int(ends[0])]
+    context = clip.text.embed_words("a photo of a ")
     method = build_method(double.task, make_experiment(method="promptfl"))
     plain = SlowMethod(clip, "a photo of a {class}.")
     ours = method.text_features({"context": context}, NAMES)

@@ -12,7 +12,7 @@ from slow_rounds import SlowClip, slow_average, slow_rl, slow_sft, slow_text_tra
 
 from feddtl.messages import ServerState
 from feddtl.methods import build_method
-from feddtl.models.clip import prompts_for
+from feddtl.models.text_tower import prompts_for
 from feddtl.tensor_groups import select_prefix
 
 CLOSE = 1e-10

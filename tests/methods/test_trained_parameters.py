@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from feddtl.backbones.clip import Clip, ClipImageTower, ClipTextTower
 from feddtl.config import Experiment, FedMaPLeConfig, LoraConfig
 from feddtl.messages import count_parameters
 from feddtl.methods import METHODS, build_method
 from feddtl.methods.base import Task, TrainedParameters
-from feddtl.models.clip import Clip
-from feddtl.models.image_tower import ImageTower
 from feddtl.models.preprocess import Preprocessing
-from feddtl.models.text_tower import TextTower
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def task(clip):
     for part in (model.text_model.embeddings, model.text_projection, model.visual_projection):
         part.to_empty(device="cpu")
     processor = CLIPImageProcessorPil()
-    image, text = ImageTower(model, Preprocessing.of(processor)), TextTower(model, tokenizer)
+    image, text = ClipImageTower(model, Preprocessing.of(processor)), ClipTextTower(model, tokenizer)
     large = Clip("ViT-B/16", image, text, 100.0, model, tokenizer, processor)
     assert (large.image.width, large.text.width, large.image.feature_width, large.image.tokens) == (768, 512, 512, 197)
     assert len(large.image.stack) == len(large.text.stack) == 12

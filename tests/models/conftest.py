@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from feddtl.models.clip import Clip, load_clip
+from feddtl.backbones.clip import Clip, load_clip
 from feddtl.models.lora import Lora, Tensors, layer_names
 
 

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
+from feddtl.backbones.clip import load_clip
 from feddtl.models import kernel_choice
 from feddtl.models.blocks import freeze
-from feddtl.models.clip import load_clip
 from feddtl.models.kernel_choice import (
     HOPELESS,
     REMEMBERED,

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
+from feddtl.backbones.clip import load_clip
 from feddtl.errors import ModelError
-from feddtl.models.clip import load_clip, prompts_for, save_clip
+from feddtl.models.backbone import save_backbone
+from feddtl.models.text_tower import prompts_for
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_tokenizer_that_does_not_end_texts_is_refused(copy):
 
 
 def test_saved_model_is_the_same_for_transformers_and_for_us(clip, tmp_path):
-    save_clip(clip, tmp_path / "saved")
+    save_backbone(clip, tmp_path / "saved")
     again = CLIPModel.from_pretrained(tmp_path / "saved").state_dict()
     weights = clip.model.state_dict()
     assert again.keys() == weights.keys()

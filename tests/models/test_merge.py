@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from feddtl.backbones.clip import load_clip
 from feddtl.export import merge
-from feddtl.models.clip import load_clip
 from feddtl.models.lora import Lora
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")

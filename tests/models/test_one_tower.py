@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
+from feddtl.backbones.clip import ClipModules, load_clip
 from feddtl.errors import ModelError
+from feddtl.models.backbone import BOTH_TOWERS
 from feddtl.models.cache.identity import prefix_identity
-from feddtl.models.clip import load_clip
 from feddtl.models.model_record import MODELS
-from feddtl.models.modules import BOTH_TOWERS, ClipModules
 
 PROMPTS = ("a photo of a cat.", "a photo of a great crested grebe.")
 
@@ -188,7 +188,7 @@ def test_second_process_imports_no_transformers_before_it_reads_an_image(clip, t
     load_clip(clip.source, towers={"image"}, remembered_in=tmp_path).digest()
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
-        "from feddtl.models.cache.identity import prefix_identity; from feddtl.models.clip import load_clip\n"
+        "from feddtl.models.cache.identity import prefix_identity; from feddtl.backbones.clip import load_clip\n"
         f"clip = load_clip({clip.source!r}, towers=['image'], remembered_in=Path({str(tmp_path)!r}))\n"
         "clip.digest(); prefix_identity(clip.image, 2, 'float16')\n"
         "print('transformers' in sys.modules, 'torch._dynamo' in sys.modules)\n"

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from feddtl.backbones.clip import load_clip
 from feddtl.errors import ModelError
-from feddtl.models.clip import load_clip
 from feddtl.models.lora import Lora
 from feddtl.models.peft_format import load_adapter, save_adapter
 

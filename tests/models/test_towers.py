@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch.func import functional_call
 
+from feddtl.backbones.clip import load_clip
 from feddtl.errors import ConfigError, ModelError
-from feddtl.models.clip import load_clip
 from feddtl.models.lora import Lora
 from feddtl.models.towers import pick_rows, up_to_row_mask
 
@@ -66,9 +66,9 @@ def test_context_vectors_of_a_texts_own_tokens_change_nothing(double_clip, promp
     """The embeddings of the first tokens behind the start, taken out of the text and put in again as context."""
     text = double_clip.text
     ids, ends = text.tokenize(["a photo of a cat."])
-    context = text.embed_tokens(ids)[0, 1 : 1 + prompts]
-    without = torch.cat([ids[:, :1], ids[:, 1 + prompts :]], dim=1)
-    placed = text.embed_context(without, context)
+    context = text.embed_words("a photo of a cat.")[:prompts]
+    placed, positions = text.with_context(["a photo of a cat."], context, instead_of=prompts)
+    assert torch.equal(positions, ends)
     torch.testing.assert_close(placed, text.embed(ids), **EXACT)
     torch.testing.assert_close(
         text.features(placed, ends, 0), text_features(double_clip, ["a photo of a cat."]), **EXACT

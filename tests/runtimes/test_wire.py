@@ -131,7 +131,7 @@ def test_a_contract_follows_model_classes_and_prompt(federation):
 
 
 def test_other_weights_are_another_model(federation, make_clip):
-    from feddtl.models.clip import load_clip
+    from feddtl.backbones.clip import load_clip
 
     other = replace(federation.task, clip=load_clip(str(make_clip(image_blocks=3))))
     assert Contract.of(other, "float32").model != Contract.of(federation.task, "float32").model

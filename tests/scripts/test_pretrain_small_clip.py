@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from feddtl.backbones.clip import load_clip
 from feddtl.data.sources import load_dataset
 from feddtl.errors import ConfigError, RunError
-from feddtl.models.clip import load_clip
 from pretraining.images import FEDERATION, Pixels, write_halves
 from pretraining.training import Training
 

@@ -58,9 +58,10 @@ def _device() -> tuple[bool, str]:
 
 
 def _model() -> tuple[bool, str]:
-    from feddtl.models.clip import EMBEDDED, load_clip
+    from feddtl.backbones.catalog import load_backbone
+    from feddtl.backbones.source import EMBEDDED
 
-    clip = load_clip(EMBEDDED)
+    clip = load_backbone(EMBEDDED)
     return True, f"{EMBEDDED}: {len(clip.image.stack)} image and {len(clip.text.stack)} text blocks"
 
 

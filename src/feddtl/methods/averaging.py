@@ -20,7 +20,7 @@ from feddtl.aggregators.mean import average_tensors, client_drift
 from feddtl.config import Experiment
 from feddtl.messages import Payload, ServerState, Update, count_parameters
 from feddtl.methods.base import Aggregate, Classifier, Method, Task, TrainedParameters
-from feddtl.models.clip import Clip
+from feddtl.models.backbone import Backbone
 from feddtl.models.lora import Lora, Tensors
 from feddtl.tensor_groups import update_norm
 from feddtl.training.client_data import ClientData
@@ -53,7 +53,7 @@ class FederatedAveraging(Method):
         self.first_image_block = len(task.clip.image.stack)
 
     @property
-    def clip(self) -> Clip:
+    def clip(self) -> Backbone:
         """The frozen model."""
         return self.task.clip
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from feddtl.config import Experiment
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update
-from feddtl.models.clip import Clip
+from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.lora import Lora, Tensors
-from feddtl.models.modules import BOTH_TOWERS, Tower
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import EpochObserver, ignore_epochs
 
@@ -30,7 +29,7 @@ class Task:
         novel_names: Classes that nobody trains on and that clients have test images of.
     """
 
-    clip: Clip
+    clip: Backbone
     class_names: tuple[str, ...]
     prompt_template: str
     seed: int

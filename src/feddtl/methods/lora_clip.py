@@ -12,8 +12,9 @@ from torch.nn.functional import normalize
 
 from feddtl.config import LoraConfig
 from feddtl.methods.base import Task
-from feddtl.models.clip import Clip, prompts_for
+from feddtl.models.backbone import Backbone
 from feddtl.models.lora import Lora, Tensors, grouped, init_factors
+from feddtl.models.text_tower import prompts_for
 from feddtl.tensor_groups import add_prefix
 from feddtl.training.client_data import ClientData
 from feddtl.training.policy import Policy
@@ -41,7 +42,7 @@ class LoraClip:
 
     @cached_property
     def _frozen_text(self) -> tuple[Tensor, Tensor]:
-        """Below the first adapted text block nothing changes: (C, S, d), and the ends of text (C,).
+        """Below the first adapted text block nothing changes: (C, S, d), and positions (C,).
 
         Where nobody encodes text, as on a client of FedDTL, there need not be a text tower.
         """
@@ -63,12 +64,12 @@ class LoraClip:
 
     def encode_text(self, *factors: Mapping[str, Tensor]) -> Tensor:
         """Unit text embeddings (K, C, e) of the task's classes under each of K sets of factors."""
-        (hidden, ends), count = self._frozen_text, len(factors)
-        classes = len(ends)
+        (hidden, positions), count = self._frozen_text, len(factors)
+        classes = len(positions)
         owners = torch.arange(count, device=self.device).repeat_interleave(classes)
         adapter = grouped([self.lora(own) for own in factors], owners)
         features = self.clip.text.features(
-            hidden.repeat(count, 1, 1), ends.repeat(count), self.first_text_block, adapter
+            hidden.repeat(count, 1, 1), positions.repeat(count), self.first_text_block, adapter
         )
         return normalize(features, dim=-1).view(count, classes, -1)
 
@@ -124,7 +125,7 @@ class LoraClassifier:
         text_lora: Adapter of the text tower.
     """
 
-    clip: Clip
+    clip: Backbone
     prompt_template: str
     first_image_block: int
     first_text_block: int
@@ -144,11 +145,11 @@ class LoraClassifier:
     @torch.no_grad()
     def text_embeddings(self, class_names: Sequence[str]) -> Tensor:
         """Unit text embeddings (C, e)."""
-        hidden, ends = frozen_text(self.clip, class_names, self.prompt_template, self.first_text_block)
-        return normalize(self.clip.text.features(hidden, ends, self.first_text_block, self.text_lora), dim=-1)
+        hidden, positions = frozen_text(self.clip, class_names, self.prompt_template, self.first_text_block)
+        return normalize(self.clip.text.features(hidden, positions, self.first_text_block, self.text_lora), dim=-1)
 
 
 @torch.no_grad()
-def frozen_text(clip: Clip, class_names: Sequence[str], template: str, stop: int) -> tuple[Tensor, Tensor]:
-    """Input of text block `stop`, (C, S, d), and each end of text, (C,)."""
+def frozen_text(clip: Backbone, class_names: Sequence[str], template: str, stop: int) -> tuple[Tensor, Tensor]:
+    """Input of text block `stop`, (C, S, d), and positions (C,); see `TextTower.prefix`."""
     return clip.text.prefix(tuple(prompts_for(class_names, template)), stop)

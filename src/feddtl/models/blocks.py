@@ -90,7 +90,10 @@ def aligned(matrix: Tensor) -> Tensor:
 
 @torch.no_grad()
 def freeze(block: Any, precision: torch.dtype | None) -> FrozenBlock:
-    """Copy of a CLIPEncoderLayer of transformers, in a precision (None: its own)."""
+    """Copy of an encoder layer of transformers, in a precision (None: its own).
+
+    Its layers have the names of a CLIPEncoderLayer, which those of SigLIP, CLAP and others share.
+    """
 
     def cast(layer: Any) -> Linear:
         bias = None if layer.bias is None else layer.bias.detach().to(precision or layer.bias.dtype)

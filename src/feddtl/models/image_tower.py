@@ -1,57 +1,106 @@
-"""CLIP's image tower: images to projected features. It lives on the clients."""
+"""The image half of a backbone: images to projected features. It lives on the clients."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import linear
 
-from feddtl.models.digests import Digests, digests_in_memory
+from feddtl.models.kernels import AttentionKernel
 from feddtl.models.preprocess import Preprocessing
-from feddtl.models.towers import Adapter, BlockStack, require_held
+from feddtl.models.towers import Adapter, Beside, BlockStack
 
 
-class ImageTower:
-    """Images to projected features; lives on the clients.
+class ImageTower(ABC):
+    """Images to projected features, in four steps: embed, blocks, pool, project.
+
+    A backbone implements the abstract methods. Which of the S tokens stand for patches, and how they become one vector,
+    is known to it alone.
 
     Args:
-        model: CLIPModel of transformers, or `ClipModules`.
+        stack: Its blocks.
         preprocessing: Of its images.
-        digests: Hashes of its weights; None: computed from those in memory.
-        device: Where it computes; None: where its weights are.
+        name: Of the model, for readers.
+        device: Where it computes.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        preprocessing: Preprocessing,
-        digests: Digests | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        vision = model.vision_model
-        self.stack = BlockStack(
-            vision.encoder,
-            "vision_model.encoder.layers",
-            model.config.vision_config.num_attention_heads,
-            causal=False,
-            device=device,
-        )
-        self._vision = vision
-        self._projection = model.visual_projection
+    def __init__(self, stack: BlockStack, preprocessing: Preprocessing, name: str, device: torch.device) -> None:
+        self.stack = stack
         self.preprocessing = preprocessing
-        self._digests = digests or digests_in_memory(model)
-        self.name = Path(model.name_or_path).name if Path(model.name_or_path).is_dir() else str(model.name_or_path)
-        self.device: torch.device = device or self._projection.weight.device
+        self.name = name
+        self.device = device
 
     @property
+    @abstractmethod
     def is_loaded(self) -> bool:
         """Whether its weights are here, and not only their shapes."""
-        return not self._projection.weight.is_meta
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """d: width of the hidden states."""
+
+    @property
+    @abstractmethod
+    def feature_width(self) -> int:
+        """e: width of the joint space."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """S: tokens of an image, those included that are no patch."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """What beside the weights decides the output, as JSON."""
+
+    @abstractmethod
+    def prefix_digests(self, stop: int) -> dict[str, str]:
+        """Hashes of the weights that decide what `prefix` gives for a block, by name."""
+
+    @abstractmethod
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Input of block 0, (B, S, d), from (B, 3, H, W) pixel values."""
+
+    @abstractmethod
+    def with_prompts(self, hidden: Tensor, prompts: Tensor) -> Tensor:
+        """Input of block 0 with n learned tokens added: (B, S, d) and (n, d) -> (B, S + n, d)."""
+
+    @abstractmethod
+    def replace_prompts(self, hidden: Tensor, prompts: Tensor) -> Tensor:
+        """Input (B, S + n, d) of a later block, with other learned tokens (n, d) in place of the earlier ones."""
+
+    @abstractmethod
+    def pool(
+        self,
+        hidden: Tensor,
+        first_block: int,
+        adapter: Adapter = None,
+        *,
+        beside: Beside | None = None,
+        attention: AttentionKernel | None = None,
+    ) -> Tensor:
+        """One vector (B, d) an image: the blocks from `first_block` on, then the pooling.
+
+        The blocks belong to it because a tower that reads one token can spare the last block all others, see
+        `BlockStack.run_to_rows`; a tower that reads all of them calls `BlockStack.run`.
+
+        Args:
+            hidden: (B, S, d) input of `first_block`, which is below the number of blocks.
+            first_block: First block to run.
+            adapter: Adapters of its layers.
+            beside: What is added to the output of each block.
+            attention: Taken in place of the chosen kernel.
+        """
+
+    @abstractmethod
+    def project(self, pooled: Tensor) -> Tensor:
+        """Pooled vectors (B, d) to features (B, e), before normalisation, in the precision of the model's weights."""
 
     @property
     def precision(self) -> torch.dtype:
@@ -59,76 +108,13 @@ class ImageTower:
         return self.stack.precision
 
     @property
-    def width(self) -> int:
-        """d: width of the hidden states."""
-        return int(self._projection.in_features)
-
-    @property
-    def feature_width(self) -> int:
-        """e: width of the joint space."""
-        return int(self._projection.out_features)
-
-    @property
-    def tokens(self) -> int:
-        """S: the class token and the patches."""
-        return int(self._vision.embeddings.num_positions)
-
-    @property
     def images_per_pass(self) -> int:
         """Images that one pass through the blocks should hold."""
         return self.stack.sequences_per_pass(self.tokens)
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What beside the weights decides the output: attention heads, activation function, norms' epsilon."""
-        config = self._vision.config
-        return {key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
-
-    def prefix_digests(self, stop: int) -> dict[str, str]:
-        """Hashes of the weights that decide what `prefix` gives for a block, by name."""
-        vision = self._vision
-        # Name here: (name in CLIPModel, module).
-        parts: dict[str, tuple[str, Any]] = {
-            part: (f"vision_model.{part}", getattr(vision, part)) for part in ("embeddings", "pre_layrnorm")
-        }
-        blocks = self.stack.blocks
-        parts |= {f"blocks.{index}": (f"{self.stack.prefix}.{index}", blocks[index]) for index in range(stop)}
-        if stop == len(self.stack):
-            parts["post_layernorm"] = ("vision_model.post_layernorm", vision.post_layernorm)
-            parts["projection"] = ("visual_projection", self._projection)
-        names = {
-            f"{part}.{name}": f"{theirs}.{name}"
-            for part, (theirs, module) in parts.items()
-            for name in module.state_dict()
-        }
-        digests = self._digests(names.values())
-        return {name: digests[theirs] for name, theirs in names.items()}
-
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images to (B, 3, H, W) pixel values: the model's own test transform, no augmentation."""
         return self.preprocessing(images)
-
-    def embed(self, pixel_values: Tensor) -> Tensor:
-        """Input of block 0, (B, S, d): class token first, then the patches.
-
-        The patches do not overlap, so their convolution is one product of matrices.
-        """
-        embeddings = self._vision.embeddings
-        require_held(embeddings.class_embedding, "the image tower")
-        weight = embeddings.patch_embedding.weight  # (d, 3, p, p)
-        side = weight.shape[-1]
-        batch, channels, height, width = pixel_values.shape
-        cut = pixel_values.to(self.precision).view(batch, channels, height // side, side, width // side, side)
-        patches = linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight.flatten(1).to(self.precision))
-        first = embeddings.class_embedding.expand(batch, 1, -1)
-        positions = embeddings.position_embedding.weight
-        hidden: Tensor = self._vision.pre_layrnorm(torch.cat([first, patches.to(first.dtype)], dim=1) + positions)
-        return hidden
-
-    def embed_prompts(self, prompts: Tensor) -> Tensor:
-        """Learned tokens (n, d) as the input of block 0: they pass the norm behind the embeddings, as patches do."""
-        normed: Tensor = self._vision.pre_layrnorm(prompts)
-        return normed
 
     @torch.no_grad()
     def prefix(self, pixel_values: Tensor, stop: int) -> Tensor:
@@ -142,23 +128,13 @@ class ImageTower:
         hidden = self.embed(pixel_values)
         # Without a backward pass the fused kernel is the faster one, and what is kept depends on no choice.
         if stop == len(self.stack):
-            return self.project(self.stack.run_to_rows(hidden, 0, class_tokens(hidden), attention="sdpa"))
+            return self.project(self.pool(hidden, 0, attention="sdpa"))
         return self.stack.run(hidden, 0, stop=stop, attention="sdpa")
 
-    def features(self, activations: Tensor, first_block: int, adapter: Adapter = None) -> Tensor:
-        """Projected class token (B, e), before normalisation, from what `prefix` gives for `first_block`."""
+    def features(
+        self, activations: Tensor, first_block: int, adapter: Adapter = None, beside: Beside | None = None
+    ) -> Tensor:
+        """Projected features (B, e), before normalisation, from what `prefix` gives for `first_block`."""
         if first_block == len(self.stack):
             return activations
-        return self.project(self.stack.run_to_rows(activations, first_block, class_tokens(activations), adapter))
-
-    def project(self, token: Tensor) -> Tensor:
-        """Class token (B, d) after the last block to features (B, e), in the precision of the model's weights."""
-        require_held(self._projection.weight, "the image tower")
-        token = token.to(self._projection.weight.dtype)
-        projected: Tensor = self._projection(self._vision.post_layernorm(token))
-        return projected
-
-
-def class_tokens(hidden: Tensor) -> Tensor:
-    """(B,) position of the class token in images (B, S, d)."""
-    return torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        return self.project(self.pool(activations, first_block, adapter, beside=beside))

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from feddtl.models.clip import Clip
+from feddtl.models.backbone import Backbone
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.kernels import AttentionKernel, Kernels, as_kernels
 from feddtl.models.lora import A_SUFFIX, Lora, init_factors
@@ -39,7 +39,7 @@ Candidate = tuple[PrecisionName, AttentionKernel]
 
 
 def choose_kernels(
-    clip: Clip,
+    clip: Backbone,
     first_block: int,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     attention: Literal["auto", "sdpa", "eager"] = "auto",

@@ -1,4 +1,4 @@
-"""CLIP's image preprocessing, equal to transformers' processor in every bit and faster, and random crops."""
+"""Image preprocessing, equal to transformers' processor in every bit and faster, and random crops."""
 
 from __future__ import annotations
 
@@ -70,13 +70,20 @@ class Preprocessing:
     """From RGB images to pixel values: a part for each image in any thread, a part for a batch on any device.
 
     Args:
-        load: Gives transformers' CLIPImageProcessorPil, at the first image; used itself where its settings are unusual.
+        load: Gives a processor of transformers, at the first image; used itself where its settings are unusual.
         identity: Everything that decides the pixel values, as JSON, where that is known.
+        plain: Gives the fast transform that equals a processor; None from it where there is none.
     """
 
-    def __init__(self, load: Callable[[], Any], identity: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        identity: Mapping[str, Any] | None = None,
+        plain: Callable[[Any], PlainTransform | None] | None = None,
+    ) -> None:
         self._load = load
         self._identity = identity
+        self._plain_of = plain or plain_transform
 
     @classmethod
     def of(cls, processor: Any) -> Preprocessing:
@@ -94,7 +101,7 @@ class Preprocessing:
 
     @cached_property
     def _plain(self) -> PlainTransform | None:
-        return plain_transform(self._processor)
+        return self._plain_of(self._processor)
 
     def cut(self, image: Image.Image) -> Tensor:
         """The test transform up to normalisation, for one RGB image; a batch of results goes to `finish`."""

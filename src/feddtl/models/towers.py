@@ -1,11 +1,12 @@
-"""CLIP's two towers, walked block by block on the weights of Hugging Face's CLIPModel.
+"""The transformer blocks of a tower, walked one by one on the weights of transformers' own modules.
 
 Walking by hand is what lets frozen blocks run once, adapters be plain tensors, and the last block compute
-the one token that is read. Tests hold both towers to transformers' own forward pass.
+the one token that is read. Tests hold every tower to transformers' own forward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from feddtl.models.lora import Lora, LoraGroup, LowRank, stacked
 
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 Adapter = Lora | LoraGroup | None
+# (block, its input (B, ..., d) after the block's first norm) -> what is added to the block's output, (B, ..., d)
+Beside = Callable[[int, Tensor], Tensor]
 
 # On a CPU, a temporary above 32 MB is mapped and page-faulted anew at every use (glibc's largest threshold),
 # which costs as much as the arithmetic; further down, the processor's caches help too. See benchmarks/LOG.md.
@@ -31,10 +34,10 @@ class BlockStack:
     """The transformer blocks of one tower.
 
     Args:
-        encoder: `CLIPModel.vision_model.encoder` or `CLIPModel.text_model.encoder`.
-        prefix: Name of that encoder's blocks in CLIPModel's state dict, without a trailing dot.
+        encoder: Has the blocks as `layers`, each laid out as a CLIPEncoderLayer of transformers.
+        prefix: Name of that encoder's blocks in the model's state dict, without a trailing dot.
         heads: Attention heads.
-        causal: Whether a token attends to earlier tokens only (the text tower).
+        causal: Whether a token attends to earlier tokens only.
         device: Where it computes; None: where its weights are.
     """
 
@@ -73,7 +76,7 @@ class BlockStack:
         return index
 
     def layer_shapes(self, first_block: int, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-        """(out, in) of every target layer from `first_block` on, by its name in CLIPModel."""
+        """(out, in) of every target layer from `first_block` on, by its name in the model's state dict."""
         shapes = {}
         for index in range(first_block, len(self)):
             for target in targets:
@@ -99,14 +102,17 @@ class BlockStack:
         adapter: Adapter = None,
         stop: int | None = None,
         attention: AttentionKernel | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d).
 
-        `attention` takes the place of the chosen kernel.
+        `attention` takes the place of the chosen kernel; `beside` adds to the output of each block.
         """
         hidden = hidden.to(self.precision)
         for index in range(start, len(self) if stop is None else stop):
+            added = self._beside(index, hidden, beside)
             hidden = self._block(index, hidden, adapter, attention or self.kernels.attention)
+            hidden = hidden if added is None else hidden + added
         return hidden
 
     def run_to_rows(
@@ -116,6 +122,7 @@ class BlockStack:
         rows: Tensor,
         adapter: Adapter = None,
         attention: AttentionKernel | None = None,
+        beside: Beside | None = None,
     ) -> Tensor:
         """Hidden state (B, d) of one token per sequence after the last block.
 
@@ -125,18 +132,20 @@ class BlockStack:
             rows: (B,) position of the token that is read; the last block computes no other.
             adapter: Adapters; layers without one run plain.
             attention: See `run`.
+            beside: See `run`; of the last block, it is asked for the token that is read.
         """
         last = len(self) - 1
-        hidden = self.run(hidden, start, adapter, last, attention)
-        return self._last_block(hidden, rows, adapter)
-
-    def first_norm(self, index: int, hidden: Tensor) -> Tensor:
-        """Hidden states (B, ..., d) after the norm in front of a block's attention."""
-        return self._weights(index).norm1(hidden)
+        hidden = self.run(hidden, start, adapter, last, attention, beside)
+        added = None if beside is None else self._beside(last, pick_rows(hidden, rows), beside)
+        read = self._last_block(hidden, rows, adapter)
+        return read if added is None else read + added
 
     def release(self, stop: int) -> None:
         """Forget the laid-out weights of the blocks before `stop`; they come back when they are needed."""
         self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}
+
+    def _beside(self, index: int, hidden: Tensor, beside: Beside | None) -> Tensor | None:
+        return None if beside is None else beside(index, self._weights(index).norm1(hidden))
 
     def _block(self, index: int, hidden: Tensor, adapter: Adapter, attention: AttentionKernel) -> Tensor:
         block = self._weights(index)
@@ -231,7 +240,7 @@ def require_held(weight: Tensor, name: str) -> None:
     if weight.is_meta:
         raise ModelError(
             f"The weights of {name} were not loaded: this process was meant to need the other tower only.",
-            "Load both (`load_clip` without `towers`); what a method needs is in its `client_towers`, `server_towers`.",
+            "Load both (`load_backbone` without `towers`); a method names its own in `client_towers`, `server_towers`.",
         )
 
 

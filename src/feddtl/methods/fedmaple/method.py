@@ -11,7 +11,7 @@ Choices: the first visual prompts pass the norm behind the embeddings, as patche
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,10 +21,9 @@ from feddtl.config import Experiment
 from feddtl.methods.averaging import FederatedAveraging
 from feddtl.methods.base import Task
 from feddtl.methods.linear_layers import initial_linear
-from feddtl.models.clip import prompts_for
-from feddtl.models.image_tower import class_tokens
+from feddtl.models.image_tower import ImageTower
 from feddtl.models.lora import Tensors
-from feddtl.models.towers import BlockStack
+from feddtl.models.text_tower import TextTower, prompts_for
 from feddtl.seeding import torch_generator
 
 
@@ -37,24 +36,23 @@ class FedMaPLe(FederatedAveraging):
         stacks = (task.clip.image.stack, task.clip.text.stack)
         self._depth = min(experiment.fedmaple.depth, *map(len, stacks))
         self._template = f"{experiment.fedmaple.initial_text.strip()} of a {{class}}."
-        ids, ends = task.clip.text.tokenize([experiment.fedmaple.initial_text.strip()])
-        self._initial_ids = ids[:, 1 : int(ends[0])]  # (1, n), without start and end of text
+        words = task.clip.text.embed_words(experiment.fedmaple.initial_text.strip())
+        self._initial = words.detach().cpu().clone()  # (n, d_text)
 
     @property
     def images_per_pass(self) -> int:
         """Images that one pass holds, with the prompts behind their patches."""
         image = self.clip.image
-        return image.stack.sequences_per_pass(image.tokens + self._initial_ids.shape[1])
+        return image.stack.sequences_per_pass(image.tokens + len(self._initial))
 
     def initial_shared(self) -> Tensors:
         """By block: `text.<i>` (n, d_text), and the map `map.<i>.weight` (d_image, d_text) with its bias."""
         text, image, seed = self.clip.text, self.clip.image, self.task.seed
-        first = text.embed_tokens(self._initial_ids)[0].detach().cpu().clone()  # (n, d_text)
-        tensors = {"text.0": first}
+        tensors = {"text.0": self._initial.clone()}
         for block in range(self._depth):
             tensors |= initial_linear(f"map.{block}", image.width, text.width, seed)
             if block:
-                drawn = torch.randn(first.shape, generator=torch_generator(seed, "fedmaple", block))
+                drawn = torch.randn(self._initial.shape, generator=torch_generator(seed, "fedmaple", block))
                 tensors[f"text.{block}"] = self.experiment.fedmaple.init_std * drawn
         return tensors
 
@@ -65,31 +63,26 @@ class FedMaPLe(FederatedAveraging):
             for block in range(self._depth)
         ]
         image = self.clip.image
-        first = image.embed_prompts(prompts[0])
-        hidden = torch.cat([activations.to(first.dtype), first.expand(len(activations), -1, -1)], dim=1)
-        token = self._walk(image.stack, hidden, prompts, activations.shape[1], class_tokens(hidden))
-        return image.project(token)
+        hidden = self._walk(image, image.with_prompts(activations, prompts[0]), image.replace_prompts, prompts)
+        return image.features(hidden, self._depth - 1)
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) of the names behind the contexts."""
         text = self.clip.text
-        ids, ends = text.tokenize(prompts_for(class_names, self._template))
-        count = self._initial_ids.shape[1]
-        # The start of text, then the names without the tokens in whose place the contexts stand.
-        hidden = text.embed_context(torch.cat([ids[:, :1], ids[:, 1 + count :]], dim=1), tensors["text.0"])
         contexts = [tensors[f"text.{block}"] for block in range(self._depth)]
-        return text.project(self._walk(text.stack, hidden, contexts, 1, ends))
+        names = prompts_for(class_names, self._template)
+        hidden, positions = text.with_context(names, contexts[0], instead_of=len(self._initial))
+        hidden = self._walk(text, hidden, text.replace_context, contexts)
+        return text.features(hidden, positions, self._depth - 1)
 
     def _walk(
-        self, stack: BlockStack, hidden: Tensor, prompts: Sequence[Tensor], position: int, rows: Tensor
+        self,
+        tower: ImageTower | TextTower,
+        hidden: Tensor,
+        replace: Callable[[Tensor, Tensor], Tensor],
+        prompts: Sequence[Tensor],
     ) -> Tensor:
-        """Token (B, d) at rows (B,) after all blocks of (B, S, d), each block's prompts (n, d) put at `position`."""
+        """Input of the last block with prompts, from that of block 0; each block gets prompts (n, d) of its own."""
         for block in range(1, self._depth):
-            hidden = with_prompts(stack.run(hidden, block - 1, stop=block), prompts[block], position)
-        return stack.run_to_rows(hidden, self._depth - 1, rows)
-
-
-def with_prompts(hidden: Tensor, prompts: Tensor, position: int) -> Tensor:
-    """(B, S, d) with prompts (n, d) in place of the tokens from `position` on."""
-    placed = prompts.to(hidden.dtype).expand(len(hidden), -1, -1)
-    return torch.cat([hidden[:, :position], placed, hidden[:, position + len(prompts) :]], dim=1)
+            hidden = replace(tower.stack.run(hidden, block - 1, stop=block), prompts[block])
+        return hidden

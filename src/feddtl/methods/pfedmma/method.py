@@ -21,9 +21,8 @@ from feddtl.methods.averaging import FederatedAveraging
 from feddtl.methods.base import Task
 from feddtl.methods.linear_layers import kaiming_linear
 from feddtl.methods.lora_clip import frozen_text
-from feddtl.models.image_tower import class_tokens
 from feddtl.models.lora import Tensors
-from feddtl.models.towers import BlockStack, pick_rows
+from feddtl.models.towers import Beside
 
 
 class PFedMMA(FederatedAveraging):
@@ -59,28 +58,18 @@ class PFedMMA(FederatedAveraging):
 
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
         """Projected features (B, e) with an adapter beside each of the last blocks."""
-        image = self.clip.image
-        rows = class_tokens(activations)
-        return image.project(self._walk(image.stack, self.first_image_block, "image", tensors, activations, rows))
+        beside = self._beside("image", self.first_image_block, tensors)
+        return self.clip.image.features(activations, self.first_image_block, beside=beside)
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) with an adapter beside each of the last blocks."""
-        text = self.clip.text
-        hidden, ends = frozen_text(self.clip, class_names, self.task.prompt_template, self._first_text_block)
-        return text.project(self._walk(text.stack, self._first_text_block, "text", tensors, hidden, ends))
+        first = self._first_text_block
+        hidden, positions = frozen_text(self.clip, class_names, self.task.prompt_template, first)
+        return self.clip.text.features(hidden, positions, first, beside=self._beside("text", first, tensors))
 
-    def _walk(
-        self, stack: BlockStack, first: int, tower: str, tensors: Mapping[str, Tensor], hidden: Tensor, rows: Tensor
-    ) -> Tensor:
-        """Token (B, d) at rows (B,) after the blocks from `first` on."""
-        hidden = hidden.to(stack.precision)
-        for depth, block in enumerate(range(first, len(stack) - 1)):
-            beside = self._adapter(tensors, tower, depth, stack.first_norm(block, hidden))
-            hidden = stack.run(hidden, block, stop=block + 1) + beside
-        # An adapter acts on each token alone, so the last one sees only the token that is read.
-        last = len(stack) - 1
-        beside = self._adapter(tensors, tower, self._depth - 1, stack.first_norm(last, pick_rows(hidden, rows)))
-        return stack.run_to_rows(hidden, last, rows) + beside
+    def _beside(self, tower: str, first: int, tensors: Mapping[str, Tensor]) -> Beside:
+        """What the adapters add to the blocks of a tower, the first of them being that of depth 0."""
+        return lambda block, normed: self._adapter(tensors, tower, block - first, normed)
 
     def _adapter(self, tensors: Mapping[str, Tensor], tower: str, depth: int, normed: Tensor) -> Tensor:
         """0.001 · up(shared(relu(down x))) of tokens (..., d)."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from feddtl.methods.averaging import FederatedAveraging
-from feddtl.models.clip import prompts_for
 from feddtl.models.lora import Tensors
-from feddtl.models.text_tower import TextTower
+from feddtl.models.text_tower import TextTower, prompts_for
 from feddtl.seeding import torch_generator
 
 CONTEXT = "context"
@@ -39,5 +38,5 @@ class PromptFL(FederatedAveraging):
 
 def prompted_features(tower: TextTower, context: Tensor, class_names: Sequence[str]) -> Tensor:
     """Projected features (C, e) of `[start] context {class}. [end]`, with context vectors (n, d)."""
-    ids, ends = tower.tokenize(prompts_for(class_names, NAME_PROMPT))
-    return tower.features(tower.embed_context(ids, context), ends + len(context), 0)
+    hidden, positions = tower.with_context(prompts_for(class_names, NAME_PROMPT), context)
+    return tower.features(hidden, positions, 0)

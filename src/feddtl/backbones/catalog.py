@@ -1,0 +1,66 @@
+"""The families of models, by the `model_type` in their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from feddtl.backbones.clip import load_clip
+from feddtl.backbones.source import model_type
+from feddtl.errors import ModelError
+from feddtl.models.backbone import Backbone, Tower
+
+
+class Load(Protocol):
+    """Loads a model of one family; see `load_backbone`."""
+
+    def __call__(
+        self,
+        source: str,
+        device: torch.device | str = "cpu",
+        *,
+        towers: Collection[Tower] | None = None,
+        remembered_in: Path | None = None,
+    ) -> Backbone:
+        """A frozen model in float32."""
+        ...
+
+
+FAMILIES: dict[str, Load] = {"clip": load_clip}
+
+
+def load_backbone(
+    source: str,
+    device: torch.device | str = "cpu",
+    *,
+    towers: Collection[Tower] | None = None,
+    remembered_in: Path | None = None,
+) -> Backbone:
+    """A model from a Hub id, a local folder, or 'tiny-clip' (the embedded one), frozen and in float32.
+
+    Args:
+        source: See above.
+        device: Where it computes.
+        towers: Those that will be used; None: the whole model, which alone can be exported.
+        remembered_in: The cache folder, where settings and hashes of weights are remembered for later processes; None:
+            nowhere.
+
+    Raises:
+        ModelError: Not found, files missing or damaged, or of an unknown family.
+    """
+    return family_of(source)(source, device, towers=towers, remembered_in=remembered_in)
+
+
+def family_of(source: str) -> Load:
+    """What loads this model. Raises ModelError for a family that is not in `FAMILIES`."""
+    kind = model_type(source)
+    if kind not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise ModelError(
+            f"{source} is a '{kind}' model. There is no backbone of this type.",
+            f"Give a model of one of these types: {known}. docs/how-to/add-a-backbone.md shows how to add another.",
+        )
+    return FAMILIES[kind]

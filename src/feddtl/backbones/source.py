@@ -1,0 +1,74 @@
+"""Where the files of a model are, of which family it is, and what to say when it cannot be loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from feddtl.errors import ModelError
+
+EMBEDDED = "tiny-clip"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
+CONFIG = "config.json"
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder that a source means; None for a Hub id. Raises ModelError where there is none."""
+    if source == EMBEDDED:
+        return EMBEDDED_FOLDER
+    if not source.startswith((".", "/", "~")) and source.count("/") == 1:
+        return None
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ModelError(
+            f"There is no model folder {source}.",
+            "Give a folder with config.json and model.safetensors, a Hub id such as "
+            "openai/clip-vit-base-patch16, or 'tiny-clip'.",
+        )
+    return folder
+
+
+def downloaded(source: str) -> Path | None:
+    """Folder of a Hub model that was downloaded earlier."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, CONFIG)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def model_type(source: str) -> str:
+    """`model_type` in the configuration of a model; of a Hub model, the configuration alone is downloaded.
+
+    Raises:
+        ModelError: No such model, or its configuration is missing, damaged or names no type.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder = local_folder(source) or downloaded(source)
+    with model_errors(source):
+        file = Path(hf_hub_download(source, CONFIG)) if folder is None else folder / CONFIG
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError(f"{CONFIG} has no 'model_type'.")
+    return str(config["model_type"])
+
+
+@contextmanager
+def model_errors(source: str) -> Iterator[None]:
+    """Turn what transformers raises for files that it cannot use into a ModelError that names the model."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    # Damaged weights raise SafetensorError, weights of another shape RuntimeError.
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"Cannot load the model {source}: {first_line}",
+            "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
+            "uses the local Hub cache only).",
+        ) from None

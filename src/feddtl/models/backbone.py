@@ -1,0 +1,67 @@
+"""What the rest of the code knows of a pre-trained model with an image tower and a text tower.
+
+A family of models is one file in `feddtl.backbones`. It gives the two towers; the losses, methods and runtimes use them
+through `ImageTower` and `TextTower` and know neither its tokens nor its masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from feddtl.models.digests import Digests, digests_in_memory, joint_digest
+from feddtl.models.image_tower import ImageTower
+from feddtl.models.kernels import Kernels
+from feddtl.models.text_tower import TextTower
+from feddtl.storage import new_folder
+
+Tower = Literal["image", "text"]
+BOTH_TOWERS: frozenset[Tower] = frozenset(("image", "text"))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen pre-trained model.
+
+    Attributes:
+        source: Hub id or folder it came from.
+        image: The image tower.
+        text: The text tower.
+        logit_scale: s, by which cosines are multiplied before the softmax (about 100 in OpenAI's CLIP). A model that
+            was trained with a bias on its logits needs none here, since softmax is the same with and without it.
+        model: The underlying module, for export. It has weights for the loaded towers only.
+        tokenizer: Its tokenizer, for export; None without the text tower.
+        processor: Its image processor, for export; None where single towers were asked for.
+        digests: Hashes of its weights, also of those that are not loaded; None: computed from those in memory.
+    """
+
+    source: str
+    image: ImageTower
+    text: TextTower
+    logit_scale: float
+    model: Any
+    tokenizer: Any
+    processor: Any
+    digests: Digests | None = None
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute the blocks of both towers with these kernels from now on."""
+        self.image.stack.use(kernels)
+        self.text.stack.use(kernels)
+
+    def digest(self) -> str:
+        """Hash of all weights, the same whichever towers are loaded."""
+        digests = self.digests or digests_in_memory(self.model)
+        return joint_digest(digests(list(self.model.state_dict())))
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """Write model, tokenizer and image processor of a whole backbone as `from_pretrained` of transformers reads them.
+
+    Raises:
+        FileExistsError: `folder` exists.
+    """
+    with new_folder(folder) as draft:
+        for part in (backbone.model, backbone.tokenizer, backbone.processor):
+            part.save_pretrained(draft)
