@@ -46,14 +46,14 @@ def model_type(source: str) -> str:
     Raises:
         ModelError: No such model, or its configuration is missing, damaged or names no type.
     """
-    from huggingface_hub import hf_hub_download
-
     folder = local_folder(source) or downloaded(source)
-    with model_errors(source):
-        file = Path(hf_hub_download(source, CONFIG)) if folder is None else folder / CONFIG
+    try:
+        file = _downloaded_config(source) if folder is None else folder / CONFIG
         config = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError(f"{CONFIG} has no 'model_type'.")
+    except (OSError, ValueError) as error:
+        raise _cannot_load(source, error) from None
     return str(config["model_type"])
 
 
@@ -66,9 +66,19 @@ def model_errors(source: str) -> Iterator[None]:
         yield
     # Damaged weights raise SafetensorError, weights of another shape RuntimeError.
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"Cannot load the model {source}: {first_line}",
-            "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
-            "uses the local Hub cache only).",
-        ) from None
+        raise _cannot_load(source, error) from None
+
+
+def _downloaded_config(source: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(source, CONFIG))
+
+
+def _cannot_load(source: str, error: Exception) -> ModelError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"Cannot load the model {source}: {first_line}",
+        "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
+        "uses the local Hub cache only).",
+    )
