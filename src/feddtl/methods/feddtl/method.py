@@ -1,7 +1,7 @@
 """FedDTL: decoupled towers, SFT then RL (Ma, Cheng and Xu, ICML 2026, arXiv 2605.27900).
 
 Clients tune LoRA of the image tower against text embeddings that the server broadcasts as a global semantic
-anchor; the server tunes LoRA of the text tower on the class-token embeddings that clients upload.
+anchor; the server tunes LoRA of the text tower on the pooled image embeddings that clients upload.
 
 What the paper leaves open is an option, see `feddtl.config`. One departure: a client keeps nothing between
 rounds, and the SFT anchor travels with every RL broadcast, so that a client may join at any round.
@@ -137,7 +137,7 @@ class FedDTL(Method):
         return self._model.policy(clients, payload.round, self._model.encode_images, lambda adapters: anchor)
 
     def _uplink(self, embeddings: Tensor, labels: Tensor, randomness: LocalRandomness) -> Tensors:
-        """Unit class-token embeddings (n, e) and labels (n,) under the tuned encoder; patch tokens never leave."""
+        """Unit image embeddings (n, e) and labels (n,) under the tuned encoder; patch tokens never leave."""
         limit = self._config.uplink.max_embeddings_per_class
         if limit:
             kept = sample_per_class(labels, limit, randomness.generator("uplink"))
