@@ -116,7 +116,7 @@ def test_class_folder_without_an_image(bench: Bench, feddtl: Command) -> None:
     for file in (photos / "train" / "bee").iterdir():
         file.unlink()
     answer = feddtl("run", *bench.flags("--data.source", "./photos", "--output", "run"))
-    refused(answer, "The class folder 'bee'", "has no image", "or remove the folder")
+    refused(answer, "The class folder 'bee'", "contains no images", "or remove the folder")
     assert not Path("run").exists()
 
 
@@ -145,7 +145,7 @@ def test_fewer_base_images_than_clients(bench: Bench, feddtl: Command, partition
 def test_fewer_classes_than_clients_are_shared_and_said(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("run", *bench.flags("--data.clients", 4, "--output", "run"))
     assert answer.code == 0
-    assert "note: 4 clients and 3 base classes: some classes are cut among several clients.\n" in answer.err
+    assert "note: 4 clients and 3 base classes: some classes are split among several clients.\n" in answer.err
 
 
 def test_fewer_images_than_shots_are_used_and_said(bench: Bench, feddtl: Command) -> None:

@@ -86,7 +86,7 @@ def test_folders_of_images_and_names_beyond_the_catalogue(make_folder: MakeFolde
 
 def test_a_copy_without_a_class_that_is_needed_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
     make_folder("bird/0.png", "zebra/0.png", name="root/domainnet")
-    with pytest.raises(DataError, match=r"root/domainnet are not those .* \(missing: \['feathers?'"):
+    with pytest.raises(DataError, match=r"root/domainnet differ from the catalogue \(missing: \['feathers?'"):
         load_dataset("domainnet", root=str(tmp_path / "root"))
 
 

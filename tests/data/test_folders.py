@@ -48,7 +48,7 @@ class TestFolders:
     def test_test_goes_before_val_and_val_is_said_to_be_unused(self, make_folder: MakeFolder) -> None:
         dataset = load_dataset(str(make_folder(*SPLITS, "val/cat/7.png", "val/dog/7.png")))
         assert len(dataset.test) == 2
-        assert "not used: val" in dataset.notes[0]
+        assert "are ignored: val" in dataset.notes[0]
 
     def test_a_class_may_be_called_train_or_test(self, make_folder: MakeFolder) -> None:
         files = [f"{name}/{i}.png" for name in ("car", "test", "train") for i in range(5)]
@@ -82,7 +82,7 @@ class TestFolders:
         files += [f"b/cat/{i}.png" for i in range(10)]
         dataset = load_dataset(str(make_folder(*files)), domains="b")
         assert dataset.class_names == ("cat", "dog")
-        assert "no training image of: dog" in dataset.notes[-1]
+        assert "no training images of: dog" in dataset.notes[-1]
 
     def test_held_out_images_of_a_domain_do_not_depend_on_the_filter(self, make_folder: MakeFolder) -> None:
         files = [f"{d}/{c}/{i}.png" for d in "abc" for c in ("cat", "dog") for i in range(7)]

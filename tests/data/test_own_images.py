@@ -28,7 +28,7 @@ def test_labels_are_places_in_the_experiment_s_lists(tmp_path):
     assert own.train.labels.tolist() == [2] * 5 + [0] * 5
     assert own.test_base.labels.tolist() == [2] * 3 + [0] * 3
     assert own.test_novel.labels.tolist() == [0] * 3
-    assert own.notes == ("5 training images of novel classes are not used.",)
+    assert own.notes == ("5 training images of novel classes are ignored.",)
     shown = [own.train.reader.files[row].parent.name for row in own.train.rows]
     assert shown == ["IBEX"] * 5 + ["Red_Panda"] * 5
 
@@ -48,7 +48,7 @@ def test_without_a_test_split_a_fifth_is_held_out(tmp_path):
     own = load_own_images(CONFIG, str(tmp_path / "a" / "train"), 0)
     assert (len(own.train), len(own.test_base), len(own.test_novel)) == (8, 2, 2)
     assert any("has no test split: 4 of its 20 images" in note for note in own.notes)
-    assert own.notes[-1] == "8 training images of novel classes are not used."
+    assert own.notes[-1] == "8 training images of novel classes are ignored."
 
 
 def test_shots_are_a_limit_per_class(tmp_path):
@@ -77,7 +77,7 @@ def test_an_unknown_class_is_named_with_those_that_are_allowed(tmp_path):
 
 
 def test_no_path_and_no_folder_are_different_faults(tmp_path):
-    with pytest.raises(ClientError, match="is not told where its images are") as caught:
+    with pytest.raises(ClientError, match="has no path to its images") as caught:
         load_own_images(CONFIG, "", 0)
     assert "feddtl client --data PATH" in caught.value.hint
     with pytest.raises(DataError, match=r"There is no .*missing"):
@@ -88,7 +88,7 @@ def test_no_path_and_no_folder_are_different_faults(tmp_path):
 
 
 def test_novel_images_alone_leave_nothing_to_train_on(tmp_path):
-    with pytest.raises(DataError, match="has no training image of a base class") as caught:
+    with pytest.raises(DataError, match="has no training images of a base class") as caught:
         load_own_images(CONFIG, photos(tmp_path / "a", "lynx"), 0)
     assert "'red panda', 'snow leopard', 'Ibex'" in caught.value.hint
 
@@ -131,5 +131,5 @@ def test_here_are_names_without_images():
     assert (data.on_clients, data.prompt_template) == (True, "a photo of a {class}.")
     assert [len(part) for part in data.partition.train] == [0, 0, 0]
     for load in (load_source, lambda config: load_federated_data(config, 0)):
-        with pytest.raises(DataError, match="each client has images of its own"):
+        with pytest.raises(DataError, match="each client has its own images"):
             load(CONFIG)

@@ -217,7 +217,7 @@ def test_domain_dirichlet_keeps_clients_inside_one_domain() -> None:
     [
         ("iid", 13, 1, "12 training images .* 13 clients", "at most 12"),
         ("domain", 3, 2, "3 clients and 2 domains", "'domain-dirichlet'"),
-        ("domain", 3, 1, "has no domains", "'iid'"),
+        ("domain", 3, 1, "needs domains, but the data has none", "'iid'"),
         ("domain-dirichlet", 1, 2, "1 clients and 2 domains", "'domain'"),
     ],
 )
@@ -251,7 +251,7 @@ def test_ids_outside_the_classes_are_refused() -> None:
     train = cells(3, 7)
     with pytest.raises(DataError, match="class ids from 0 to 6"):
         divide("iid", train, train, clients=2)
-    with pytest.raises(DataError, match="do not belong to the same images"):
+    with pytest.raises(DataError, match="labels do not match"):
         divide("iid", (train[0], train[1][:-1]), train, clients=2)
 
 

@@ -123,7 +123,7 @@ class TestFewerTestImages:
         assert len(set(fewer.test.rows)) == 11
         assert len(fewer.train) == 26
         assert fewer.notes[0] == "said before"
-        assert fewer.notes[1].startswith("11 of 26 test images are scored, at most 2 of each class in each domain")
+        assert fewer.notes[1].startswith("11 of 26 test images are scored: at most 2 of each class in each domain")
 
     def test_labels_stay_with_their_images(self) -> None:
         whole, fewer = self.data().test, with_fewer_test_images(self.data(), 2, seed=0).test

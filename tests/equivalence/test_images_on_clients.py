@@ -190,7 +190,7 @@ def test_a_class_that_the_experiment_does_not_have_is_named_and_the_others_go_on
 def test_a_client_that_is_not_told_where_its_images_are(silos, tmp_path):
     with pytest.raises(ClientError, match="Round 1 has 1 usable updates of 3") as caught:
         deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(data={2: silos.folders[2]}))
-    assert caught.value.message.count("This client is not told where its images are") == 2
+    assert caught.value.message.count("This client has no path to its images") == 2
     assert "feddtl client --data PATH" in caught.value.message
 
 
@@ -250,7 +250,7 @@ def test_zero_shot_is_scored_by_the_clients_alone(silos, tmp_path):
 
 
 def test_in_one_process_there_are_no_images(silos, tmp_path):
-    with pytest.raises(DataError, match="each client has images of its own") as caught:
+    with pytest.raises(DataError, match="each client has its own images") as caught:
         run_experiment(silos.experiment(), tmp_path / "run")
     assert "feddtl submit" in caught.value.hint
     assert not (tmp_path / "run").exists()

@@ -281,7 +281,7 @@ def test_no_path_of_this_machine_is_on_the_page(bench: Bench, tmp_path: Path) ->
     assert str(photos) in json.loads((run / "data.json").read_text())["notes"][0]
     photos.rename(tmp_path / "private" / "elsewhere")
     page = parse(write_report(run).path)
-    assert "Folders of photos beside train and test are not used: extra." in page.text
+    assert "Folders of photos other than train and test are ignored: extra." in page.text
     assert rows(page, "Settings that are not")["model"][0] == bench.clip.name
     assert rows(page, "Settings that are not")["data.source"][0] == "photos"
     for private in (str(bench.clip.parent), str(tmp_path)):

@@ -1,6 +1,6 @@
 """Data sets of the paper by short name: where they are on the Hub, their columns, prompts and licences.
 
-Everything that is known about a source without downloading it stands here; `sources.load_dataset` reads it.
+This module holds everything that is known about a source without downloading it; `sources.load_dataset` reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from feddtl.errors import DataError
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """What has to be known to use a Hub data set.
+    """What is needed to use a Hub data set.
 
     Attributes:
         name: Short name on the command line.
@@ -26,17 +26,17 @@ class CatalogEntry:
         licence: Licence of the images, as its authors or the Hub state it.
         image_column: Column of images.
         label_column: Column of classes.
-        domain_column: Column of domains; "" where there are none.
+        domain_column: Column of domains; "" if there are none.
         train_split: Split of the training images; several are joined by `+`.
-        test_split: Split of the test images; "" to have one held out.
+        test_split: Split of the test images; "" to hold one out.
         prompt_template: Text with `{class}` in place of the class name.
         class_names: Names of integer classes in order; () to take them from the data.
-        blank_pattern: Regular expression of what becomes a blank in the class names of the Hub.
-        readable_names: Name for a prompt per class name, where blanks alone do not make one.
+        blank_pattern: Regular expression of what becomes a space in the class names of the Hub.
+        readable_names: Name for a prompt by class name, if spaces alone are not enough.
         keep_classes: Names of the classes to keep, in order; () for all.
         drop_classes: Names of the classes to leave out.
         config: Configuration of the Hub data set; "" for its default.
-        source_note: Sizes (train / test), and what is special or not known about the Hub's copy.
+        source_note: Sizes (train / test), and anything special or unknown about the Hub's copy.
     """
 
     name: str
@@ -57,14 +57,14 @@ class CatalogEntry:
     source_note: str = ""
 
     def readable(self, dataset: ImageDataset, where: str) -> ImageDataset:
-        """The data set with class names fit for a prompt, without the classes that are not to be used.
+        """The data set with class names suitable for a prompt, without the classes to drop.
 
         Args:
-            dataset: As it was read.
-            where: What errors call it: the Hub id, or a local copy, which need not have the classes to drop.
+            dataset: The data set as read.
+            where: Its name in errors: the Hub id, or a local copy, which need not have the classes to drop.
 
         Raises:
-            DataError: The data lacks a class to keep or drop, or has one whose name is not known.
+            DataError: The data lacks a class to keep or drop, or has a class with an unknown name.
         """
         dataset = replace(dataset, class_names=tuple(map(self._readable_name, dataset.class_names)))
         self._check_names(dataset.class_names, where)
@@ -76,21 +76,21 @@ class CatalogEntry:
         return self.readable_names.get(spaced, spaced)
 
     def _check_names(self, found: tuple[str, ...], where: str) -> None:
-        """Refuses data other than the entry describes; the Hub's copies are not ours and may change."""
+        """Refuses data that differ from the entry; the Hub's copies are not ours and may change."""
         needed = (*self.keep_classes, *self.drop_classes) if where == self.hub_id else self.keep_classes
         missing = [name for name in needed if name not in found]
         unnamed = [name for name in found if re.fullmatch(r"n\d{8}", name)]
         twice = [name for name in found if found.count(name) > 1]
         if missing or unnamed or twice:
             raise DataError(
-                f"The classes of {where} are not those that the catalogue knows "
+                f"The classes of {where} differ from the catalogue "
                 f"(missing: {missing[:3]}, without a name: {unnamed[:3]}, twice: {twice[:2]}).",
-                "Another copy than the catalogue's; to use it as it is, name its folder with --data.source FOLDER.",
+                "The catalogue describes a different copy. To use this one, pass its folder with --data.source FOLDER.",
             )
 
 
 def _keep_classes(dataset: ImageDataset, kept: tuple[str, ...]) -> ImageDataset:
-    """The data set of some of its classes, with class ids in the given order."""
+    """The data set restricted to these classes, with class ids in the given order."""
     new_ids = np.full(len(dataset.class_names), -1, dtype=np.int64)
     for new_id, name in enumerate(kept):
         new_ids[dataset.class_names.index(name)] = new_id

@@ -1,4 +1,4 @@
-"""Class names fit for a prompt, for data sets whose own are not.
+"""Class names suitable for a prompt, for data sets whose own names are not.
 
 Tiny-ImageNet's are shortened from the synonym lists of its `words.txt`, EuroSAT's and Caltech-101's follow
 CoOp (arXiv:2109.01134).

@@ -1,4 +1,4 @@
-"""Which column of a table holds the image, the class and the domain, and what the last two say."""
+"""Finds the columns of a table that hold the image, the class and the domain, and reads the last two."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DOMAIN_COLUMN = "domain"
 
 @dataclass(frozen=True)
 class Columns:
-    """Column names; an empty one is to be found out.
+    """Column names; an empty one is detected.
 
     Attributes:
         image: Column of images.
         label: Column of classes: ClassLabel, text, or integers with `class_names`.
-        domain: Column of domains; stays empty where there are none.
-        class_names: Names of integer classes that the data itself does not name, in order.
+        domain: Column of domains; stays empty if there are none.
+        class_names: Names, in order, of integer classes that have no names in the data.
     """
 
     image: str = ""
@@ -36,21 +36,21 @@ class Columns:
 
 
 def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns:
-    """Fills in the columns that were not asked for by name.
+    """Fills in the columns that were not given by name.
 
     Raises:
-        DataError: A column asked for is missing, or none or several could be meant.
+        DataError: A given column is missing, or detection finds none or several.
     """
     for option, name in (("image", asked.image), ("label", asked.label), ("domain", asked.domain)):
         if name and name not in split.features:
             raise DataError(
-                f"{where} has no column '{name}' (asked for as {option} column).",
+                f"{where} has no column '{name}' (given as the {option} column).",
                 did_you_mean(name, split.features),
             )
     if asked.image and not _may_be_image(split.features[asked.image]):
         raise DataError(
             f"The column '{asked.image}' of {where} does not hold images.",
-            f"Its columns are {', '.join(split.features)}; name the one with images, or leave the option out.",
+            f"Its columns are {', '.join(split.features)}; name the one with images, or omit the option.",
         )
     domain = asked.domain or (DOMAIN_COLUMN if DOMAIN_COLUMN in split.features else "")
     return replace(
@@ -75,13 +75,13 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
         values = [ids.get(value) for value in values]
     if not names:
         raise DataError(
-            f"The column '{columns.label}' of {where} has classes without names, and CLIP needs names.",
-            "Save the column as ClassLabel with names or as text, or name another with --data.label-column.",
+            f"The column '{columns.label}' of {where} has classes without names, but CLIP needs names.",
+            "Save the column as ClassLabel with names or as text, or choose another one with --data.label-column.",
         )
     missing = [row for row, value in enumerate(values) if value is None or not 0 <= value < len(names)]
     if missing:
         raise DataError(
-            f"Row {missing[0]} of {where} has no label, or one that is none of its {len(names)} classes "
+            f"Row {missing[0]} of {where} has no label, or a label outside its {len(names)} classes "
             f"({len(missing)} such rows).",
             "Remove the rows without a label, or use a split that has labels.",
         )
@@ -91,7 +91,7 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
 def read_domains(
     splits: Sequence[datasets.Dataset], columns: Columns, where: str
 ) -> tuple[list[Indices], tuple[str, ...]]:
-    """Per split (N,) domain ids, and the domain names; one domain 'all' where there is no such column."""
+    """Per split (N,) domain ids, and the domain names; one domain 'all' if there is no such column."""
     if not columns.domain:
         return [np.zeros(len(split), np.int64) for split in splits], ("all",)
     texts = [_domain_texts(split, columns.domain, where) for split in splits]
@@ -104,13 +104,13 @@ def read_domains(
 
 def _domain_texts(split: datasets.Dataset, column: str, where: str) -> list[str]:
     if column not in split.features:
-        raise DataError(f"One split of {where} has no column '{column}'.", "Give every split its domains.")
+        raise DataError(f"One split of {where} has no column '{column}'.", "Add the domain column to every split.")
     names = getattr(split.features[column], "names", None)
     return [str(names[value]) if names else str(value) for value in split[column][:]]
 
 
 def _class_names(split: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
-    """Names the data gives its integer classes, else those of the catalogue."""
+    """Names of integer classes from the data, else from the catalogue."""
     return tuple(getattr(split.features[columns.label], "names", None) or columns.class_names)
 
 
@@ -120,12 +120,12 @@ def _image_column(split: datasets.Dataset, where: str) -> str:
         return found[0]
     raise DataError(
         f"{where} has {len(found)} image columns among {', '.join(split.features)}.",
-        "Name the one to use with --data.image-column.",
+        "Choose one with --data.image-column.",
     )
 
 
 def _is_image(feature: Any) -> bool:
-    """Image feature, or its storage form where the file lacks the Hub's metadata."""
+    """Image feature, or its storage form if the file lacks the Hub's metadata."""
     return type(feature).__name__ == "Image" or (isinstance(feature, dict) and "bytes" in feature)
 
 
@@ -148,5 +148,5 @@ def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:
         return typed[0]
     raise DataError(
         f"{where} has no column {' or '.join(LABEL_COLUMNS[:3])} among {', '.join(split.features)}.",
-        "Name the column of the classes with --data.label-column.",
+        "Choose the class column with --data.label-column.",
     )

@@ -1,4 +1,4 @@
-"""Local copies of data sets: a folder with one sub-folder for each, found by the data set's name."""
+"""Local copies of data sets: a folder with one sub-folder per data set, found by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ def find_copy(root: Path, name: str) -> Path:
     """Sub-folder of `root` for a data set; case and punctuation are ignored: `Office-Caltech-10` is `officecaltech10`.
 
     Raises:
-        DataError: There is no such folder, or several sub-folders could be meant.
+        DataError: There is no such folder, or several sub-folders match.
     """
     if not root.is_dir():
-        raise DataError(f"data.root = '{root}' is not a folder.", "Name the folder that has a sub-folder per data set.")
+        raise DataError(
+            f"data.root = '{root}' is not a folder.", "Set it to a folder with one sub-folder per data set."
+        )
     try:
         folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"Cannot read {root}: {error}", "Check that you may read the folder.") from error
+        raise DataError(f"Cannot read {root}: {error}", "Check that you have permission to read the folder.") from error
     found = [folder for folder in folders if _key(folder.name) == _key(name)]
     if len(found) > 1:
         listed = ", ".join(folder.name for folder in found)
@@ -28,13 +30,13 @@ def find_copy(root: Path, name: str) -> Path:
         listed = ", ".join(folder.name for folder in folders) or "none"
         raise DataError(
             f"{root} has no sub-folder for the data set '{name}'. Its sub-folders: {listed}.",
-            f"Put parquet files or images into {root / name}, or leave --data.root out to use the Hub.",
+            f"Put parquet files or images into {root / name}, or omit --data.root to use the Hub.",
         )
     return found[0]
 
 
 def catalogued(name: str) -> CatalogEntry | None:
-    """The catalogue's entry of a name, case and punctuation ignored; None where it has none."""
+    """The catalogue's entry for a name, ignoring case and punctuation; None if there is none."""
     return next((entry for entry in CATALOG.values() if _key(entry.name) == _key(name)), None)
 
 

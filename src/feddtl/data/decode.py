@@ -1,4 +1,4 @@
-"""One way to decode an image, and to name it by its content, whatever source it comes from."""
+"""Decodes images, and identifies them by content, in the same way for every source."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def decode_rgb(source: Path | bytes, where: str) -> Image.Image:
 
     Args:
         source: A file, or the bytes of one.
-        where: What the error calls the image: its path, or data set and row.
+        where: Name of the image in errors: its path, or data set and row.
 
     Raises:
         DataError: The image is missing, truncated, or in a format that Pillow cannot read.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            # In place: what transposes nothing would be copied whole.
+            # In place: otherwise, an image that needs no transposition would be copied.
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(_to_8_bit(image, where))
     except DataError:
@@ -40,7 +40,7 @@ def decode_rgb(source: Path | bytes, where: str) -> Image.Image:
 
 
 def encoded_digest(source: Path | bytes, where: str) -> bytes:
-    """Name of an image by its encoded bytes: equal for copies under any name. Arguments and errors as `decode_rgb`."""
+    """Digest of an image's encoded bytes: equal for copies under any name. Arguments and errors as in `decode_rgb`."""
     try:
         encoded = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
@@ -52,13 +52,13 @@ def encoded_digest(source: Path | bytes, where: str) -> bytes:
 
 
 def pixel_digest(width: int, height: int, pixels: bytes) -> bytes:
-    """Name of an image by its RGB pixels, row by row."""
+    """Digest of an image's RGB pixels, row by row."""
     size = b"%d x %d" % (width, height)
     return hashlib.blake2b(pixels, digest_size=DIGEST_BYTES, person=size.ljust(16)[:16]).digest()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image itself where it is RGB, which `convert` would copy."""
+    """The image itself if it is RGB, because `convert` would copy it."""
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
@@ -71,7 +71,7 @@ def _to_8_bit(image: Image.Image, where: str) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise DataError(
-            f"The image {where} has 32-bit pixels (Pillow mode {image.mode}), whose range is not known.",
-            "Save it with 8 or 16 bits per channel.",
+            f"The image {where} has 32-bit pixels (Pillow mode {image.mode}), whose range is unknown.",
+            "Save the image with 8 or 16 bits per channel.",
         )
     return image

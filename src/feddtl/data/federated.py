@@ -1,4 +1,4 @@
-"""A data set as the clients hold it: base and novel classes, the regime's training images, the partition."""
+"""A data set divided among clients: base and novel classes, the regime's training images, the partition."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DATASET_SEED = 0
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Who holds which images.
+    """Which client holds which images.
 
     Attributes:
         name: The data set's name.
-        base_names: Classes that are trained, in label order.
-        novel_names: Classes that nobody trains on.
+        base_names: Classes used for training, in label order.
+        novel_names: Classes not used for training.
         domain_names: Name per domain id.
         prompt_template: Text with `{class}` in it.
         train: Training images of the base classes under the regime, labels in `base_names`.
@@ -48,12 +48,12 @@ class FederatedData:
 
     @property
     def on_clients(self) -> bool:
-        """Whether the images are on the clients, see `images_on_clients`."""
+        """Whether the images are on the clients; see `images_on_clients`."""
         return not len(self.train)
 
 
 def images_on_clients(config: DataConfig) -> FederatedData:
-    """What is known of data whose images are on the clients: names, and clients without any image."""
+    """What is known about data whose images are on the clients: names, and clients without any image."""
     base, novel = config.class_lists
     none = ImageTable(_no_image, *(np.empty(0, np.int64) for _ in range(3)))
     nobody = tuple(np.empty(0, np.int64) for _ in range(config.clients))
@@ -70,16 +70,16 @@ def load_source(config: DataConfig, copy: str = "") -> ImageDataset:
     """The data set an experiment names, with all classes.
 
     Args:
-        config: Which one.
-        copy: Path of a local copy of it, in place of where the experiment says that it is.
+        config: Which data set.
+        copy: Path of a local copy, which replaces the source in the experiment.
 
     Raises:
         DataError: It cannot be used, or is on the clients.
     """
     if config.on_clients:
         raise DataError(
-            "data.source = 'clients': each client has images of its own, and here are none.",
-            "Run the experiment with `feddtl submit EXPERIMENT.toml`, or name images that are here with --data.source.",
+            "data.source = 'clients' means that each client has its own images; this machine has none.",
+            "Run the experiment with `feddtl submit EXPERIMENT.toml`, or choose local images with --data.source.",
         )
     dataset = load_dataset(
         config.source,
@@ -96,15 +96,15 @@ def load_source(config: DataConfig, copy: str = "") -> ImageDataset:
 
 
 def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> FederatedData:
-    """Load, split and partition; a pure function of config, seed and the source's content.
+    """Load, split and partition the data; a pure function of config, seed and the source's content.
 
     Args:
-        config: Which images, and who holds them.
+        config: Which images, and how to divide them.
         seed: Seed of the run.
         copy: See `load_source`.
 
     Raises:
-        DataError: The source cannot be used, or not be divided as asked.
+        DataError: The source cannot be used or divided as requested.
     """
     dataset = load_source(config, copy)
     base, novel = base_novel_classes(len(dataset.class_names))
@@ -117,7 +117,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
         train = train.select(few_shot(train.labels, config.shots, seed))
     if config.partition == "non-iid" and config.clients > len(base):
         notes.append(
-            f"{config.clients} clients and {len(base)} base classes: some classes are cut among several clients."
+            f"{config.clients} clients and {len(base)} base classes: some classes are split among several clients."
         )
     parts = partition(
         train.labels,
@@ -153,7 +153,7 @@ def of_classes(table: ImageTable, classes: range) -> ImageTable:
 
 
 def _short_notes(train: ImageTable, shots: int, base_names: tuple[str, ...]) -> list[str]:
-    """A line naming the base classes that have fewer images than shots."""
+    """A line that names the base classes with fewer images than shots."""
     short = short_classes(train.labels, shots, base_names)
     if not short:
         return []

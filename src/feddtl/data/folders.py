@@ -35,7 +35,7 @@ class FolderReader:
 
 @dataclass(frozen=True)
 class _Split:
-    """Image files of one split by (domain, class) folder name; the domain is '' where there are none."""
+    """Image files of one split by (domain, class) folder name; the domain is '' if there are none."""
 
     root: Path
     files: dict[tuple[str, str], list[Path]]
@@ -50,14 +50,14 @@ class _Split:
 
 
 def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
-    """Data set of an image folder; its test table is empty where the folder has no test split.
+    """Data set of an image folder; its test table is empty if the folder has no test split.
 
     Classes and domains are in the alphabetical order of their folders. Class names are folder names with
-    blanks for underscores; domain names are folder names. Hidden files and folders are ignored.
+    underscores replaced by spaces; domain names are folder names. Hidden files and folders are ignored.
 
     Args:
         root: The folder.
-        partial: Whether it is one party's part of a data set, which may lack classes: of its splits or altogether.
+        partial: Whether it is one client's part of a data set, in which one or both splits may lack classes.
 
     Raises:
         DataError: No image, an empty class folder, mixed layouts, or splits with different classes.
@@ -83,7 +83,7 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
 
 
 def _split_roots(root: Path) -> tuple[Path, Path | None]:
-    """Folders of the training and the test images; a folder that holds images itself is a class, not a split."""
+    """Folders of the training and test images; a folder that directly contains images is a class, not a split."""
     folders = {folder.name.casefold(): folder for folder in _subfolders(root) if not _images(folder)}
     tests = [folders[name] for name in TEST_FOLDERS if name in folders]
     if "train" in folders:
@@ -91,34 +91,34 @@ def _split_roots(root: Path) -> tuple[Path, Path | None]:
     if tests and len(tests) == len(_subfolders(root)):
         raise DataError(
             f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
-            "Add the training images as 'train', or name one of the split folders directly.",
+            "Add the training images as 'train', or pass one of the split folders directly.",
         )
     return root, None
 
 
 def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
-    """Notes about folders beside train and test, and about images that lie outside every class folder."""
+    """Notes about folders next to train and test, and about images outside every class folder."""
     beside = [folder.name for folder in _subfolders(root) if train != root and folder not in (train, test)]
-    notes = [f"Folders of {root} beside train and test are not used: {', '.join(beside)}."] if beside else []
+    notes = [f"Folders of {root} other than train and test are ignored: {', '.join(beside)}."] if beside else []
     for place in dict.fromkeys((root, train, test or train)):
         if stray := len(_images(place)):
-            notes.append(f"Images that lie directly in {place} have no class and are not used: {stray}.")
+            notes.append(f"Images directly in {place} have no class and are ignored: {stray}.")
     return tuple(notes)
 
 
 def _scan(root: Path, fewest: int) -> _Split:
-    """Finds the image files of one split and tells class folders from domain folders by where images lie."""
+    """Finds the image files of one split; the position of images distinguishes class folders from domain folders."""
     folders = _subfolders(root)
     images = {folder: _images(folder) for folder in folders}
     class_folders = [folder for folder in folders if images[folder]]
     domain_folders = [folder for folder in folders if any(map(_images, _subfolders(folder)))]
     if class_folders and domain_folders:
         raise DataError(
-            f"Images lie directly in {class_folders[0]}, but in folders inside {domain_folders[0]}.",
+            f"{class_folders[0]} contains images directly, but {domain_folders[0]} contains folders of images.",
             LAYOUT_HINT,
         )
     if not class_folders and not domain_folders:
-        raise DataError(f"There is no image in the class folders of {root}.{_stray(root)}", LAYOUT_HINT)
+        raise DataError(f"The class folders of {root} contain no images.{_stray(root)}", LAYOUT_HINT)
     if class_folders:
         files = {("", folder.name): images[folder] for folder in folders}
     else:
@@ -128,12 +128,12 @@ def _scan(root: Path, fewest: int) -> _Split:
 
 
 def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]], fewest: int) -> _Split:
-    """Drops empty (domain, class) folders; a class without any image, or fewer classes, is refused."""
+    """Drops empty (domain, class) folders; refuses a class without images, or fewer than two classes."""
     kept = _Split(root, {cell: found for cell, found in files.items() if found})
     empty = sorted({class_folder for _, class_folder in files} - kept.classes)
     if empty:
         raise DataError(
-            f"The class folder '{empty[0]}' in {root} has no image in it.",
+            f"The class folder '{empty[0]}' in {root} contains no images.",
             f"Add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder.",
         )
     if len(kept.classes) < fewest:
@@ -146,16 +146,14 @@ def _check_domains(folders: list[Path], files: dict[tuple[str, str], list[Path]]
     for folder in folders:
         if folder.name not in filled:
             raise DataError(
-                f"The domain folder {folder} has no class folder with images.",
+                f"The domain folder {folder} contains no class folder with images.",
                 "Add its images as DOMAIN/CLASS/*.jpg, or remove the folder.",
             )
 
 
 def _check_same_layout(train: _Split, test: _Split) -> None:
     if ("" in train.domains) != ("" in test.domains):
-        raise DataError(
-            f"One of {train.root} and {test.root} has folders per domain and the other has not.", LAYOUT_HINT
-        )
+        raise DataError(f"Only one of {train.root} and {test.root} has domain folders.", LAYOUT_HINT)
 
 
 def check_same_classes(train: list[str], test: list[str], train_name: str, test_name: str) -> None:
@@ -184,7 +182,7 @@ def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
 
 
 def readable(name: str) -> str:
-    """A class name as it stands in a prompt: blanks for underscores."""
+    """A class name as used in a prompt: spaces for underscores."""
     return " ".join(name.replace("_", " ").split())
 
 
@@ -202,4 +200,4 @@ def _images(folder: Path) -> list[Path]:
 
 def _stray(root: Path) -> str:
     stray = len(_images(root))
-    return f" {stray} images lie directly in it, so their class is not known." if stray else ""
+    return f" It directly contains {stray} images, whose class is unknown." if stray else ""

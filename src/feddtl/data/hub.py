@@ -42,7 +42,7 @@ class HubReader:
         return encoded_digest(*self._encoded(row))
 
     def _encoded(self, row: int) -> tuple[Path | bytes, str]:
-        """Encoded image, or the file that holds it, and what errors call it."""
+        """Encoded image, or the file that holds it, and its name in errors."""
         encoded = self.split[row][self.column] or {}
         where = f"in row {row} of {self.where}"
         if encoded.get("bytes"):
@@ -55,15 +55,15 @@ class HubReader:
 def load_parquet(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
     """Data set of a parquet file, or of a folder with `train-*.parquet` and `test-*.parquet` (or in data/).
 
-    The test table is empty where there is no test split.
+    The test table is empty if there is no test split.
 
     Args:
         path: File or folder.
         columns: Which columns hold what.
-        partial: Whether it is one party's part of a data set, whose splits may have different classes.
+        partial: Whether it is one client's part of a data set, whose splits may have different classes.
 
     Raises:
-        DataError: No training file, unreadable files, or columns that cannot be told.
+        DataError: No training file, unreadable files, or columns that cannot be determined.
     """
     train_files, test_files, notes = _parquet_splits(path)
     train = _read_parquet(train_files)
@@ -73,7 +73,7 @@ def load_parquet(path: Path, columns: Columns, *, partial: bool = False) -> Imag
 
 
 def load_catalogued_parquet(entry: CatalogEntry, path: Path, columns: Columns) -> ImageDataset:
-    """A local copy of a catalogue entry as it was read, with the entry's splits and columns where the files have them.
+    """A local copy of a catalogue entry, with the entry's splits and columns if the files have them.
 
     Raises:
         DataError: As for `load_parquet`.
@@ -98,13 +98,13 @@ def _present(column: str, split: datasets.Dataset) -> str:
 
 
 def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
-    """Data set of a Hub id; honours HF_HUB_OFFLINE, HF_HOME and the token of `hf auth login`.
+    """Data set of a Hub id; respects HF_HUB_OFFLINE, HF_HOME and the token of `hf auth login`.
 
     Raises:
-        DataError: Not found, no network, no training split, or columns that cannot be told.
+        DataError: Not found, no network, no training split, or columns that cannot be determined.
     """
     fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
-    splits = _download(hub_id, "", f"fetch it elsewhere ({fetch}) and use --data.source FOLDER.")
+    splits = _download(hub_id, "", f"download it on another machine ({fetch}) and use --data.source FOLDER.")
     test_name = next((name for name in TEST_SPLITS if name in splits), "")
     if "train" in splits:
         train_name = "train"
@@ -113,7 +113,7 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
     else:
         raise DataError(
             f"The Hub data set {hub_id} has no split 'train'; it has {', '.join(splits)}.",
-            "Save it as parquet files train-*.parquet and test-*.parquet, and name their folder.",
+            "Save it as parquet files train-*.parquet and test-*.parquet, and pass their folder.",
         )
     test = splits[test_name] if test_name else None
     return _from_splits(hub_id.rsplit("/", 1)[-1], hub_id, splits[train_name], test, columns)
@@ -123,7 +123,7 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
     """Data set of a catalogue entry, with its columns, splits, class names and prompt.
 
     Raises:
-        DataError: As for `load_hub`, or the Hub's data does not have what the entry says.
+        DataError: As for `load_hub`, or the Hub's data differ from the entry.
     """
     if not entry.hub_id:
         raise DataError(
@@ -131,7 +131,7 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
             f"Put the images into ROOT/{entry.name}/DOMAIN/CLASS/*.jpg and run with --data.root ROOT.",
         )
     # A plain download would lose the catalogue's class names and prompt; the loader's cache does not.
-    copy = f"run '{entry.name}' once where there is one, copy that machine's HF_HOME here and set HF_HOME to it."
+    copy = f"run '{entry.name}' once on a machine with one, copy its HF_HOME folder here and set HF_HOME to it."
     splits = _download(entry.hub_id, entry.config, copy)
     train = _joined(splits, entry.train_split, entry.hub_id)
     test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
@@ -149,7 +149,7 @@ def _joined(splits: datasets.DatasetDict, wanted: str, where: str) -> datasets.D
     if missing:
         raise DataError(
             f"The Hub data set {where} has no split '{missing[0]}'; it has {', '.join(splits)}.",
-            "The Hub's copy has changed; save the images in a folder and name it with --data.source FOLDER.",
+            "The Hub's copy has changed. Save the images in a folder and pass it with --data.source FOLDER.",
         )
     return splits[names[0]] if len(names) == 1 else hf.concatenate_datasets([splits[name] for name in names])
 
@@ -163,7 +163,7 @@ def _from_splits(
     *,
     partial: bool = False,
 ) -> ImageDataset:
-    """Brings one or two splits into tables; class lists must agree, or with `partial` are joined."""
+    """Converts one or two splits to tables; class lists must agree, or are joined if `partial`."""
     found = find_columns(train, columns, where)
     labels, class_names = read_labels(train, found, where)
     domains, domain_names = read_domains([train] if test is None else [train, test], found, where)
@@ -194,7 +194,7 @@ def with_one_list(
 def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:
     import datasets as hf
 
-    # Encoded bytes are decoded here, so that a damaged row can be named and every source decodes alike.
+    # Encoded bytes are decoded here, so that errors can name a damaged row and every source decodes in the same way.
     encoded = split.select_columns([column]).cast_column(column, hf.Image(decode=False))
     return ImageTable(HubReader(encoded, column, where), np.arange(len(labels), dtype=np.int64), labels, domains)
 
@@ -202,7 +202,7 @@ def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, do
 def _parquet_splits(
     path: Path, train_names: tuple[str, ...] = ("train",), test_names: Sequence[str] = TEST_SPLITS
 ) -> tuple[list[Path], list[Path], tuple[str, ...]]:
-    """Training files, files of the first test split that is there, and a note about files that are left unused."""
+    """Training files, files of the first test split found, and a note about ignored files."""
     if path.is_file():
         return [path], [], ()
     files = parquet_files(path)
@@ -214,12 +214,12 @@ def _parquet_splits(
     if not train and test:
         raise DataError(
             f"{path} has {test[0].name} but no training file.",
-            "Add train-*.parquet, or name the one file directly to have a test split cut off it.",
+            "Add train-*.parquet, or pass the single file directly to hold out a test split from it.",
         )
     if not train:
         return files, [], ()
     unused = [file.name for file in files if file not in train and file not in test]
-    return train, test, (f"Files of {path} are not used: {', '.join(unused)}.",) if unused else ()
+    return train, test, (f"Files of {path} are ignored: {', '.join(unused)}.",) if unused else ()
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -234,7 +234,9 @@ def parquet_files(folder: Path) -> list[Path]:
     places = [place for place in sorted(folder.iterdir()) if place.is_dir() and _visible_parquet(place)]
     if len(places) > 1:
         listed = ", ".join(place.name for place in places)
-        raise DataError(f"{folder} has parquet files in several subfolders: {listed}.", f"Name one: {places[0]}.")
+        raise DataError(
+            f"{folder} has parquet files in several subfolders: {listed}.", f"Pass one of them: {places[0]}."
+        )
     return _visible_parquet(places[0]) if places else []
 
 
@@ -268,18 +270,18 @@ def _download(hub_id: str, config: str, without_network: str) -> datasets.Datase
     except Exception as error:
         raise DataError(
             f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name: {_first_line(error)}",
-            f"Check the id and the network. Without a network, {without_network}",
+            f"Check the id and the network connection. Without a network, {without_network}",
         ) from error
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, without the pages that loaders append."""
+    """The first line of an error; loaders append long explanations."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """No progress bars of the loader; the command line draws its own."""
+    """Hides the loader's progress bars, because the command line draws its own."""
     import datasets as hf
 
     were_hidden = hf.are_progress_bars_disabled()

@@ -9,7 +9,7 @@ IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a file, or a folder with all folders in it, may have images: by the names of files alone.
+    """Whether a file, or a folder with its sub-folders, may contain images, judged only by file names.
 
     Raises:
         OSError: A folder cannot be read.
@@ -21,7 +21,7 @@ def holds_images(path: Path) -> bool:
         if any(Path(name).suffix.lower() in suffixes for name in names):
             return True
         real = os.path.realpath(folder)
-        if real in seen:  # a link back to where it came from
+        if real in seen:  # a link that forms a circle
             below.clear()
         seen.add(real)
     return False

@@ -17,15 +17,15 @@ Result = TypeVar("Result")
 def read_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int = 1
 ) -> Iterator[Result]:
-    """Results of `work` in the order of the items; the threads work while the caller uses what came before.
+    """Results of `work` in the order of the items; threads work ahead while the caller uses earlier results.
 
-    Pillow and hashing leave Python's lock alone while they decode, resize and hash, so threads use all cores.
+    Pillow and hashing release Python's global lock while they decode, resize and hash, so threads use all cores.
 
     Args:
-        work: Called in the threads; an exception is raised where its result is due.
-        items: What to work on.
-        threads: How many; their number does not change the results.
-        ahead: Results that may wait beside those being worked on.
+        work: Called in the threads; an exception is raised in place of its result.
+        items: The items to process.
+        threads: Number of threads; it does not change the results.
+        ahead: Number of finished results that may wait, in addition to those in progress.
     """
     upcoming = iter(items)
     pool = ThreadPoolExecutor(threads)
@@ -39,7 +39,7 @@ def read_ahead(
 
 
 def thread_count(wanted: int) -> int:
-    """Threads for a wanted number; 0 is one for each core that this process may use."""
+    """The requested number of threads; 0 means one per core available to this process."""
     if wanted:
         return wanted
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

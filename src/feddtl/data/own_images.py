@@ -1,4 +1,4 @@
-"""The images that one client has: its part of a partition, or a folder of its own."""
+"""The images of one client: its part of a partition, or its own folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MOST_NAMES = 20
 
 @dataclass(frozen=True)
 class OwnImages:
-    """What one client has.
+    """The data of one client.
 
     Attributes:
         train: Training images of the base classes under the regime, labels in the base class names.
         test_base: Test images of the base classes, labels in the base class names.
         test_novel: Test images of the novel classes, labels in the novel class names.
-        notes: What whoever runs the experiment should know.
+        notes: What the user should know.
     """
 
     train: ImageTable
@@ -35,7 +35,7 @@ class OwnImages:
 
 
 def part_of(data: FederatedData, client: int) -> OwnImages:
-    """A client's part of a data set that is divided among all; novel test images are nobody's.
+    """A client's part of a data set that is divided among all clients; novel test images belong to no client.
 
     Raises:
         ClientError: There is no such client.
@@ -49,24 +49,24 @@ def part_of(data: FederatedData, client: int) -> OwnImages:
 
 
 def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
-    """A folder or parquet files of one client, under the class names of the experiment.
+    """A folder or parquet files of one client, with the class names of the experiment.
 
-    Class names match without regard to case and underscores. The client may lack classes. Without a test split one is
-    held out. Domains count as one.
+    Case and underscores in class names are ignored. The client may lack classes. Without a test split, one is held
+    out. All domains count as one.
 
     Args:
-        config: Of the experiment.
-        path: Where this client's images are.
+        config: The experiment's data settings.
+        path: Location of this client's images.
         seed: Seed of the run, for the few-shot choice.
 
     Raises:
         ClientError: No path is given, or there is no such client.
-        DataError: The images cannot be used, are of a class that the experiment does not have, or leave nothing to
-            train on.
+        DataError: The images cannot be used, belong to a class that the experiment does not have, or include no
+            training image of a base class.
     """
     if not path:
         raise ClientError(
-            "This client is not told where its images are, which data.source = 'clients' needs.",
+            "This client has no path to its images, which data.source = 'clients' requires.",
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
     dataset = in_order_of(*config.class_lists, load_part(config, path), path)
@@ -74,12 +74,12 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
     train = of_classes(dataset.train, range(base))
     if not len(train):
         raise DataError(
-            f"{path} has no training image of a base class.", f"Add images of {_listed(config.class_lists[0])}."
+            f"{path} has no training images of a base class.", f"Add images of {_listed(config.class_lists[0])}."
         )
     if config.regime == "few-shot":
         train = train.select(few_shot(train.labels, config.shots, seed))
     unused = len(of_classes(dataset.train, range(base, base + novel)))
-    unused_note = f"{unused} training images of novel classes are not used." if unused else ""
+    unused_note = f"{unused} training images of novel classes are ignored." if unused else ""
     return OwnImages(
         train,
         of_classes(dataset.test, range(base)),
@@ -89,7 +89,7 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
 
 
 def load_part(config: DataConfig, path: str) -> ImageDataset:
-    """Images of one place, which may lack classes. Raises DataError."""
+    """Images at one path, which may lack classes. Raises DataError."""
     dataset = load_dataset(
         config.source,
         copy=path,
@@ -104,16 +104,16 @@ def load_part(config: DataConfig, path: str) -> ImageDataset:
 
 
 def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
-    """The data set with labels in the given names, and in one domain; a name without images may be any.
+    """The data set with labels in the given names, and a single domain; names without images are not checked.
 
     Args:
         base: Names of the first labels.
         novel: Names of the others.
-        dataset: Whose names match without regard to case and underscores.
-        path: What errors call it.
+        dataset: The data set; case and underscores in its class names are ignored.
+        path: Its name in errors.
 
     Raises:
-        DataError: There are images of a class that is in neither list.
+        DataError: Some images belong to a class in neither list.
     """
     names = (*base, *novel)
     places = {_key(name): place for place, name in enumerate(names)}

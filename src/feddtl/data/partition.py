@@ -1,7 +1,7 @@
-"""Divides images among clients: who gets which share of every (domain, class) cell.
+"""Divides images among clients: each client's share of every (domain, class) cell.
 
-A partition is a matrix of shares (clients, domains, classes). The same matrix cuts the training images
-and the test images of the local metric, so a client is tested on the mixture it was trained on.
+A partition is a matrix of shares (clients, domains, classes). The same matrix divides the training images and the
+test images of the local metric, so a client is tested on the same mixture that it is trained on.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["PARTITION_KINDS", "Counts", "Partition", "Shares", "client_shares", 
 
 @dataclass(frozen=True)
 class Partition:
-    """Images of every client.
+    """The images of every client.
 
     Attributes:
         shares: (K, D, C) share of each (domain, class) cell per client; sums to 1 over the clients.
         train: Per client, sorted positions into the training arrays; never empty.
-        test: Per client, sorted positions into the test arrays; empty where a client's share of a small
-            test set rounds to nothing.
+        test: Per client, sorted positions into the test arrays; empty if a client's share of a small test set
+            rounds to zero.
     """
 
     shares: Shares
@@ -35,7 +35,7 @@ class Partition:
     test: tuple[Indices, ...]
 
     def counts(self, labels: Indices, num_classes: int) -> Counts:
-        """(K, C) training images per client and class, for a heat map. `labels`: those partitioned."""
+        """(K, C) training images per client and class, for a heat map. `labels`: the partitioned labels."""
         return np.stack([np.bincount(labels[part], minlength=num_classes) for part in self.train])
 
 
@@ -53,7 +53,7 @@ def partition(
     seed: int,
     min_samples: int | None = None,
 ) -> Partition:
-    """Gives every training and test image to exactly one client; no client is without training images.
+    """Assigns every training and test image to exactly one client; every client gets training images.
 
     Args:
         train_labels: (N,) class ids below `num_classes` (the base classes).
@@ -61,17 +61,17 @@ def partition(
         test_labels: (M,) class ids of the test images.
         test_domains: (M,) domain ids of the test images.
         kind: One of `PARTITION_KINDS`.
-        num_classes: C, number of classes that are dealt out.
-        num_domains: D, 1 where the data has no domains.
+        num_classes: C, number of classes to distribute.
+        num_domains: D, 1 if the data has no domains.
         clients: K, number of clients.
-        alpha: Dirichlet concentration; small is skewed. Used by the two Dirichlet kinds only.
+        alpha: Dirichlet concentration; small values give skewed partitions. Only for the two Dirichlet kinds.
         seed: Seed of the run.
-        min_samples: Fewest training images per client in the Dirichlet kinds, None for 8; where it is
-            more than a quarter of the mean, a quarter of the mean.
+        min_samples: Minimum number of training images per client in the Dirichlet kinds, None for 8; at most a quarter
+            of the mean.
 
     Raises:
         ConfigError: Unknown kind or a number out of range.
-        DataError: The data cannot be divided in this way; the message says what to change.
+        DataError: The data cannot be divided in this way; the message explains what to change.
     """
     _check_numbers(kind, clients, alpha, min_samples)
     _check_ids(train_labels, train_domains, num_classes, num_domains)
@@ -99,11 +99,11 @@ def partition(
 
 
 def deal(labels: Indices, domains: Indices, shares: Shares, seed: int, purpose: str) -> list[Indices]:
-    """Cuts every (domain, class) cell by the shares; each position goes to exactly one client.
+    """Divides every (domain, class) cell by the shares; each position goes to exactly one client.
 
-    A client gets its quota of a cell rounded down or up. The images left over by rounding go to those
-    whose quotas of the cells so far were cut short most, ties in random order: with a few images per
-    cell no client is favoured.
+    A client gets its quota of a cell rounded down or up. The images left over by rounding go to the clients
+    that lost most by rounding in the cells so far, with ties in random order. Therefore, no client is favoured
+    if cells have few images.
 
     Args:
         labels: (N,) class ids.
@@ -129,8 +129,8 @@ def deal(labels: Indices, domains: Indices, shares: Shares, seed: int, purpose: 
 
 
 def _round_quotas(quotas: NDArray[np.float64], owed: NDArray[np.float64], rng: np.random.Generator) -> Counts:
-    """(K,) integers, each quota rounded down or up, with the same sum. Adds what rounding took to `owed`."""
-    # Shares sum to 1 only up to the last bits; a quota of 2.9999999 is 3.
+    """(K,) integers, each quota rounded down or up, with the same sum. Adds the rounding loss to `owed`."""
+    # Shares sum to 1 only up to rounding; a quota of 2.9999999 means 3.
     quotas = np.round(quotas, 6)
     counts = np.floor(quotas).astype(np.int64)
     left = round(float(quotas.sum())) - int(counts.sum())
@@ -142,7 +142,7 @@ def _round_quotas(quotas: NDArray[np.float64], owed: NDArray[np.float64], rng: n
 
 
 def _floors(kind: str, domains: Indices, shares: Shares, min_samples: int | None) -> Counts:
-    """(K,) fewest training images of every client after rounding."""
+    """(K,) minimum number of training images of every client after rounding."""
     clients, num_domains, _ = shares.shape
     if kind == "dirichlet":
         return np.full(clients, dirichlet_floor(len(domains), clients, min_samples))
@@ -155,7 +155,7 @@ def _floors(kind: str, domains: Indices, shares: Shares, min_samples: int | None
 
 
 def _top_up(parts: list[Indices], labels: Indices, domains: Indices, shares: Shares, floors: Counts) -> None:
-    """Repairs in place what rounding left a client short of: images of its own cells, from the fullest."""
+    """Gives a client that rounding left short more images of its own cells, from the largest clients; in place."""
     for client, part in enumerate(parts):
         for _ in range(max(0, int(floors[client]) - len(part))):
             allowed = [shares[client, domains[other], labels[other]] > 0 for other in parts]
@@ -163,7 +163,7 @@ def _top_up(parts: list[Indices], labels: Indices, domains: Indices, shares: Sha
             donor = int(np.argmax(spare))
             if spare[donor] <= 0:
                 raise DataError(
-                    f"Client {client} gets {len(parts[client])} images where {floors[client]} are needed, "
+                    f"Client {client} gets {len(parts[client])} images but needs {floors[client]}, "
                     "and no other client can spare one.",
                     "Use fewer clients, a larger alpha, or more images.",
                 )
@@ -178,14 +178,14 @@ def _check_numbers(kind: str, clients: int, alpha: float, min_samples: int | Non
     if clients < 1:
         raise ConfigError(f"clients = {clients} is too few.", "Set clients to 1 or more.")
     if "dirichlet" in kind and not alpha > 0:
-        raise ConfigError(f"alpha = {alpha} is no Dirichlet concentration.", "Set alpha above 0, e.g. 0.1.")
+        raise ConfigError(f"alpha = {alpha} is not a valid Dirichlet concentration.", "Set alpha above 0, e.g. 0.1.")
     if min_samples is not None and min_samples < 1:
         raise ConfigError(f"min_samples = {min_samples} is too few.", "Set min_samples to 1 or more.")
 
 
 def _check_ids(labels: Indices, domains: Indices, num_classes: int, num_domains: int) -> None:
     if len(labels) != len(domains):
-        raise DataError(f"{len(labels)} labels and {len(domains)} domains do not belong to the same images.")
+        raise DataError(f"{len(labels)} labels do not match {len(domains)} domains.")
     for name, ids, limit in (("class", labels, num_classes), ("domain", domains, num_domains)):
         if len(ids) and (ids.min() < 0 or ids.max() >= limit):
-            raise DataError(f"{name} ids from {ids.min()} to {ids.max()} do not lie in 0 to {limit - 1}.")
+            raise DataError(f"{name} ids from {ids.min()} to {ids.max()} are outside 0 to {limit - 1}.")

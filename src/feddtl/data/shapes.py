@@ -40,7 +40,7 @@ PRETRAIN_DOMAINS = ("plain", "gradient")
 FEDERATED_DOMAINS = ("texture", "sketch", "night", "fog")
 DOMAINS = PRETRAIN_DOMAINS + FEDERATED_DOMAINS
 
-# Half of the pairs first, then the other half: a split of the class list in the middle holds out unseen
+# Half of the pairs first, then the other half: splitting the class list in the middle holds out unseen
 # pairs of colours and shapes that each appear four times in both halves.
 CLASS_PAIRS: tuple[tuple[int, int], ...] = tuple(
     (colour, shape)
@@ -57,7 +57,7 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads rows of an image array; a class, not a closure, so that tables can be sent to processes.
+    """Reads rows of an image array; a class and not a closure, so that tables can be sent to other processes.
 
     Attributes:
         pixels: (N, height, width, 3) RGB, 0 to 255.
@@ -70,7 +70,7 @@ class ArrayReader:
         return Image.fromarray(self.pixels[row])
 
     def digest(self, row: int) -> bytes:
-        """Name of one row's content."""
+        """Digest of one row's content."""
         height, width, _ = self.pixels[row].shape
         return pixel_digest(width, height, self.pixels[row].tobytes())
 
@@ -109,7 +109,7 @@ def shapes_dataset(
     """The 64 classes as a data set; images are balanced over class x domain (equal to within one).
 
     Raises:
-        DataError: A domain is unknown or given twice, none is given, or a count is below one.
+        DataError: A domain is unknown or repeated, none is given, or a count is below one.
     """
     _check(domains, train_per_class, test_per_class)
     return ImageDataset(
@@ -128,16 +128,16 @@ def _check(domains: Sequence[str], train_per_class: int, test_per_class: int) ->
         if name not in DOMAINS:
             raise DataError(f"Unknown shapes domain '{name}'.", did_you_mean(name, DOMAINS))
     if not domains or len(set(domains)) < len(domains):
-        raise DataError(f"Shapes domains must be distinct and at least one, not {list(domains)}.")
+        raise DataError(f"Shapes domains must be distinct, with at least one, not {list(domains)}.")
     for what, count in (("train_per_class", train_per_class), ("test_per_class", test_per_class)):
         if count < 1:
-            raise DataError(f"Shapes {what} is {count}.", "Give at least 1 image per class.")
+            raise DataError(f"Shapes {what} is {count}.", "Use at least 1 image per class.")
 
 
 def _table(domains: Sequence[str], per_class: int, seed: int, purpose: str) -> ImageTable:
     """Images of one split, class by class."""
     labels = np.repeat(np.arange(len(CLASS_PAIRS)), per_class)
-    # The class shifts the order of domains, so that a remainder does not always fall to the first domains.
+    # The class shifts the order of domains, so that a remainder does not always go to the first domains.
     domain_ids = (np.tile(np.arange(per_class), len(CLASS_PAIRS)) + labels) % len(domains)
     pairs = np.asarray(CLASS_PAIRS)[labels]
     drawn_as = np.asarray([DOMAINS.index(name) for name in domains])[domain_ids]

@@ -1,4 +1,4 @@
-"""How each kind of partition shares every (domain, class) cell of images among the clients."""
+"""How each kind of partition divides every (domain, class) cell of images among the clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shares = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 DIRICHLET_TRIES = 20_000
-# The usual floor for a Dirichlet partition; clients smaller than a batch make a round meaningless.
+# The usual minimum for a Dirichlet partition; rounds with clients smaller than a batch are meaningless.
 DIRICHLET_MIN_SAMPLES = 8
 
 
@@ -52,9 +52,9 @@ def client_shares(
 
 
 def _class_shares(class_sizes: Counts, clients: int, rng: np.random.Generator) -> Shares:
-    """(K, C) shares: whole classes, dealt in turn; with more clients than classes, several share one evenly.
+    """(K, C) shares: whole classes, assigned in turn; with more clients than classes, several share one evenly.
 
-    Classes with images are dealt first, so that nobody gets empty ones only.
+    Classes with images are assigned first, so that no client gets only empty classes.
     """
     present = int((class_sizes > 0).sum())
     shuffled = rng.permutation(len(class_sizes))
@@ -64,13 +64,13 @@ def _class_shares(class_sizes: Counts, clients: int, rng: np.random.Generator) -
         shares[np.arange(len(order)) % clients, order] = 1
         return shares
     shares[np.arange(clients), order[np.arange(clients) % present]] = 1
-    shares[0, order[present:]] = 1  # classes without training images still have test images to give away
+    shares[0, order[present:]] = 1  # classes without training images may still have test images
     shares /= shares.sum(axis=0)
     return shares
 
 
 def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator) -> Indices:
-    """(D,) client of each domain: domain k to client k, or shuffled where a client gets several."""
+    """(D,) client of each domain: domain k to client k, or shuffled if a client gets several."""
     num_domains = len(domain_sizes)
     if clients > num_domains:
         _refuse_domains(num_domains, clients, "one domain per client", "'domain-dirichlet'")
@@ -80,9 +80,9 @@ def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator)
     empty = np.flatnonzero(np.bincount(owners, weights=domain_sizes, minlength=clients) == 0)
     if len(empty):
         raise DataError(
-            f"Domains {np.flatnonzero(owners == empty[0]).tolist()} have no training image of the base "
+            f"Domains {np.flatnonzero(owners == empty[0]).tolist()} have no training images of the base "
             f"classes, so client {empty[0]} would be empty.",
-            "Leave these domains out, or use fewer clients.",
+            "Exclude these domains, or use fewer clients.",
         )
     return owners
 
@@ -90,7 +90,7 @@ def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator)
 def _domain_dirichlet(
     cells: Counts, clients: int, alpha: float, min_samples: int | None, rng: np.random.Generator
 ) -> Shares:
-    """(K, D, C) shares: clients spread evenly over the domains, Dirichlet over classes inside each."""
+    """(K, D, C) shares: clients spread evenly over the domains, with a Dirichlet division of classes in each."""
     num_domains, num_classes = cells.shape
     if clients < num_domains:
         _refuse_domains(num_domains, clients, "at least one client per domain", "'domain'")
@@ -100,7 +100,7 @@ def _domain_dirichlet(
             raise DataError(
                 f"Domain {domain} has {cells[domain].sum()} training images of the base classes for "
                 f"{len(members)} clients.",
-                "Use fewer clients, more shots per class, or leave this domain out.",
+                "Use fewer clients, use more shots per class, or exclude this domain.",
             )
         shares[members, domain] = _dirichlet(cells[domain], len(members), alpha, min_samples, rng)
     return shares
@@ -120,13 +120,13 @@ def _dirichlet(
         best = max(best, smallest)
     raise DataError(
         f"In {DIRICHLET_TRIES} draws, no Dirichlet({alpha:g}) division of {class_sizes.sum()} images among "
-        f"{clients} clients gave every client {floor} (in the best, the smallest had {best:.1f}).",
+        f"{clients} clients gave every client {floor} (in the best draw, the smallest client had {best:.1f}).",
         "Raise alpha, use fewer clients, or lower min_samples.",
     )
 
 
 def dirichlet_floor(images: int, clients: int, min_samples: int | None) -> int:
-    """Fewest images per client: the wish (8 by default) or a quarter of the mean, at least 1."""
+    """Minimum images per client: the requested number (8 by default), at most a quarter of the mean, at least 1."""
     wish = DIRICHLET_MIN_SAMPLES if min_samples is None else min_samples
     return max(1, min(wish, images // (4 * clients)))
 
@@ -140,7 +140,7 @@ def _cell_sizes(labels: Indices, domains: Indices, num_classes: int, num_domains
 def _refuse_domains(num_domains: int, clients: int, rule: str, other_kind: str) -> NoReturn:
     if num_domains == 1:
         raise DataError(
-            "This partition is by domain, but the data has no domains.",
+            "This partition needs domains, but the data has none.",
             "Use 'iid', 'dirichlet' or 'non-iid', or a data set with domains.",
         )
     raise DataError(

@@ -1,4 +1,4 @@
-"""One way to images from any source: generated shapes, catalogue names, Hub ids, folders, parquet."""
+"""Loads images from any source: generated shapes, catalogue names, Hub ids, folders, parquet."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ def load_dataset(
     domain_column: str = "",
     partial: bool = False,
 ) -> ImageDataset:
-    """Images with classes and domains from any source; no image is decoded before it is read.
+    """Images with classes and domains from any source; images are decoded only when they are read.
 
     Args:
         source: `shapes`, a catalogue name such as `cifar10`, a Hub id `owner/name`, a folder of images, or
-            a folder or file of parquet in Hub format. Names go before paths: write `./cifar10` for a folder
-            of that name.
-        root: Folder of local copies, one sub-folder per data set, where the name is looked up in place of the
+            a folder or file of parquet in Hub format. Names take precedence over paths: write
+            `./cifar10` for a folder with that name.
+        root: Folder of local copies, one sub-folder per data set, in which the name is looked up instead of the
             Hub; "" for none. Generated shapes need none.
-        copy: Path of a local copy of the data set, in place of where `source` and `root` say that it is; "" for none.
-            Generated shapes need none.
+        copy: Path of a local copy of the data set, which replaces `source` and `root`; "" for none. Generated shapes
+            need none.
         domains: Comma-separated domain names to keep; "" for all.
         prompt: Text with `{class}` in place of the class name; "" for the source's own.
-        seed: Seed of the run, for a test split that has to be cut off and for generated images.
-        image_column: Column of a Hub or parquet source; "" to find it out.
+        seed: Seed of the run, for a held-out test split and for generated images.
+        image_column: Column of a Hub or parquet source; "" to detect it.
         label_column: As `image_column`, for the classes.
         domain_column: As `image_column`, for the domains.
-        partial: Whether the copy is one party's part of a data set: it may have a single class, classes in one of its
-            splits alone, and no test images.
+        partial: Whether the copy is one client's part of a data set: it may have a single class, classes in only one
+            of its splits, and no test images.
 
     Returns:
-        The data set; `notes` says what was decided on the user's behalf.
+        The data set; `notes` lists automatic decisions.
 
     Raises:
-        DataError: The source cannot be found or used; the message says what to do.
+        DataError: The source cannot be found or used; the message explains what to do.
     """
     if prompt and "{class}" not in prompt:
         raise DataError(
-            f"The prompt '{prompt}' has no place for the class name.",
-            "Write {class} where the name belongs, e.g. 'a photo of a {class}.'",
+            f"The prompt '{prompt}' has no placeholder for the class name.",
+            "Add {class}, for example 'a photo of a {class}.'",
         )
     wanted = [name.strip() for name in domains.split(",") if name.strip()]
     columns = Columns(image_column, label_column, domain_column)
     if columns != Columns() and not _takes_columns(source, root, copy):
-        raise DataError(f"'{source}' has no columns to name.", "Leave the column options out.")
+        raise DataError(f"'{source}' has no columns to choose.", "Omit the column options.")
     if source == SHAPES:
         dataset = _shapes(wanted, seed)
     else:
@@ -77,7 +77,7 @@ def load_dataset(
 
 
 def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
-    """Refuses what no experiment can use."""
+    """Refuses data that no experiment can use."""
     names = dataset.class_names
     if len(names) < 2 and not partial:
         raise DataError(f"{source} has a single class: {', '.join(names)}.", "Use at least two classes.")
@@ -89,12 +89,12 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
         if not len(table) and not (partial and split == "test"):
             raise DataError(
                 f"{source} has no {split} images{place}.",
-                "Add images (two per class at least, to hold one out for testing), or choose other domains.",
+                "Add images (at least two per class, to hold one out for testing), or choose other domains.",
             )
 
 
 def _load_source(source: str, root: str, copy: str, columns: Columns, partial: bool) -> ImageDataset:
-    """Reads a copy below the root where there is one; else catalogue name, path or Hub id, in this order."""
+    """Reads the copy below the root if a root is given; else catalogue name, path or Hub id, in this order."""
     if copy and partial:
         return _load_directory(Path(copy).expanduser(), columns, partial=True)
     if copy:
@@ -130,7 +130,7 @@ def _load_copy(name: str, path: Path, columns: Columns) -> ImageDataset:
 
 def _load_directory(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
     if not path.exists():
-        raise DataError(f"There is no {path}.", "Give the path of a folder of images or of parquet files.")
+        raise DataError(f"There is no {path}.", "Pass the path of a folder of images or of parquet files.")
     if path.is_file() and path.suffix != ".parquet":
         raise DataError(f"{path} is a file, but not a parquet file.", LAYOUT_HINT)
     try:
@@ -138,11 +138,11 @@ def _load_directory(path: Path, columns: Columns, *, partial: bool = False) -> I
             return load_parquet(path, columns, partial=partial)
         return load_folder(path, partial=partial)
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error}", "Check that you may read the folder.") from error
+        raise DataError(f"Cannot read {path}: {error}", "Check that you have permission to read the folder.") from error
 
 
 def _takes_columns(source: str, root: str, copy: str) -> bool:
-    """Whether column options have a meaning: parquet and Hub ids, whose columns are not known beforehand."""
+    """Whether column options apply: to parquet and Hub ids, whose columns are not known in advance."""
     if source == SHAPES or (source in CATALOG and not root and not copy):
         return False
     path = find_copy(Path(root).expanduser(), source) if root and not copy else Path(copy or source).expanduser()
@@ -156,11 +156,11 @@ def _shapes(wanted: list[str], seed: int) -> ImageDataset:
 
 
 def _keep_domains(dataset: ImageDataset, wanted: list[str]) -> ImageDataset:
-    """The data set of some of its domains, in its own order; names match without regard to case."""
+    """The data set restricted to some of its domains, in its own order; case in names is ignored."""
     if not wanted:
         return dataset
     if dataset.domain_names == ("all",):
-        raise DataError(f"{dataset.name} has no domains to choose from.", "Leave the option 'domains' out.")
+        raise DataError(f"{dataset.name} has no domains to choose from.", "Omit the option 'domains'.")
     by_key = {_key(name): i for i, name in enumerate(dataset.domain_names)}
     for name in wanted:
         if _key(name) not in by_key:
@@ -169,13 +169,13 @@ def _keep_domains(dataset: ImageDataset, wanted: list[str]) -> ImageDataset:
     train, test = _of_domains(dataset.train, kept), _of_domains(dataset.test, kept)
     names = tuple(dataset.domain_names[i] for i in kept)
     lost = [name for i, name in enumerate(dataset.class_names) if i not in train.labels]
-    note = f"In the domains {', '.join(names)} there is no training image of: {', '.join(lost)}."
+    note = f"The domains {', '.join(names)} have no training images of: {', '.join(lost)}."
     notes = (*dataset.notes, note) if lost else dataset.notes
     return replace(dataset, train=train, test=test, domain_names=names, notes=notes)
 
 
 def _of_domains(table: ImageTable, kept: list[int]) -> ImageTable:
-    """Rows of these domains, with domain ids counted anew."""
+    """Rows of these domains, with renumbered domain ids."""
     chosen = table.select(np.flatnonzero(np.isin(table.domains, kept)))
     return replace(chosen, domains=np.searchsorted(kept, chosen.domains).astype(np.int64))
 

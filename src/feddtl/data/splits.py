@@ -1,4 +1,4 @@
-"""Which classes are base and novel, few-shot selection, and a test split where a source has none."""
+"""Base and novel classes, few-shot selection, and a held-out test split for sources without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD_OUT_SHARE = 0.2
 def base_novel_classes(num_classes: int) -> tuple[range, range]:
     """Base and novel class ids: the first ⌈C/2⌉ in the data set's own order, and the rest.
 
-    Training sees base classes only. Source: the base-to-novel protocol of CoCoOp (arXiv:2203.05557).
+    Training uses only base classes. Source: the base-to-novel protocol of CoCoOp (arXiv:2203.05557).
 
     Raises:
         DataError: There are fewer than two classes, so that one side would be empty.
@@ -34,8 +34,8 @@ def base_novel_classes(num_classes: int) -> tuple[range, range]:
 def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
     """Seeded choice of at most `shots` images per class.
 
-    A class draws from its own random stream, so its choice does not change when other classes gain or
-    lose images. A class with fewer images gives all it has; `short_classes` reports those.
+    Each class draws from its own random stream, so its choice does not change when other classes gain or
+    lose images. A class with fewer images contributes all of them; `short_classes` reports such classes.
 
     Args:
         labels: (N,) class ids.
@@ -46,7 +46,7 @@ def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
         Sorted positions into `labels`.
     """
     if shots < 1:
-        raise ConfigError(f"{shots} shots per class leave nothing to train on.", "Set shots to 1 or more.")
+        raise ConfigError(f"{shots} shots per class leave no training images.", "Set shots to 1 or more.")
     chosen = [np.empty(0, np.int64)]
     for class_id in np.unique(labels):
         rng = numpy_generator(seed, "few-shot", int(class_id))
@@ -59,20 +59,20 @@ def short_classes(labels: Indices, shots: int, class_names: Sequence[str]) -> tu
 
     Args:
         labels: (N,) class ids below `len(class_names)`.
-        shots: Images wanted per class.
-        class_names: Names of the classes that are to be trained, in class order.
+        shots: Requested images per class.
+        class_names: Names of the classes to train, in class order.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     return tuple((name, int(counts[i])) for i, name in enumerate(class_names) if counts[i] < shots)
 
 
 def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> ImageDataset:
-    """The data set with at most so many test images of each class in each domain, and a note about it.
+    """The data set with a limited number of test images of each class in each domain, and a note about it.
 
-    A cell of class and domain draws from its own random stream, so its choice does not depend on the others.
+    Each cell of class and domain draws from its own random stream, so its choice does not depend on the others.
 
     Args:
-        dataset: Any data set; the training images stay.
+        dataset: Any data set; its training images do not change.
         most: Test images per class and domain; 0 for all.
         seed: The data set's seed, not the run's, so that all seeds of an experiment score the same images.
     """
@@ -87,7 +87,7 @@ def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> Image
     if len(kept) == len(dataset.test):
         return dataset
     note = (
-        f"{len(kept)} of {len(dataset.test)} test images are scored, at most {most} of each class in each domain, the "
+        f"{len(kept)} of {len(dataset.test)} test images are scored: at most {most} of each class in each domain, the "
         "same for every seed (data.test_images_per_class)."
     )
     return replace(dataset, test=dataset.test.select(kept), notes=(*dataset.notes, note))
@@ -96,21 +96,21 @@ def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> Image
 def held_out_split(
     labels: Indices, domains: Indices, test_share: float = HELD_OUT_SHARE, seed: int = 0
 ) -> tuple[Indices, Indices]:
-    """Cuts a test split off, stratified by class and domain.
+    """Holds out a test split, stratified by class and domain.
 
-    Every class with at least two images gives at least one to the test split and keeps at least one.
+    Every class with at least two images contributes at least one to the test split and keeps at least one.
 
     Args:
         labels: (N,) class ids.
         domains: (N,) domain ids.
-        test_share: Share of the images of each class, between 0 and 1 exclusive.
+        test_share: Fraction of the images of each class, between 0 and 1 exclusive.
         seed: Seed of the run.
 
     Returns:
-        Sorted train and test positions; together they are every position once.
+        Sorted train and test positions; together they contain every position once.
     """
     if not 0 < test_share < 1:
-        raise ConfigError(f"A test share of {test_share} is not between 0 and 1.", "Set it to 0.2, say.")
+        raise ConfigError(f"A test share of {test_share} is not between 0 and 1.", "Set it to, for example, 0.2.")
     in_test = np.zeros(len(labels), dtype=bool)
     for class_id in np.unique(labels):
         of_class = np.flatnonzero(labels == class_id)
@@ -123,7 +123,7 @@ def held_out_split(
 
 
 def with_test_split(dataset: ImageDataset, seed: int) -> ImageDataset:
-    """The data set itself, or, where its test table is empty, with one held out and a note about it."""
+    """The data set itself or, if its test table is empty, with a held-out one and a note about it."""
     if len(dataset.test):
         return dataset
     train, test = held_out_split(dataset.train.labels, dataset.train.domains, seed=seed)

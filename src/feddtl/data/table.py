@@ -1,4 +1,4 @@
-"""The one shape every image source is brought into: lazily read images with labels and domains."""
+"""The common form of every image source: lazily read images with labels and domains."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @runtime_checkable
 class ImageReader(Protocol):
-    """Images of a source by row. Both methods raise DataError naming the image when it cannot be read."""
+    """Images of a source by row. Both methods raise DataError naming the image if it cannot be read."""
 
     def __call__(self, row: int) -> Image.Image:
         """RGB image."""
         ...
 
     def digest(self, row: int) -> bytes:
-        """16 bytes that name the image's content, found without decoding it."""
+        """16 bytes that identify the image's content, computed without decoding it."""
         ...
 
 
@@ -33,10 +33,10 @@ class ImageTable:
     """Images of one split with integer labels; nothing is decoded before `read`.
 
     Attributes:
-        reader: Reads row i of the underlying source as an RGB image; a plain function will do.
+        reader: Reads row i of the underlying source as an RGB image.
         rows: (N,) rows of the source that belong to this table.
         labels: (N,) class ids.
-        domains: (N,) domain ids; all zero where the source has no domains.
+        domains: (N,) domain ids; all zero if the source has no domains.
     """
 
     reader: ImageReader | Callable[[int], Image.Image]
@@ -48,11 +48,11 @@ class ImageTable:
         return len(self.rows)
 
     def read(self, index: int) -> Image.Image:
-        """RGB image at a position of this table. Raises DataError when it cannot be decoded."""
+        """RGB image at a position of this table. Raises DataError if it cannot be decoded."""
         return self.reader(int(self.rows[index]))
 
     def digest(self, index: int) -> bytes:
-        """16 bytes that name the content of the image at a position, whatever its file is called.
+        """16 bytes that identify the content of the image at a position, independent of its file name.
 
         Raises:
             DataError: The image cannot be read.
@@ -70,16 +70,16 @@ class ImageTable:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set as every source returns it.
+    """A data set, as returned by every source.
 
     Attributes:
         name: Short name for tables and file names.
         train: Training images.
-        test: Test images; never used to choose anything.
+        test: Test images; never used for selection.
         class_names: Name per class id, in the data set's own order.
-        domain_names: Name per domain id; one entry where there are no domains.
+        domain_names: Name per domain id; one entry if there are no domains.
         prompt_template: Text with `{class}` in place of the class name.
-        notes: What the user should know (e.g. a test split that had to be cut off the training images).
+        notes: What the user should know (e.g. that a test split was held out from the training images).
     """
 
     name: str
