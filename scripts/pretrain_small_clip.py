@@ -45,15 +45,15 @@ class Options:
     """What to train, where and for how long. The defaults are for one GPU."""
 
     output: Path
-    """Folder to write; must not be there yet."""
+    """Folder to write; it must not exist yet."""
     data_root: Path | None = None
-    """Folder with cifar10/ and cifar100/, each with train-*.parquet and test-*.parquet; else the Hub."""
+    """Folder with cifar10/ and cifar100/, each with train-*.parquet and test-*.parquet; default: the Hub."""
     write_halves: Path | None = None
-    """Folder to write both halves of CIFAR-10's training images to; must not be there yet."""
+    """Folder to write both halves of CIFAR-10's training images to; it must not exist yet."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     epochs: int = 150
-    """Times that every image is used."""
+    """Number of passes over the images."""
     batch_size: int = 512
     """Images per step."""
     rate: float = 1e-3
@@ -63,15 +63,15 @@ class Options:
     blocks: int = 9
     """Blocks of the image tower."""
     patch_size: int = 4
-    """Pixels along the edge of a patch; 8 makes a step about four times as fast, and the model worse."""
+    """Patch size in pixels; 8 makes a step about four times as fast but the model less accurate."""
     seed: int = 0
-    """Of weights, order, views and wordings."""
+    """Seed of weights, order, views and wordings."""
     checkpoint_minutes: float = 5.0
-    """Time between checkpoints, which lie beside the output folder."""
+    """Minutes between checkpoints, which are written next to the output folder."""
     resume: bool = False
-    """Go on from the checkpoint of an interrupted training with the same flags."""
+    """Continue from the checkpoint of an interrupted training with the same flags."""
     quick: bool = False
-    """Ten steps of 32 images, to see that everything works; the model knows nothing."""
+    """Run ten steps of 32 images to test the set-up; the model is useless."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "blocks"):
@@ -84,16 +84,16 @@ class Options:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of an unfinished training lies."""
+        """Path of the checkpoint of an unfinished training."""
         return self.output.with_name(f"{self.output.name}.checkpoint")
 
     def settings(self) -> dict[str, object]:
-        """All that decides the steps, apart from the images and the device."""
+        """All settings that determine the steps, except the images and the device."""
         aside = ("output", "data_root", "write_halves", "device", "checkpoint_minutes", "resume")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in aside}
 
     def command(self) -> str:
-        """What remakes the model."""
+        """The command that reproduces the model."""
         default = Options(self.output).settings()
         words = ["python scripts/pretrain_small_clip.py --output small-clip"]
         for name, value in self.settings().items():
@@ -107,8 +107,8 @@ class Data:
     """Images by use.
 
     Attributes:
-        train: To train on, by what the model card calls them.
-        test: For the final numbers alone, by data set.
+        train: Training images by their name in the model card.
+        test: Test images by data set, only for the final numbers.
     """
 
     train: dict[str, Pixels]
@@ -116,7 +116,7 @@ class Data:
 
 
 def load_data(options: Options) -> Data:
-    """CIFAR-100 and half of CIFAR-10; writes both halves where that is asked for."""
+    """CIFAR-100 and half of CIFAR-10; writes both halves if requested."""
     (ten, ten_test), (hundred, hundred_test) = (load_images(f"cifar{n}", options.data_root) for n in (10, 100))
     pretraining, federation = halves(ten)
     if options.write_halves is not None:
@@ -137,7 +137,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, options: Options) -> CLIPMod
 
 
 def prepare(options: Options, pixels: Pixels, device: torch.device) -> tuple[Training, PreTrainedTokenizerFast]:
-    """Training at its first step, and the tokenizer made for it."""
+    """Training at its first step, and its tokenizer."""
     tokenizer = build_tokenizer(texts(pixels.class_names), VOCABULARY)
     batch_size = QUICK_BATCH if options.quick else options.batch_size
     require(batch_size <= len(pixels), "batch_size", batch_size, f"at most the number of images, {len(pixels)}")
@@ -156,10 +156,10 @@ def prepare(options: Options, pixels: Pixels, device: torch.device) -> tuple[Tra
 
 
 def train(training: Training, checkpoint: Path, settings: dict[str, object], minutes: float) -> None:
-    """All steps that are left, with a line every 20 seconds and a checkpoint every few minutes.
+    """Run all remaining steps, with a line every 20 seconds and a checkpoint every few minutes.
 
     Raises:
-        RunError: The loss is no longer a number, or the checkpoint cannot be written.
+        RunError: The loss is NaN or infinite, or the checkpoint cannot be written.
     """
     printed = saved = time.perf_counter()
     started, first, before = printed, training.done, training.seconds
@@ -169,11 +169,11 @@ def train(training: Training, checkpoint: Path, settings: dict[str, object], min
         ended = training.done == training.steps
         if not ended and time.perf_counter() - printed < SECONDS_PER_LINE:
             continue
-        # The loss leaves the device here, which waits for the steps to be over.
+        # Reading the loss from the device waits for the steps to finish.
         loss = torch.stack(losses).mean().item()
         if not math.isfinite(loss):
             raise RunError(
-                f"The loss is {loss} at step {training.done} or just before.", "Begin anew with a lower --rate."
+                f"The loss is {loss} at step {training.done} or just before.", "Start again with a lower --rate."
             )
         printed, losses = time.perf_counter(), []
         training.seconds = before + printed - started
@@ -194,7 +194,7 @@ def finish(model: CLIPModel, pixels: Pixels, seed: int) -> CLIPModel:
 
 
 def measure(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, test: dict[str, Pixels]) -> dict[str, float]:
-    """Zero-shot accuracy in percent by data set; the only use of test images."""
+    """Zero-shot accuracy in percent by data set; test images are used only here."""
     return {
         name: accuracy(model, tokenize(tokenizer, pixels.class_names, (PROMPT,), model.device), pixels)
         for name, pixels in test.items()
@@ -202,15 +202,15 @@ def measure(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, test: dict[str
 
 
 def refuse_existing(options: Options) -> None:
-    """Raise RunError where something is in the way, before any work is done."""
+    """Raise RunError before doing any work if an output already exists."""
     hints = {options.output: "Choose another --output, or remove it."}
     if not options.resume:
-        hints[options.checkpoint] = "Add --resume to go on from it, or remove it to begin anew."
+        hints[options.checkpoint] = "Add --resume to continue from it, or remove it to start again."
     if options.write_halves is not None:
-        hints[options.write_halves] = "Remove it, or leave --write-halves out: the halves are the same every time."
+        hints[options.write_halves] = "Remove it, or omit --write-halves: the halves are always the same."
     for path, hint in hints.items():
         if path.exists():
-            raise RunError(f"{path} is there already.", hint)
+            raise RunError(f"{path} already exists.", hint)
 
 
 def run(options: Options) -> None:
@@ -245,14 +245,14 @@ def run(options: Options) -> None:
 
 
 def main() -> int:
-    """Exit code: 0 done, 1 where input, data or machine are at fault, 130 interrupted."""
+    """Exit code: 0 for success, 1 for an error in input, data or machine, 130 if interrupted."""
     try:
         run(tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,)))
     except FeddtlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; continue from the last checkpoint with --resume", file=sys.stderr)
         return 130
     return 0
 

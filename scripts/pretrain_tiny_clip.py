@@ -49,7 +49,7 @@ class Result:
     Attributes:
         accuracies: Percent per domain as (base, novel).
         minutes: Wall-clock time of training.
-        idle_minutes: The same at the pace of the fastest stretch, i.e. without other programs at work.
+        idle_minutes: The same at the speed of the fastest stretch, i.e. without other programs running.
         steps: Optimiser steps.
         seed: Seed of weights and images.
         logit_scale: Final factor on the cosine similarities.
@@ -74,7 +74,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 
 def normalise(images: ByteArray) -> torch.Tensor:
-    """(N, 32, 32, 3) bytes to the (N, 3, 32, 32) floats that the image processor would give."""
+    """Convert (N, 32, 32, 3) bytes to the (N, 3, 32, 32) floats that the image processor would return."""
     return folder.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
 
 
@@ -127,7 +127,7 @@ def accuracies(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int) 
     for domain in range(len(DOMAINS)):
         images = draw(labels, np.full_like(labels, domain), numpy_generator(seed, "pretrain test", domain))
         logits = model(pixel_values=images, **text).logits_per_image
-        # Each half competes only within itself.
+        # Each half is classified only among its own names.
         logits[base[:, None] != base[::TEST_PER_CLASS][None]] = -torch.inf
         right = (logits.argmax(-1) == torch.from_numpy(labels)).float() * 100
         found[DOMAINS[domain]] = (right[base].mean().item(), right[~base].mean().item())
@@ -135,7 +135,7 @@ def accuracies(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int) 
 
 
 def model_card(model: CLIPModel, result: Result, output: str) -> str:
-    """README.md of the model folder, every number measured in this run."""
+    """README.md of the model folder; every number is measured in this run."""
     size = sum(weight.numel() for weight in model.parameters())
     rows = [
         f"| {domain} | {'yes' if domain in PRETRAIN_DOMAINS else 'no'} | {base:.1f} | {novel:.1f} |"

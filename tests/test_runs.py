@@ -252,7 +252,7 @@ def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path)
 
 def test_a_run_goes_on_with_the_same_data_only(folder: RunFolder) -> None:
     folder.begin({**DATA, "notes": ["worded anew"]}, CPU, KERNELS)
-    with pytest.raises(RunError, match="changed since the run began: base_classes"):
+    with pytest.raises(RunError, match="have changed since the run began: base_classes"):
         folder.begin({**DATA, "base_classes": ["bee"]}, CPU, KERNELS)
     assert folder.data == DATA
 
@@ -301,7 +301,7 @@ def test_kernels_of_a_run_are_remembered(folder: RunFolder) -> None:
 
 def test_an_environment_of_another_version(folder: RunFolder) -> None:
     (folder.path / "environment.json").write_text("{}")
-    with pytest.raises(RunError, match="written by another version: it names no kernels"):
+    with pytest.raises(RunError, match="written by another version: it does not name the kernels"):
         _ = folder.kernels
 
 

@@ -32,7 +32,7 @@ class Captions:
     mask: Tensor
 
     def one_each(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(C, S) token ids and mask of one caption per class, each in a wording of its own."""
+        """(C, S) token ids and mask of one caption per class, each in its own wording."""
         wordings, classes = self.ids.shape[:2]
         at = torch.randint(wordings, (classes,), generator=generator).to(self.ids.device)
         names = torch.arange(classes, device=self.ids.device)

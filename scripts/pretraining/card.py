@@ -1,4 +1,4 @@
-"""The model card of a CLIP made by `pretrain_small_clip.py`."""
+"""The model card of a CLIP trained by `pretrain_small_clip.py`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Made:
     """Measured values of a training.
 
     Attributes:
-        command: What remakes the model.
+        command: The command that reproduces the model.
         steps: Optimiser steps.
         batch_size: Images per step.
         images: Images by data set.
         seconds: Wall-clock time of the steps.
-        device: Where they ran.
-        accuracies: Percent of the test images, by data set.
+        device: Device that ran the steps.
+        accuracies: Percent of the test images by data set.
     """
 
     command: str
@@ -37,7 +37,7 @@ class Made:
 
 
 def device_name(device: torch.device) -> str:
-    """What a reader calls the device."""
+    """Human-readable name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -47,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 
 def model_card(model: CLIPModel, made: Made) -> str:
-    """README.md of the model folder, every number measured in this training."""
+    """README.md of the model folder; every number is measured in this training."""
     size = sum(weight.numel() for weight in model.parameters())
     vision: Any = model.config.vision_config
     blocks = f"{vision.num_hidden_layers} image block{'s' if vision.num_hidden_layers > 1 else ''}"
@@ -63,14 +63,14 @@ pipeline_tag: zero-shot-image-classification
 
 A CLIP of {size / 1e6:.2f} million parameters for 32 x 32 pixels ({blocks} of width
 {vision.hidden_size}, patches of {vision.patch_size} pixels), trained from random weights by
-`scripts/pretrain_small_clip.py` of FedDTL for experiments with federated fine-tuning. It knows the classes of the
-data sets below and nothing else.
+`scripts/pretrain_small_clip.py` of FedDTL for experiments with federated fine-tuning. It knows only the classes of
+the data sets below.
 
 ## Data
 
 {sources}
 
-Of CIFAR-10 it saw one half of the training images, chosen by a fixed rule; use the other half for federation
+A fixed rule selects one half of CIFAR-10's training images for this training; use the other half for federation
 (`--write-halves`). Captions are {len(TEMPLATES)} wordings of the class names. Test images were used once, for the
 numbers below.
 
@@ -78,25 +78,25 @@ numbers below.
 
 {made.steps:,} steps of {made.batch_size} images ({epochs:.2f} epochs): {duration(made.seconds)} on
 {device_name(made.device)}.
-Loss: contrastive, one caption per class, which counts all images of its class as right. The weights are an
-exponential moving average. Final logit scale: {model.logit_scale.exp().item():.1f}. The image projection is scaled so
+Loss: contrastive, one caption per class, which matches all images of its class. The weights are an exponential
+moving average. Final logit scale: {model.logit_scale.exp().item():.1f}. The image projection is scaled so
 that latent noise of standard deviation 0.1 moves a logit by about 1, as in CLIP ViT-B/16; predictions do not depend
 on that scale.
 
 ## Zero-shot accuracy
 
-Percent of all test images, prompt "{PROMPT.format("{class}")}", among the classes of the set.
+Percent of all test images, with the prompt "{PROMPT.format("{class}")}", among the classes of the data set.
 
 | test images | accuracy |
 |---|---:|
 {rows}
 
-## Remake
+## Reproduce
 
     {made.command}
 
 ## Licence
 
-CIFAR-10 and CIFAR-100 come without a stated licence and are used for research. Settle that before you pass weights
-made from them on.
+CIFAR-10 and CIFAR-100 have no stated licence and are used for research. Clarify this before you distribute weights
+trained on them.
 """

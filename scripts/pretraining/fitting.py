@@ -18,7 +18,7 @@ def contrastive_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (N, C) scaled similarity of every image to one caption per class.
-        labels: (N,) class ids; a caption counts all images of its class as right, in equal parts.
+        labels: (N,) class ids; a caption matches all images of its class, with equal weights.
     """
     right = functional.one_hot(labels, logits.shape[1]).float()
     per_class = right.sum(0)
@@ -38,7 +38,7 @@ def rate_factor(step: int, steps: int, longest_warmup: int) -> float:
 def build_optimizer(
     model: CLIPModel, steps: int, *, peak_rate: float, longest_warmup: int
 ) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """AdamW that decays matrices alone, and its schedule over the steps."""
+    """AdamW with weight decay only on matrices, and its schedule over the steps."""
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -58,10 +58,10 @@ def descend(model: CLIPModel, loss: Tensor, optimizer: torch.optim.AdamW, schedu
 
 @torch.no_grad()
 def calibrate_projection(model: CLIPModel, pixel_values: Tensor) -> None:
-    """Scale the image projection until noise of FedDTL's σ = 0.1 moves the logits as it does in ViT-B/16.
+    """Scale the image projection so that FedDTL's noise of σ = 0.1 moves the logits as in ViT-B/16.
 
     The scale of a projected feature z is free, because CLIP normalises it. Noise of standard deviation σ on z
-    moves a logit by about σ·s/‖z‖: about 1 for ViT-B/16 (‖z‖ ≈ 10, s = 100). Here ‖z‖ = s/10 gives the same.
+    moves a logit by about σ·s/‖z‖: about 1 for ViT-B/16 (‖z‖ ≈ 10, s = 100). ‖z‖ = s/10 has the same effect here.
 
     Args:
         model: Changed in place; its predictions are not.

@@ -36,16 +36,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast, image: Shape, text: Shape, j
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) values from 0 to 1, to what the image processor of the folder gives."""
+    """Convert (N, 3, H, W) values from 0 to 1 to the output of the folder's image processor."""
     mean, std = (torch.tensor(part, device=pixels.device).view(3, 1, 1) for part in (MEAN, STD))
     return (pixels - mean) / std
 
 
 def write_model(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, card: str, output: Path) -> None:
-    """Write what `from_pretrained` reads, and the model card, into a folder."""
+    """Write the files that `from_pretrained` reads, and the model card, to a folder."""
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
-    # safetensors writes for the owner alone; an installed package is read by everyone.
+    # safetensors makes files readable only for the owner; an installed package must be readable for everyone.
     (output / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(output)
     processor = {

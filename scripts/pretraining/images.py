@@ -45,7 +45,7 @@ class Pixels:
         return Pixels(self.images[at], self.labels[at], self.class_names)
 
     def identity(self) -> str:
-        """Name of the images, their order and their classes, in hexadecimal digits."""
+        """Hexadecimal digest of the images, their order and their classes."""
         found = hashlib.blake2b(self.images.data, digest_size=16)
         found.update(self.labels.tobytes() + "\n".join(self.class_names).encode())
         return found.hexdigest()
@@ -59,14 +59,14 @@ def load_images(name: str, root: Path | None) -> tuple[Pixels, Pixels]:
         root: Folder that holds the data set as parquet in a folder of that name; None for the Hub.
 
     Raises:
-        DataError: The data cannot be found or read, or its images are not of 32 x 32 pixels.
+        DataError: The data cannot be found or read, or its images do not have 32 x 32 pixels.
     """
     if root is not None and not (root / name).is_dir():
         raise DataError(
             f"There is no folder {root / name}.",
-            f"Put {name} there as train-*.parquet and test-*.parquet, or leave --data-root out to use the Hub.",
+            f"Put {name} there as train-*.parquet and test-*.parquet, or omit --data-root to use the Hub.",
         )
-    # An absolute path is never taken for the catalogue's name.
+    # An absolute path is never mistaken for a name in the catalogue.
     dataset = load_dataset(name if root is None else str((root / name).absolute()))
     return _decoded(dataset, dataset.train), _decoded(dataset, dataset.test)
 
@@ -77,17 +77,18 @@ def _decoded(dataset: ImageDataset, table: ImageTable) -> Pixels:
         if image.size != (IMAGE_SIDE, IMAGE_SIDE):
             raise DataError(
                 f"Image {index} of {dataset.name} has {image.width} x {image.height} pixels.",
-                f"Use a copy of {dataset.name} in its own size, {IMAGE_SIDE} x {IMAGE_SIDE}.",
+                f"Use a copy of {dataset.name} in its original size, {IMAGE_SIDE} x {IMAGE_SIDE}.",
             )
         images[index] = np.asarray(image)
     return Pixels(images, table.labels, dataset.class_names)
 
 
 def halves(pixels: Pixels) -> tuple[Pixels, Pixels]:
-    """Half for pre-training and half for federation, by a rule that neither row order nor a seed can change.
+    """Half for pre-training and half for federation, by a rule that does not depend on row order or seed.
 
-    In each class the images are sorted by the digest of their pixels; the first half, rounded down, is for
-    pre-training. A lossless copy gives the same halves. A JPEG copy has other pixels and so other halves.
+    In each class, the images are sorted by the digest of their pixels; the first half, rounded down, is for
+    pre-training. A lossless copy gives the same halves. A JPEG copy has different pixels and therefore different
+    halves.
     """
     digests = np.array([pixel_digest(IMAGE_SIDE, IMAGE_SIDE, image.tobytes()).hex() for image in pixels.images])
     order = np.lexsort((digests, pixels.labels))
@@ -98,14 +99,14 @@ def halves(pixels: Pixels) -> tuple[Pixels, Pixels]:
 
 
 def joined(parts: list[Pixels]) -> Pixels:
-    """Several sets as one; a class name that two of them have becomes one class."""
+    """Several data sets as one; a class name that occurs in two of them becomes one class."""
     names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
     ids = [np.array([names.index(name) for name in part.class_names], np.int64)[part.labels] for part in parts]
     return Pixels(np.concatenate([part.images for part in parts]), np.concatenate(ids), names)
 
 
 def write_halves(folder: Path, pretraining: Pixels, federation: Pixels, test: Pixels) -> None:
-    """Write both halves as parquet in Hub format, the one for federation with the test images.
+    """Write both halves as parquet in Hub format; the half for federation includes the test images.
 
     Raises:
         RunError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""A tokenizer made from captions."""
+"""A tokenizer trained on captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 CONTEXT = 64
-# Words beside those of the captions, so that the class names of a user's own images fall into few tokens.
+# Words in addition to the captions, so that the class names of a user's own images need few tokens.
 COMMON_WORDS = """
 animal apple baby back bag ball bank bear bed bee bicycle bird black boat book bottle bowl box bread bridge
 brown building bus butterfly cake camera can car castle cat chair chicken child city clock cloud coat coffee
@@ -29,8 +29,8 @@ def build_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrainedToken
     """Lower-casing byte-level BPE: every text has tokens, none is unknown.
 
     Args:
-        captions: Texts to learn the tokens from, beside `COMMON_WORDS`.
-        vocabulary: Most tokens; there are fewer where every word is a single token already.
+        captions: Texts to learn the tokens from, in addition to `COMMON_WORDS`.
+        vocabulary: Maximum number of tokens; there are fewer if every word is already a single token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -38,7 +38,7 @@ def build_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrainedToken
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        # The order gives the ids. The end token must not get id 2: transformers takes 2 for the mark of an
+        # The order determines the ids. The end token must not get id 2: transformers treats 2 as the mark of an
         # old faulty configuration and then pools the text at the highest id instead.
         special_tokens=["<pad>", "<unk>", "<bos>", "<eos>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

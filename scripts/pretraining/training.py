@@ -24,7 +24,7 @@ from pretraining.images import Pixels
 from pretraining.views import random_views
 
 LONGEST_WARMUP = 500
-# Steps over which the weights are averaged: a twentieth of the training, at most 1,000.
+# Steps over which the weights are averaged: one twentieth of the training, at most 1,000.
 AVERAGED_SHARE, LONGEST_AVERAGE = 20, 1000
 IMAGES_PER_PASS = 500
 
@@ -32,16 +32,16 @@ IMAGES_PER_PASS = 500
 class Training:
     """A model, its averaged weights and its optimiser, at some step.
 
-    What a step draws follows from the seed and its number, so an interrupted training goes on as if it never stopped.
+    The random numbers of a step depend only on the seed and its number, so a resumed training gives the same result.
 
     Args:
-        model: On the device where it is to be trained; changed in place.
-        captions: Of the classes of `pixels`, on that device.
-        pixels: Images to train on.
-        batch_size: Images per step; what is left of an epoch is not used in it.
-        steps: Steps in all.
+        model: The model on the training device; changed in place.
+        captions: Captions of the classes of `pixels`, on the same device.
+        pixels: Training images.
+        batch_size: Images per step; the remainder of an epoch is skipped.
+        steps: Total number of steps.
         peak_rate: Learning rate at the end of the warm-up.
-        seed: Of order, views and wordings.
+        seed: Seed of order, views and wordings.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Training:
         return order[number * self.batch_size :][: self.batch_size].to(self._labels.device)
 
     def save(self, path: Path, settings: Mapping[str, object]) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint atomically.
 
         Args:
             path: File to write or replace.
-            settings: What the steps depend on; `load` refuses a checkpoint of others.
+            settings: Settings that the steps depend on; `load` refuses a checkpoint with different ones.
         """
         content = io.BytesIO()
         state = {
@@ -113,17 +113,17 @@ class Training:
         write_atomic(path, content.getvalue())
 
     def load(self, path: Path, settings: Mapping[str, object]) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            RunError: It is not there, cannot be read, or belongs to other settings.
+            RunError: It does not exist, cannot be read, or belongs to different settings.
         """
         state = read_checkpoint(path, self._labels.device)
         for name, value in settings.items():
             if (found := state["settings"].get(name)) != value:
                 raise RunError(
                     f"The checkpoint {path} is of a training with {name} = {found!r}, not {value!r}.",
-                    "Give the flags and images of that training, or remove the checkpoint to begin anew.",
+                    "Use the flags and images of that training, or remove the checkpoint to start again.",
                 )
         self.model.load_state_dict(state["model"])
         self._averaged.load_state_dict(state["averaged"])
@@ -140,14 +140,14 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `Training.save` wrote. Raises RunError where it cannot be read."""
+    """Read a checkpoint of `Training.save`. Raises RunError if it cannot be read."""
     if not path.is_file():
-        raise RunError(f"There is no checkpoint {path}.", "Leave --resume out to begin anew.")
+        raise RunError(f"There is no checkpoint {path}.", "Omit --resume to start again.")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     # torch.load passes on errors of zip, pickle and the file system.
     except Exception as error:
-        raise RunError(f"Cannot read the checkpoint {path}: {error}", "Remove it to begin anew.") from None
+        raise RunError(f"Cannot read the checkpoint {path}: {error}", "Remove it to start again.") from None
     return state
 
 
@@ -180,8 +180,8 @@ def accuracy(model: CLIPModel, prompts: Captions, pixels: Pixels) -> float:
 
     Args:
         model: CLIP.
-        prompts: One wording of the names of the classes of `pixels`.
-        pixels: Images, as they are.
+        prompts: One wording of the class names of `pixels`.
+        pixels: Images without augmentation.
     """
     model.eval()  # type: ignore[no-untyped-call]
     images, labels = on_device(pixels, model.device)

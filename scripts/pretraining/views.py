@@ -1,6 +1,6 @@
 """Random views of small images, a whole batch at once on any device.
 
-Every view is a function of 15 numbers between 0 and 1 drawn on the CPU, so a device changes it by rounding only.
+Every view depends on 15 numbers between 0 and 1 drawn on the CPU, so devices differ only by rounding.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SHEAR = 0.2
 SCALE = 0.2
 COLOUR = 0.4
 HOLE = (4, 12)
-# Of the images, how many are warped, coloured and given a hole; half are mirrored.
+# Fractions of the images that are warped, recoloured and given a hole; half are mirrored.
 WARPED, COLOURED, PIERCED = 0.5, 0.6, 0.5
 
 
 def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted, mirrored, warped, coloured and partly covered views.
+    """Shifted, mirrored, warped, recoloured and partly masked views.
 
     Args:
         images: (B, 3, H, W) bytes on any device.
@@ -38,10 +38,10 @@ def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def warp_matrices(draws: Tensor, side: int) -> Tensor:
-    """(B, 2, 3) maps from places of the view to places of the image, both from -1 to 1.
+    """(B, 2, 3) maps from positions in the view to positions in the image, both from -1 to 1.
 
     Args:
-        draws: (B, 7) numbers for mirroring, two shifts, whether to warp, turn, shear and scale.
+        draws: (B, 7) numbers for mirroring, two shifts, whether to warp, rotation, shear and scale.
         side: Pixels along an edge; shifts are by whole pixels.
     """
     mirror, right, down, warped, turn, shear, scale = draws.unbind(1)
@@ -62,7 +62,7 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def colour(images: Tensor, draws: Tensor) -> Tensor:
-    """(B, 3, H, W) images with other brightness, contrast and saturation, by (B, 4) draws."""
+    """(B, 3, H, W) images with changed brightness, contrast and saturation, by (B, 4) draws."""
     factors = 1 + COLOUR * (2 * draws[:, 1:] - 1) * (draws[:, :1] < COLOURED)  # (B, 3)
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
     images = images * brightness
@@ -73,7 +73,7 @@ def colour(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def cover(images: Tensor, draws: Tensor) -> Tensor:
-    """(B, 3, H, W) images, some with a grey square of random side and place, by (B, 4) draws."""
+    """(B, 3, H, W) images, some with a grey square of random size and position, by (B, 4) draws."""
     side = images.shape[-1]
     least, most = HOLE
     width = (least + draws[:, 1] * (most - least)) * (draws[:, 0] < PIERCED)  # (B,), 0 for no hole

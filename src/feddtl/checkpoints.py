@@ -1,4 +1,4 @@
-"""Where a run stands: for each of its last rounds state.safetensors, and progress.json with its checksum."""
+"""Checkpoints of a run's last rounds: state.safetensors, and progress.json with its checksum."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ class Checkpoints:
     """The latest two checkpoints of a run.
 
     Args:
-        path: Folder of all of them.
+        path: Folder of all checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, progress: Progress) -> None:
-        """Add one, and then drop all but the latest two."""
-        # The closing evaluation amends the last round, whose checkpoint is there.
+        """Add a checkpoint, then remove all but the latest two."""
+        # The final evaluation amends the last round, whose checkpoint already exists.
         with new_folder(self.path / f"round-{progress.state.round:04d}", replace=True) as draft:
             write_checkpoint(draft, progress)
         for old in self._oldest_first()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> Progress | None:
-        """The last one, or None before the first. Raises RunError as `read_checkpoint`."""
+        """The last checkpoint, or None before the first. Raises RunError as in `read_checkpoint`."""
         found = self._oldest_first()
         return read_checkpoint(found[-1]) if found else None
 
     def _oldest_first(self) -> list[Path]:
-        """By number, since names of five digits sort before those of four."""
+        """By number, because names with five digits sort before those with four."""
         found = {}
         for path in self.path.glob("round-*"):
             if match := NAME.fullmatch(path.name):
@@ -57,7 +57,7 @@ class Checkpoints:
 
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:
-    """Write server state, what clients and policies remember, and all records into an empty folder."""
+    """Write the server state, the memory of clients and policies, and all records to an empty folder."""
     tensors = {**add_prefix("state", progress.state.tensors), **add_prefix("memory", progress.memory)}
     for client, personal in progress.personal.items():
         tensors |= add_prefix(f"personal/{client}", personal)
@@ -66,7 +66,7 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
     content = {
         "round": progress.state.round,
         "clients_with_state": sorted(progress.personal),
-        # The format sorts tensors; a norm over all of them is the same to the last bit in the same order only.
+        # The format sorts tensors; a norm over all of them is bit-identical only in the same order.
         "tensors": list(tensors),
         "state_sha256": _digest(folder / "state.safetensors"),
         "records": [record.to_dict() for record in progress.records],
@@ -76,10 +76,10 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
 
 
 def read_checkpoint(folder: Path) -> Progress:
-    """What `write_checkpoint` wrote.
+    """Read a checkpoint of `write_checkpoint`.
 
     Raises:
-        RunError: The folder is damaged, or another version wrote it; the message has the remedy.
+        RunError: The folder is damaged, or another version wrote it; the message states the remedy.
     """
     try:
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
@@ -96,13 +96,13 @@ def read_checkpoint(folder: Path) -> Progress:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",
-            f"Delete that folder (rm -r '{folder}') and resume: the run goes on from the checkpoint before it, "
-            "or from the start where there is none.",
+            f"Delete this folder (rm -r '{folder}') and resume: the run continues from the previous checkpoint, "
+            "or from the start if there is none.",
         ) from None
 
 
 def _require_fields(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RunError where records are whole but lack what this version reads."""
+    """Raise RunError if records are complete but lack fields that this version reads."""
     if missing := missing_fields(records):
         raise RunError(
             f"The checkpoint {folder} was written by another version: its rounds have no {', '.join(missing)}.",

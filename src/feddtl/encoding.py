@@ -1,4 +1,4 @@
-"""From images to rows of activations: reading and resizing in threads while the model works on what came before."""
+"""From images to rows of activations: threads read and resize images while the model processes earlier ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from feddtl.models.image_tower import ImageTower
 from feddtl.models.preprocess import Preprocessing, view_key
 from feddtl.timing import Stopwatch
 
-# More images in a pass are hardly faster, and the last pass of a table is filled up.
+# More images per pass are hardly faster, and the last pass of a table is padded.
 MOST_TOGETHER = 128
-# Images that a thread reads and resizes before it hands them on.
+# Images that a thread reads and resizes at a time.
 LOADED_TOGETHER = 16
-# Images that a thread names before it hands the names on.
+# Images that a thread hashes at a time.
 NAMED_TOGETHER = 64
 
 
@@ -30,8 +30,8 @@ class ImageViews:
 
     Attributes:
         table: The images.
-        views: Of each image.
-        preprocessing: The model's.
+        views: Number of views of each image.
+        preprocessing: The model's preprocessing.
     """
 
     table: ImageTable
@@ -42,14 +42,14 @@ class ImageViews:
         return len(self.table) * self.views
 
     def load(self, position: int) -> Tensor:
-        """One view, read and cut. Raises DataError."""
+        """One view, read and cropped. Raises DataError."""
         index, view = divmod(position, self.views)
         # The test transform needs no key.
         key = view_key(self.table.digest(index), view) if view else b""
         return self.preprocessing.view(self.table.read(index), view, key)
 
     def keys(self, threads: int) -> list[bytes]:
-        """What names each view by its content. Raises DataError."""
+        """The key of each view, from its content. Raises DataError."""
 
         def name(start: int) -> list[bytes]:
             digests = map(self.table.digest, range(start, min(start + NAMED_TOGETHER, len(self.table))))
@@ -62,15 +62,15 @@ class ImageViews:
 class PrefixPipeline:
     """Runs images through the blocks of a tower before block `stop`.
 
-    Every pass has the same number of images, filled up with black ones: matrix products round alike only at equal
+    Every pass has the same number of images, padded with black ones: matrix products round alike only at equal
     sizes, and a row must not depend on which other images were missing in a cache.
 
     Args:
         tower: The frozen image tower.
         stop: First block not to run; the number of blocks for final features.
-        precision: As rows are kept.
+        precision: Storage precision of the rows.
         threads: Threads that read and resize; their number does not change the result.
-        stopwatch: Counts 'decode', the time without pixels, and 'prefix', that with them.
+        stopwatch: Counts 'decode', the time waiting for pixels, and 'prefix', the time computing.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class PrefixPipeline:
         self._chunks = together // self._chunk
 
     def run(self, load: Callable[[int], Tensor], items: Iterable[int]) -> Iterator[tuple[list[int], Packed]]:
-        """Items in their order, pass by pass, each with its rows on the CPU.
+        """Items in order, pass by pass, each with its rows on the CPU.
 
         Args:
-            load: One item's pixels, called in threads.
-            items: What to compute; asked for a little ahead.
+            load: Returns one item's pixels; called in threads.
+            items: The items to compute; consumed slightly ahead.
 
         Raises:
             DataError: An image cannot be read.
@@ -114,7 +114,7 @@ class PrefixPipeline:
             yield [item for chunk, _ in parts for item in chunk], rows
 
     def _pass(self, parts: list[Tensor]) -> Packed:
-        """One pass: pixels of images to their rows."""
+        """One pass from the pixels of images to their rows."""
         count, done = sum(map(len, parts)), 0
         together = self._chunk * self._chunks
         pixels = torch.zeros(together, *parts[0].shape[1:], dtype=parts[0].dtype, device=self._tower.device)

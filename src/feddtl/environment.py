@@ -17,7 +17,7 @@ DEVICE_NAMES = "'auto', 'cpu', 'cuda', 'cuda:1', 'mps'"
 
 
 def package_versions() -> dict[str, str]:
-    """Installed version by package; 'missing' where there is none."""
+    """Installed version by package; 'missing' if it is not installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -28,7 +28,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
-    """What a reader needs to repeat a run on a device, by default the one that 'auto' chooses."""
+    """The environment needed to repeat a run on a device, by default the one that 'auto' selects."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -40,10 +40,10 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Device of a name; 'auto' takes a CUDA GPU, then Apple's MPS, then the CPU.
+    """Device with a name; 'auto' selects a CUDA GPU, else Apple's MPS, else the CPU.
 
     Raises:
-        ConfigError: The name is unknown or the device is not there.
+        ConfigError: The name is unknown or the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -54,7 +54,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"compute.device = {name!r} is not a device.", f"Allowed: {DEVICE_NAMES}.") from None
     if device.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise ConfigError(f"compute.device = {name!r} is not a device to run on.", f"Allowed: {DEVICE_NAMES}.")
+        raise ConfigError(f"compute.device = {name!r} is not a supported device.", f"Allowed: {DEVICE_NAMES}.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

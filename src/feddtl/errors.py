@@ -1,4 +1,4 @@
-"""Errors a user can act on: each says what is wrong and what to do next."""
+"""Errors that a user can fix: each states the problem and the next step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class FeddtlError(Exception):
 
     Attributes:
         message: What is wrong, where, and the offending value.
-        hint: The next step for the user; empty when the message already says it.
+        hint: The next step for the user; empty if the message already states it.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -21,7 +21,7 @@ class FeddtlError(Exception):
 
 
 class ConfigError(FeddtlError):
-    """An experiment file or a flag holds an unknown key or a value out of range."""
+    """An experiment file or a flag has an unknown key or a value out of range."""
 
 
 class DataError(FeddtlError):
@@ -41,11 +41,11 @@ class ClientError(FeddtlError):
 
 
 class DeploymentError(FeddtlError):
-    """A server, a client or a submitted run cannot be started, or ended by itself."""
+    """A server, a client or a submitted run cannot start, or ended unexpectedly."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Suggestion for a misspelt word: the closest allowed one, or the list of all allowed ones."""
+    """Suggestion for a misspelt word: the closest allowed word, or a list of all allowed words."""
     options = sorted(allowed)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:

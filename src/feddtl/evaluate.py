@@ -16,13 +16,13 @@ from feddtl.records import SCORES
 
 @dataclass(frozen=True)
 class TestImages:
-    """Test images of one class list, once through the frozen blocks.
+    """Test images of one class list, already through the frozen blocks.
 
     Attributes:
         activations: Of N images, at the method's first changing image block.
         labels: (N,) positions in `class_names`.
         domains: (N,) domain ids.
-        class_names: The classes a model chooses from.
+        class_names: The candidate classes.
     """
 
     __test__ = False  # not a test class, whatever its name
@@ -33,18 +33,18 @@ class TestImages:
     class_names: tuple[str, ...]
 
     def select(self, positions: Tensor) -> TestImages:
-        """The images at these positions, with the same classes; no activation is copied."""
+        """The images at these positions, with the same classes; activations are not copied."""
         chosen = self.activations.select(positions)
         return TestImages(chosen, self.labels[positions], self.domains[positions], self.class_names)
 
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """What is scored.
+    """The images to score.
 
     Attributes:
         base: Test images of the base classes.
-        novel: Test images of the novel classes; empty where there are none.
+        novel: Test images of the novel classes; may be empty.
         shares: Per client, positions in `base` of its own share.
         domain_names: Name per domain id.
     """
@@ -56,7 +56,7 @@ class EvaluationSets:
 
     @property
     def on_clients(self) -> bool:
-        """Whether the clients have test images of their own, and there are none here."""
+        """Whether the test images are on the clients, with none here."""
         return not len(self.base.labels)
 
     @property
@@ -71,7 +71,7 @@ class EvaluationSets:
 
     @property
     def owners(self) -> Tensor:
-        """(N,) client in whose share a base image is, -1 for none; novel images are in no share."""
+        """(N,) client whose share contains the base image, -1 for none; novel images are in no share."""
         owners = torch.full((len(self.labels),), -1)
         for client, share in enumerate(self.shares):
             owners[share] = client
@@ -80,13 +80,13 @@ class EvaluationSets:
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in percent; NaN where there was no image to score.
+    """Accuracies in percent; NaN if there was no image to score.
 
     Attributes:
         local: Mean over clients, each model on its own share of the base test images, over all base classes.
         base: Base test images, over the base classes.
         novel: Novel test images, over the novel classes.
-        domains: (base, novel) by domain name, where there are several.
+        domains: (base, novel) by domain name, if there are several.
     """
 
     local: float
@@ -105,12 +105,12 @@ class Scores:
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """2ab / (a + b); 0 where both are 0."""
+    """2ab / (a + b); 0 if both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Mean of base and novel over the models that were scored; the harmonic mean follows from the means."""
+    """Means of base and novel over the scored models; the harmonic mean is that of the means."""
     return Scores(float("nan"), mean([s.base for s in scores]), mean([s.novel for s in scores]))
 
 
@@ -122,12 +122,12 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class HitCounts:
-    """How many of a client's own test images a model gets right: what travels in place of the images.
+    """Correct predictions on a client's own test images; clients send these counts instead of images.
 
     Attributes:
-        base: Right ones among the images of base classes, over the base classes.
+        base: Correct predictions for images of base classes, among the base classes.
         base_images: Images of base classes.
-        novel: Right ones among the images of novel classes, over the novel classes.
+        novel: Correct predictions for images of novel classes, among the novel classes.
         novel_images: Images of novel classes.
     """
 
@@ -137,7 +137,7 @@ class HitCounts:
     novel_images: int = 0
 
     def __add__(self, other: HitCounts) -> HitCounts:
-        """The counts of the images of both."""
+        """The sum of both counts."""
         return HitCounts(
             self.base + other.base,
             self.base_images + other.base_images,
@@ -152,18 +152,18 @@ class HitCounts:
 
     @property
     def scores(self) -> Scores:
-        """The same in percent; the base images are also those of `local`."""
+        """The same in percent; `local` uses the base images."""
         base = percentage(self.base, self.base_images)
         return Scores(base, base, percentage(self.novel, self.novel_images))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model takes N test images for: the base images, then the novel ones.
+    """Predictions of one model for N test images: the base images, then the novel ones.
 
     Attributes:
-        among_half: (N,) choosing among the classes of the image's own half, as the accuracies do.
-        among_all: (N,) choosing among all classes.
+        among_half: (N,) predictions among the classes of the image's own half, as for the accuracies.
+        among_all: (N,) predictions among all classes.
 
     Both are positions in the base class names followed by the novel ones.
     """
@@ -196,7 +196,7 @@ def predict_test_images(classifier: Classifier, sets: EvaluationSets) -> Predict
 
 
 def _nearest(classifier: Classifier, activations: Activations, texts: Sequence[Tensor]) -> list[Tensor]:
-    """For each matrix of text embeddings (C, e), the (N,) rows nearest to the images."""
+    """For each matrix of text embeddings (C, e), the (N,) row closest to each image."""
     nearest: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in texts]
     for positions in torch.split(torch.arange(len(activations)), classifier.images_per_pass):
         if not len(positions):
@@ -208,27 +208,27 @@ def _nearest(classifier: Classifier, activations: Activations, texts: Sequence[T
 
 
 def correct(classifier: Classifier, images: TestImages) -> Tensor:
-    """(N,) whether each image is classified right."""
+    """(N,) whether each image is classified correctly."""
     return predict(classifier, images.activations, images.class_names) == images.labels
 
 
 def accuracy(hits: Tensor) -> float:
-    """Share of hits in percent; NaN for none."""
+    """Percentage of hits; NaN without images."""
     return percentage(int(hits.sum()), len(hits))
 
 
 def percentage(right: int, images: int) -> float:
-    """Share of right ones in percent; NaN for no image."""
+    """Percentage of correct predictions; NaN without images."""
     return 100.0 * right / images if images else float("nan")
 
 
 def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> Scores:
-    """Base and novel accuracy of one model, by domain too; `local` is passed through."""
+    """Base and novel accuracy of one model, also by domain; `local` is passed through."""
     return scores_of(predict_test_images(classifier, sets), sets, local)
 
 
 def scores_of(predictions: Predictions, sets: EvaluationSets, local: float) -> Scores:
-    """`score_global` of a model whose predictions are known."""
+    """`score_global` for known predictions."""
     base, novel = hits_of(predictions, sets)
     domains: dict[str, tuple[float, float]] = {}
     if len(sets.domain_names) > 1:
@@ -241,7 +241,7 @@ def scores_of(predictions: Predictions, sets: EvaluationSets, local: float) -> S
 
 
 def hits_of(predictions: Predictions, sets: EvaluationSets) -> tuple[Tensor, Tensor]:
-    """Whether each base image (N_b,), and each novel image (N_n,), is classified right among its own half."""
+    """Whether each base image (N_b,) and each novel image (N_n,) is classified correctly among its own half."""
     hits = predictions.among_half == sets.labels
     return hits[: len(sets.base.labels)], hits[len(sets.base.labels) :]
 
@@ -253,19 +253,19 @@ def score_shares(predictions: Predictions, sets: EvaluationSets) -> dict[int, fl
 
 
 def count_shares(predictions: Predictions, sets: EvaluationSets) -> tuple[HitCounts, ...]:
-    """What each client would count on its share, of a model whose predictions are known; novel images are in none."""
+    """Counts that each client would report for its share, from known predictions; novel images are in no share."""
     hits, _ = hits_of(predictions, sets)
     return tuple(HitCounts(int(hits[share].sum()), len(share)) for share in sets.shares)
 
 
 def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> HitCounts:
-    """What a client counts on its own test images."""
+    """A client's counts on its own test images."""
     right = [int(correct(classifier, half).sum()) for half in (base, novel)]
     return HitCounts(right[0], len(base.labels), right[1], len(novel.labels))
 
 
 def score_client(classifier: Classifier, sets: EvaluationSets, client: int) -> Scores:
-    """All scores of a client's own model, each image encoded once; `local` is NaN where it has no test images."""
+    """All scores of a client's own model, with each image encoded once; `local` is NaN without test images."""
     predictions = predict_test_images(classifier, sets)
     return scores_of(predictions, sets, score_shares(predictions, sets).get(client, float("nan")))
 

@@ -1,4 +1,4 @@
-"""The adapted CLIP as a plain Hugging Face folder: W_0 + (alpha/r)·B·A in the weights, no adapter left."""
+"""The adapted CLIP as a plain Hugging Face folder: adapters are merged as W_0 + (alpha/r)·B·A."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def export_merged(folder: Path, output: Path) -> None:
     """Merge a run's adapters into its CLIP and write model, tokenizer and preprocessor.
 
     Raises:
-        RunError: No run in `folder`, no finished round, `output` is not empty, or a method that trains no LoRA.
+        RunError: No run in `folder`, no finished round, a non-empty `output`, or a method without LoRA.
     """
     with storage_errors(output):
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise RunError(f"{output} is not empty; nothing was changed.", "Give a new folder.")
+            raise RunError(f"{output} is not empty; nothing was changed.", "Choose a new folder.")
     run = RunFolder.open(folder)
     progress = run.latest_progress()
     experiment, data = run.experiment, run.data
@@ -37,12 +37,12 @@ def export_merged(folder: Path, output: Path) -> None:
     if not method.trains:
         raise RunError(f"{folder} is a run of '{experiment.method}', which has no adapters.", "Export a trained run.")
     if progress is None:
-        raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
+        raise RunError(f"{folder} has no finished round.", f"Resume it: {resuming(folder)}.")
     if not (adapters := method.adapters(progress.state)):
         raise RunError(
             f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "
             "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP has no place for it.",
-            f"Use the run itself: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
+            f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
             f"tensors are in {folder / 'tensors'} once it is finished.",
         )
     for lora in adapters.values():
@@ -52,7 +52,7 @@ def export_merged(folder: Path, output: Path) -> None:
 
 @torch.no_grad()
 def merge(model: Any, lora: Lora) -> None:
-    """Add (alpha/r)·B·A to each adapted weight of a model of transformers, in place."""
+    """Add (alpha/r)·B·A to each adapted weight of a transformers model, in place."""
     parameters: Mapping[str, torch.Tensor] = dict(model.named_parameters())
     for name in layer_names(lora.factors):
         a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]

@@ -1,4 +1,4 @@
-"""Images through the frozen blocks, once: the activations that every later step starts from."""
+"""Runs images through the frozen blocks once; every later step starts from these activations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def frozen_activations(
     threads: int = 1,
     progress: FeatureProgress = lambda done, total: None,
 ) -> Tensor:
-    """What the frozen blocks give for every image, on the CPU: the plain way, without any cache.
+    """Output of the frozen blocks for every image, on the CPU, without a cache.
 
     Args:
         tower: The frozen image tower.
@@ -47,10 +47,10 @@ def frozen_activations(
         first_block: First block that changes; the blocks before it run here.
         dtype: Storage precision; the arithmetic is the tower's.
         threads: Threads that read and resize; their number does not change the result.
-        progress: Told of images done.
+        progress: Called with the number of finished images.
 
     Returns:
-        (N, S, d) input of `first_block`; (N, e) final features where `first_block` is the number of blocks.
+        (N, S, d) input of `first_block`; (N, e) final features if `first_block` is the number of blocks.
 
     Raises:
         DataError: An image cannot be read.
@@ -69,7 +69,7 @@ def frozen_activations(
 
 
 def row_layout(tower: ImageTower, first_block: int, compute: ComputeConfig) -> RowLayout:
-    """What is kept of each image: 16-bit activations by default; final features, which are small, in float32."""
+    """Layout of the stored activations: 16 bits by default; final features, which are small, in float32."""
     if first_block == len(tower.stack):
         return RowLayout((tower.feature_width,), "float32")
     automatic: StoredPrecision = "bfloat16" if tower.precision == torch.bfloat16 else "float16"
@@ -78,21 +78,21 @@ def row_layout(tower: ImageTower, first_block: int, compute: ComputeConfig) -> R
 
 
 class _Job:
-    """One table on its way through the encoder.
+    """One table being encoded.
 
     Attributes:
         views: Views of its images, N positions.
         keys: (R,) key of each distinct row; empty without a cache.
         index: (N,) row of each position.
         assembly: The rows.
-        given_up: Rows that fit neither into memory nor on disk.
+        given_up: Rows that fit neither in memory nor on disk.
     """
 
     def __init__(
         self, views: ImageViews, keys: Sequence[bytes], layout: RowLayout, budget: int, progress: FeatureProgress
     ) -> None:
         self.views = views
-        # One image under two names is one row; without keys, every position is its own.
+        # An image with two names is one row; without keys, every position is a separate row.
         names: Sequence[bytes | int] = keys or range(len(views))
         rows = {name: row for row, name in enumerate(dict.fromkeys(names))}
         self.index = torch.tensor([rows[name] for name in names], dtype=torch.long)
@@ -109,16 +109,16 @@ class _Job:
         return self.views.load(self._positions[row])
 
     def missing(self) -> list[int]:
-        """Rows that are still to come."""
+        """Rows that are still missing."""
         return [row for row in self.assembly.missing() if row not in self.given_up]
 
     def give_up(self, rows: Sequence[int]) -> None:
-        """These rows are computed when they are used, not before."""
+        """Mark rows as computed at each use."""
         self.given_up.update(rows)
         self.report(rows)
 
     def report(self, rows: Sequence[int]) -> None:
-        """These rows are done; each counts once."""
+        """Mark rows as finished; each counts once."""
         if len(rows):
             at = torch.tensor(rows)
             self._done += int(self._copies[at].sum())
@@ -127,17 +127,17 @@ class _Job:
 
 
 class ImageEncoder:
-    """Sends tables of images through the frozen blocks of one tower, or finds what an earlier run kept of them.
+    """Runs tables of images through the frozen blocks of one tower, or reads activations cached by an earlier run.
 
     Args:
         tower: The frozen image tower.
-        first_block: First block that changes; the number of blocks where none does, for final features.
+        first_block: First block that changes; the number of blocks if none does, for final features.
         compute: Precision, cache and threads.
-        note: Told of what the user should know.
+        note: Called with notes for the user.
         stopwatch: Counts 'load', 'decode' and 'prefix'.
 
     Raises:
-        ConfigError: A cache folder was asked for that cannot be written.
+        ConfigError: The requested cache folder cannot be written.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class ImageEncoder:
     ) -> Activations:
         """Activations of every view of every image; row p · views + v is view v of the image at position p.
 
-        They are in memory as far as `compute.cache_memory_gb`, counted over all calls, allows; on disk beyond it; and
-        computed at each use where the disk is too small as well. The values are the same in every case.
+        They are in memory up to `compute.cache_memory_gb`, counted over all calls; beyond that on disk; and
+        recomputed at each use if the disk is also too small. The values are the same in every case.
 
         Args:
             table: N images.
-            progress: Told of views done, those of earlier runs included.
+            progress: Called with the number of finished views, including those of earlier runs.
             views: Views of each image; see `Preprocessing.view`.
 
         Returns:
@@ -181,7 +181,7 @@ class ImageEncoder:
 
         Raises:
             DataError: An image cannot be read.
-            ModelError: An activation is too large for the precision it is to be kept in.
+            ModelError: An activation is too large for the storage precision.
         """
         images = ImageViews(table, views, self._preprocessing)
         with self._stopwatch.measure("decode"):
@@ -195,7 +195,7 @@ class ImageEncoder:
         return job.assembly.finish(lambda rows: self._computed(job, rows), job.index)
 
     def _fill(self, job: _Job, cache: CacheNamespace) -> None:
-        """Take what the cache has, compute what nobody else does, and wait for the rest."""
+        """Read cached rows, compute those that no other process computes, and wait for the rest."""
         self._take(job, cache)
         while rows := {job.keys[row]: row for row in job.missing()}:
             with ExitStack() as stack:
@@ -205,7 +205,7 @@ class ImageEncoder:
                     self._note(f"The cache {cache.folder} cannot be written: {error.strerror or error}.")
                     self._compute_rows(job, list(rows.values()), 0, None)
                     return
-                # Another process may have kept them since they were looked for.
+                # Another process may have stored them since the lookup.
                 self._take(job, cache)
                 left = set(job.missing())
                 if mine := [rows[key] for key in claim.keys if rows[key] in left]:
@@ -216,7 +216,7 @@ class ImageEncoder:
             self._take(job, cache)
 
     def _take(self, job: _Job, cache: CacheNamespace) -> None:
-        """Take missing rows that the cache has."""
+        """Read missing rows that are in the cache."""
         with self._stopwatch.measure("load"):
             missing = job.missing()
             found = cache.find({job.keys[row] for row in missing})
@@ -231,9 +231,9 @@ class ImageEncoder:
         job.give_up([row for row in rows if not job.assembly.has(row)])
 
     def _compute_rows(self, job: _Job, rows: list[int], room: int, writer: SegmentWriter | None) -> None:
-        """Compute rows into memory and, as far as there is room, onto the disk; give up what fits into neither."""
+        """Compute rows into memory and, if there is space, to disk; give up rows that fit in neither."""
         held = job.assembly.held
-        # What has no place in memory is the first to get one on disk.
+        # Rows that do not fit in memory get disk space first.
         beyond, inside = [row for row in rows if row >= held], [row for row in rows if row < held]
         self._explain(room, beyond, inside)
         job.give_up(beyond[room:])
@@ -249,7 +249,7 @@ class ImageEncoder:
             job.report(done)
 
     def _explain(self, room: int, beyond: Sequence[int], inside: Sequence[int]) -> None:
-        """Say what fits nowhere, and what the next run will have to compute again."""
+        """Report rows that fit nowhere, and rows that the next run must compute again."""
         off = cache_folder(self._compute.cache_folder) is None
         place = "the cache is 'off'" if off else "the cache folder cannot be written"
         if self._cache is not None:
@@ -258,15 +258,15 @@ class ImageEncoder:
         if lost := len(beyond[room:]):
             hint = "" if self._layout.precision == "int8" else "; less with compute.activations = 'int8'"
             self._note(
-                f"{lost} images go through the frozen blocks again whenever they are used: memory is too small "
+                f"{lost} images go through the frozen blocks each time they are used: memory is too small "
                 f"(compute.cache_memory_gb = {self._compute.cache_memory_gb:g}) and {place}. They need "
                 f"{lost * self._layout.nbytes / 1e9:.3g} GB{hint}."
             )
         elif self._cache is not None and room < len(beyond) + len(inside):
             left = len(beyond) + len(inside) - room
-            self._note(f"{left} images are kept for this run only: {place}. The next run encodes them again.")
+            self._note(f"{left} images are cached only for this run: {place}. The next run encodes them again.")
 
     def _computed(self, job: _Job, rows: Tensor) -> Tensor:
-        """Given-up rows (B,), computed now, exactly as they would have been kept."""
+        """Given-up rows (B,), computed now with the same values as if they had been stored."""
         parts = [packed for _, packed in self._pipeline.run(job.load, rows.tolist())]
         return joined(parts or [self._layout.empty(0)]).floats()

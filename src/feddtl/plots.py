@@ -1,4 +1,4 @@
-"""Plots as files, without a display."""
+"""Plots written to files, without a display."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def accuracy_over_time(records: Sequence[RoundRecord], zero_shot: Mapping[str, f
 def _draw_accuracies(
     axes: Any, records: Sequence[RoundRecord], zero_shot: Mapping[str, float], place: Callable[[RoundRecord], float]
 ) -> None:
-    """Base and novel accuracy of the rounds that were scored, against where each is placed."""
+    """Base and novel accuracy of the scored rounds over their positions on the x axis."""
     scored = [record for record in records if record.is_scored]
     places = list(map(place, scored))
     for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
@@ -71,13 +71,13 @@ def _finish_accuracies(axes: Any, horizontal: str, title: str) -> None:
 
 
 def require_plot_ending(path: Path) -> None:
-    """Raise ConfigError for a file that cannot be drawn to, before any work is done for it."""
+    """Raise ConfigError for an unsupported plot file before doing any work."""
     if path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"Cannot draw to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
+        raise ConfigError(f"Cannot write a plot to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # Figure alone, without pyplot: no display, no global state.
+    # Figure without pyplot: no display, no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -90,7 +90,7 @@ def _save(figure: Any, path: Path) -> None:
     require_plot_ending(path)
     ending = path.suffix.lower()
     drawn = io.BytesIO()
-    # No date and no random identifiers inside, so that the same numbers give the same file.
+    # No date and no random identifiers in the file, so that the same numbers give the same file.
     with rc_context({"svg.hashsalt": "feddtl"}):
         figure.savefig(drawn, format=ending[1:], dpi=150, metadata=DATELESS.get(ending))
     with storage_errors(path):

@@ -1,4 +1,4 @@
-"""What every test image was taken for, as a file: predictions.safetensors of a run folder."""
+"""Predictions for every test image: predictions.safetensors of a run folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ImagePredictions:
     Attributes:
         labels: (N,) positions in the base class names followed by the novel ones.
         domains: (N,) domain ids.
-        owners: (N,) client in whose share a base image is; -1 for none.
-        zero_shot: Of the model before training.
-        final: Of the global model after the last round.
+        owners: (N,) client whose share contains the base image; -1 for none.
+        zero_shot: Predictions of the model before training.
+        final: Predictions of the global model after the last round.
     """
 
     labels: Tensor
@@ -35,7 +35,7 @@ class ImagePredictions:
 
     @property
     def zero_shot_hits(self) -> Tensor:
-        """(N,) whether each image is classified right before training, among its own half."""
+        """(N,) whether each image is classified correctly before training, among its own half."""
         return self.zero_shot.among_half == self.labels
 
     @property
@@ -45,7 +45,7 @@ class ImagePredictions:
 
 
 def write_predictions(path: Path, found: ImagePredictions) -> None:
-    """Write all of it as int32 tensors, in one step."""
+    """Write all columns as int32 tensors, atomically."""
     tensors = {
         "labels": found.labels,
         "domains": found.domains,
@@ -55,16 +55,16 @@ def write_predictions(path: Path, found: ImagePredictions) -> None:
         "final/among_half": found.final.among_half,
         "final/among_all": found.final.among_all,
     }
-    # Copies: without training both models are one, and the format refuses tensors that share memory.
+    # Copies: without training, both models are the same, and the format refuses tensors that share memory.
     write_atomic(path, save({name: tensor.to(torch.int32).clone() for name, tensor in tensors.items()}))
 
 
 def read_predictions(path: Path) -> ImagePredictions:
-    """What `write_predictions` wrote. Raises RunError, with the remedy, if the file is damaged."""
+    """Read the file of `write_predictions`. Raises RunError with a remedy if it is damaged."""
     try:
         tensors = {name: tensor.long() for name, tensor in load_file(path).items()}
         if len({tensor.shape for tensor in tensors.values()}) != 1:
-            raise ValueError("its columns differ in length")
+            raise ValueError("its columns have different lengths")
         zero_shot, final = (
             Predictions(tensors[f"{model}/among_half"], tensors[f"{model}/among_all"])
             for model in ("zero_shot", "final")
@@ -73,5 +73,5 @@ def read_predictions(path: Path) -> ImagePredictions:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged: {error}.",
-            "Delete it, and do without the predictions, or start a new run with another --output.",
+            "Delete it to continue without predictions, or start a new run with another --output.",
         ) from None

@@ -1,4 +1,4 @@
-"""A run is a folder of facts: what was asked, what happened each round, where it stands, what came out."""
+"""Run folders: the experiment, the record of each round, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from feddtl.storage import (
     write_text_atomic,
 )
 
-# Where a run is computed does not change what it is.
+# The machine and device do not change the identity of a run.
 FREE_ON_RESUME = (
     "deployment.min_clients",
     "deployment.round_timeout",
@@ -77,10 +77,10 @@ class RunFolder:
     @classmethod
     @contextmanager
     def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
-        """A folder with the experiment alone, so that a run killed while it is prepared can be resumed.
+        """A folder with only the experiment, so that a run killed during preparation can be resumed.
 
-        This process holds it for the length of the block. If an error ends the block before `begin` was
-        called, nothing of the folder stays.
+        This process holds its lock inside the block. If an error ends the block before `begin` was called, the folder
+        is removed.
         """
         refuse_used(path)
         fresh = not path.exists()
@@ -100,7 +100,7 @@ class RunFolder:
     @classmethod
     @contextmanager
     def resumed(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
-        """An existing run of this experiment, even one that was only announced, held by this process."""
+        """An existing run of this experiment, even if only announced, locked by this process."""
         folder = cls.find(path)
         folder.require_same(experiment)
         with only_writer(path):
@@ -109,21 +109,19 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path) -> RunFolder:
-        """Existing run, even one that was only announced. Raises RunError if there is none."""
+        """An existing run, even if only announced. Raises RunError if there is none."""
         if not holds_run(path):
             raise RunError(
-                f"There is no run in {path}.", f"Give the --output folder of an earlier run (it has a {CONFIG})."
+                f"There is no run in {path}.", f"Pass the --output folder of an earlier run (it contains {CONFIG})."
             )
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Existing run that began. Raises RunError if there is none."""
+        """An existing run that began. Raises RunError if there is none."""
         folder = cls.find(path)
         if not folder.has_begun:
-            raise RunError(
-                f"The run in {path} was stopped before its first round.", f"Go on with it: {resuming(path)}."
-            )
+            raise RunError(f"The run in {path} was stopped before its first round.", f"Resume it: {resuming(path)}.")
         return folder
 
     @property
@@ -138,23 +136,23 @@ class RunFolder:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the data looked like: names, prompt, partition counts."""
+        """Description of the data: names, prompt, partition counts."""
         return dict(read_json(self.path / DATA))
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, device and kernels, as they were when the run began."""
+        """Versions, device and kernels at the start of the run."""
         return dict(read_json(self.path / ENVIRONMENT))
 
     @property
     def kernels(self) -> Kernels:
-        """How the run's blocks compute, so that it goes on with the same arithmetic."""
+        """Precision and kernels of the run, so that it continues with the same arithmetic."""
         try:
             chosen = self.environment["kernels"]
             return as_kernels(chosen["precision"], chosen["attention"])
         except (KeyError, TypeError, AttributeError):
             raise RunError(
-                f"{self.path / ENVIRONMENT} was written by another version: it names no kernels.",
+                f"{self.path / ENVIRONMENT} was written by another version: it does not name the kernels.",
                 "Use that version, or start a new run.",
             ) from None
 
@@ -170,10 +168,10 @@ class RunFolder:
             )
 
     def begin(self, data: Mapping[str, Any], device: torch.device, kernels: Kernels) -> None:
-        """Write the environment and what the data looks like; in a run that began, the data must be the same.
+        """Write the environment and the description of the data; if the run already began, the data must be the same.
 
         Raises:
-            RunError: The images, their classes or their partition changed since the run began.
+            RunError: The images, their classes or their partition have changed since the run began.
         """
         if not self.has_begun:
             environment = {**describe_environment(device), "kernels": names_of(kernels)}
@@ -184,12 +182,12 @@ class RunFolder:
         changed = [key for key in data if key != "notes" and data[key] != before.get(key)]
         if changed:
             raise RunError(
-                f"The data of {self.path} changed since the run began: {', '.join(changed)}.",
+                f"The data of {self.path} have changed since the run began: {', '.join(changed)}.",
                 "Restore the images to resume, or start a new run with another --output.",
             )
 
     def name_among_clients(self) -> str:
-        """32 random hexadecimal digits, drawn once: what clients elsewhere keep for this run lies under them."""
+        """32 random hexadecimal digits, drawn once: the name under which remote clients store data of this run."""
         path = self.path / FEDERATION
         if not path.is_file():
             write_json_atomic(path, {"run": secrets.token_hex(16)})
@@ -197,11 +195,11 @@ class RunFolder:
 
     @property
     def has_clients_elsewhere(self) -> bool:
-        """Whether it was begun over Flower, so that what clients keep for it is on their machines."""
+        """Whether the run began over Flower, so that the clients' personal data are on their machines."""
         return has_clients_elsewhere(self.path)
 
     def save_progress(self, progress: Progress) -> None:
-        """Write the round's record and a checkpoint, then drop all but the latest two."""
+        """Write the round's record and a checkpoint, then remove all but the latest two."""
         self.write_metrics(progress.records)
         self._checkpoints.write(progress)
 
@@ -209,12 +207,12 @@ class RunFolder:
         """The latest checkpoint, or None before the first.
 
         Raises:
-            RunError: It is damaged; the message says how to fall back to the one before.
+            RunError: It is damaged; the message explains how to fall back to the previous one.
         """
         return self._checkpoints.latest()
 
     def write_metrics(self, records: tuple[RoundRecord, ...]) -> None:
-        """metrics.jsonl with one line per round; null where there was nothing to measure."""
+        """metrics.jsonl with one line per round; null for numbers that were not measured."""
         lines = "".join(json_line(record.to_dict()) for record in records)
         write_text_atomic(self.path / METRICS, lines)
 
@@ -233,11 +231,11 @@ class RunFolder:
                 )
             return tuple(map(RoundRecord.from_dict, found))
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"Cannot read {path}: {error}.", f"Write it anew: {resuming(self.path)}.") from None
+            raise RunError(f"Cannot read {path}: {error}.", f"Rewrite it: {resuming(self.path)}.") from None
 
     @property
     def predictions(self) -> ImagePredictions | None:
-        """What every test image was taken for; None until the rounds are done, or from an earlier version."""
+        """Predictions for every test image; None until the rounds are finished, or in runs of an earlier version."""
         path = self.path / PREDICTIONS
         return read_predictions(path) if path.is_file() else None
 
@@ -247,7 +245,7 @@ class RunFolder:
 
     @property
     def summary(self) -> Summary | None:
-        """The outcome; None until the run is finished. Raises RunError for one that cannot be read."""
+        """The summary; None until the run is finished. Raises RunError if it cannot be read."""
         path = self.path / SUMMARY
         return Summary.from_dict(read_json(path), path) if path.is_file() else None
 
@@ -256,7 +254,7 @@ class RunFolder:
         write_json_atomic(self.path / SUMMARY, summary.to_dict())
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
-        """adapter/visual and adapter/text in PEFT's format; nothing where there is none."""
+        """adapter/visual and adapter/text in PEFT format, if there are adapters."""
         if not adapters:
             return
         with new_folder(self.path / "adapter", replace=True) as draft:
@@ -264,9 +262,9 @@ class RunFolder:
                 save_adapter(draft / tower, lora, base_model)
 
     def write_tensors(self, progress: Progress, metadata: Mapping[str, str]) -> None:
-        """tensors/shared.safetensors, and tensors/client-3.safetensors for each client that keeps some.
+        """tensors/shared.safetensors, and e.g. tensors/client-3.safetensors for each client with personal tensors.
 
-        Nothing where the server has none.
+        Writes nothing if the server has none.
         """
         if not progress.state.tensors:
             return
@@ -274,7 +272,7 @@ class RunFolder:
         files |= {f"client-{client}": personal for client, personal in progress.personal.items()}
         with new_folder(self.path / "tensors", replace=True) as draft:
             for name, tensors in files.items():
-                # Copies, since the format refuses tensors that share memory.
+                # Copies, because the format refuses tensors that share memory.
                 copies = {key: tensor.clone() for key, tensor in tensors.items()}
                 save_file(copies, draft / f"{name}.safetensors", dict(metadata))
 

@@ -1,4 +1,4 @@
-"""The model of a run: what it says about pictures, and its accuracy on any data set."""
+"""The model of a run: its predictions for images, and its accuracy on any data set."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from feddtl.runs import RunFolder
 
 
 class Prediction(NamedTuple):
-    """What a model sees in a picture.
+    """A prediction for one image.
 
     Attributes:
-        class_name: The most likely of the names it chose from.
+        class_name: The most likely class name.
         probability: Its probability, 0 to 1.
     """
 
@@ -46,7 +46,7 @@ class TrainedModel:
     """A run's model; see `load_trained_model`.
 
     Attributes:
-        experiment: What was run.
+        experiment: The experiment of the run.
         clip: The frozen backbone.
         method: The method, on the run's base classes.
         classifier: Both towers after the last finished round.
@@ -60,11 +60,11 @@ class TrainedModel:
     class_names: tuple[str, ...]
 
     def predict(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> list[Prediction]:
-        """The most likely class of each picture.
+        """The most likely class of each image.
 
         Args:
-            images: N pictures of any size, with 8 bits a channel.
-            class_names: Names to choose from, any words; empty: the classes of the run's data.
+            images: N images of any size, with 8 bits per channel.
+            class_names: Names to choose from, any words; if empty, the classes of the run's data.
 
         Returns:
             N predictions, in order.
@@ -77,7 +77,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> Tensor:
-        """Probability of each class for each picture, (N, C) on the CPU; rows sum to 1. Arguments as `predict`."""
+        """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. Arguments as in `predict`."""
         text = self.classifier.text_embeddings(tuple(class_names) or self.class_names)  # (C, e)
         parts = [torch.empty(0, len(text))]
         size = self.classifier.images_per_pass
@@ -92,15 +92,15 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class ClassListScore:
-    """Accuracy where the model chooses from one list of classes.
+    """Accuracy among one list of classes.
 
     Attributes:
         dataset: Data set.
         classes: 'base', 'novel' or 'all'.
-        choices: Classes in the list.
-        images: Test images of these classes.
-        accuracy: Percent; NaN where there is no image.
-        domains: Percent by domain, where there are several.
+        choices: Number of classes in the list.
+        images: Number of test images of these classes.
+        accuracy: Percent; NaN without images.
+        domains: Percent by domain, if there are several.
     """
 
     dataset: str
@@ -121,10 +121,10 @@ def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> 
     Args:
         folder: Folder of the run.
         device: See `ComputeConfig.device`.
-        prompt: Template for class names; empty: the run's own.
+        prompt: Template for class names; if empty, the run's own.
 
     Raises:
-        RunError: No run there, or no round finished yet.
+        RunError: There is no run, or no finished round.
     """
     run = RunFolder.open(folder)
     experiment, data = run.experiment, run.data
@@ -152,21 +152,21 @@ def score_run(
 
     Args:
         folder: Folder of the run.
-        data: Which images: source, domains, prompt and columns count; None: the run's own.
-        class_lists: Which class lists to score, of 'base', 'novel' and 'all'.
+        data: Images to score: source, domains, prompt and columns are used; None for the run's own.
+        class_lists: Class lists to score: 'base', 'novel' or 'all'.
         device: See `ComputeConfig.device`.
-        note: Told what the user should know, e.g. that nothing can be kept on disk.
+        note: Called with notes for the user, e.g. that nothing can be cached on disk.
 
     Raises:
         FeddtlError: No finished run, data that cannot be used, or no class list.
     """
     if not class_lists:
-        raise ConfigError("There is no class list to score.", "Name some of base, novel, all.")
+        raise ConfigError("There is no class list to score.", "Choose one or more of base, novel, all.")
     dataset, base, novel = _with_halves(RunFolder.open(folder).experiment.data, data)
     for said in dataset.notes:
         note(said)
     model = load_trained_model(folder, device, dataset.prompt_template)
-    # The cache of this machine: the run may have been made on another.
+    # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)
     parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
@@ -181,7 +181,7 @@ def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDatase
     if not own.on_clients or asked is None or asked.on_clients:
         dataset = load_source(asked or own)
         return dataset, *base_novel_classes(len(dataset.class_names))
-    # A run that names its classes: a silo may lack some of them, and its own alphabet means nothing.
+    # Use the class names of the run: a client may lack some classes, so its own alphabetical order does not apply.
     here = Path(asked.source).expanduser().exists() and not asked.root
     found = load_part(asked, asked.source) if here else load_source(asked)
     dataset = in_order_of(*own.class_lists, replace(found, prompt_template=asked.prompt), asked.source)
@@ -197,7 +197,7 @@ def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> Tes
 
 
 def _joined(base: TestImages, novel: TestImages) -> TestImages:
-    """The images of both halves, choosing among the classes of both."""
+    """The images of both halves, among the classes of both."""
     return TestImages(
         joined([base.activations, novel.activations]),
         torch.cat([base.labels, novel.labels + len(base.class_names)]),

@@ -1,7 +1,7 @@
 """All randomness is drawn from (seed, purpose, numbers such as client and round).
 
 No generator is shared between purposes, so a result does not depend on the order in which clients run,
-on the number of loading threads, or on a run having been interrupted.
+on the number of loading threads, or on interruptions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
 
 
 def torch_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
-    """CPU generator: draws are made on the CPU and moved, so a GPU run uses the same noise."""
+    """CPU generator: numbers are drawn on the CPU and moved, so a GPU run uses the same noise."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *numbers))
 
 

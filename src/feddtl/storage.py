@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and storage failures that say what to do."""
+"""Atomic writes of files and folders, and errors with a remedy when storage fails."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from safetensors import SafetensorError
 
 from feddtl.errors import RunError
 
-# What is being written has this ending and a dot in front, until it is whole and takes its own name.
+# A file being written has this suffix and a leading dot until it is complete and gets its final name.
 DRAFT = ".draft"
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failed read or write into a RunError that names the place."""
+    """Turn a failed read or write into a RunError that names the path."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise RunError(
-                f"The disk of {path} is full; what was whole before is intact.",
-                "Free some space and try again; a run goes on with `feddtl run --resume` and its folder.",
+                f"The disk of {path} is full; files that were complete before are intact.",
+                "Free some disk space and try again. Continue a run with `feddtl run --resume` and its folder.",
             ) from None
         reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"Cannot write {path}: {reason}.", "Check the path and your rights to it.") from None
+        raise RunError(f"Cannot write {path}: {reason}.", "Check the path and your permissions.") from None
 
 
 def json_text(value: Any) -> str:
@@ -53,7 +53,7 @@ def without_nan(value: Any) -> Any:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, sees the old or the new content, never a part."""
+    """Replace a file atomically: after a crash, and for every reader, it has either the old or the new content."""
     with storage_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
         try:
@@ -79,18 +79,18 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step."""
+    """Replace a JSON file atomically."""
     write_text_atomic(path, json_text(value))
 
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Iterator[Path]:
-    """A folder that appears at `path` whole, when the block ends without an exception, or not at all.
+    """A folder that appears completely at `path` if the block ends without an exception, and otherwise not at all.
 
     Args:
-        path: Where it will be.
-        replace: Whether it takes the place of a folder that is there.
-        mode: Who may enter it, and read its files.
+        path: Final path of the folder.
+        replace: Whether it replaces an existing folder.
+        mode: Permissions of the folder, and of its files.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
             yield draft
             for entry in (*draft.rglob("*"), draft):
                 if entry.is_file():
-                    entry.chmod(mode & 0o666)  # a library may have written it for its owner alone
+                    entry.chmod(mode & 0o666)  # a library may have made it readable only for its owner
                 flush(entry)
             draft.chmod(mode)
             if replace:
@@ -112,7 +112,7 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder; nobody may be writing there."""
+    """Remove partial files of a killed process from a folder; no process may be writing there."""
     for draft in folder.glob(f".*{DRAFT}"):
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -122,21 +122,21 @@ def remove_drafts(folder: Path) -> None:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it even when the process is killed.
+    """Lock a folder for this process; the system releases the lock even if the process is killed.
 
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process holds the lock.
     """
     with storage_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # Some network file systems have no locks; a run there is not protected from a second one.
+        # Some network file systems have no locks; there, a run is not protected from a second process.
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(handle)
             raise RunError(
-                f"Another process is writing to {folder}.", "Wait for it to end, or give another --output."
+                f"Another process is writing to {folder}.", "Wait until it ends, or choose another --output."
             ) from None
     try:
         yield
@@ -145,7 +145,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Make a file, or a folder's entries, survive a power cut."""
+    """Make a file, or a folder's entries, survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by phase, nothing counted twice."""
+"""Seconds by phase; no second is counted twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 Phase = Literal["load", "decode", "prefix", "steps", "exchange", "server", "evaluation", "other"]
 """load: model, data set and partition. decode: waiting for images to be read and resized. prefix: the frozen
-blocks. steps: local training. exchange: broadcasts, checks and copies of what travels. server: aggregation and
+blocks. steps: local training. exchange: broadcasts, checks and copies of messages. server: aggregation and
 server training. evaluation: scoring. other: the rest."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -28,10 +28,10 @@ PHASE_TITLES: dict[Phase, str] = {
 
 
 class Stopwatch:
-    """Wall-clock seconds by phase; phases may nest, and a second belongs to the innermost one.
+    """Wall-clock seconds by phase; phases may be nested, and time counts for the innermost phase.
 
     Args:
-        device: What to wait for at the borders of a phase, so that queued work counts where it was queued.
+        device: Device to synchronise at phase boundaries, so that queued work counts in the phase that queued it.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -42,7 +42,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
-        """Count the time inside for a phase."""
+        """Count the time inside this block for a phase."""
         self._settle()
         self._running.append(phase)
         try:
@@ -52,12 +52,12 @@ class Stopwatch:
             self._running.pop()
 
     def seconds(self) -> dict[Phase, float]:
-        """Seconds so far by phase, in the order of `PHASES`; 'other' is the time outside of every phase."""
+        """Seconds so far by phase, in the order of `PHASES`; 'other' is the time outside all phases."""
         self._settle()
         return {phase: self._seconds[phase] for phase in PHASES if phase in self._seconds}
 
     def _settle(self) -> None:
-        """Book the time since the last border for the innermost running phase."""
+        """Add the time since the last boundary to the innermost running phase."""
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Human-readable numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percent(value: float | None) -> str:
-    """One decimal, or a dash where nothing was scored."""
+    """One decimal, or a dash if nothing was scored."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
@@ -31,7 +31,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def megabytes(count: float) -> str:
-    """Bytes in 10^6 bytes without the unit: one decimal, and three below 1, where one would hide what differs."""
+    """Megabytes (10^6 bytes) without the unit: one decimal, or three below 1, so that small values stay distinct."""
     return f"{count / 1e6:.1f}" if count >= 1e6 or count == 0 else f"{count / 1e6:.3f}"
 
 

@@ -148,7 +148,7 @@ def test_disk_full_in_round_three(
 
         patch.setattr(FedDTL, "client_update", fill)
         answer = feddtl("run", *bench.flags("--output", "run", "--quiet"))
-    refused(answer, "The disk of run", "is full", "Free some space")
+    refused(answer, "The disk of run", "is full", "Free some disk space")
     assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["round-0001", "round-0002"]
     assert feddtl("run", "--resume", "run", "--quiet").code == 0
     assert records(Path("run")) == records(finished)
@@ -207,7 +207,7 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 def test_folder_without_rights(bench: Bench, feddtl: Command, locked: Path) -> None:
     for output in (locked, locked / "run"):
-        refused(feddtl("run", *bench.flags("--output", output)), str(output), "Permission denied", "your rights")
+        refused(feddtl("run", *bench.flags("--output", output)), str(output), "Permission denied", "your permissions")
     refused(feddtl("run", "--resume", locked / "run"))
     refused(feddtl("evaluate", locked / "run"))
     refused(feddtl("export", locked / "run", locked / "model"))

@@ -131,7 +131,7 @@ def test_too_small_a_disk_keeps_what_fits_and_says_so(make_encoder, table, exact
     kept = sum(passes)
     assert 8 <= kept <= 16
     (note,) = notes
-    assert "images go through the frozen blocks again whenever they are used" in note
+    assert "images go through the frozen blocks each time they are used" in note
     assert "compute.cache_memory_gb = 0" in note
     assert "compute.cache_disk_gb" in note
     passes.clear()
@@ -150,7 +150,7 @@ def test_memory_goes_on_where_the_disk_ends(make_encoder, table, exact, notes, p
     torch.testing.assert_close(rows, exact, rtol=0, atol=1e-6)
     assert len(passes) == 8
     assert len(notes) == 1
-    assert "30 images are kept for this run only" in notes[0]
+    assert "30 images are cached only for this run" in notes[0]
     assert segments(tmp_path) == []
 
 

@@ -128,7 +128,7 @@ def interrupted_after(steps: int, step: Callable[[Training], torch.Tensor]) -> C
 @pytest.mark.parametrize("name", ["output", "write_halves"])
 def test_a_folder_that_is_there_is_not_replaced(script: ModuleType, options: Any, tmp_path: Path, name: str) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RunError, match="taken is there already"):
+    with pytest.raises(RunError, match="taken already exists"):
         script.run(replace(options, **{name: tmp_path / "taken"}))
 
 

@@ -1,7 +1,7 @@
 """Group-relative policy optimisation for a deterministic encoder (FedDTL §3, RL stage; GRPO: Shao et al. 2024).
 
 The policy is CLIP's own softmax, π_θ(c|x) = softmax(s·ẑ_v·Tᵀ)_c. G noisy copies of one projected feature
-choose G actions; an action is rewarded when it is the label. Sizes: G samples a group, B images, C classes,
+choose G actions; an action is rewarded if it is the label. Sizes: G samples per group, B images, C classes,
 e the joint width.
 """
 
@@ -22,7 +22,7 @@ ADVANTAGE_EPSILON = 1e-4
 def noisy_features(
     features: Tensor, noise: Tensor, noise_on: Literal["projected", "normalized"] = "projected"
 ) -> Tensor:
-    """z + ε_j for G noises, with one encoder pass.
+    """z + ε_j for G noise draws, with one encoder pass.
 
     Args:
         features: (B, e) projected features z before normalisation.
@@ -40,8 +40,8 @@ def choose_actions(
 ) -> Tensor:
     """Class that each (noisy) feature chooses: (..., e) -> (...) integer ids.
 
-    Without `uniform` the most likely class; with draws from U(0, 1) of the logits' shape (..., C) a draw from the
-    softmax, by the Gumbel-max identity argmax_c(logit_c + g_c) ~ softmax(logits).
+    Without `uniform`, the most likely class. With draws from U(0, 1) of the logits' shape (..., C), a sample from
+    the softmax by the Gumbel-max identity argmax_c(logit_c + g_c) ~ softmax(logits).
     """
     logits = clip_logits(features, text_embeddings, logit_scale)
     if uniform is not None:
@@ -63,12 +63,12 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
 
 def all_equal_groups(rewards: Tensor) -> Tensor:
-    """(B,) whether all samples of an image got the same reward, so that it teaches nothing."""
+    """(B,) whether all samples of an image got the same reward, so that it has no learning signal."""
     return (rewards == rewards[:1]).all(dim=0)
 
 
 def guarded_exp(exponent: Tensor, limit: float) -> Tensor:
-    """exp(x) up to x = limit, its tangent e^limit · (1 + x - limit) beyond: finite, monotone, smooth once."""
+    """exp(x) up to x = limit, then its tangent e^limit · (1 + x - limit): finite, monotone, differentiable once."""
     inside = exponent.clamp_max(limit).exp()
     # At the limit itself, both clamps would pass a gradient; relu passes none.
     return inside * (1 + (exponent - limit).relu())
@@ -103,7 +103,7 @@ def exact_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a group of noisy samples did, at the parameters θ_old.
+    """The actions of groups of noisy samples at the parameters θ_old, and their advantages.
 
     Attributes:
         actions: (G, B) chosen classes.

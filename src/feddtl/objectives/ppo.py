@@ -1,7 +1,7 @@
 """Proximal policy optimisation of a choice of m out of K without replacement (PPO: Schulman et al. 2017).
 
-The policy is Plackett and Luce's: the first pick is drawn from softmax(logits), each further one from the softmax
-over those that are left. T rounds, m picks in each, K to choose from.
+The policy is a Plackett-Luce model: the first pick is drawn from softmax(logits), each further one from the softmax
+over the remaining candidates. Sizes: T rounds, m picks per round, K candidates.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def sample_without_replacement(logits: Tensor, uniform: Tensor, count: int) -> T
 def pick_log_probs(logits: Tensor, picks: Tensor) -> Tensor:
     """log π(a_i | a_1 … a_{i-1}) of each pick: logits (T, K) and picks (T, m) in the order drawn -> (T, m).
 
-    π(a_i | …) = exp(l_{a_i}) / Σ exp(l_c), the sum over all c but a_1 … a_{i-1}.
+    π(a_i | …) = exp(l_{a_i}) / Σ exp(l_c), with the sum over all c except a_1 … a_{i-1}.
     """
     taken = torch.zeros_like(logits, dtype=torch.bool)
     columns = []
@@ -47,7 +47,7 @@ def discounted_returns(rewards: Tensor, discount: float, last_value: Tensor) -> 
 
 
 def normalised(advantages: Tensor, kept: Tensor) -> Tensor:
-    """Advantages with mean 0 and population standard deviation 1 over those kept, 0 elsewhere; any shape."""
+    """Advantages with mean 0 and population standard deviation 1 over the kept picks, 0 elsewhere; any shape."""
     mean = advantages[kept].mean()
     std = advantages[kept].std(correction=0)
     return torch.where(kept, (advantages - mean) / (std + 1e-8), torch.zeros_like(advantages))
@@ -66,12 +66,12 @@ def actor_critic_loss(
     """-mean min(ρ A, clip(ρ) A) + c · mean (V - R)², to be minimised.
 
     Args:
-        log_probs: (T, m) of the picks under the present policy.
-        old_log_probs: (T, m) under the policy that drew them, constants.
+        log_probs: (T, m) of the picks under the current policy.
+        old_log_probs: (T, m) under the policy that drew the picks, constants.
         advantages: (T, m), constants.
-        values: (T,) the critic's.
-        returns: (T,) their targets, constants.
-        kept: (T, m) picks that count; the mean is over these.
+        values: (T,) values of the critic.
+        returns: (T,) targets of the values, constants.
+        kept: (T, m) picks to include in the mean.
         clip: ε.
         value_weight: c.
     """

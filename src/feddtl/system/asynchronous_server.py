@@ -1,17 +1,17 @@
 """AFedPG: the server applies each update when it arrives (Lan et al. 2024, arXiv 2404.08003), for any method.
 
-The paper has one policy gradient per visit; a method here has local training, and perhaps training on the server.
-So the place of the gradient is taken by the step that the method would have made if this had been the only update
-of a round: with b the state that the client started from,
+The paper sends one policy gradient per visit; a method here has local training, and possibly training on the server.
+Therefore, the gradient is replaced by the step that the method would make if this were the only update of a round.
+With b as the state that the client started from:
 
     Δ = aggregate(b, [update]) - b,    d ← (1 - α) d + α Δ,    w ← w + η · ℓ · d/‖d‖,
     broadcast point b = w + (1 - α)/α · (w - w before the last step).
 
-What is ours: α is a constant (the paper lets it fall with the number of updates); ℓ is the mean length of the
-directions of about one round, so that a step is normalised without a length that would have to be known
-beforehand; and η = rate · N_k/N̄ · 1/m · (1 + delay/m)^-a, so that m updates without delay go as far as one
-synchronous round. Tensors that an update leaves as they are stay as they are. With one client, no delay and
-α = rate = 1 this is `aggregate` itself. All arithmetic is in float64.
+Our choices: α is constant (in the paper, it decreases with the number of updates). ℓ is the mean length of the
+directions of about one round, so that steps are normalised without a length known in advance.
+η = rate · N_k/N̄ · 1/m · (1 + delay/m)^-a, so that m updates without delay move the model as far as one synchronous
+round. Tensors that an update does not change stay unchanged. With one client, no delay and α = rate = 1, this is
+`aggregate` itself. All arithmetic is in float64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from feddtl.models.lora import Tensors
 
 @dataclass(frozen=True)
 class Motion:
-    """Where the server's model comes from and where it goes.
+    """Momentum of the server's model.
 
     Attributes:
         previous: The model before the last step; empty before the first.
@@ -43,11 +43,11 @@ class Motion:
 
 
 def look_ahead(model: Tensors, motion: Motion, weight: float) -> Tensors:
-    """w + (1 - α)/α · (w - w before): where a client that starts now starts from.
+    """w + (1 - α)/α · (w - w before): the point from which a new client starts.
 
     Args:
         model: w, named tensors.
-        motion: Of the server.
+        motion: Momentum of the server.
         weight: α.
     """
     if not motion.previous or weight == 1:
@@ -67,7 +67,7 @@ def step_rate(config: AFedPGConfig, image_share: float, delay: int, updates_per_
     Args:
         config: Rate and exponent.
         image_share: N_k/N̄, the client's training images over the mean of all clients.
-        delay: Updates that were applied since the client started.
+        delay: Number of updates applied since the client started.
         updates_per_round: m.
     """
     discount = math.pow(1 + delay / updates_per_round, -config.delay_exponent)
@@ -84,13 +84,13 @@ def step(
     weight: float,
     updates_per_round: int,
 ) -> tuple[Tensors, Motion]:
-    """The server's model after one update, and its motion.
+    """The server's model after one update, and its momentum.
 
     Args:
         model: w, named tensors.
         begun: b, the state that the client started from.
-        reached: What aggregation of this update alone makes of b.
-        motion: Of the server.
+        reached: Result of aggregating only this update with b.
+        motion: Momentum of the server.
         rate: η.
         weight: α.
         updates_per_round: m; ℓ forgets older directions at the rate 1/m.

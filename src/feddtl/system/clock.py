@@ -2,8 +2,8 @@
 
 seconds = images · epochs · seconds_per_image · slowness(client) + 8 · bytes / bandwidth.
 
-Virtual time is a function of the experiment alone. It has nothing to do with how long the simulation takes; the
-server's own work takes none of it.
+Virtual time depends only on the experiment, not on how long the simulation takes. The server's own work takes no
+virtual time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from feddtl.seeding import numpy_generator
 
 
 class Clock:
-    """Speeds and losses of the clients of a run.
+    """Speeds and lost updates of the clients of a run.
 
     Args:
         config: Speeds, bandwidth and probability of loss.
@@ -30,7 +30,7 @@ class Clock:
         self._stragglers = frozenset(int(client) for client in order[: round(config.slow_share * clients)])
 
     def slowness(self, client: int) -> float:
-        """exp(σ·ξ) with ξ ~ N(0, 1) drawn once for each client, times the factor of a straggler."""
+        """exp(σ·ξ) with ξ ~ N(0, 1) drawn once per client, multiplied by the factor of a straggler."""
         normal = float(numpy_generator(self._seed, "slowness", client).standard_normal())
         factor = self._config.slow_factor if client in self._stragglers else 1.0
         return factor * math.exp(self._config.speed_spread * normal)
@@ -39,8 +39,8 @@ class Clock:
         """Virtual seconds of one update.
 
         Args:
-            client: Who trains.
-            images: Its training images.
+            client: The client that trains.
+            images: Number of its training images.
             epochs: Local epochs.
             transferred: Bytes that it receives and sends.
         """
@@ -48,10 +48,10 @@ class Clock:
         return training + 8 * transferred / (self._config.bandwidth_mbit * 1e6)
 
     def loses(self, client: int, number: int) -> bool:
-        """Whether the update that a client starts is lost.
+        """Whether an update of a client is lost.
 
         Args:
-            client: Who trains.
-            number: Which of its updates: the round, or the count of updates started where there are no rounds.
+            client: The client that trains.
+            number: Number of the update: the round, or in asynchronous runs the count of started updates.
         """
         return float(numpy_generator(self._seed, "dropout", client, number).random()) < self._config.dropout

@@ -1,4 +1,4 @@
-"""What is under way in an asynchronous run, as values and as named tensors for a checkpoint."""
+"""The state of an asynchronous run, as values and as named tensors for a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from feddtl.tensor_groups import add_prefix, select_prefix
 
 @dataclass(frozen=True)
 class Job:
-    """A client at work.
+    """A client that is training.
 
     Attributes:
-        number: Updates that were started before it.
-        client: Who.
-        version: Updates that were applied when it started.
-        arrival: Virtual second in which its update arrives, or is found to be lost.
-        lost: Whether it is lost.
-        begun: The state that it was sent.
+        number: Number of updates started before this one.
+        client: Its id.
+        version: Number of updates applied when it started.
+        arrival: Virtual second in which its update arrives, or in which its loss is noticed.
+        lost: Whether the update is lost.
+        begun: The state that the client received.
     """
 
     number: int
@@ -37,14 +37,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Flight:
-    """Where an asynchronous run stands, beside the server's state.
+    """State of an asynchronous run, in addition to the server's state.
 
     Attributes:
         now: Virtual seconds since the start.
-        started: Updates that were started.
-        applied: Updates that were applied.
-        motion: Of the server's model.
-        jobs: Clients at work.
+        started: Number of started updates.
+        applied: Number of applied updates.
+        motion: Momentum of the server's model.
+        jobs: Clients that are training.
     """
 
     now: float = 0.0
@@ -54,11 +54,11 @@ class Flight:
     jobs: tuple[Job, ...] = ()
 
     def next_job(self) -> Job:
-        """The job that ends first; of several at once, the one that started first."""
+        """The job that ends first; with ties, the one that started first."""
         return min(self.jobs, key=lambda job: (job.arrival, job.number))
 
     def to_tensors(self) -> Tensors:
-        """Everything under `flight/…`; states that several jobs were sent are there once."""
+        """All tensors under `flight/…`; a state that several jobs received is stored once."""
         counts = [[job.number, job.client, job.version, int(job.lost), job.begun.round] for job in self.jobs]
         tensors = {
             "counts": torch.tensor([self.started, self.applied]),
@@ -74,7 +74,7 @@ class Flight:
 
     @staticmethod
     def from_tensors(memory: Mapping[str, Tensor]) -> Flight:
-        """What `to_tensors` gave; a run that has not begun where there is nothing."""
+        """Inverse of `to_tensors`; without tensors, a run that has not begun."""
         tensors = select_prefix(memory, "flight")
         if not tensors:
             return Flight()

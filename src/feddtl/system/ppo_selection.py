@@ -1,14 +1,14 @@
-"""FedPPO: the clients of a round chosen by proximal policy optimisation, rewarded on validation images.
+"""FedPPO: client selection by proximal policy optimisation, rewarded on validation images.
 
-State: the global accuracy and every client's last one (K + 1 numbers; 0 for a client that has not taken part).
+State: the global accuracy and every client's last accuracy (K + 1 numbers; 0 for a client that has not participated).
 Action: m clients without replacement. Reward of a client: its accuracy, plus its share of the round's decrease of
 the loss times the global accuracy.
 
-Departures. The original measures on test images; here each client measures on images of its own that nobody trains
-on. What is measured is what a client that takes part can see: the model it receives (that is the global accuracy
-of a round, the mean over these clients) and its own after training; nobody is asked who does not take part. The
-reward belongs to the pick that earned it, since shares sum to 1 and would cancel in a reward of the whole round.
-Network, initial values and the normalisation of advantages are ours; the first policy is the uniform sample.
+Departures. The original measures on test images; here, each client measures on its own images that are not used for
+training. Only participating clients measure: the model they receive (its mean accuracy over these clients is the
+global accuracy of a round) and their own model after training. Each pick has its own reward, because shares sum to 1
+and would cancel in a reward for the whole round. Network, initial values and the normalisation of advantages are
+ours; the first policy is the uniform sample.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from feddtl.tensor_groups import add_prefix, select_prefix
 class PpoSelection(Selector):
     """A learned sample without replacement.
 
-    Memory: `accuracies` (K + 1,), `network/…`, `adam/…`, and `rounds/…`, one row for each round since the last update.
+    Memory: `accuracies` (K + 1,), `network/…`, `adam/…`, and `rounds/…`, one row per round since the last update.
 
     Args:
         config: Network and PPO.
         clients: K.
-        count: m, clients of a round.
+        count: m, clients per round.
         seed: Seed of the run.
     """
 
@@ -54,13 +54,13 @@ class PpoSelection(Selector):
         self._seed = seed
 
     def choose(self, memory: Tensors, round_number: int) -> list[int]:
-        """Sorted ids; drawn from the policy with the noise of this round."""
+        """Sorted ids, drawn from the policy with this round's noise."""
         return sorted(self._picks(memory or self._first_memory(), round_number)[1].tolist())
 
     def observe(self, memory: Tensors, round_number: int, visits: Mapping[int, Visit]) -> Tensors:
-        """Remember the round's rewards, and every few rounds improve the policy by them.
+        """Store the round's rewards, and every few rounds improve the policy with them.
 
-        A round in which no update arrived teaches nothing and is not remembered.
+        A round without any update carries no information and is not stored.
         """
         memory = memory or self._first_memory()
         if not visits:
@@ -86,7 +86,7 @@ class PpoSelection(Selector):
         return {**learnt, "accuracies": accuracies, **add_prefix("rounds", rounds)}
 
     def _first_memory(self) -> Tensors:
-        """Hidden layers of N(0, 1/inputs), outputs of zeros: the first policy is uniform, the first value 0."""
+        """Hidden weights from N(0, 1/inputs), output weights 0: the first policy is uniform, the first value 0."""
         inputs, width = self._clients + 1, self._config.hidden_width
         network: Tensors = {}
         for part, outputs in (("actor", self._clients), ("critic", 1)):
@@ -113,7 +113,7 @@ class PpoSelection(Selector):
         return logits, sample_without_replacement(logits, uniform, self._count)
 
     def _improve(self, learnt: Tensors, rounds: Tensors, last_state: Tensor) -> Tensors:
-        """Network and Adam's moments after some epochs on all remembered rounds at once."""
+        """Network and Adam's moments after some epochs on all stored rounds at once."""
         config = self._config
         network = {name: tensor.clone().requires_grad_() for name, tensor in select_prefix(learnt, "network").items()}
         optimizer = restored_adam(network, learnt, config.learning_rate)
@@ -156,7 +156,7 @@ def rewards(visits: Mapping[int, Visit]) -> dict[int, float]:
 
 
 def global_accuracy(visits: Mapping[int, Visit]) -> float:
-    """Accuracy of the broadcast model on all validation images of the clients that took part."""
+    """Accuracy of the broadcast model on all validation images of the participating clients."""
     images = sum(visit.images for visit in visits.values())
     return sum(visit.received_accuracy * visit.images for visit in visits.values()) / images
 
@@ -168,7 +168,7 @@ def layers(network: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
 
 
 def restored_adam(network: Mapping[str, Tensor], saved: Tensors, learning_rate: float) -> torch.optim.Adam:
-    """Adam that goes on with the moments of `saved_adam`."""
+    """Adam that continues with the moments of `saved_adam`."""
     optimizer = torch.optim.Adam(network.values(), lr=learning_rate)
     for name, parameter in network.items():
         optimizer.state[parameter] = {

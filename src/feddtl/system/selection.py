@@ -1,4 +1,4 @@
-"""Who takes part in a round. A selector keeps nothing itself: what it remembers are tensors, in and out."""
+"""Client selection. A selector is stateless: its memory is passed in and returned as tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from feddtl.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Visit:
-    """What a client measured on its own validation images while it took part in a round.
+    """Measurements of a participating client on its own validation images.
 
     Attributes:
-        received_accuracy: Of the model it was sent, 0 to 1.
-        received_loss: Mean cross-entropy of the model it was sent.
-        accuracy: Of its own model after training, 0 to 1.
+        received_accuracy: Accuracy of the model it received, 0 to 1.
+        received_loss: Mean cross-entropy of the model it received.
+        accuracy: Accuracy of its own model after training, 0 to 1.
         loss: Mean cross-entropy of its own model.
-        images: Validation images.
+        images: Number of validation images.
     """
 
     received_accuracy: float
@@ -34,22 +34,22 @@ class Selector(ABC):
     """Chooses the clients of each round.
 
     Attributes:
-        learns: Whether `observe` uses visits; where not, nobody needs to measure them.
+        learns: Whether `observe` uses visits; if not, clients need not measure.
     """
 
     learns: bool = False
 
     @abstractmethod
     def choose(self, memory: Tensors, round_number: int) -> list[int]:
-        """Sorted ids of the clients of a round, from 1; the same memory and round give the same clients."""
+        """Sorted ids of the clients of a round (numbered from 1); the same memory and round give the same clients."""
 
     def observe(self, memory: Tensors, round_number: int, visits: Mapping[int, Visit]) -> Tensors:
-        """What to remember after a round. `visits`: by client, of those whose updates arrived."""
+        """The memory after a round. `visits`: by client, for clients whose updates arrived."""
         return memory
 
 
 class AllClients(Selector):
-    """Everyone in every round."""
+    """All clients in every round."""
 
     def __init__(self, clients: int) -> None:
         self._clients = clients

@@ -1,4 +1,4 @@
-"""Images that a client does not train on, but measures models with: what a learning selector is rewarded by."""
+"""Validation images of each client, not used for training; a learned selector gets its rewards from them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Validation:
     """Every client's validation images.
 
     Attributes:
-        clients: By client id.
+        clients: The images by client id.
         class_names: The base classes, in label order.
-        logit_scale: s, which makes cosines to logits.
+        logit_scale: s, which scales cosines to logits.
     """
 
     clients: tuple[ClientData, ...]
@@ -32,11 +32,11 @@ class Validation:
 
     @torch.no_grad()
     def visits(self, received: Classifier, own: dict[int, Classifier]) -> dict[int, Visit]:
-        """What each client measures of the model it received and of its own.
+        """Each client's measurements of the received model and of its own.
 
         Args:
             received: The broadcast model.
-            own: By client, its model after training.
+            own: Each client's model after training.
         """
         received_text = received.text_embeddings(self.class_names)
         found = {}
@@ -48,7 +48,7 @@ class Validation:
         return found
 
     def _measure(self, classifier: Classifier, text: Tensor, data: ClientData) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy on a client's images, in their first view."""
+        """Accuracy and mean cross-entropy on the first view of a client's images."""
         hits, loss = 0, 0.0
         for positions in torch.split(torch.arange(len(data)), classifier.images_per_pass):
             features = classifier.image_features(data.activations.rows(positions * data.views).to(text.device))
@@ -73,8 +73,8 @@ def hold_back(
 def _hold_back(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:
     if len(data) < 2:
         raise DataError(
-            f"Client {data.client} has {len(data)} training image; system.selection = 'fedppo' holds at least one "
-            "back and needs another to train on.",
+            f"Client {data.client} has {len(data)} training image, but system.selection = 'fedppo' needs at least "
+            "one for validation and one for training.",
             "Use fewer clients, more images, a larger data.min_images, or system.selection = 'uniform'.",
         )
     order = torch.randperm(len(data), generator=generator)
