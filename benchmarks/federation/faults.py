@@ -24,7 +24,7 @@ from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records
 from benchmarks.federation.processes import processes
 from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment
-from feddtl.launch.key_folders import client_name
+from feddtl.launch.connection import client_name
 
 FIRST, SECOND = 1, 2  # the clients that are killed
 

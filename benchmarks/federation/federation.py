@@ -15,9 +15,8 @@ from typing import Any
 from benchmarks.federation.processes import Processes, program
 from feddtl.config import Experiment
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.launch.key_folders import client_name
-from feddtl.launch.processes import free_port
-from feddtl.launch.toml_text import toml_text
+from feddtl.launch.connection import client_name
+from feddtl.launch.processes import free_port, toml_text
 
 FEDDTL = (sys.executable, "-m", "feddtl")
 SERVER, SUBMIT = "server", "submit"

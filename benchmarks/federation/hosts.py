@@ -23,7 +23,7 @@ from benchmarks.federation.processes import processes
 from benchmarks.federation.results import add_result
 from benchmarks.federation.wide_area import Link, Network, wide_area
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig
-from feddtl.launch.key_folders import client_name
+from feddtl.launch.connection import client_name
 
 FAR = Link(delay=0.05, rate=20e6, loss=0.01)
 SECONDS_TO_END = 3600.0

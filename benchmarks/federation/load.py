@@ -24,7 +24,7 @@ from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records
 from benchmarks.federation.processes import Processes, Watch, processes
 from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
-from feddtl.launch.key_folders import client_name
+from feddtl.launch.connection import client_name
 
 WAYS = ("local", "simulation", "deployment")
 SECONDS_TO_END = 3600.0

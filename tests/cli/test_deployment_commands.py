@@ -88,8 +88,8 @@ def test_an_address_that_is_none(feddtl, keys, tmp_path, flag, value, needle):
     [
         ("--data", "nowhere", "--data nowhere does not exist"),
         ("--model", "nowhere", "--model nowhere does not exist"),
-        ("--server", "localhost", "no HOST:PORT"),
-        ("--server", "a..b:9092", "no HOST:PORT"),
+        ("--server", "localhost", "not HOST:PORT"),
+        ("--server", "a..b:9092", "not HOST:PORT"),
         ("--id", "-1", "--id is -1"),
         ("--id", "5", "There is no"),
         ("--keys", "nowhere", "There is no"),
@@ -120,7 +120,7 @@ def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):
     """The settings of a run that goes on are its own."""
     asked = []
 
-    def submit(state, experiment, output, *, resume, tell):
+    def submit(state, experiment, output, *, resume, track, tell):
         asked.append((experiment.rounds, output, resume))
         tell("round 1/4 sft")
 

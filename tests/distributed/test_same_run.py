@@ -23,8 +23,7 @@ from feddtl.config import DeploymentConfig, ScheduleConfig
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.launch.flower_cli import COMPLETED, FlowerCli
-from feddtl.launch.processes import flower_environment, flower_program, free_port, running
-from feddtl.launch.toml_text import toml_text
+from feddtl.launch.processes import flower_environment, flower_program, free_port, running, toml_text
 
 APP = Path(__file__).parents[2] / "integrations" / "flower"
 ROUNDS = 3

@@ -18,7 +18,7 @@ from feddtl.flower_app.orphans import end_with_parent
 APP = f"""#!{sys.executable}
 import os, threading
 from feddtl.flower_app import orphans
-orphans.SECONDS_BETWEEN_LOOKS = orphans.SECONDS_TO_END_BY_ITSELF = 0.1
+orphans.SECONDS_BETWEEN_CHECKS = orphans.SECONDS_TO_END_BY_ITSELF = 0.1
 orphans.end_with_parent()
 print(os.getpid(), flush=True)
 lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Addresses, and servers that are not there."""
+"""Addresses, servers that do not answer, and folders of keys, whole or the part of one machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.errors import ConfigError
-from feddtl.launch.connection import Address, proxy_variable, unreachable
+from feddtl.launch import connection
+from feddtl.launch.connection import (
+    Address,
+    client_keys,
+    failed_attempts,
+    proxy_variable,
+    server_keys,
+    unreachable,
+)
 from feddtl.launch.processes import free_port
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,9}){0,3}", fullmatch=True)
+FILES = (
+    *("ca/ca.key", "ca/ca.crt", "server/ca.crt", "server/server.crt", "server/server.key"),
+    *("server/clients/client-0.pub", "server/clients/client-1.pub", "client-1/ca.crt", "client-1/node.key"),
+)
 HOSTS = NAMES | st.ip_addresses().map(str)
 
 
@@ -29,7 +41,7 @@ def test_an_address_is_read_as_it_is_written(host, port):
     ],
 )
 def test_what_is_no_address_is_refused(text):
-    with pytest.raises(ConfigError, match="no HOST:PORT") as caught:
+    with pytest.raises(ConfigError, match="not HOST:PORT") as caught:
         Address.parse(text)
     assert "9092" in caught.value.hint
 
@@ -57,3 +69,51 @@ def test_an_authority_that_cannot_be_read_is_named(tmp_path):
 )
 def test_the_variable_that_names_a_proxy(environment, expected):
     assert proxy_variable(Address("federation.example.org", 9092), environment) == expected
+
+
+def test_attempts_end_when_the_server_answers(tmp_path, monkeypatch):
+    answers = iter(["Connection refused", "No route to host", ""])
+    monkeypatch.setattr(connection, "unreachable", lambda address, authority: next(answers))
+    address = Address("127.0.0.1", 9092)
+    assert list(failed_attempts(address, tmp_path / "ca.crt", 0)) == ["Connection refused", "No route to host"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+def test_the_whole_folder_and_the_part_of_a_party_are_the_same(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert server_keys(folder) == server_keys(folder / "server") == server_keys(type(folder)("server"))
+    assert client_keys(folder, 1) == client_keys(folder / "client-1", 1)
+    assert [path.name for path in server_keys(folder).clients] == ["client-0.pub", "client-1.pub"]
+    assert server_keys(folder).key.read_text() == "server/server.key"
+    assert client_keys(folder, 1).key.read_text() == "client-1/node.key"
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "server.crt", "server.key"])
+def test_a_missing_file_of_the_server_is_named(folder, missing):
+    (folder / "server" / missing).unlink()
+    with pytest.raises(ConfigError, match=f"There is no .*server/{missing}") as caught:
+        server_keys(folder)
+    assert "feddtl keys" in caught.value.hint
+
+
+def test_a_server_that_nobody_could_connect_to_is_refused(folder):
+    for path in (folder / "server" / "clients").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="no client could connect"):
+        server_keys(folder)
+
+
+def test_the_folder_of_another_client_is_not_taken(folder):
+    with pytest.raises(ConfigError, match=r"holds the keys of client-1, but --id is 0; nothing was started"):
+        client_keys(folder / "client-1", 0)
+    with pytest.raises(ConfigError, match="There is no") as caught:
+        client_keys(folder, 0)
+    assert "client-0/" in caught.value.hint

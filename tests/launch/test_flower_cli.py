@@ -32,7 +32,7 @@ def answering(tmp_path, monkeypatch):
 def test_a_key_that_is_known_already_is_no_error(answering, tmp_path):
     for answer in (
         '{"success": true, "node-id": 5}',
-        '{"success": false, "error-message": "Public key already in use"}',
+        '{"success": false, "error-message": "[code: 23] Public key already in use"}',
     ):
         answering(answer).register(tmp_path / "client-3.pub")
     assert answering.calls.read_text().splitlines()[0] == (
@@ -93,13 +93,13 @@ def test_a_run_that_does_not_go_on_is_stopped(answering, answer):
 
 @pytest.mark.parametrize("answer", ['{"success": false, "error-message": "unavailable"}', "Traceback"])
 def test_a_run_that_was_not_stopped_can_be_stopped_by_hand(answering, answer, tmp_path):
-    with pytest.raises(DeploymentError, match="Run 7 may still be going on") as caught:
+    with pytest.raises(DeploymentError, match="Run 7 may still be running") as caught:
         answering(answer).stop(7)
     assert f"FLWR_HOME={tmp_path} " in caught.value.hint
     assert f"{tmp_path / 'bin' / 'flwr'} stop 7 feddtl" in caught.value.hint
 
 
-def test_an_answer_that_is_no_json_is_the_reason(answering):
+def test_an_answer_that_is_not_json_is_the_reason(answering):
     with pytest.raises(DeploymentError, match="Traceback"):
         answering("Traceback").status(7)
 

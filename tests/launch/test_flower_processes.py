@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from urllib.request import proxy_bypass_environment
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from feddtl.errors import DeploymentError
 from feddtl.launch import processes
@@ -19,11 +22,13 @@ from feddtl.launch.processes import (
     empty_folder,
     ended_by_sigterm,
     flower_environment,
-    heard,
     require_flower,
     running,
+    running_with_lines,
+    toml_text,
 )
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 STUBBORN = [sys.executable, "-c", DEAF]
@@ -104,11 +109,11 @@ def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
         assert process.stdout.read().splitlines() == ["caf\N{REPLACEMENT CHARACTER}", "last"]
 
 
-def test_all_that_a_process_says_before_its_end_is_heard(tmp_path):
+def test_all_that_a_process_says_before_its_end_is_passed_on(tmp_path):
     """On standard error too."""
     script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True)"
     lines = []
-    with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
+    with running_with_lines([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
         assert process.wait() == 0
     assert lines == ["one\n", "two\n"]
 
@@ -119,15 +124,15 @@ def test_a_process_goes_on_where_nothing_can_be_shown(tmp_path):
     def full(line):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with heard([sys.executable, "-c", "print('x\\n' * 500_000)"], os.environ, tmp_path, full) as process:
+    with running_with_lines([sys.executable, "-c", "print('x\\n' * 500_000)"], os.environ, tmp_path, full) as process:
         assert process.wait(60) == 0
 
 
-def test_what_a_process_says_of_being_stopped_is_not_heard(tmp_path):
+def test_what_a_process_says_of_being_stopped_is_not_passed_on(tmp_path):
     script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('shot'))"
     script += "; print('ready', flush=True); time.sleep(600)"
     lines = []
-    with heard([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
+    with running_with_lines([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
         while not lines:
             time.sleep(0.01)
     assert (lines, process.returncode) == (["ready\n"], 1)
@@ -202,3 +207,8 @@ def test_without_flower_the_way_to_it_is_named(monkeypatch):
         require_flower()
     assert "[flower]" in caught.value.hint
     assert "make install-flower" in caught.value.hint
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]*", fullmatch=True), TEXTS | st.booleans() | st.integers(0, 9)))
+def test_python_reads_what_was_written(values):
+    assert tomllib.loads(toml_text(values)) == values

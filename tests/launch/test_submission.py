@@ -1,4 +1,4 @@
-"""What travels with a run, and what its end is told as."""
+"""What is sent with a run, how it is followed although its log may break off, and how its end is reported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.launch import submission
 from feddtl.launch.connection import Address
-from feddtl.launch.flower_cli import FlowerCli
+from feddtl.launch.flower_cli import FlowerCli, RunStatus, UnknownRunError
 from feddtl.launch.processes import ended_by_sigterm
 from feddtl.launch.submission import submit
+from feddtl.marked_lines import MARK
 
 FOLDER_APP = Path(__file__).parents[2] / "integrations" / "flower" / "pyproject.toml"
 # Takes a run, prints a log, and says how it ended; what it was given is kept.
@@ -37,7 +38,7 @@ if word == "run":
 elif word == "log":
     print("\\x1b[92mINFO \\x1b[0m:      Start `flwr-serverapp` process")
     print("Successfully installed feddtl to /here.")
-    print("round 1/2 sft")
+    print("feddtl: round 1/2 sft")
     print(TRACEBACK, end="")
 elif word == "ls":
     print(json.dumps({"runs": [{"status": STATUS, "status-details": DETAILS}]}))
@@ -45,7 +46,10 @@ elif word == "stop":
     print(json.dumps({"success": STOPS}))
 """
 
-ACCEPTED = "run 7 was accepted: it is loaded, then asks its clients, which may be busy with another run"
+FINISHED = RunStatus("finished:completed", "")
+RUNNING = RunStatus("running", "")
+BUSY = DeploymentError("The server does not say how run 1 stands.")
+ACCEPTED = "run 7 was accepted; it starts when the clients, which may be busy with another run, have answered"
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def server(tmp_path, monkeypatch):
         home = tmp_path / "state" / "flower"
         home.mkdir(parents=True)
         FlowerCli(home, home).connect_to(Address("localhost", 9092), home / "ca.crt")
-        monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: "")
+        monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "")
         return home.parent
 
     return make
@@ -94,29 +98,33 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
     assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
 
 
-@pytest.mark.parametrize(("error", "shown"), [("feddtl.errors.RunError: used", False), ("ValueError: odd", True)])
-def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path, error, shown):
-    """The traceback is for errors that nobody foresaw alone."""
+def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
+    """Flower's traceback is left out: the server marks the reason, and the traceback of an error nobody foresaw."""
     state = server(
         "finished:failed",
-        "ServerApp failed with exception: out holds a run.\nGive another --output.",
-        f"ERROR :     ServerApp raised an exception\nTraceback (most recent call last):\n{error}\n",
+        "ServerApp failed with exception: feddtl: out holds a run.\nGive another --output.",
+        "ERROR :     ServerApp raised an exception\nTraceback (most recent call last):\nfeddtl.errors.RunError: used\n",
     )
     told = []
     with pytest.raises(DeploymentError) as caught:
         submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
     assert caught.value.message == "The run ended as finished:failed: out holds a run."
     assert caught.value.hint == "Give another --output."
-    assert told[:2] == [ACCEPTED, "round 1/2 sft"]
-    assert (error in told) == shown
+    assert told == [ACCEPTED, "round 1/2 sft"]
 
 
-def test_what_a_client_says_is_not_taken_for_flowers_own_words(server, tmp_path):
+def test_a_failure_outside_of_feddtl_is_told_in_flowers_words(server, tmp_path):
+    with pytest.raises(DeploymentError, match="finished:failed: No heartbeat") as caught:
+        submit(server("finished:failed", "No heartbeat"), Experiment(), tmp_path, resume=False, tell=print)
+    assert "feddtl submit --resume" in caught.value.hint
+
+
+def test_only_the_lines_of_feddtl_are_shown(server, tmp_path):
     note = "note: Client 1: ERROR : ServerApp raised an exception"
     told = []
-    state = server("finished:completed", "", f"{note}\nround 2/2 sft\nfeddtl.errors.RunError: no\n")
+    state = server("finished:completed", "", f"WARNING : old\nfeddtl: {note}\nodd\nfeddtl: round 2/2 sft\n")
     submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
-    assert told[-3:] == [note, "round 2/2 sft", "feddtl.errors.RunError: no"]
+    assert told[-2:] == [note, "round 2/2 sft"]
 
 
 def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
@@ -147,22 +155,22 @@ def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, int
 
 
 def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, interruptible, tmp_path):
-    with pytest.raises(DeploymentError, match="Run 7 may still be going on"):
+    with pytest.raises(DeploymentError, match="Run 7 may still be running"):
         submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, tell=print)
 
 
 def test_a_server_that_was_started_a_moment_ago_is_waited_for(server, tmp_path, monkeypatch):
     state, answers, told = server(), iter(["Connection refused", "Connection refused", ""]), []
-    monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: next(answers))
-    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: next(answers))
+    monkeypatch.setattr("feddtl.launch.submission.SECONDS_BETWEEN_ATTEMPTS", 0.0)
     submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
     assert told == ["waiting for the server at localhost:9092", ACCEPTED, "round 1/2 sft"]
 
 
 def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monkeypatch):
     state = server()
-    monkeypatch.setattr("feddtl.launch.flower_cli.unreachable", lambda address, authority: "Connection refused")
-    monkeypatch.setattr("feddtl.launch.flower_cli.SECONDS_TO_WAIT", -1.0)
+    monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "Connection refused")
+    monkeypatch.setattr("feddtl.launch.submission.SECONDS_TO_REACH", -1.0)
     with pytest.raises(DeploymentError, match=r"localhost:9092: Connection refused; nothing was submitted"):
         submit(state, Experiment(), tmp_path, resume=False, tell=print)
     assert not server.calls.exists()
@@ -172,7 +180,7 @@ def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monk
 def test_a_connection_that_is_damaged_is_named(server, tmp_path, content):
     state = server()
     (state / "flower" / "config.toml").write_text(content)
-    with pytest.raises(DeploymentError, match=r"config\.toml does not say where the server is") as caught:
+    with pytest.raises(DeploymentError, match=r"config\.toml does not name the server") as caught:
         submit(state, Experiment(), tmp_path, resume=False, tell=print)
     assert "--state" in caught.value.hint
 
@@ -194,3 +202,67 @@ def test_the_app_has_the_settings_of_the_folder_and_modules_that_exist():
         assert find_spec(module) is not None
         theirs_module = FOLDER_APP.parent / theirs["components"][name].partition(":")[0].replace(".", "/")
         assert f"from {module} import {attribute}\n" in theirs_module.with_suffix(".py").read_text()
+
+
+class BrokenLog:
+    """A server whose log of a run breaks off after a few lines, and begins anew when it is asked for again.
+
+    Args:
+        logs: What each log command prints.
+        states: What the server says of the run, one for each time it is asked; an exception is raised.
+    """
+
+    def __init__(self, folder, logs, states):
+        self.home = self.folder = folder
+        self.logs, self.states = list(logs), list(states)
+
+    def log_command(self, run):
+        marked = "".join(f"{MARK}{line}\n" for line in self.logs.pop(0).split())
+        return ["printf", "INFO : Flower's own\n%s", marked]
+
+    def status(self, run):
+        state = self.states.pop(0)
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    def manual_commands(self, run):
+        return f"flwr stop {run}"
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(submission, "SECONDS_TO_FINISH", 0.0)
+    monkeypatch.setattr(submission, "SECONDS_BETWEEN_CHECKS", 0.0)
+
+
+def follow(cli):
+    told = []
+    return submission._follow(cli, 1, told.append), told
+
+
+def test_a_log_that_breaks_off_is_taken_up_where_it_was(tmp_path, no_waiting):
+    cli = BrokenLog(tmp_path, ["1 2", "1 2 3"], [RUNNING, FINISHED])
+    assert follow(cli) == (FINISHED, ["1", "2", "3"])
+
+
+def test_a_log_that_is_shorter_the_second_time_is_not_repeated_the_third(tmp_path, no_waiting):
+    cli = BrokenLog(tmp_path, ["a b", "a", "a b c"], [RUNNING, RUNNING, FINISHED])
+    assert follow(cli) == (FINISHED, ["a", "b", "c"])
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(tmp_path, no_waiting):
+    cli = BrokenLog(tmp_path, ["a"], [BUSY, BUSY, FINISHED])
+    assert follow(cli) == (FINISHED, ["a"])
+
+
+def test_a_server_that_is_gone_ends_it_and_leaves_the_run(tmp_path, no_waiting, monkeypatch):
+    monkeypatch.setattr(submission, "SECONDS_WITHOUT_ANSWER", -1.0)
+    with pytest.raises(DeploymentError, match=r"Run 1 .* may still be running.* does not say") as caught:
+        follow(BrokenLog(tmp_path, ["a"], [BUSY]))
+    assert caught.value.hint == "flwr stop 1"
+
+
+def test_a_run_that_the_server_does_not_have_is_not_asked_for_again(tmp_path, no_waiting):
+    with pytest.raises(UnknownRunError, match="does not know run 1"):
+        follow(BrokenLog(tmp_path, ["a"], [UnknownRunError("The server does not know run 1.")]))

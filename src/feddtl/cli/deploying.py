@@ -9,9 +9,9 @@ from pathlib import Path
 from feddtl.cli.deployment_commands import Client, Keys, Server, Submit
 from feddtl.cli.submitted_paths import with_absolute_paths
 from feddtl.errors import ConfigError, RunError
-from feddtl.launch.connection import Address
-from feddtl.launch.key_folders import client_keys, client_name, server_keys
+from feddtl.launch.connection import Address, client_keys, client_name, server_keys
 from feddtl.launch.processes import ended_by_sigterm, require_flower
+from feddtl.marked_lines import say
 from feddtl.run_files import holds_run, refuse_used
 from feddtl.state_folder import state_root
 from feddtl.storage import json_text
@@ -37,31 +37,23 @@ def keys(command: Keys) -> int:
 def server(command: Server) -> int:
     """Run a server until it is told to end."""
     require_flower()
-    from feddtl.launch.superlink import ServerPlace, serve_forever
+    from feddtl.launch.programs import serve_forever
 
-    listen = Address(command.host, command.port)
-    place = ServerPlace(listen, server_keys(command.keys), _state(command.state) / "server", command.verbose)
+    listen, state = Address(command.host, command.port), _state(command.state) / "server"
     with ended_by_sigterm(STOPPED):
-        serve_forever(place, _note)
+        serve_forever(listen, server_keys(command.keys), state, note=say, verbose=command.verbose)
     return 1
 
 
 def client(command: Client) -> int:
     """Take part until it is told to end."""
     require_flower()
-    from feddtl.launch.supernode import ClientPlace, take_part_forever
+    from feddtl.launch.programs import take_part_forever
 
-    place = ClientPlace(
-        command.id,
-        Address.parse(command.server),
-        client_keys(command.keys, command.id),
-        _state(command.state),
-        command.data,
-        command.model,
-        command.verbose,
-    )
+    server, keys = Address.parse(command.server), client_keys(command.keys, command.id)
+    state, files = _state(command.state), {"data": command.data, "model": command.model}
     with ended_by_sigterm(STOPPED):
-        take_part_forever(place, _note)
+        take_part_forever(command.id, server, keys, state, **files, note=say, verbose=command.verbose)
     return 1
 
 
@@ -112,7 +104,3 @@ def _what_is_left(output: Path) -> str:
 
 def _state(folder: Path | None) -> Path:
     return (folder.expanduser() if folder else state_root()).absolute()
-
-
-def _note(text: str) -> None:
-    print(f"feddtl: {text}", file=sys.stderr, flush=True)

@@ -51,7 +51,7 @@ class Server:
     state: FolderFlag = None
     """Folder for its connection, which `feddtl submit` reads; default: FEDDTL_STATE or ~/.local/state/feddtl."""
     verbose: bool = False
-    """Show all that Flower says, not its warnings and errors alone."""
+    """Show Flower's whole log, not only its warnings and errors."""
 
     def execute(self) -> int:
         """Exit code."""
@@ -80,7 +80,7 @@ class Client:
     state: FolderFlag = None
     """Folder for its personal part of methods that have one; default: FEDDTL_STATE or ~/.local/state/feddtl."""
     verbose: bool = False
-    """Show all that Flower says, not its warnings and errors alone."""
+    """Show Flower's whole log, not only its warnings and errors."""
 
     def execute(self) -> int:
         """Exit code."""

@@ -45,7 +45,7 @@ class LineObserver(QuietObserver):
         self._on_clients = False
 
     def note(self, text: str) -> None:
-        self._print(f"note: {text}")
+        self.show(f"note: {text}")
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
@@ -54,16 +54,17 @@ class LineObserver(QuietObserver):
         self._clock = experiment.system != SystemConfig()
         self._on_clients = data.on_clients
         for line in start_lines(experiment, data, zero_shot, len(records)):
-            self._print(line)
+            self.show(line)
 
     def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
         if self._on_clients:
-            self._print(counted_line(round_number, federated, self._rounds))
+            self.show(counted_line(round_number, federated, self._rounds))
 
     def round_finished(self, record: RoundRecord) -> None:
-        self._print(round_line(record, self._rounds, virtual_time=self._clock))
+        self.show(round_line(record, self._rounds, virtual_time=self._clock))
 
-    def _print(self, line: str) -> None:
+    def show(self, line: str) -> None:
+        """Print a line."""
         # A terminal has a long line broken between words, a file gets it whole.
         self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 

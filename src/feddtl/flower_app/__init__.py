@@ -1,1 +1,1 @@
-"""What Flower loads in its own processes: `server.app` and `client.app`."""
+"""The apps that Flower loads in its own processes: `server.app` and `client.app`."""

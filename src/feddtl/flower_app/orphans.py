@@ -1,4 +1,4 @@
-"""No part of a run outlives the process of Flower's that started it."""
+"""Ends an app whose Flower process has ended, so that no part of a run is left behind."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 PROGRAMS = ("flwr-clientapp", "flwr-serverapp")
 PARENT_FLAG = "--parent-pid"
-SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_END_BY_ITSELF = 10.0  # Flower's own end, which reports it, takes at most half of that
+SECONDS_BETWEEN_CHECKS = 1.0
+SECONDS_TO_END_BY_ITSELF = 10.0  # Flower's own shutdown, which reports the end, takes at most half of that
 
 
 def end_with_parent() -> None:
-    """End this process soon after its parent has ended, if it is one that Flower started for an app.
+    """End this process soon after its parent has ended, if Flower started it for an app.
 
-    Flower raises SIGINT in a thread of such a process, which a main thread that waits for a lock, a file or a socket
-    does not see: it would stay for as long as it waits. In any other process, as one of Ray's, nothing happens.
+    Flower raises SIGINT in a thread of such a process. A main thread that waits for a lock, a file or a socket does not
+    notice, and would wait on. In any other process, for example one of Ray's, nothing happens.
     """
     if Path(sys.argv[0]).name not in PROGRAMS or PARENT_FLAG not in sys.argv[:-1]:
         return
@@ -29,6 +29,6 @@ def end_with_parent() -> None:
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     time.sleep(SECONDS_TO_END_BY_ITSELF)
     os._exit(1)

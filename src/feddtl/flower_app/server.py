@@ -1,4 +1,4 @@
-"""The server of a run: an experiment from the run configuration, a run folder like that of `feddtl run`."""
+"""The app of a run's server: an experiment from the run configuration, and a run folder like that of `feddtl run`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,46 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from feddtl.cli.terminal import choose_observer
+from rich.console import Console
+
+from feddtl.cli.terminal import LineObserver
 from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
 from feddtl.flower_app.orphans import end_with_parent
+from feddtl.marked_lines import say
 from feddtl.observers import Observers
 from feddtl.runtimes.flower.apps import server_app
 from feddtl.runtimes.flower.grid import Grid
 from feddtl.trackers import open_trackers
 
 
+class MarkedLines(LineObserver):
+    """Prints progress in lines that `feddtl submit` can tell from Flower's."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(stderr=True))
+
+    def show(self, line: str) -> None:
+        say(line)
+
+
 def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
-    """Run an experiment into `output`, or with `resume` go on there.
+    """Run an experiment into the folder `output`, or with `resume` continue the run in it.
 
     Args:
         grid: Flower's connection to the nodes.
-        run_config: `experiment`: FILE.toml or FILE.toml::LABEL; or instead `settings`: every key as JSON. `track`:
-            names of trackers, separated by commas.
+        run_config: `experiment`, FILE.toml or FILE.toml::LABEL, or instead `settings`, every key as JSON; `output`;
+            `resume`; and `track`, names of trackers separated by commas.
 
     Raises:
-        ConfigError: A path is missing, or both an experiment and settings are given.
+        ConfigError: A path is missing, or there are both an experiment and settings.
     """
     output, experiment = Path(_text("output", run_config)).expanduser(), _experiment(run_config)
     track = [name for name in str(run_config.get("track", "")).split(",") if name]
-    with choose_observer(quiet=False, terminal=False) as terminal:
-        observer = Observers(terminal, *open_trackers(track, output))
-        serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
+    observer = Observers(MarkedLines(), *open_trackers(track, output))
+    serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
 
 
 def _experiment(run_config: Mapping[str, object]) -> Experiment:
@@ -41,11 +53,11 @@ def _experiment(run_config: Mapping[str, object]) -> Experiment:
     if not settings:
         return load_experiment(Path(_text("experiment", run_config)).expanduser())
     if run_config.get("experiment"):
-        raise ConfigError("The run configuration has both an experiment and settings.", "Give one of them.")
+        raise ConfigError("The run configuration has both an experiment and settings.", "Set only one of them.")
     try:
         return experiment_from_dict(json.loads(settings))
     except ValueError as error:
-        raise ConfigError(f"The settings in the run configuration are no JSON: {error}.") from None
+        raise ConfigError(f"The settings in the run configuration are not JSON: {error}.") from None
 
 
 def _text(key: str, run_config: Mapping[str, object]) -> str:

@@ -1,1 +1,1 @@
-"""Server, clients and runs on machines of their own: keys for them, and the processes of Flower that they are."""
+"""Servers, clients and runs on separate machines: their keys, and the Flower processes behind each command."""

@@ -1,43 +1,37 @@
-"""Flower's own command line, `flwr`, as functions: nodes, runs and their logs at one server."""
+"""Flower's command line, `flwr`, as functions for one server: its clients' keys, and its runs."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
-import time
 import tomllib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from feddtl.errors import ConfigError, DeploymentError
-from feddtl.launch.connection import Address, unreachable
-from feddtl.launch.processes import flower_environment, flower_program
-from feddtl.launch.toml_text import toml_text
+from feddtl.launch.connection import Address
+from feddtl.launch.processes import flower_environment, flower_program, toml_text
 from feddtl.storage import write_text_atomic
 
-CONNECTION = "feddtl"
-SECONDS_TO_WAIT, SECONDS_BETWEEN_LOOKS = 15.0, 0.5  # a server that was started a moment ago
-# What the server answers to a key that is registered, a run that it does not have, and a run that is to stop and did.
-KNOWN, NO_SUCH_RUN, ENDED = "already in use", "run id not found", "already finished"
-OWN_DOING = re.compile(r"^Using SuperLink:|\.\.\.$")
+CONNECTION = "feddtl"  # name of the server in Flower's configuration
 COMPLETED = "finished:completed"
+# Codes of the errors that `flwr` reports, from flwr.supercore.error.ApiErrorCode.
+NO_SUCH_RUN, ALREADY_FINISHED, KEY_IN_USE = "[code: 16]", "[code: 18]", "[code: 23]"
 
 
 class UnknownRunError(DeploymentError):
-    """The server does not have a run that it was asked about."""
+    """The server has no run with this id."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """The status of a run.
 
     Attributes:
         status: In Flower's words: pending, starting, running, finished:completed, finished:failed, finished:stopped.
-        details: Why it failed.
+        details: Why the run failed.
     """
 
     status: str
@@ -45,7 +39,7 @@ class RunStatus:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether the run has ended, in whatever way."""
         return self.status.startswith("finished")
 
 
@@ -62,99 +56,85 @@ class FlowerCli:
     folder: Path
 
     def connect_to(self, address: Address, authority: Path) -> None:
-        """Name a server, and the authority that signed its certificate, in the home folder."""
+        """Write a server's address and the certificate of its authority into the home folder."""
         default = "[superlink]\n" + toml_text({"default": CONNECTION})
         server = toml_text({"address": str(address), "root-certificates": str(authority)})
         write_text_atomic(self.home / "config.toml", f"{default}[superlink.{CONNECTION}]\n{server}")
 
-    def wait_for_server(self, tell: Callable[[str], None]) -> None:
-        """Return when the server answers. Raises DeploymentError where it does not within a quarter of a minute."""
-        address, authority = self._server()
-        deadline, told = time.monotonic() + SECONDS_TO_WAIT, False
-        while reason := unreachable(address, authority):
-            if time.monotonic() > deadline:
-                raise DeploymentError(
-                    f"No server answers at {address}: {reason}; nothing was submitted.", "Start `feddtl server`."
-                )
-            if not told:
-                tell(f"waiting for the server at {address}")
-                told = True
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-
-    def _server(self) -> tuple[Address, Path]:
-        """What `connect_to` wrote. Raises DeploymentError where something else did."""
+    def server(self) -> tuple[Address, Path]:
+        """What `connect_to` wrote. Raises DeploymentError if the file holds anything else."""
         file = self.home / "config.toml"
         try:
-            named = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][CONNECTION]
-            return Address.parse(named["address"]), Path(named["root-certificates"])
+            server = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][CONNECTION]
+            return Address.parse(server["address"]), Path(server["root-certificates"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise DeploymentError(
-                f"{file} does not say where the server is ({type(error).__name__}); nothing was submitted.",
-                "`feddtl server` writes it when it starts: start it again with this --state.",
+                f"{file} does not name the server ({type(error).__name__}); nothing was submitted.",
+                "`feddtl server` writes this file when it starts. Restart it with the same --state.",
             ) from None
 
     def register(self, public_key: Path) -> None:
-        """Let the client with this key connect, if it may not already. Raises DeploymentError."""
-        answer = self._ask("supernode", "register", str(public_key), CONNECTION, "--name", public_key.stem)
-        if not answer.get("success") and not _says(answer, KNOWN):
+        """Allow the client with this key to connect, if it may not already. Raises DeploymentError."""
+        answer = self._call("supernode", "register", str(public_key), CONNECTION, "--name", public_key.stem)
+        if not answer.get("success") and KEY_IN_USE not in _error(answer):
             raise DeploymentError(
-                f"The server does not accept the key {public_key}: {_reason(answer)}",
-                "It is to be a client's .pub file that `feddtl keys` wrote.",
+                f"The server does not accept the key {public_key}: {_error(answer)}",
+                "Use a client's .pub file that `feddtl keys` wrote.",
             )
 
     def start(self, app: Path, run_config: Path) -> int:
-        """Id of a new run of an app folder with the values of a TOML file. Raises DeploymentError."""
-        answer = self._ask("run", str(app), CONNECTION, "--run-config", str(run_config))
+        """Start a run of an app folder with the values of a TOML file; the run's id. Raises DeploymentError."""
+        answer = self._call("run", str(app), CONNECTION, "--run-config", str(run_config))
         if not answer.get("run-id"):
-            raise DeploymentError(f"The server did not take the run: {_reason(answer)}", "Is `feddtl server` running?")
+            raise DeploymentError(
+                f"The server did not accept the run: {_error(answer)}", "Check that `feddtl server` is running."
+            )
         return int(answer["run-id"])
 
     def status(self, run: int) -> RunStatus:
-        """Where a run stands.
+        """The status of a run.
 
         Raises:
-            UnknownRunError: The server does not have this run.
+            UnknownRunError: The server has no such run.
             DeploymentError: The server does not answer.
         """
-        answer = self._ask("ls", CONNECTION, "--run-id", str(run))
-        runs = answer.get("runs") or []
-        if not runs:
-            if _says(answer, NO_SUCH_RUN):
-                raise UnknownRunError(
-                    f"The server does not know run {run}: it was started again meanwhile, and the run ended with it.",
-                    "feddtl submit --resume DIR goes on from the run's last checkpoint, if it had one.",
-                )
-            raise DeploymentError(
-                f"The server does not say how run {run} stands: {_reason(answer)}", "Is `feddtl server` running?"
+        answer = self._call("ls", CONNECTION, "--run-id", str(run))
+        if runs := answer.get("runs"):
+            return RunStatus(str(runs[0]["status"]), str(runs[0].get("status-details") or ""))
+        if NO_SUCH_RUN in _error(answer):
+            raise UnknownRunError(
+                f"The server does not know run {run}: it has restarted since, which ended the run.",
+                "If the run wrote a checkpoint, resume it with: feddtl submit --resume DIR.",
             )
-        return RunStatus(str(runs[0]["status"]), str(runs[0].get("status-details") or ""))
+        raise DeploymentError(
+            f"The server does not report the status of run {run}: {_error(answer)}",
+            "Check that `feddtl server` is running.",
+        )
 
     def stop(self, run: int) -> None:
-        """Ask the server to end a run; one that ended already stays as it is. Raises DeploymentError."""
-        answer = self._ask("stop", str(run), CONNECTION)
-        if not answer.get("success") and not _says(answer, ENDED) and not _says(answer, NO_SUCH_RUN):
+        """Stop a run, unless it has ended already. Raises DeploymentError."""
+        answer = self._call("stop", str(run), CONNECTION)
+        if not answer.get("success") and not any(code in _error(answer) for code in (ALREADY_FINISHED, NO_SUCH_RUN)):
             raise DeploymentError(
-                f"Run {run} may still be going on, as the server was not told to stop it: {_reason(answer)}",
-                self.by_hand(run),
+                f"Run {run} may still be running, because the server could not be told to stop it: {_error(answer)}",
+                self.manual_commands(run),
             )
 
-    def by_hand(self, run: int) -> str:
-        """How a user looks after a run that is no longer followed."""
+    def manual_commands(self, run: int) -> str:
+        """The commands with which a user inspects and stops a run that is no longer followed."""
         home = shlex.quote(str(self.home))
         flwr = f"FLWR_HOME={home} FLWR_TELEMETRY_ENABLED=0 {shlex.quote(flower_program('flwr'))}"
-        return f"Look: {flwr} ls {CONNECTION} --run-id {run}. Stop it: {flwr} stop {run} {CONNECTION}"
+        return f"Status: {flwr} ls {CONNECTION} --run-id {run}. Stop: {flwr} stop {run} {CONNECTION}"
 
     def log_command(self, run: int) -> list[str]:
         """The command that prints a run's log until the run ends."""
         return [flower_program("flwr"), "log", str(run), CONNECTION, "--stream"]
 
-    def _ask(self, *words: str) -> dict[str, Any]:
-        """What `flwr` answers in JSON; in a session of its own it does not get the terminal's Ctrl-C."""
-        command: Sequence[str] = [flower_program("flwr"), *words, "--format", "json"]
-        environment = flower_environment(self.home)
+    def _call(self, *words: str) -> dict[str, Any]:
+        """The JSON answer of a `flwr` command, which runs in its own session so that it ignores Ctrl-C."""
         done = subprocess.run(
-            command,
-            env=environment,
+            [flower_program("flwr"), *words, "--format", "json"],
+            env=flower_environment(self.home),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -165,17 +145,11 @@ class FlowerCli:
         try:
             answer = json.loads(done.stdout)
         except ValueError:
-            answer = {"success": False, "error-message": (done.stderr or done.stdout).strip()}
+            answer = {"error-message": " ".join((done.stderr or done.stdout).split())}
         return answer if isinstance(answer, dict) else {}
 
 
-def _says(answer: dict[str, Any], words: str) -> bool:
-    """Whether the error in an answer has these words."""
-    return words in str(answer.get("error-message", "")).lower()
-
-
-def _reason(answer: dict[str, Any]) -> str:
-    """The error in an answer, without what `flwr` says of its own doing before it."""
-    lines = str(answer.get("error-message", "no reason was given")).splitlines()
-    said = [line.strip() for line in lines if line.strip() and not OWN_DOING.search(line)]
-    return " ".join(said)
+def _error(answer: dict[str, Any]) -> str:
+    """The error in an answer, on one line: what `flwr` printed before it ends with an empty line."""
+    said = str(answer.get("error-message", "Flower gave no reason."))
+    return " ".join(said.strip().split("\n\n")[-1].split())

@@ -1,4 +1,4 @@
-"""Who may take part: a certificate authority, the server's certificate, and a key for each client.
+"""Writes the keys of a federation: a certificate authority, the server's certificate, and a key for each client.
 
 ca/        ca.key ca.crt: signs the server's certificate; needed nowhere else
 server/    server.crt server.key ca.crt clients/client-0.pub …
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,84 +20,75 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddtl.errors import ConfigError, RunError
-from feddtl.launch.connection import LOOPBACK, is_host
-from feddtl.launch.key_folders import AUTHORITY, CERTIFICATE, CLIENTS, NODE_KEY, SERVER_KEY, client_name
+from feddtl.launch.connection import (
+    AUTHORITY,
+    CERTIFICATE,
+    CLIENTS,
+    LOOPBACK,
+    NODE_KEY,
+    SERVER_KEY,
+    client_name,
+    is_host,
+)
 from feddtl.storage import new_folder
 
-# A NIST curve, as Flower's node authentication demands, and the largest that every TLS library speaks.
+# Flower's node authentication demands a NIST curve; this is the largest that every TLS library supports.
 CURVE = ec.SECP384R1
-LONGEST = 36500  # days that a certificate may be valid: dates end with the year 9999
+MAX_DAYS = 36500  # a certificate cannot hold a date after the year 9999
 
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs certificates.
-
-    Attributes:
-        key: Its private key.
-        certificate: Signed by itself.
-    """
+    """A certificate authority: its private key, and the certificate that it signed for itself."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
 
 def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> None:
-    """Write a new folder of keys; private files and all folders are for their owner alone.
+    """Write a new folder of keys. Only the owner can read the folders and the private keys.
 
     Args:
-        folder: New; see the head of this module for what it holds.
-        hosts: Names and addresses by which clients reach the server, beside those of the loopback interface.
-        clients: How many client keys.
+        folder: New folder; the head of this module lists its files.
+        hosts: Names and addresses by which clients reach the server. The loopback interface is always added.
+        clients: Number of client keys.
         days: How long the certificates are valid.
 
     Raises:
-        ConfigError: A host is no name and no address, or a number is out of range.
-        RunError: The folder holds something, or cannot be written.
+        ConfigError: A host is neither a name nor an address, or a number is out of range.
+        RunError: The folder is not empty, or cannot be written.
     """
     if clients < 1:
-        raise ConfigError(f"--clients is {clients}.", "There is at least one client.")
-    if not 1 <= days <= LONGEST:
-        raise ConfigError(f"--days is {days}.", f"A certificate is valid for 1 to {LONGEST} days.")
+        raise ConfigError(f"--clients is {clients}.", "Set --clients to 1 or more.")
+    if not 1 <= days <= MAX_DAYS:
+        raise ConfigError(f"--days is {days}.", f"Set --days to a number from 1 to {MAX_DAYS}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is there already; nothing was changed.", "Name a new folder; no key is replaced.")
-    # SuperLink's own processes reach it over the loopback interface.
+        raise RunError(f"{folder} already exists; nothing was changed.", "Name a new folder: keys are never replaced.")
+    # SuperLink's own processes connect to it over the loopback interface.
     names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
     authority = _make_authority(days)
+    certificate, key = _pem(authority.certificate), ec.generate_private_key(CURVE())
     with new_folder(folder, mode=0o700) as draft:
-        _write_authority(draft / "ca", authority)
-        _write_server(draft / "server", authority, names, days)
-        for client in range(clients):
-            _write_client(draft, client, authority)
+        _write_folder(draft / "ca", certificate, {"ca.key": _private_pem(authority.key)})
+        _write_folder(draft / "server", certificate, {SERVER_KEY: _private_pem(key)})
+        (draft / "server" / CERTIFICATE).write_bytes(_pem(_sign_server(authority, key.public_key(), names, days)))
+        (draft / "server" / CLIENTS).mkdir(mode=0o700)
+        for name in map(client_name, range(clients)):
+            key = ec.generate_private_key(CURVE())
+            public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            _write_folder(draft / name, certificate, {NODE_KEY: _private_pem(key, serialization.PrivateFormat.OpenSSH)})
+            for path in (draft / name / "node.pub", draft / "server" / CLIENTS / f"{name}.pub"):
+                path.write_bytes(public + b"\n")
 
 
-def _write_authority(folder: Path, authority: Authority) -> None:
+def _write_folder(folder: Path, authority: bytes, private: Mapping[str, bytes]) -> None:
+    """A folder with the authority's certificate and private files."""
     folder.mkdir(mode=0o700)
-    _write_private(folder / "ca.key", _pem_of_key(authority.key))
-    (folder / AUTHORITY).write_bytes(_pem_of(authority.certificate))
-
-
-def _write_server(folder: Path, authority: Authority, names: Sequence[x509.GeneralName], days: int) -> None:
-    folder.mkdir(mode=0o700)
-    (folder / CLIENTS).mkdir(mode=0o700)
-    key = ec.generate_private_key(CURVE())
-    _write_private(folder / SERVER_KEY, _pem_of_key(key))
-    (folder / CERTIFICATE).write_bytes(_pem_of(_sign_server(authority, key.public_key(), names, days)))
-    (folder / AUTHORITY).write_bytes(_pem_of(authority.certificate))
-
-
-def _write_client(draft: Path, client: int, authority: Authority) -> None:
-    folder = draft / client_name(client)
-    folder.mkdir(mode=0o700)
-    key = ec.generate_private_key(CURVE())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    _write_private(folder / NODE_KEY, private)
-    (folder / "node.pub").write_bytes(public + b"\n")
-    (folder / AUTHORITY).write_bytes(_pem_of(authority.certificate))
-    (draft / "server" / CLIENTS / f"{client_name(client)}.pub").write_bytes(public + b"\n")
+    (folder / AUTHORITY).write_bytes(authority)
+    for name, content in private.items():
+        # Created with its final permissions, so that nobody else can read it at any moment.
+        with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
 
 
 def _make_authority(days: int) -> Authority:
@@ -117,7 +108,7 @@ def _make_authority(days: int) -> Authority:
 def _sign_server(
     authority: Authority, public: ec.EllipticCurvePublicKey, names: Sequence[x509.GeneralName], days: int
 ) -> x509.Certificate:
-    """A certificate for TLS servers of these names."""
+    """A TLS server certificate for these names."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "feddtl server")])
     builder = (
         _certificate(name, public, days)
@@ -133,7 +124,7 @@ def _sign_server(
 
 
 def _certificate(name: x509.Name, public: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-    # A day early: the clocks of two machines differ.
+    # Valid from yesterday, because the clocks of two machines may differ.
     begins = datetime.now(UTC) - timedelta(days=1)
     return (
         x509.CertificateBuilder()
@@ -156,8 +147,8 @@ def _key_usage(**allowed: bool) -> x509.KeyUsage:
 def _subject_alternative_name(host: str) -> x509.GeneralName:
     if not is_host(host):
         raise ConfigError(
-            f"--hosts has {host!r}, which is neither a host name nor an IP address.",
-            "Give names and addresses alone: no port, no https://, no path.",
+            f"--hosts contains {host!r}, which is neither a host name nor an IP address.",
+            "Give only names and addresses, without a port, https:// or a path.",
         )
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
@@ -165,18 +156,13 @@ def _subject_alternative_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _pem_of(certificate: x509.Certificate) -> bytes:
+def _pem(certificate: x509.Certificate) -> bytes:
     pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
     return pem
 
 
-def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    plain = serialization.NoEncryption()
-    pem: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+def _private_pem(
+    key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8
+) -> bytes:
+    pem: bytes = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     return pem
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """A file that nobody else could read at any time."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)

@@ -1,9 +1,11 @@
-"""Processes of Flower: how they are started, what they are told, and that none outlives the command that started it."""
+"""Flower's processes: how they are started, which of their output is shown, and that none outlives its command."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,40 +23,47 @@ from typing import IO
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import LOOPBACK
+from feddtl.marked_lines import unmarked
 from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
-SECONDS_TO_HEAR = 5.0  # what an ended process said last
-SECONDS_BETWEEN_LOOKS = 0.05
-NO_SIGNAL = 0  # kill(2) then only tells whether somebody is there
+SECONDS_TO_READ = 5.0  # the last output of a process that has ended
+SECONDS_BETWEEN_CHECKS = 0.05
+NO_SIGNAL = 0  # kill(2) then only tells whether the process group exists
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# A line of Python's logging begins with its level; Flower's HTTP server puts the time before it.
+LEVEL = re.compile(r"(?:\S+Z )?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+TRACEBACK = re.compile(r"Traceback \(most recent call last\):|Exception in thread ")
+ROUTINE = ("DEBUG", "INFO")
 
 
 def require_flower() -> None:
-    """Raise DeploymentError where Flower is not installed."""
+    """Raise DeploymentError if Flower is not installed."""
     if find_spec("flwr") is None:
         raise DeploymentError(
             "This command needs Flower, which is not installed here.",
-            "In a checkout: `make install-flower`, then `. .venv-flower/bin/activate`; or install it with the extra "
-            "[flower] into an environment of its own.",
+            "In a checkout, run `make install-flower` and `. .venv-flower/bin/activate`. Elsewhere, install feddtl "
+            "with the extra [flower] into an environment of its own.",
         )
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Environment of Flower's processes: nothing is sent, installed or looked for outside, and none asks another one
-    of this machine through a proxy.
+    """Environment of Flower's processes.
+
+    With it Flower sends no usage data, installs nothing, and connects to this machine without a proxy.
 
     Args:
-        home: Folder for Flower's configuration, apps and records, shared with no other use of Flower.
+        home: Folder for Flower's configuration, apps and records, separate from the user's other uses of Flower.
     """
     scripts = sysconfig.get_path("scripts")
-    # Programs heed the one or the other spelling, so both get what either has.
+    # Some programs read the one spelling and some the other, so both get the hosts of both.
     direct = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOOPBACK)))
     cache = os.environ.get(CACHE, "")
     return {
         **os.environ,
-        # They have another working directory, in which nothing may appear.
+        # Flower's processes have a different working directory, so a relative path must become absolute.
         **({CACHE: str(Path(cache).expanduser().absolute())} if cache not in ("", CACHE_OFF) else {}),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -68,32 +77,68 @@ def flower_environment(home: Path) -> dict[str, str]:
 
 
 def flower_program(name: str) -> str:
-    """Path of one of Flower's programs, of this environment and not of another one that PATH names first."""
+    """Path of one of Flower's programs in this Python environment, whatever PATH says."""
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
+def toml_text(values: Mapping[str, str | float | bool]) -> str:
+    """TOML with a line for each value. The keys must be bare keys.
+
+    A JSON string is also a TOML string, provided that non-ASCII characters are left as they are and DEL is escaped.
+    """
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(lines).replace("\x7f", "\\u007f")
+
+
 def empty_folder(path: Path) -> Path:
-    """A working directory without a module that Python could take for one that it looks for.
+    """A working directory in which Python cannot find a module by accident.
 
     Raises:
-        DeploymentError: It holds something.
-        RunError: It cannot be made.
+        DeploymentError: The folder is not empty.
+        RunError: The folder cannot be created.
     """
     with storage_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise DeploymentError(
-                f"{path}, where Flower's processes start, is not empty.", "Move away what lies there; it is left alone."
+                f"{path}, the working directory of Flower's processes, is not empty; nothing was changed.",
+                "Move its files elsewhere.",
             )
     return path
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A port of the loopback interface that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+class OutputFilter:
+    """Shows, on standard error, the lines of a Flower process that concern its user.
+
+    These are feddtl's own lines, and Flower's warnings and errors with the lines that follow them, except tracebacks.
+
+    Args:
+        verbose: Show every line.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._continued = False  # whether a line without a level belongs to a line that was shown
+
+    def show(self, line: str) -> None:
+        """Show a line, which ends with a line break, or leave it out."""
+        plain = COLOUR.sub("", line)
+        own = unmarked(plain) is not None
+        if level := LEVEL.match(plain):
+            self._continued = level[1] not in ROUTINE
+        elif own or TRACEBACK.match(plain):
+            self._continued = False
+        if self._verbose or own or self._continued:
+            sys.stderr.write(line)
+            sys.stderr.flush()
 
 
 @contextmanager
@@ -104,16 +149,16 @@ def running(
     output: int | None = None,
     errors: int | None = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends with the block, however the block ends, and with this process, however it ends.
+    """A process that ends with the block, however the block ends, and with this process, however this process ends.
 
-    What it started ends with the block as well, unless in a session of its own.
+    The processes that it started end too, unless they are in another session.
 
     Args:
         command: Program and arguments.
-        environment: All of its environment.
-        folder: Its working directory.
-        output: Where standard output goes; None: to this process's standard error, `subprocess.PIPE`: to the caller.
-        errors: Where standard error goes; by default with the output.
+        environment: The complete environment.
+        folder: Working directory.
+        output: Where standard output goes. None: to this process's standard error; `subprocess.PIPE`: to the caller.
+        errors: Where standard error goes; by default to the same place as the output.
     """
     # In a session of its own it does not get the terminal's Ctrl-C: this process decides when it ends.
     process = subprocess.Popen(
@@ -124,7 +169,7 @@ def running(
         stdout=sys.stderr.fileno() if output is None else output,
         stderr=errors,
         text=True,
-        errors="replace",  # a reader that fails at an odd byte leaves the pipe to fill up, and the process waits
+        errors="replace",  # if reading failed at an odd byte, the pipe would fill up and block the process
         start_new_session=True,
         preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
     )
@@ -135,22 +180,22 @@ def running(
 
 
 @contextmanager
-def heard(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, hear: Callable[[str], None]
+def running_with_lines(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, on_line: Callable[[str], None]
 ) -> Iterator[subprocess.Popen[str]]:
-    """As `running`, with each line of output, standard error included, given to `hear` in a thread.
+    """As `running`; a thread passes each line of standard output and standard error to `on_line`.
 
-    When the block has ended all lines were heard: the output ends with the last process that the program started.
-    Of a program that is stopped by the end of the block what it says of that is not.
+    When the block has ended, all lines have been passed on. Lines that a process prints because the end of the block
+    stops it are dropped.
     """
     thread, stopped = None, threading.Event()
 
     def pass_on(output: IO[str]) -> None:
         for line in output:
             if not stopped.is_set():
-                # Whoever reads it may be gone, or the disk full; a pipe that nobody empties stops the program.
+                # The terminal may be gone or the disk full, but the pipe must be emptied or the process blocks.
                 with suppress(OSError):
-                    hear(line)
+                    on_line(line)
 
     try:
         with running(command, environment, folder, subprocess.PIPE) as process:
@@ -164,11 +209,11 @@ def heard(
                     stopped.set()
     finally:
         if thread is not None:
-            thread.join(SECONDS_TO_HEAR)
+            thread.join(SECONDS_TO_READ)
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Ask a process that leads a session to end, then what it left in its group; end what does not."""
+    """End a process that leads a session, then the rest of its group: by SIGTERM, and if that fails by SIGKILL."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -180,34 +225,34 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def _stop_group(group: int) -> None:
-    """End what is left of a group whose leader has just ended.
+    """End the remaining processes of a group whose leader has just ended.
 
-    The kernel gives the number of a group to no new process while one of the group is left, and a number that is free
-    only after it gave out all others: right after the leader's end the number is the leader's or nobody's.
+    The kernel does not reuse the number of a group while the group has a process, and otherwise only after it has used
+    all other numbers: right after the leader's end the number belongs to this group or to none.
     """
     deadline = time.monotonic() + SECONDS_TO_STOP
     number: int = signal.SIGTERM
     while _signal_group(group, number):
-        with suppress(ChildProcessError):  # as process 1 of a container this process inherits them
+        with suppress(ChildProcessError):  # as process 1 of a container, this process inherits them
             os.waitpid(-group, os.WNOHANG)
         if number == signal.SIGKILL:
             return
         number = signal.SIGKILL if time.monotonic() > deadline else NO_SIGNAL
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Whether there is a group to signal."""
+    """Send a signal to a group; whether the group exists."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # none, or with macOS none but processes that ended
+    except (ProcessLookupError, PermissionError):  # macOS: PermissionError if all its processes have ended
         return False
     return True
 
 
 def _end_with_parent() -> Callable[[], None]:
-    """What a new process does first: the kernel ends it when its parent is gone, be it by kill -9."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: between fork and exec little is safe
+    """What a new process runs first, so that the kernel ends it with its parent, even after `kill -9`."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded before the fork: little is safe between fork and exec
 
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -217,7 +262,7 @@ def _end_with_parent() -> Callable[[], None]:
 
 @contextmanager
 def ended_by_sigterm(code: int) -> Iterator[None]:
-    """Within the block SIGTERM ends this process as an exception does, with an exit code, so that it can clean up."""
+    """Within the block SIGTERM raises SystemExit with an exit code, so that the process can clean up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(code)
@@ -230,21 +275,21 @@ def ended_by_sigterm(code: int) -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM have no effect; the first that came has it after it.
+def signals_deferred() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM have no effect; the first of them takes effect after the block.
 
-    A block that fails ends with its error, whatever came.
+    A block that fails ends with its own error, and the signals are dropped.
     """
-    came: list[int] = []
+    received: list[int] = []
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+    def defer(number: int, frame: FrameType | None) -> None:
+        received.append(number)
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from feddtl.errors import ClientError, FeddtlError
+from feddtl.marked_lines import MARK, say
 from feddtl.runtimes.flower.records import CLIENT, ERROR, from_records, to_records
 from feddtl.runtimes.node import Node, Request
 from feddtl.runtimes.wire.contract import Parcel, Scalar
@@ -22,13 +24,18 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
 
     def handler(request: Request) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
+            _announce(request, message, context)
             try:
-                reply = answer(request, _node(context), from_records(message.content))
+                with _traceback_is_shown():
+                    reply = answer(request, _node(context), from_records(message.content))
             except FeddtlError as error:
                 client = context.node_config.get(PARTITION)
-                # Whoever runs this node sees its own output alone.
-                print(f"feddtl: client {client} cannot take part in this run: {error}", file=sys.stderr, flush=True)
+                # Whoever runs this node sees only its own output.
+                say(f"client {client} cannot take part in this run: {error}")
                 reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
+            else:
+                if request == "train":
+                    say(f"run {message.metadata.run_id}, round {message.metadata.group_id}: sending the update")
             return Message(to_records(reply), reply_to=message)
 
         return handle
@@ -45,11 +52,40 @@ def server_app(serve: Callable[[Grid, Mapping[str, Scalar]], None]) -> ServerApp
     """Flower's ServerApp around a function of the grid and the run configuration."""
 
     def main(grid: Grid, context: Context) -> None:
-        serve(grid, dict(context.run_config))
+        try:
+            with _traceback_is_shown():
+                serve(grid, dict(context.run_config))
+        except FeddtlError as error:
+            error.args = (f"{MARK}{error}",)  # `feddtl submit` looks for the mark in what Flower says of the error
+            raise
 
     app = ServerApp()
     app.main()(main)
     return app
+
+
+@contextmanager
+def _traceback_is_shown() -> Iterator[None]:
+    """Print the traceback of an error that is not for the user to solve, since Flower's log is usually hidden."""
+    try:
+        yield
+    except FeddtlError:
+        raise
+    except Exception:
+        say(traceback.format_exc())
+        raise
+
+
+def _announce(request: Request, message: Message, context: Context) -> None:
+    """Print what the node is about to do, for whoever runs it."""
+    run, number = f"run {message.metadata.run_id}", message.metadata.group_id
+    say(
+        {
+            "query": f"{run} asks whether this client, node {context.node_id}, can take part",
+            "train": f"{run}, round {number}: training",
+            "evaluate": f"{run}: scoring the final model",
+        }[request]
+    )
 
 
 def _node(context: Context) -> Node:

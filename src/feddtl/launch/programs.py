@@ -1,0 +1,245 @@
+"""`feddtl server` and `feddtl client`: Flower's SuperLink and SuperNode, run until they are told to end."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from feddtl.data.image_files import holds_images
+from feddtl.errors import ConfigError, DeploymentError
+from feddtl.launch.connection import (
+    PORTS,
+    Address,
+    ClientKeys,
+    ServerKeys,
+    client_name,
+    failed_attempts,
+    is_host,
+    proxy_variable,
+)
+from feddtl.launch.flower_cli import FlowerCli
+from feddtl.launch.processes import (
+    OutputFilter,
+    empty_folder,
+    flower_environment,
+    flower_program,
+    free_port,
+    running_with_lines,
+    toml_text,
+)
+from feddtl.state_folder import STATE
+from feddtl.storage import storage_errors, write_text_atomic
+from feddtl.units import counted
+
+SECONDS_TO_START, SECONDS_BETWEEN_CHECKS = 120.0, 0.2
+SECONDS_BETWEEN_ATTEMPTS = 10.0
+SEE_LOG = "See Flower's error above; --verbose shows its whole log."
+LISTEN_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how this machine reaches such a server
+ACTIVATION_FAILED = "[code: 2004]"  # from flwr.supercore.error.ApiErrorCode
+CONTROL_IS_OPEN = (
+    "Anyone who can reach {address} can submit runs, which execute code of their choice on this machine and on every "
+    "client's. The clients' keys do not prevent that. Let only a private network reach this address, or listen on "
+    "127.0.0.1 behind a proxy: see docs/explanation/security.md."
+)
+REFUSED = (
+    "The server refuses this client. After a client was killed or lost power, the server considers it connected for "
+    "about a minute. Otherwise another client is connected with this key, or the server does not know the key; its log "
+    "gives the reason."
+)
+
+
+def serve_forever(
+    listen: Address, keys: ServerKeys, state: Path, *, note: Callable[[str], None], verbose: bool = False
+) -> None:
+    """Run a SuperLink until this process is told to end.
+
+    Args:
+        listen: Address to listen on.
+        keys: The server's keys.
+        state: Folder for the connection, which `feddtl submit` reads, and for the apps of the runs.
+        note: Called with what the user should know.
+        verbose: Show Flower's whole log.
+
+    Raises:
+        ConfigError: This machine cannot listen on the address.
+        DeploymentError: SuperLink cannot start, or ended by itself.
+        RunError: The state folder cannot be written.
+    """
+    _require_free(listen)
+    if not _is_loopback(listen.host):
+        note(CONTROL_IS_OPEN.format(address=listen))
+    cli = FlowerCli(_private_folder(state / "flower"), empty_folder(state / "empty"))
+    local = Address(LISTEN_EVERYWHERE.get(listen.host, listen.host), listen.port)
+    cli.connect_to(local, keys.authority)
+    output = OutputFilter(verbose=verbose)
+    with running_with_lines(
+        _superlink(listen, keys), flower_environment(cli.home), cli.folder, output.show
+    ) as superlink:
+        _wait_until_it_answers(superlink, local, keys.authority)
+        for public_key in keys.clients:
+            cli.register(public_key)
+        note(f"The server listens on {listen} for {counted(len(keys.clients), 'client')}; Ctrl-C stops it.")
+        raise _ended(superlink.wait())
+
+
+def take_part_forever(
+    client: int,
+    server: Address,
+    keys: ClientKeys,
+    state: Path,
+    data: Path | None,
+    model: Path | None,
+    *,
+    note: Callable[[str], None],
+    verbose: bool = False,
+) -> None:
+    """Run a SuperNode until this process is told to end.
+
+    While the server cannot be reached, the client waits for it. A SuperNode that ends is started again.
+
+    Args:
+        client: Id from 0.
+        server: Address of the server.
+        keys: The client's keys.
+        state: Folder for what the client keeps.
+        data: The client's images, or its copy of the data set; None: where the experiment says.
+        model: The client's copy of the CLIP; None: where the experiment says.
+        note: Called with what the user should know.
+        verbose: Show Flower's whole log.
+
+    Raises:
+        ConfigError: The id is negative, or a path does not exist, cannot be read or holds no images.
+        DeploymentError: Something other than the server answers at its address.
+        RunError: The state folder cannot be written.
+    """
+    _check_client(client, data, model)
+    home = _private_folder(state / "nodes" / client_name(client))
+    folder, node_config = empty_folder(home / "empty"), home / "node.toml"
+    paths = {key: str(path.absolute()) for key, path in (("data", data), ("model", model)) if path is not None}
+    write_text_atomic(node_config, toml_text({"partition-id": client, **paths}))
+    environment = {**flower_environment(home), STATE: str(state)}
+    proxy = proxy_variable(server, environment)
+    if proxy:  # only the variable's name: its value may contain a password
+        note(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
+    while True:
+        if not proxy:
+            _wait_for_server(server, keys.authority, note)
+        note(f"Client {client} connects to {server}; Ctrl-C stops it.")
+        end = _run_supernode(_supernode(server, keys, node_config), environment, folder, verbose=verbose)
+        note(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
+        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+
+
+def _run_supernode(command: list[str], environment: dict[str, str], folder: Path, *, verbose: bool) -> str:
+    """Run a SuperNode until it ends; why it ended."""
+    output, refused = OutputFilter(verbose=verbose), False
+
+    def on_line(line: str) -> None:
+        nonlocal refused
+        refused |= ACTIVATION_FAILED in line
+        output.show(line)
+
+    with running_with_lines(command, environment, folder, on_line) as supernode:
+        code = supernode.wait()
+    return REFUSED if refused else f"SuperNode ended with exit code {code}."
+
+
+def _wait_for_server(server: Address, authority: Path, note: Callable[[str], None]) -> None:
+    told = ""
+    for reason in failed_attempts(server, authority, SECONDS_BETWEEN_ATTEMPTS):
+        if reason != told:
+            note(f"The server at {server} cannot be reached: {reason}. Waiting for it.")
+            told = reason
+
+
+def _wait_until_it_answers(superlink: subprocess.Popen[str], local: Address, authority: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    for _ in failed_attempts(local, authority, SECONDS_BETWEEN_CHECKS):
+        if (code := superlink.poll()) is not None:
+            raise _ended(code)
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"SuperLink does not answer at {local} after {SECONDS_TO_START:g} seconds.", SEE_LOG)
+
+
+def _ended(code: int) -> DeploymentError:
+    return DeploymentError(f"SuperLink ended by itself with exit code {code}.", SEE_LOG)
+
+
+def _superlink(listen: Address, keys: ServerKeys) -> list[str]:
+    """The command that starts SuperLink."""
+    return [
+        flower_program("flower-superlink"),
+        *("--host", listen.host, "--port", str(listen.port), "--ssl-ca-certfile", str(keys.authority)),
+        *("--ssl-certfile", str(keys.certificate), "--ssl-keyfile", str(keys.key)),
+        # No --database: under load SuperLink's own processes find its SQLite file locked, and end. Nothing is lost
+        # without it: keys are registered at each start, and a run's progress is in its own folder.
+        *("--isolation", "subprocess"),
+        *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+    ]
+
+
+def _supernode(server: Address, keys: ClientKeys, node_config: Path) -> list[str]:
+    """The command that starts a SuperNode."""
+    return [
+        flower_program("flower-supernode"),
+        *("--superlink", str(server), "--root-certificates", str(keys.authority)),
+        *("--auth-supernode-private-key", str(keys.key), "--node-config", str(node_config)),
+        *("--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(free_port())),
+    ]
+
+
+def _private_folder(path: Path) -> Path:
+    """The folder, which is created for its owner alone. Raises RunError."""
+    with storage_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _check_client(client: int, data: Path | None, model: Path | None) -> None:
+    if client < 0:
+        raise ConfigError(f"--id is {client}.", "Set --id to 0 or more.")
+    for flag, path in (("--data", data), ("--model", model)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
+    try:
+        found = data is None or holds_images(data)
+    except OSError as error:
+        raise ConfigError(
+            f"--data {data} cannot be read: {error.strerror}, {error.filename}; nothing was started.",
+            "Give the account that runs this client permission to read it.",
+        ) from None
+    if not found:
+        raise ConfigError(
+            f"--data {data} contains no image and no parquet file; nothing was started.",
+            "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
+        )
+
+
+def _require_free(listen: Address) -> None:
+    """Raise ConfigError for an address that is malformed, of another machine, or used by another process."""
+    if not is_host(listen.host):
+        raise ConfigError(
+            f"--host is {listen.host!r}, which is neither a host name nor an IP address.",
+            "Give an address of this machine without a port, or 0.0.0.0 for all its addresses.",
+        )
+    if listen.port not in PORTS:
+        raise ConfigError(f"--port is {listen.port}.", f"Set --port to {PORTS[0]} to {PORTS[-1]}.")
+    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {listen}: {error.strerror}.",
+                "Set --host to an address of this machine, and --port to a port that no other process uses.",
+            ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host name or address belongs to the loopback interface alone."""
+    found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address).is_loopback for address in found)
