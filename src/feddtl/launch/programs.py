@@ -97,9 +97,7 @@ def take_part_forever(
     note: Callable[[str], None],
     verbose: bool = False,
 ) -> None:
-    """Run a SuperNode until this process is told to end.
-
-    While the server cannot be reached, the client waits for it. A SuperNode that ends is started again.
+    """Keep a SuperNode running until this process is told to end; wait while the server cannot be reached.
 
     Args:
         client: Id from 0.
@@ -118,18 +116,17 @@ def take_part_forever(
     """
     _check_client(client, data, model)
     home = _private_folder(state / "nodes" / client_name(client))
-    folder, node_config = empty_folder(home / "empty"), home / "node.toml"
     paths = {key: str(path.absolute()) for key, path in (("data", data), ("model", model)) if path is not None}
-    write_text_atomic(node_config, toml_text({"partition-id": client, **paths}))
+    write_text_atomic(home / "node.toml", toml_text({"partition-id": client, **paths}))
+    folder = empty_folder(home / "empty")
     environment = {**flower_environment(home), STATE: str(state)}
-    proxy = proxy_variable(server, environment)
-    if proxy:  # only the variable's name: its value may contain a password
+    if proxy := proxy_variable(server, environment):  # only the variable's name: its value may contain a password
         note(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
     while True:
         if not proxy:
             _wait_for_server(server, keys.authority, note)
         note(f"Client {client} connects to {server}; Ctrl-C stops it.")
-        end = _run_supernode(_supernode(server, keys, node_config), environment, folder, verbose=verbose)
+        end = _run_supernode(_supernode(server, keys, home / "node.toml"), environment, folder, verbose=verbose)
         note(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
         time.sleep(SECONDS_BETWEEN_ATTEMPTS)
 
@@ -183,7 +180,7 @@ def _superlink(listen: Address, keys: ServerKeys) -> list[str]:
 
 
 def _supernode(server: Address, keys: ClientKeys, node_config: Path) -> list[str]:
-    """The command that starts a SuperNode."""
+    """The command that starts a SuperNode, on a port that is free now."""
     return [
         flower_program("flower-supernode"),
         *("--superlink", str(server), "--root-certificates", str(keys.authority)),

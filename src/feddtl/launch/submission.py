@@ -81,22 +81,25 @@ def submit(
         cli = FlowerCli(home, folder / "empty")
         cli.folder.mkdir()
         _wait_for_server(cli, tell)
-        app, run_config = _write_app(folder / "feddtl"), _write_run_config(folder, experiment, output, resume, track)
-        run: int | None = None
-        try:
-            with signals_deferred():  # an interrupted `flwr run` could leave a run whose id nobody knows
-                run = cli.start(app, run_config)
-            tell(
-                f"run {run} was accepted; it starts when the clients, which may be busy with another run, have answered"
-            )
-            status = _follow(cli, run, tell)
-        except (KeyboardInterrupt, SystemExit):
-            if run is not None:
-                with signals_deferred():
-                    cli.stop(run)
-            raise
+        run_config = _write_run_config(folder, experiment, output, resume, track)
+        status = _run(cli, _write_app(folder / "feddtl"), run_config, tell)
     if status.status != COMPLETED:
         raise _not_completed(status)
+
+
+def _run(cli: FlowerCli, app: Path, run_config: Path, tell: Callable[[str], None]) -> RunStatus:
+    """Start a run and follow it; its status at the end. An interruption stops the run."""
+    run: int | None = None
+    try:
+        with signals_deferred():  # an interrupted `flwr run` could leave a run whose id nobody knows
+            run = cli.start(app, run_config)
+        tell(f"run {run} was accepted; it starts when the clients, which may be busy with another run, have answered")
+        return _follow(cli, run, tell)
+    except (KeyboardInterrupt, SystemExit):
+        if run is not None:
+            with signals_deferred():
+                cli.stop(run)
+        raise
 
 
 def _wait_for_server(cli: FlowerCli, tell: Callable[[str], None]) -> None:
