@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from feddtl.runtimes.server_step import server_step
+
 # (phase, module, its function as 'name' or 'Class.name')
 WATCHED = (
     ("data", "feddtl.deployment", "load_federated_data"),
@@ -27,7 +29,7 @@ WATCHED = (
     ("hashing weights", "feddtl.backbones.clip", "ClipImageTower.prefix_digests"),
     ("reading the cache", "feddtl.features", "ImageEncoder.encode"),
     ("training", "feddtl.methods.feddtl.method", "FedDTL.client_update"),
-    ("training", "feddtl.methods.averaging", "FederatedAveraging.client_update"),
+    ("training", "feddtl.methods.federated", "FederatedMethod.client_update"),
     ("packing", "feddtl.runtimes.wire.messages", "unpack_payload"),
     ("packing", "feddtl.deployment", "pack_reply"),
 )
@@ -120,11 +122,11 @@ def server_without_images(experiment: dict[str, Any], broadcast: Path) -> dict[s
     phases = count_phases()
     from feddtl.experiment import load_model
     from feddtl.experiment_file import experiment_from_dict
-    from feddtl.methods import METHODS, build_method
     from feddtl.methods.base import Task
+    from feddtl.methods.catalog import build_method, method_class
 
     settings = experiment_from_dict(experiment)
-    clip = load_model(settings, towers=METHODS[settings.method].server_towers)
+    clip = load_model(settings, towers=method_class(settings.method).server_towers)
     names = tuple(f"class {index}" for index in range(10))
     method = build_method(Task(clip, names, "a photo of a {class}.", settings.seed), settings)
     return open_round(phases, settings, method, experiment, broadcast.with_suffix(".unused"))
@@ -140,7 +142,7 @@ def open_round(
     from feddtl.runtimes.wire.contract import Contract, Parcel
     from feddtl.runtimes.wire.messages import pack_payload
 
-    contract, state = Contract.of(method.task, settings.deployment.precision), method.init_server()
+    contract, state = Contract.of(method.task, settings), method.init_server()
     payload = method.broadcast(state)
     parcel = pack_payload(payload, contract)
     order: dict[str, Any] = {"experiment": json.dumps(experiment), "run": "0" * 32, "client": 0, "kept": 0}
@@ -149,7 +151,7 @@ def open_round(
     rows = {name: torch.ones(images, width) / width**0.5 for name, width in expected.embeddings.items()}
     rows |= {name: torch.arange(images) % 10 for name in expected.labels}
     with phases.phase("aggregating"):
-        method.aggregate(state, [Update(client, images, expected.weights, rows) for client in range(5)])
+        server_step(method, state, [Update(client, images, expected.weights, rows) for client in range(5)])
     return report(phases)
 
 

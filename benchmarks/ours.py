@@ -15,6 +15,7 @@ from feddtl.evaluate import score_global, score_local
 from feddtl.experiment import prepare, run_experiment
 from feddtl.messages import Payload, ServerState, Update
 from feddtl.observers import RunObserver
+from feddtl.runtimes.server_step import server_step
 
 
 def experiment_of(workload: Workload, cache: Path, *, sft_epochs: int = 2) -> Experiment:
@@ -81,7 +82,7 @@ class Ours:
 
     def server(self) -> ServerState:
         """Averaging and text training on the updates of round 1."""
-        return self.method.aggregate(self.start, self.updates).state
+        return server_step(self.method, self.start, self.updates).state
 
     def repeat_uploads(self, times: int) -> None:
         """Let every uploaded embedding of round 1 stand for so many."""

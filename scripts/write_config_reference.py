@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from feddtl.config import Experiment
+from feddtl.methods.tables import MethodTables, settings_types
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 INTRODUCTION = """\
-<!-- Written by scripts/write_config_reference.py from src/feddtl/config/. Do not edit. -->
+<!-- Written by scripts/write_config_reference.py from the settings in src/feddtl. Do not edit. -->
 # Configuration
 
 Every setting has one name. It is the key in an experiment file and the flag on the command line:
@@ -100,8 +101,8 @@ def table(kind: type, prefix: str) -> list[str]:
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION, "## Top level\n", *table(Experiment, ""), ""]
-    for name, kind in get_type_hints(Experiment).items():
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    for name, kind in {**get_type_hints(Experiment), **settings_types()}.items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not MethodTables:
             title = str(kind.__doc__).splitlines()[0]
             parts += [f"## `[{name}]`\n", f"{title}\n", *table(kind, f"{name}."), ""]
     return "\n".join(parts).rstrip() + "\n"

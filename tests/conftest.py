@@ -21,6 +21,7 @@ from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.features import frozen_activations
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method, Task
+from feddtl.methods.tables import MethodTables, settings_types
 from feddtl.models.activations import Activations
 from feddtl.training.client_data import ClientData
 
@@ -231,7 +232,8 @@ def make_experiment() -> Callable[..., Experiment]:
     }
 
     def make(**changes: Any) -> Experiment:
-        default = Experiment(rounds=4, seed=3)
+        own = {name: changes.pop(name) for name in settings_types() if name in changes}
+        default = Experiment(rounds=4, seed=3, methods=MethodTables.from_mapping(own))
         tables = {name: {**short.get(name, {}), **changes.pop(name, {})} for name in (*short, "uplink", "evaluation")}
         return replace(
             default,

@@ -117,7 +117,7 @@ def test_the_paper_s_values_are_the_defaults() -> None:
         0.5,
     )
     assert (experiment.server.learning_rate, experiment.server.batch_size) == (1e-3, 64)
-    assert experiment.last_sft_round == 10
+    assert experiment.training.last_sft_round == 10
 
 
 def test_classes_go_with_images_on_clients() -> None:
@@ -200,14 +200,14 @@ def test_every_number_has_a_limit() -> None:
             "Lower participation",
         ),
         (
-            {"participation": 0.5, "system": SystemConfig(selection="fedppo", aggregation="async")},
+            {"participation": 0.5, "system": SystemConfig(selection="fedppo", mode="async")},
             "system.selection = 'fedppo' chooses the clients of a whole round",
-            "system.aggregation = 'sync'",
+            "system.mode = 'sync'",
         ),
         (
-            {"server": ServerConfig(aggregation="product"), "system": SystemConfig(aggregation="async")},
-            "server.aggregation = 'product' factorises anew",
-            "server.aggregation = 'factors'",
+            {"server": ServerConfig(aggregator="product"), "system": SystemConfig(mode="async")},
+            "server.aggregator = 'product' factorises anew",
+            "server.aggregator = 'factors'",
         ),
     ],
     ids=["all and a share", "fedppo without a choice", "fedppo without rounds", "product without rounds"],
@@ -222,8 +222,8 @@ def test_policies_that_do_not_go_together(changes: dict[str, Any], wrong: str, r
 def test_policies_that_go_together() -> None:
     """The least that leaves FedPPO a choice is one of five clients; 'all' is a share of 1."""
     Experiment(participation=0.8, system=SystemConfig(selection="fedppo"))
-    Experiment(system=SystemConfig(selection="all", aggregation="async"))
-    Experiment(participation=0.2, system=SystemConfig(aggregation="async"))
+    Experiment(system=SystemConfig(selection="all", mode="async"))
+    Experiment(participation=0.2, system=SystemConfig(mode="async"))
 
 
 def test_values_cannot_be_changed() -> None:
@@ -239,13 +239,13 @@ def test_the_sft_stage_ends_before_the_last_round(rounds: int, sft_rounds: int) 
         with pytest.raises(ConfigError, match="leaves no RL round"):
             Experiment(rounds=rounds, schedule=schedule)
         return
-    last = Experiment(rounds=rounds, schedule=schedule).last_sft_round
+    last = Experiment(rounds=rounds, schedule=schedule).training.last_sft_round
     assert last == (sft_rounds or math.ceil(rounds / 2))
     assert last < rounds or rounds == 1
 
 
 def test_sft_alone_lasts_all_rounds() -> None:
-    assert Experiment(rounds=7, schedule=ScheduleConfig("sft", sft_rounds=3)).last_sft_round == 7
+    assert Experiment(rounds=7, schedule=ScheduleConfig("sft", sft_rounds=3)).training.last_sft_round == 7
 
 
 def test_lora_settings_as_the_methods_read_them() -> None:

@@ -26,7 +26,7 @@ from feddtl.evaluate import (
     score_shares,
     scores_of,
 )
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
 
 VECTORS = {"cat": (1.0, 0.0, 0.0), "dog": (0.0, 1.0, 0.0), "owl": (0.0, 0.0, 1.0)}

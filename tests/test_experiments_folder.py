@@ -25,7 +25,7 @@ from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.dotted import flatten
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict, load_experiments
-from feddtl.methods import METHODS
+from feddtl.methods.catalog import METHODS
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(FOLDER.rglob("*.toml"))

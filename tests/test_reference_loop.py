@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from feddtl.evaluate import score_global, score_local
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.text_tower import prompts_for
+from feddtl.runtimes.server_step import server_step
 from feddtl.seeding import torch_generator
 from feddtl.tensor_groups import select_prefix
 
@@ -27,6 +28,8 @@ from benchmarks.reference_parts import Compute, Federation, Images, Settings, St
 # Both in double precision: in single, Adam magnifies rounding, which is the processor's own.
 CLOSE = {"rtol": 0, "atol": 1e-8}
 PREFIX = "base_model.model."
+# By their name in the plain loop, groups of the server state.
+GROUPS = {"visual": "shared", "text": "text", "anchor": "anchor"}
 # The reference has one batch size, which leaves a remainder for every client; a clip range narrow enough to act, and
 # an uneven mix of anchor and received model.
 TELLING = {"server": {"batch_size": 3}, "rl": {"clip": 0.02, "anchor_weight": 0.8}}
@@ -36,7 +39,7 @@ def same_settings(experiment, roles):
     rl = experiment.rl
     return Settings(
         rounds=experiment.rounds,
-        sft_rounds=experiment.last_sft_round,
+        sft_rounds=experiment.training.last_sft_round,
         sft_epochs=experiment.local.epochs,
         rl_epochs=rl.epochs,
         server_epochs=experiment.server.epochs,
@@ -114,7 +117,7 @@ def test_a_round_gives_feddtls_adapters(
     method = build_method(double_federation.task, experiment)
     state = in_double(randomised(method.init_server(), round_number - 1))
     loop = build(experiment, roles, padding)
-    groups = {group: select_prefix(state.tensors, group) for group in ("visual", "text", "anchor")}
+    groups = {group: select_prefix(state.tensors, GROUPS[group]) for group in GROUPS}
     theirs = State(**{group: in_peft_names(factors) for group, factors in groups.items()})
 
     payload, text = method.broadcast(state), loop.broadcast(theirs)
@@ -126,9 +129,9 @@ def test_a_round_gives_feddtls_adapters(
         assert_same(adapter, update.weights)
         torch.testing.assert_close(embeddings, update.samples["embeddings"], **CLOSE)
 
-    after, their_after = method.aggregate(state, updates).state, loop.aggregate(theirs, results, round_number)
+    after, their_after = server_step(method, state, updates).state, loop.aggregate(theirs, results, round_number)
     for group in ("visual", "text", "anchor"):
-        assert_same(getattr(their_after, group), select_prefix(after.tensors, group))
+        assert_same(getattr(their_after, group), select_prefix(after.tensors, GROUPS[group]))
 
     sets = double_federation.sets(method, torch.float64)
     models = {update.client: method.classifier(state, update) for update in updates}
@@ -143,16 +146,16 @@ def test_whole_run_gives_feddtls_final_adapters(double_federation, make_experime
     experiment = make_experiment(**TELLING)
     method = build_method(double_federation.task, experiment)
     state, loop = in_double(method.init_server()), build(experiment)
-    start = {group: in_peft_names(select_prefix(state.tensors, group)) for group in ("visual", "text", "anchor")}
+    start = {group: in_peft_names(select_prefix(state.tensors, GROUPS[group])) for group in GROUPS}
     loop.start = lambda: State(**start)
     clients = double_federation.clients(method, torch.float64)
     for _ in range(experiment.rounds):
         payload = method.broadcast(state)
-        state = method.aggregate(state, [method.client_update(payload, data, {}) for data in clients]).state
+        state = server_step(method, state, [method.client_update(payload, data, {}) for data in clients]).state
     final, records = loop.run()
     assert len(records) == experiment.rounds
     for group in ("visual", "text", "anchor"):
-        assert_same(getattr(final, group), select_prefix(state.tensors, group))
+        assert_same(getattr(final, group), select_prefix(state.tensors, GROUPS[group]))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.federation.federation import SERVER, SUBMIT, Federation, records_of
 from benchmarks.federation.processes import Processes, Watch, processes
 from benchmarks.federation.results import add_result
-from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig
+from feddtl.config import DataConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig, UplinkConfig
 from feddtl.launch.connection import client_name
 
 WAYS = ("local", "simulation", "deployment")
@@ -50,7 +50,7 @@ class Load:
                 source="shapes", clients=self.clients, shots=self.shots, partition="iid", test_images_per_class=1
             ),
             # Factors of such a rank are far from those of a usual one.
-            deployment=DeploymentConfig(max_update_norm=1e6),
+            uplink=UplinkConfig(max_update_norm=1e6),
             evaluation=EvaluationConfig(every=self.rounds, client_models="never"),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from feddtl.errors import ConfigError, did_you_mean
@@ -23,6 +24,13 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise a ConfigError that names key, value and what is allowed."""
     if not condition:
         raise ConfigError(f"{key} = {value!r} is out of range.", f"Allowed: {allowed}.")
+
+
+def require_known(key: str, value: str, known: Iterable[str]) -> None:
+    """Raise a ConfigError with the nearest known name if a value is not among them."""
+    names = list(known)
+    if value not in names:
+        raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(value, names))
 
 
 def check_fields(table: str, config: Any) -> None:

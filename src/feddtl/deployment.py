@@ -24,7 +24,7 @@ from feddtl.experiment import evaluation_sets, labelled, load_model, run_experim
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.messages import Payload, Update
-from feddtl.methods import METHODS, build_method
+from feddtl.methods.catalog import build_method, is_own_method, method_class, settings_table
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
@@ -35,9 +35,11 @@ from feddtl.runtimes.flower.grid import Grid
 from feddtl.runtimes.node import Holdings, Node, Request
 from feddtl.runtimes.parties import Parties, require_finite_tensors
 from feddtl.runtimes.personal_state import PersonalState, state_root
-from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
+from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, plain
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
 from feddtl.training.client_data import ClientData, rows_of_views
+from feddtl.transforms.base import Exchange
+from feddtl.transforms.catalog import build_chain
 
 # Each party's own affair: a client has another device and another disk.
 OF_ONE_MACHINE = ("device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb")
@@ -66,7 +68,7 @@ def serve(
         asked = experiment_to_dict(experiment)
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
-        contract = Contract.of(parties.method.task, experiment.deployment.precision)
+        contract = Contract.of(parties.method.task, experiment)
         return FlowerFleet(grid, parties, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
 
     return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
@@ -76,7 +78,7 @@ def _require_rounds_in_lockstep(experiment: Experiment) -> None:
     system = experiment.system
     for key, value, refused in (
         ("selection", system.selection, "fedppo"),
-        ("aggregation", system.aggregation, "async"),
+        ("mode", system.mode, "async"),
     ):
         if value == refused:
             raise ConfigError(
@@ -124,12 +126,13 @@ class ClientSide:
 
     def __init__(self, experiment: Experiment, copy: str = "") -> None:
         self.experiment = experiment
-        self._clip = load_model(experiment, towers=METHODS[experiment.method].client_towers)
+        self._clip = load_model(experiment, towers=method_class(experiment.method).client_towers)
         self._images = client_images(experiment, copy)
         self._task = task_of(self._clip, self._images.data, experiment.seed)
         self._method = build_method(self._task, experiment)
         self._encoder = ImageEncoder(self._clip.image, self._method.first_image_block, experiment.compute)
-        self._contract = Contract.of(self._task, experiment.deployment.precision)
+        self._contract = Contract.of(self._task, experiment)
+        self._chain = build_chain(experiment.uplink)
         self._held: dict[int, OwnImages] = {}
         self._clients: dict[int, ClientData] = {}
         self._own_tests: dict[int, tuple[TestImages, TestImages]] = {}
@@ -148,10 +151,14 @@ class ClientSide:
             raise RejectedMessageError(f"kept is {used!r}, not a round before {payload.round}.")
         personal = kept.load(used)
         update = self._method.client_update(payload, self._client(client), personal)
+        expected = self._method.expected_update(payload)
+        self._chain.expected(expected)  # refuses what a member cannot do
+        exchange = Exchange(client, payload.round, expected.weights, self.experiment.seed)
+        sent = self._chain.encode(update, exchange)
         require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
         scored = self.experiment.is_scored
         reply = Reply(
-            update,
+            sent,
             self._count(client, payload) if scored(payload.round - 1) else None,
             self._count(client, payload, update) if scored(payload.round) else None,
             self._scores(payload, update) if update.personal and not self._images.data.on_clients else None,
@@ -226,8 +233,8 @@ def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
     if not isinstance(text, str):
         raise RejectedMessageError("The message names no experiment.")
     if request == "query":
-        return introduction(read_experiment(text), node)
-    side = client_side(text, node.data, node.model)
+        return introduction(read_experiment(text, node.method), node)
+    side = client_side(text, node)
     return (side.train if request == "train" else side.evaluate)(node.client, parcel)
 
 
@@ -241,16 +248,35 @@ def introduction(experiment: Experiment, node: Node) -> Parcel:
 
 
 @lru_cache(maxsize=1)
-def client_side(text: str, data: str, model: str) -> ClientSide:
+def client_side(text: str, node: Node) -> ClientSide:
     """The clients of an experiment as JSON. Raises FeddtlError for one that cannot be read or prepared."""
-    experiment = read_experiment(text)
-    return ClientSide(replace(experiment, model=model or experiment.model), data)
+    experiment = read_experiment(text, node.method)
+    return ClientSide(replace(experiment, model=node.model or experiment.model), node.data)
 
 
-def read_experiment(text: str) -> Experiment:
-    """An experiment as JSON. Raises FeddtlError for one that cannot be read."""
+def read_experiment(text: str, own_method: str = "") -> Experiment:
+    """An experiment as JSON.
+
+    Args:
+        text: The JSON, as the server sent it.
+        own_method: The file and class of a method that whoever runs this client gave it.
+
+    Raises:
+        FeddtlError: It cannot be read, or its method is code that this client was not given.
+    """
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise RejectedMessageError(f"The experiment is no JSON: {error}.") from None
+        raise RejectedMessageError(f"The experiment is not JSON: {error}.") from None
+    asked = values.get("method") if isinstance(values, dict) else None
+    if isinstance(asked, str) and is_own_method(asked):
+        # A server must not choose which code runs here, so nothing that it names is ever loaded.
+        if settings_table(asked) != settings_table(own_method):
+            given = f"was started with --method {own_method}" if own_method else "was started without --method"
+            raise ClientError(
+                f"The run uses the method {plain(asked, 200)}, and this client {given}.",
+                "Get the method's file from whoever runs the experiment, read it, and start the client with "
+                "--method FILE.py:Class.",
+            )
+        values["method"] = own_method
     return experiment_from_dict(values)

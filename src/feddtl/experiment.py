@@ -18,8 +18,8 @@ from feddtl.environment import choose_device
 from feddtl.errors import RunError
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
 from feddtl.features import ImageEncoder
-from feddtl.methods import METHODS, build_method
 from feddtl.methods.base import Method, Task
+from feddtl.methods.catalog import build_method, method_class
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.cache.folder import cache_folder
@@ -167,7 +167,8 @@ def _write_outcome(
     adapters = method.adapters(progress.state)
     folder.write_adapters(adapters, summary.model)
     if not adapters:
-        folder.write_tensors(progress, {key: str(getattr(summary, key)) for key in ("method", "model", "rounds")})
+        metadata = {key: str(getattr(summary, key)) for key in ("method", "model", "rounds")}
+        folder.write_tensors(method.trained_tensors(progress.state), progress.personal, metadata)
     if progress.records:
         title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
@@ -230,7 +231,7 @@ def prepare(
 
 def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
     """Those that a server without clients uses; to score test images takes both."""
-    return METHODS[experiment.method].server_towers if experiment.data.on_clients else BOTH_TOWERS
+    return method_class(experiment.method).server_towers if experiment.data.on_clients else BOTH_TOWERS
 
 
 def load_model(
@@ -248,7 +249,7 @@ def load_model(
     compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
     load = partial(load_backbone, experiment.model, choose_device(compute.device), remembered_in=folder)
     clip = load(towers=towers)
-    if not METHODS[experiment.method].trains and compute.precision == "auto":
+    if not experiment.trains and compute.precision == "auto":
         return clip
     first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
     if kernels is None:

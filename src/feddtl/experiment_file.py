@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,6 +15,7 @@ from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, did_you_mean
 from feddtl.experiment_grid import CHOICE, describe_labels, expand, experiment_name, no_such_label, split_choice
+from feddtl.methods.tables import MethodTables, settings_types
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -86,32 +87,58 @@ def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
     """Experiment of nested tables; missing keys take their defaults. Raises ConfigError as `load_experiment`."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"An experiment is a table of keys, not {values!r}.")
-    built: Experiment = _build(Experiment, values, "")
+    types = settings_types(str(values.get("method", Experiment.method)))
+    tables = {name: _build_table(types[name], values[name], name) for name in values if name in types}
+    plain = {key: value for key, value in values.items() if key not in types}
+    built: Experiment = _build(Experiment, plain, "", {"methods": MethodTables.from_mapping(tables)}, types)
     return built
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """Every key with its resolved value, as nested tables."""
-    return dataclasses.asdict(experiment)
+    values = dataclasses.asdict(dataclasses.replace(experiment, methods=MethodTables()))
+    del values["methods"]
+    tables = experiment.methods.all(experiment.method)
+    return {**values, **{name: dataclasses.asdict(own) for name, own in tables.items()}}
 
 
-def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(kind)
-    arguments: dict[str, Any] = {}
+def _build_table(kind: type, values: Any, key: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key} must be a table, got {values!r}.", f"Write [{key}].")
+    return _build(kind, values, f"{key}.")
+
+
+def _build(
+    kind: type,
+    values: Mapping[str, Any],
+    prefix: str,
+    given: Mapping[str, Any] | None = None,
+    more: Iterable[str] = (),
+) -> Any:
+    """An object of nested tables.
+
+    Args:
+        kind: Its type.
+        values: Of its keys.
+        prefix: Of its keys in errors.
+        given: Values of fields that are not keys.
+        more: Names of tables that are keys too.
+    """
+    given = given or {}
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in given}
+    arguments: dict[str, Any] = dict(given)
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(f"Unknown key '{prefix}{key}'.", _suggest(key, hints))
+            raise ConfigError(f"Unknown key '{prefix}{key}'.", _suggest(key, [*hints, *more]))
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{prefix}{key} must be a table, got {value!r}.", f"Write [{prefix}{key}].")
-            arguments[key] = _build(hint, value, f"{prefix}{key}.")  # type: ignore[arg-type]
+            arguments[key] = _build_table(hint, value, f"{prefix}{key}")  # type: ignore[arg-type]
         else:
             arguments[key] = check_scalar(hint, value, f"{prefix}{key}")
     return kind(**arguments)
 
 
-def _suggest(key: str, hints: Mapping[str, Any]) -> str:
+def _suggest(key: str, hints: Sequence[str]) -> str:
     """Where a key of this name belongs; else the nearest key of this table, then of any; else all of this one's."""
     places: dict[str, list[str]] = {}
     for dotted in flatten(experiment_to_dict(Experiment())):

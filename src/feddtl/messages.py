@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from feddtl.models.lora import Tensors
@@ -62,14 +63,17 @@ class ExpectedUpdate:
     """What an update that answers a broadcast must look like, for whoever receives it from elsewhere.
 
     Attributes:
-        weights: The tensors that the client started from, by their name in `Update.weights`.
+        weights: Tensors of the expected shapes and types, by their name in `Update.weights`; before any transform,
+            those that the client started from.
         embeddings: Width of a row of each tensor of `Update.samples` whose rows are unit vectors.
         labels: Names in `Update.samples` of tensors (n,) of base-class ids.
+        embedding_type: Type of the embeddings.
     """
 
     weights: Tensors
     embeddings: Mapping[str, int] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    embedding_type: torch.dtype = torch.float32
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from feddtl.config import Method
 from feddtl.errors import RunError
 from feddtl.storage import without_nan
 
@@ -242,7 +241,7 @@ class Summary:
         virtual_seconds: Simulated time of all rounds.
     """
 
-    method: Method
+    method: str
     stages: str
     dataset: str
     model: str

@@ -19,7 +19,7 @@ from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError, RunError
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
-from feddtl.models.lora import Lora
+from feddtl.models.lora import Lora, Tensors
 from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
 from feddtl.records import RoundRecord, Summary, missing_fields
@@ -53,7 +53,7 @@ from feddtl.storage import (
 FREE_ON_RESUME = (
     "deployment.min_clients",
     "deployment.round_timeout",
-    "deployment.max_update_norm",
+    "uplink.max_update_norm",
     "compute.device",
     "compute.clients_together",
     "compute.loading_threads",
@@ -261,15 +261,15 @@ class RunFolder:
             for tower, lora in adapters.items():
                 save_adapter(draft / tower, lora, base_model)
 
-    def write_tensors(self, progress: Progress, metadata: Mapping[str, str]) -> None:
+    def write_tensors(self, shared: Tensors, personal: Mapping[int, Tensors], metadata: Mapping[str, str]) -> None:
         """tensors/shared.safetensors, and e.g. tensors/client-3.safetensors for each client with personal tensors.
 
         Writes nothing if the server has none.
         """
-        if not progress.state.tensors:
+        if not shared:
             return
-        files = {"shared": progress.state.tensors}
-        files |= {f"client-{client}": personal for client, personal in progress.personal.items()}
+        files = {"shared": shared}
+        files |= {f"client-{client}": own for client, own in personal.items()}
         with new_folder(self.path / "tensors", replace=True) as draft:
             for name, tensors in files.items():
                 # Copies, because the format refuses tensors that share memory.

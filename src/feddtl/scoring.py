@@ -21,8 +21,8 @@ from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
-from feddtl.methods import build_method
 from feddtl.methods.base import Classifier, Method, Task
+from feddtl.methods.catalog import build_method
 from feddtl.models.activations import joined
 from feddtl.models.backbone import Backbone
 from feddtl.run_files import resuming

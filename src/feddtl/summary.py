@@ -58,7 +58,7 @@ def summarise(
     client_models = last.scores.client_models if last and last.scores else None
     return Summary(
         method=experiment.method,
-        stages=experiment.schedule.stages,
+        stages=experiment.stages,
         dataset=data.name,
         model=experiment.model,
         regime=experiment.data.regime,

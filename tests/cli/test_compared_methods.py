@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from feddtl.errors import ClientError
-from feddtl.methods import METHODS
+from feddtl.methods.catalog import METHODS
 from feddtl.runs import RunFolder
 from feddtl.runtimes import parties
 from feddtl.scoring import load_trained_model, score_run

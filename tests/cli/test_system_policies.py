@@ -15,7 +15,7 @@ from feddtl.experiment import prepare
 from feddtl.training.client_data import ClientData
 
 POLICIES = {
-    "async": ("--participation", "0.6", "--system.aggregation", "async", "--system.speed-spread", "1.0"),
+    "async": ("--participation", "0.6", "--system.mode", "async", "--system.speed-spread", "1.0"),
     "fedppo": ("--participation", "0.6", "--system.selection", "fedppo", "--fedppo.update-every", "2"),
 }
 each_policy = pytest.mark.parametrize("policy", POLICIES)

@@ -63,9 +63,7 @@ def test_lines_under_a_clock(bench: Bench, feddtl: Command) -> None:
     assert re.search(r"  lost [123]  virtual ", "".join(lines))
 
 
-@pytest.mark.parametrize(
-    "system", [SystemConfig(aggregation="async"), SystemConfig(dropout=0.9)], ids=["async", "lost"]
-)
+@pytest.mark.parametrize("system", [SystemConfig(mode="async"), SystemConfig(dropout=0.9)], ids=["async", "lost"])
 def test_bars_under_a_clock(bench: Bench, tmp_path: Path, system: SystemConfig) -> None:
     """As many clients as the round has, however they arrive or are lost."""
     screen = io.StringIO()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from feddtl.features import frozen_activations
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.tensor_groups import select_prefix
 
@@ -83,4 +83,4 @@ def test_cut_of_the_tower_does_not_change_features(federation, make_experiment, 
     plain = untouched.classifier(untouched.init_server())
     activations = frozen_activations(task.clip.image, federation.test_base, untouched.first_image_block)
     assert not torch.allclose(plain.image_features(activations), reference, atol=1e-3)
-    assert select_prefix(state.tensors, "visual")
+    assert select_prefix(state.tensors, "shared")

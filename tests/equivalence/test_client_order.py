@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from feddtl.messages import Payload
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.server_step import server_step
 
 METHODS = ("feddtl", "fedlora")
 
@@ -46,7 +47,7 @@ def test_earlier_rounds_leave_no_trace_in_the_algorithm(federation, make_experim
     for method in (used, fresh):
         payload = method.broadcast(state)
         updates = [method.client_update(payload, data, {}) for data in clients]
-        results.append(method.aggregate(state, updates).state.tensors)
+        results.append(server_step(method, state, updates).state.tensors)
     assert equal(*results)
 
 
@@ -62,7 +63,7 @@ def test_runtime_equals_rounds_by_hand_with_clients_in_reverse(federation, make_
     for _ in range(4):
         payload = method.broadcast(state)
         updates = [method.client_update(payload, data, {}) for data in reversed(clients)]
-        state = method.aggregate(state, sorted(updates, key=lambda update: update.client)).state
+        state = server_step(method, state, sorted(updates, key=lambda update: update.client)).state
     assert equal(progress.state.tensors, state.tensors)
     assert [record.stage for record in progress.records] == ["sft", "sft", "rl", "rl"]
 

@@ -12,7 +12,7 @@ import torch
 
 from feddtl.backbones.clip import load_clip
 from feddtl.errors import ClientError
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels
 from feddtl.models.towers import BlockStack

@@ -11,13 +11,14 @@ import torch
 from feddtl.errors import ClientError
 from feddtl.evaluate import mean, score_client, score_global, score_local
 from feddtl.messages import tensor_bytes
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.methods.feddtl.method import FedDTL
 from feddtl.models.activations import Activations
 from feddtl.observers import RunObserver
 from feddtl.runtimes import parties
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.runtimes.parties import require_finite_tensors
+from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.selection import choose_clients
 
@@ -202,7 +203,7 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
 
     payload = method.broadcast(state)
     updates = [method.client_update(payload, data, {}) for data in clients]
-    aggregate = method.aggregate(state, updates)
+    aggregate = server_step(method, state, updates)
     assert record.bytes_down == 3 * tensor_bytes(payload.tensors)
     assert record.bytes_up == sum(tensor_bytes(update.weights, update.samples) for update in updates)
     for name in updates[0].metrics:

@@ -9,7 +9,8 @@ from slow_methods import slow_sgd_round
 
 from feddtl.backbones.clip import load_clip
 from feddtl.messages import Payload
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
+from feddtl.tensor_groups import add_prefix
 
 # Byte-level tokens, so the names are of 3, 9 and 19; one has an underscore.
 NAMES = ("cat", "red_panda", "great crested grebe", "x")
@@ -53,7 +54,7 @@ def assert_same_round(federation, experiment, slow, client=1, tolerance=1e-9):
     method = build_method(federation.task, experiment)
     received, kept = moved(method.initial_shared()), moved(method.initial_personal(client), seed=1)
     data = federation.clients(method, torch.float64)[client]
-    update = method.client_update(Payload(3, received), data, kept)
+    update = method.client_update(Payload(3, add_prefix("shared", received)), data, kept)
     expected, loss = slow_sgd_round(
         slow,
         {**received, **kept},

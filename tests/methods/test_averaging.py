@@ -14,10 +14,11 @@ from feddtl.backbones.clip import load_clip
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.config import ScheduleConfig
 from feddtl.messages import tensor_bytes
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.kernels import Kernels
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.system.selection import choose_clients
+from feddtl.tensor_groups import add_prefix, select_prefix
 
 # Numbers shared at width 32, 24 features, 4 and 3 blocks, byte-level tokens: 16 · 32; 3 · (7 · 32 + 32 · 32 + 32);
 # 16 · 32; 3 · (32 · 32 + 32); 2 · (24 · 24 + 24).
@@ -60,7 +61,7 @@ def test_only_what_is_shared_travels(federation, make_experiment, method):
     assert tensor_bytes(progress.state.tensors) == 4 * SHARED[method]
     assert sorted(progress.personal) == ([0, 1, 2] if method in PERSONAL_METHODS else [])
     for personal in progress.personal.values():
-        assert not personal.keys() & progress.state.tensors.keys()
+        assert not personal.keys() & select_prefix(progress.state.tensors, "shared").keys()
 
 
 @pytest.mark.parametrize("method", COMPARED)
@@ -129,7 +130,7 @@ def test_the_local_metric_is_of_the_clients_own_model(federation, make_experimen
     update = method.client_update(method.broadcast(state), federation.clients(method)[0], {})
     names = federation.task.class_names
     own = method.classifier(state, update).text_embeddings(names)
-    without = method.classifier(replace(state, tensors=update.weights)).text_embeddings(names)
+    without = method.classifier(replace(state, tensors=add_prefix("shared", update.weights))).text_embeddings(names)
     assert (own - without).abs().max() > 1e-5
 
 

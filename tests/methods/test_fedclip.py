@@ -10,9 +10,9 @@ from compared import all_tensors, assert_same_features, assert_same_round, in_fl
 from slow_methods import SlowFedCLIP
 
 from feddtl.backbones.clip import ClipTextTower
-from feddtl.config import FedCLIPConfig
 from feddtl.messages import Payload
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
+from feddtl.methods.fedclip.settings import FedCLIPSettings
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def slow_of(federation, settings):
 
 def test_features_are_those_of_transformers_through_the_gate(double, make_experiment):
     method = build_method(double.task, make_experiment(method="fedclip"))
-    assert_same_features(double, method, slow_of(double, FedCLIPConfig()), all_tensors(method))
+    assert_same_features(double, method, slow_of(double, FedCLIPSettings()), all_tensors(method))
 
 
 @pytest.mark.parametrize("batch_size", [3, 7])
 @pytest.mark.parametrize("loss", ["cross-entropy", "contrastive"])
 def test_a_round_is_plain_sgd(double, make_experiment, loss, batch_size):
     """Batches of 3, 3 and 1, in which classes repeat, or one of all 7 images."""
-    settings = FedCLIPConfig(loss=loss)
+    settings = FedCLIPSettings(loss=loss)
     local = {"learning_rate": 0.05, "batch_size": batch_size}
     experiment = make_experiment(method="fedclip", fedclip=settings, local=local)
     assert_same_round(double, experiment, slow_of(double, settings), client=0)
@@ -43,7 +43,7 @@ def test_the_contrastive_loss_sees_a_whole_batch_whatever_fits_a_pass(double, ma
     """Cut into passes it would compare fewer pairs."""
     image = double.task.clip.image
     monkeypatch.setattr(type(image), "images_per_pass", property(lambda self: 2))
-    settings = FedCLIPConfig(loss="contrastive")
+    settings = FedCLIPSettings(loss="contrastive")
     local = {"learning_rate": 0.05, "batch_size": 5}
     experiment = make_experiment(method="fedclip", fedclip=settings, local=local)
     assert_same_round(double, experiment, slow_of(double, settings), client=0)

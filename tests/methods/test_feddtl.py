@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feddtl.aggregators.mean import average_lora
+from feddtl.aggregators.catalog import build_aggregator
+from feddtl.config import ServerConfig
 from feddtl.errors import ConfigError
 from feddtl.messages import ServerState, tensor_bytes
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.methods.feddtl.method import sample_per_class
+from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 TARGETS = ("q_proj", "k_proj", "v_proj")
@@ -25,7 +27,7 @@ def method(federation, make_experiment):
 def one_round(method, state, clients):
     payload = method.broadcast(state)
     updates = [method.client_update(payload, data, {}) for data in clients]
-    return payload, updates, method.aggregate(state, updates)
+    return payload, updates, server_step(method, state, updates)
 
 
 def equal(ours, theirs):
@@ -85,7 +87,7 @@ def test_uplink_holds_visual_lora_unit_embeddings_and_labels_only(federation, me
     data = federation.clients(method)[0]
     payload = method.broadcast(randomised(method.init_server(), done))
     update = method.client_update(payload, data, {})
-    assert update.weights.keys() == select_prefix(payload.tensors, "visual").keys()
+    assert update.weights.keys() == select_prefix(payload.tensors, "shared").keys()
     assert set(update.samples) == {"embeddings", "labels"}
     assert update.samples["embeddings"].shape == (7, 24)
     torch.testing.assert_close(update.samples["embeddings"].norm(dim=-1), torch.ones(7))
@@ -140,7 +142,7 @@ def test_anchor_follows_sft_and_is_frozen_in_rl(federation, method):
     state, anchors = method.init_server(), []
     for number in (1, 2, 3, 4):
         state = one_round(method, state, clients)[2].state
-        visual, anchor = select_prefix(state.tensors, "visual"), select_prefix(state.tensors, "anchor")
+        visual, anchor = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "anchor")
         anchors.append(anchor)
         assert state.round == number
         assert equal(anchor, visual) == (number <= 2)
@@ -157,11 +159,13 @@ def test_server_training_changes_the_text_lora_only(federation, make_experiment)
         state = method.init_server()
         _, updates, aggregate = one_round(method, state, federation.clients(method))
         after[epochs] = aggregate.state.tensors
-        assert equal(select_prefix(aggregate.state.tensors, "visual"), average_lora(updates, 3, "factors"))
+        assert equal(
+            select_prefix(aggregate.state.tensors, "shared"), build_aggregator(ServerConfig()).combine(updates)
+        )
         assert equal(select_prefix(aggregate.state.tensors, "text"), select_prefix(state.tensors, "text")) == (
             epochs == 0
         )
-    assert equal(select_prefix(after[0], "visual"), select_prefix(after[2], "visual"))
+    assert equal(select_prefix(after[0], "shared"), select_prefix(after[2], "shared"))
 
 
 def test_server_training_lowers_its_loss(federation, make_experiment):
@@ -193,10 +197,10 @@ def test_product_aggregation_averages_the_products(federation, make_experiment, 
     """Same clients, other average: the dense mean of B·A is met more closely than by averaging factors."""
     states = {}
     for how in ("factors", "product"):
-        method = build_method(federation.task, make_experiment(server={"aggregation": how}))
+        method = build_method(federation.task, make_experiment(server={"aggregator": how}))
         start = randomised(method.init_server(), 0)
         _, updates, aggregate = one_round(method, start, federation.clients(method))
-        states[how] = select_prefix(aggregate.state.tensors, "visual")
+        states[how] = select_prefix(aggregate.state.tensors, "shared")
     layer = "vision_model.encoder.layers.3.self_attn.v_proj"
 
     def product(weights):
@@ -217,7 +221,7 @@ def test_client_model_is_its_image_tower_with_the_text_tower_it_was_sent(federat
     assert torch.equal(own.text_embeddings(names), received.text_embeddings(names))
     images = data.activations.all()
     assert not torch.allclose(own.image_features(images), received.image_features(images))
-    tuned = ServerState(1, {**state.tensors, **add_prefix("visual", update.weights)})
+    tuned = ServerState(1, {**state.tensors, **add_prefix("shared", update.weights)})
     assert torch.equal(own.image_features(images), method.classifier(tuned).image_features(images))
 
 
@@ -276,6 +280,6 @@ def test_target_layers_are_those_of_the_config(federation, make_experiment):
     method = build_method(federation.task, experiment)
     tensors = method.init_server().tensors
     assert {name.split(".")[-3] for name in tensors} == {"fc1", "out_proj"}
-    assert {name.split(".")[3] for name in tensors if name.startswith("visual/")} == {"3"}
+    assert {name.split(".")[3] for name in tensors if name.startswith("shared/")} == {"3"}
     assert {name.split(".")[3] for name in tensors if name.startswith("text/")} == {"0", "1", "2"}
     assert method.first_image_block == 3

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from feddtl.aggregators.mean import average_lora
-from feddtl.methods import build_method
+from feddtl.aggregators.catalog import build_aggregator
+from feddtl.config import ServerConfig
+from feddtl.methods.catalog import build_method
+from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 ROWS = {
@@ -27,7 +29,7 @@ def rounds(method, clients, count):
     for _ in range(count):
         payload = method.broadcast(states[-1])
         updates = [method.client_update(payload, data, {}) for data in clients]
-        states.append(method.aggregate(states[-1], updates).state)
+        states.append(server_step(method, states[-1], updates).state)
     return states
 
 
@@ -46,13 +48,13 @@ def test_fedlora_moves_both_towers(federation, make_experiment):
     state = method.init_server()
     payload = method.broadcast(state)
     updates = [method.client_update(payload, data, {}) for data in federation.clients(method)]
-    after = method.aggregate(state, updates).state
+    after = server_step(method, state, updates).state
     for tower in ("visual", "text"):
         for update in updates:
             moved = select_prefix(update.weights, tower)
-            start = select_prefix(select_prefix(state.tensors, "model"), tower)
+            start = select_prefix(select_prefix(state.tensors, "shared"), tower)
             assert all((moved[name] - start[name]).abs().max() > 1e-4 for name in start)
-    assert equal(select_prefix(after.tensors, "model"), average_lora(updates, 3, "factors"))
+    assert equal(select_prefix(after.tensors, "shared"), build_aggregator(ServerConfig()).combine(updates))
     assert all(update.samples == {} and update.personal == {} for update in updates)
 
 
@@ -67,9 +69,9 @@ def test_fedlora_sends_both_towers_and_in_rl_the_anchor(federation, make_experim
 def test_fedlora_anchor_is_frozen_after_the_last_sft_round(rows):
     _, states = rows["+ two-stage"]
     for number in (1, 2):
-        assert equal(select_prefix(states[number].tensors, "anchor"), select_prefix(states[number].tensors, "model"))
+        assert equal(select_prefix(states[number].tensors, "anchor"), select_prefix(states[number].tensors, "shared"))
     assert equal(select_prefix(states[3].tensors, "anchor"), select_prefix(states[2].tensors, "anchor"))
-    assert not equal(select_prefix(states[3].tensors, "model"), select_prefix(states[2].tensors, "model"))
+    assert not equal(select_prefix(states[3].tensors, "shared"), select_prefix(states[2].tensors, "shared"))
 
 
 def test_fedlora_client_model_has_its_own_two_towers(federation, make_experiment, randomised):

@@ -7,8 +7,8 @@ import torch
 from compared import all_tensors, assert_same_features, assert_same_round, in_float64
 from slow_methods import SlowFedMaPLe, SlowMethod
 
-from feddtl.config import FedMaPLeConfig
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
+from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.models.kernels import Kernels
 
 
@@ -25,7 +25,7 @@ def slow_of(federation, depth):
 @pytest.mark.parametrize(("asked", "depth"), [(1, 1), (2, 2), (9, 3)])
 def test_features_are_those_of_transformers_with_the_prompts(double, make_experiment, asked, depth, attention):
     """The towers have 4 and 3 blocks, so 9 means 3 here."""
-    method = build_method(double.task, make_experiment(method="fedmaple", fedmaple=FedMaPLeConfig(depth=asked)))
+    method = build_method(double.task, make_experiment(method="fedmaple", fedmaple=FedMaPLeSettings(depth=asked)))
     double.task.clip.use(Kernels(attention=attention))
     try:
         assert_same_features(double, method, slow_of(double, depth), all_tensors(method))
@@ -48,7 +48,7 @@ def test_a_round_is_plain_sgd(double, make_experiment):
 
 def test_text_before_training_is_that_of_the_written_prompt(double, make_experiment):
     """Depth 1 changes no deeper token, and the context is that of "a photo"."""
-    method = build_method(double.task, make_experiment(method="fedmaple", fedmaple=FedMaPLeConfig(depth=1)))
+    method = build_method(double.task, make_experiment(method="fedmaple", fedmaple=FedMaPLeSettings(depth=1)))
     written = SlowMethod(double.task.clip, "a photo of a {class}.").text_features({}, double.task.class_names)
     ours = method.text_features(method.initial_shared(), double.task.class_names)
     torch.testing.assert_close(ours, written, rtol=1e-9, atol=1e-9)

@@ -9,10 +9,10 @@ import torch
 from compared import NAMES, all_tensors, assert_same_features, assert_same_round, in_float64, moved
 from slow_methods import SlowFedPGP
 
-from feddtl.config import FedPGPConfig
 from feddtl.messages import Payload, ServerState
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.methods.fedpgp.method import contrast
+from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.models.text_tower import TextTower
 
 
@@ -26,7 +26,7 @@ def slow_of(federation, settings):
 
 
 def test_features_are_those_of_transformers_with_the_personal_prompt(double, make_experiment):
-    settings = FedPGPConfig(context_length=6, bottleneck=2)
+    settings = FedPGPSettings(context_length=6, bottleneck=2)
     method = build_method(double.task, make_experiment(method="fedpgp", fedpgp=settings))
     tensors = all_tensors(method)
     assert_same_features(double, method, slow_of(double, settings), tensors)
@@ -39,7 +39,7 @@ def test_features_are_those_of_transformers_with_the_personal_prompt(double, mak
 @pytest.mark.parametrize(("weight", "temperature"), [(0.5, 0.5), (3.0, 0.1), (0.0, 0.5)])
 def test_a_round_is_plain_sgd_on_the_whole_loss(double, make_experiment, weight, temperature):
     """The library sends the gradients of both terms back through the personal texts at once; here one autograd does."""
-    settings = FedPGPConfig(5, 2, contrast_weight=weight, contrast_temperature=temperature)
+    settings = FedPGPSettings(5, 2, contrast_weight=weight, contrast_temperature=temperature)
     experiment = make_experiment(method="fedpgp", fedpgp=settings, local={"learning_rate": 0.02})
     update = assert_same_round(double, experiment, slow_of(double, settings))
     assert ("text_term" in update.metrics) == (weight > 0)
@@ -49,7 +49,7 @@ def test_the_contrast_changes_what_is_learnt(double, make_experiment):
     """Else the round above could agree with the term left out on both sides."""
     tuned = []
     for weight in (0.0, 3.0):
-        settings = FedPGPConfig(5, 2, contrast_weight=weight)
+        settings = FedPGPSettings(5, 2, contrast_weight=weight)
         experiment = make_experiment(method="fedpgp", fedpgp=settings, local={"learning_rate": 0.02})
         method = build_method(double.task, experiment)
         data = double.clients(method, torch.float64)[0]

@@ -18,8 +18,9 @@ from feddtl.config import DataConfig
 from feddtl.data.federated import load_federated_data
 from feddtl.evaluate import Scores, harmonic_mean
 from feddtl.experiment import prepare
-from feddtl.methods import METHODS, build_method
+from feddtl.methods.catalog import METHODS, build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.server_step import server_step
 from feddtl.summary import summarise
 
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -51,7 +52,7 @@ def updates_of(built, state, clients):
 ONE_ROUND_OF_EVERY_METHOD = """
 import hashlib, sys
 from pathlib import Path
-from feddtl.methods import METHODS
+from feddtl.methods.catalog import METHODS
 from feddtl.config import DataConfig, Experiment, LocalConfig, ScheduleConfig
 from feddtl.experiment import prepare
 from feddtl.runtimes.local import LocalRuntime, Progress
@@ -126,12 +127,8 @@ def test_the_average_is_of_all_clients_and_shares_memory_with_none(federation, m
     state = built.init_server()
     updates = updates_of(built, state, federation.clients(built))
     sent = [clones(update.weights) for update in updates]
-    after = built.aggregate(state, updates).state
-    averaged = {
-        name.removeprefix("model/").removeprefix("visual/") if method == "feddtl" else name.removeprefix("model/"): t
-        for name, t in after.tensors.items()
-        if not name.startswith("anchor/")
-    }
+    after = server_step(built, state, updates).state
+    averaged = {name.removeprefix("shared/"): t for name, t in after.tensors.items() if not name.startswith("anchor/")}
     for name in sent[0]:
         expected = (7 * sent[0][name].double() + 5 * sent[1][name].double() + 6 * sent[2][name].double()) / 18
         torch.testing.assert_close(averaged[name].double(), expected, rtol=0, atol=1e-6)
@@ -149,12 +146,12 @@ def test_every_client_that_took_part_counts(federation, make_experiment, method)
     built = build_method(federation.task, make_experiment(method=method, server={"epochs": 0}))
     state = built.init_server()
     updates = updates_of(built, state, federation.clients(built))
-    before = built.aggregate(state, updates).state.tensors
+    before = server_step(built, state, updates).state.tensors
     for client, images in enumerate((7, 5, 6)):
         changed = list(updates)
         weights = {name: tensor + 1 for name, tensor in updates[client].weights.items()}
         changed[client] = replace(updates[client], weights=weights)
-        after = built.aggregate(state, changed).state.tensors
+        after = server_step(built, state, changed).state.tensors
         moves = {name: (after[name] - before[name]) for name in before if not torch.equal(after[name], before[name])}
         assert len(moves) >= len(weights)
         for name, move in moves.items():
@@ -212,7 +209,7 @@ def test_the_seed_decides_and_repeats(federation, make_experiment, method):
         built = build_method(replace(federation.task, seed=seed), replace(experiment, seed=seed))
         state = built.init_server()
         updates = updates_of(built, state, federation.clients(built))
-        return built.aggregate(state, updates).state.tensors
+        return server_step(built, state, updates).state.tensors
 
     first, again, other = end(1), end(1), end(2)
     assert_equal(first, again)

@@ -9,8 +9,8 @@ import torch
 from compared import all_tensors, assert_same_features, assert_same_round, in_float64
 from slow_methods import SlowPFedMMA
 
-from feddtl.config import PFedMMAConfig
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
+from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.models.kernels import Kernels
 
 # A scale at which a mistake would show; the paper's is 0.001.
@@ -30,7 +30,7 @@ def slow_of(federation, settings):
 @pytest.mark.parametrize(("blocks", "first"), [(1, 3), (2, 2), (8, 1)])
 def test_features_are_those_of_transformers_with_the_adapters(double, make_experiment, blocks, first, attention):
     """Image tower of 4 blocks, text tower of 3: 8 means 3 here. Blocks before the first adapter run once."""
-    settings = PFedMMAConfig(blocks=blocks, width=6, scale=LARGE)
+    settings = PFedMMASettings(blocks=blocks, width=6, scale=LARGE)
     method = build_method(double.task, make_experiment(method="pfedmma", pfedmma=settings))
     assert method.first_image_block == first
     double.task.clip.use(Kernels(attention=attention))
@@ -41,7 +41,7 @@ def test_features_are_those_of_transformers_with_the_adapters(double, make_exper
 
 
 def test_activations_at_the_first_adapter_give_what_those_of_block_zero_give(double, make_experiment, monkeypatch):
-    settings = PFedMMAConfig(blocks=2, width=6, scale=LARGE)
+    settings = PFedMMASettings(blocks=2, width=6, scale=LARGE)
     method = build_method(double.task, make_experiment(method="pfedmma", pfedmma=settings))
     image, tensors = double.task.clip.image, all_tensors(method)
     pixels = double.pixels(0).double()
@@ -53,7 +53,7 @@ def test_activations_at_the_first_adapter_give_what_those_of_block_zero_give(dou
 
 @pytest.mark.parametrize("scale", [LARGE, 0.05])
 def test_a_round_is_plain_sgd(double, make_experiment, scale):
-    settings = PFedMMAConfig(blocks=2, width=6, scale=scale)
+    settings = PFedMMASettings(blocks=2, width=6, scale=scale)
     experiment = make_experiment(method="pfedmma", pfedmma=settings, local={"learning_rate": 0.02})
     assert_same_round(double, experiment, slow_of(double, settings))
 
@@ -73,7 +73,7 @@ def test_initial_values(federation, make_experiment):
 
 
 def test_the_global_model_is_the_average_between_the_initial_adapters(federation, make_experiment, randomised):
-    method = build_method(federation.task, make_experiment(method="pfedmma", pfedmma=PFedMMAConfig(scale=LARGE)))
+    method = build_method(federation.task, make_experiment(method="pfedmma", pfedmma=PFedMMASettings(scale=LARGE)))
     state = randomised(method.init_server(), 1)
     tensors = method.global_tensors(state)
     assert all(torch.equal(tensors[name], state.tensors[name]) for name in state.tensors)

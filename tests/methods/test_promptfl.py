@@ -7,12 +7,12 @@ import torch
 from compared import NAMES, all_tensors, assert_same_features, assert_same_round, in_float64
 from slow_methods import SlowMethod, SlowPromptFL
 
-from feddtl.config import PromptFLConfig
 from feddtl.errors import ModelError
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
+from feddtl.methods.promptfl.settings import PromptFLSettings
 from feddtl.models.kernels import Kernels
 
-SETTINGS = PromptFLConfig(context_length=5, init_std=0.3)
+SETTINGS = PromptFLSettings(context_length=5, init_std=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def slow(double):
 @pytest.mark.parametrize("length", [1, 16])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_features_are_those_of_transformers_with_the_prompt(double, slow, make_experiment, length, attention):
-    experiment = make_experiment(method="promptfl", promptfl=PromptFLConfig(context_length=length))
+    experiment = make_experiment(method="promptfl", promptfl=PromptFLSettings(context_length=length))
     method = build_method(double.task, experiment)
     double.task.clip.use(Kernels(attention=attention))
     try:
@@ -54,7 +54,7 @@ def test_the_prompt_of_a_written_text_is_that_text(double, make_experiment):
 
 def test_initial_context_has_its_deviation_and_follows_the_seed(federation, make_experiment):
     """512 numbers: the sample deviation is within 5/√(2·512) = 16 % of 0.3."""
-    method = build_method(federation.task, make_experiment(method="promptfl", promptfl=PromptFLConfig(16, 0.3)))
+    method = build_method(federation.task, make_experiment(method="promptfl", promptfl=PromptFLSettings(16, 0.3)))
     context = method.initial_shared()["context"]
     assert context.shape == (16, 32)
     assert abs(context.std().item() / 0.3 - 1) < 0.16

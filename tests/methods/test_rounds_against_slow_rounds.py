@@ -11,8 +11,9 @@ import torch
 from slow_rounds import SlowClip, slow_average, slow_rl, slow_sft, slow_text_training
 
 from feddtl.messages import ServerState
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.text_tower import prompts_for
+from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import select_prefix
 
 CLOSE = 1e-10
@@ -51,7 +52,7 @@ def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomise
     experiment = make_experiment()
     method = build_method(double_federation.task, experiment)
     state = in_double(randomised(method.init_server(), round_number=1))
-    visual, text = select_prefix(state.tensors, "visual"), select_prefix(state.tensors, "text")
+    visual, text = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "text")
     payload = method.broadcast(state)
     embeddings = slow.text_embeddings(text).detach()
     assert_close(payload.tensors["text_embeddings"], embeddings)
@@ -73,11 +74,11 @@ def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomise
         updates.append(update)
         tuned.append(factors)
 
-    after = method.aggregate(state, updates).state
+    after = server_step(method, state, updates).state
     average = slow_average(tuned, [7, 5, 6])
     labels = [label for update in updates for label in update.samples["labels"].tolist()]
     assert after.round == 2
-    assert_same_tensors(select_prefix(after.tensors, "visual"), average)
+    assert_same_tensors(select_prefix(after.tensors, "shared"), average)
     assert_same_tensors(select_prefix(after.tensors, "anchor"), average)
     expected_text = slow_text_training(slow, text, torch.cat(uploads), labels, experiment, 2)
     assert_same_tensors(select_prefix(after.tensors, "text"), expected_text)
@@ -120,7 +121,7 @@ def test_rl_round_of_feddtl(double_federation, slow, make_experiment, rl_start, 
     text = payload.tensors["text_embeddings"]
     factors, metrics = slow_rl(
         slow,
-        select_prefix(payload.tensors, "visual"),
+        select_prefix(payload.tensors, "shared"),
         select_prefix(payload.tensors, "anchor"),
         lambda factors: text,
         double_federation.pixels(0),
@@ -130,7 +131,7 @@ def test_rl_round_of_feddtl(double_federation, slow, make_experiment, rl_start, 
         3,
     )
     assert_same_tensors(update.weights, factors)
-    assert_moved(select_prefix(payload.tensors, "visual"), update.weights)
+    assert_moved(select_prefix(payload.tensors, "shared"), update.weights)
     for name, value in metrics.items():
         assert update.metrics[name] == pytest.approx(value, abs=CLOSE), name
     assert update.metrics["guarded_ratios"] == 0
@@ -151,7 +152,7 @@ def test_client_round_of_fedlora(double_federation, slow, make_experiment, rando
     payload = method.broadcast(state)
     data = clients_of(double_federation, method)[1]
     update = method.client_update(payload, data, {})
-    received, anchor = select_prefix(payload.tensors, "model"), select_prefix(payload.tensors, "anchor")
+    received, anchor = select_prefix(payload.tensors, "shared"), select_prefix(payload.tensors, "anchor")
     shared = double_federation.pixels(1), data.labels.tolist(), experiment, 1, payload.round
     if stage == "sft":
         factors, metrics = slow_sft(slow, received, slow.text_embeddings, *shared)

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from feddtl.backbones.clip import Clip, ClipImageTower, ClipTextTower
-from feddtl.config import Experiment, FedMaPLeConfig, LoraConfig
+from feddtl.config import Experiment, LoraConfig
 from feddtl.messages import count_parameters
-from feddtl.methods import METHODS, build_method
 from feddtl.methods.base import Task, TrainedParameters
+from feddtl.methods.catalog import METHODS, build_method
+from feddtl.methods.fedmaple.settings import FedMaPLeSettings
+from feddtl.methods.tables import MethodTables, settings_types
 from feddtl.models.preprocess import Preprocessing
+from feddtl.runtimes.server_step import server_step
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,9 @@ def task(clip):
 
 
 def counted(task, method, **changes):
-    return build_method(task, Experiment(method=method, **changes)).trained_parameters()
+    own = {name: changes.pop(name) for name in settings_types() if name in changes}
+    experiment = Experiment(method=method, methods=MethodTables.from_mapping(own), **changes)
+    return build_method(task, experiment).trained_parameters()
 
 
 def test_promptfl(task):
@@ -55,7 +60,7 @@ def test_fedmaple(task):
     """Two tokens: 9 · (2 · 512) of text and 9 · (512 · 768 + 768) of maps: 9,216 + 3,545,856 = 3,555,072.
 
     The byte-level tokens of this test make two tokens of "ab", as CLIP's make of "a photo"."""
-    found = counted(task, "fedmaple", fedmaple=FedMaPLeConfig(initial_text="ab"))
+    found = counted(task, "fedmaple", fedmaple=FedMaPLeSettings(initial_text="ab"))
     assert found == TrainedParameters(shared=3_555_072)
 
 
@@ -97,7 +102,7 @@ def test_the_page_of_the_methods_states_these_numbers(task, monkeypatch):
     )
     assert {row[0] for row in rows} == set(METHODS) - {"zero-shot"}
     for method, *numbers, amount, unit in rows:
-        changes = {"fedmaple": FedMaPLeConfig(initial_text="ab")} if method == "fedmaple" else {}
+        changes = {"fedmaple": FedMaPLeSettings(initial_text="ab")} if method == "fedmaple" else {}
         found = counted(task, method, **changes)
         assert TrainedParameters(*(int(number.replace(",", "")) for number in numbers)) == found
         assert amount == f"{4 * found.shared / {'kB': 1e3, 'MB': 1e6}[unit]:.1f}"
@@ -113,7 +118,7 @@ def test_the_count_is_what_a_client_really_changes(federation, make_experiment, 
     update = method.client_update(method.broadcast(state), federation.clients(method)[0], {})
     found = method.trained_parameters()
     assert (found.shared, found.personal) == (count_parameters(update.weights), count_parameters(update.personal))
-    after = method.aggregate(state, [update]).state
+    after = server_step(method, state, [update]).state
     changed = sum(
         int((tensor != state.tensors[name]).sum())
         for name, tensor in after.tensors.items()

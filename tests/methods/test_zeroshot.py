@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from feddtl.evaluate import predict
-from feddtl.methods import METHODS, build_method
+from feddtl.methods.catalog import METHODS, build_method
 from feddtl.methods.zero_shot.method import zero_shot_classifier
+from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 
@@ -64,7 +65,7 @@ def test_zero_shot_sends_and_trains_nothing(federation, make_experiment):
     state = method.init_server()
     payload = method.broadcast(state)
     update = method.client_update(payload, federation.clients(method)[0], {})
-    after = method.aggregate(state, [update]).state
+    after = server_step(method, state, [update]).state
     assert not method.trains
     assert (state.tensors, payload.tensors, update.weights, update.samples, after.tensors) == ({}, {}, {}, {}, {})
     assert (payload.round, update.num_images, after.round) == (1, 7, 1)

@@ -9,16 +9,17 @@ import torch
 
 from feddtl.config import AFedPGConfig, SystemConfig
 from feddtl.messages import ServerState, tensor_bytes
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.observers import RunObserver
 from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.asynchronous_server import Motion, step, step_rate
 from feddtl.system.flight import Flight
 from feddtl.tensor_groups import select_prefix
 
-ALIKE = SystemConfig(aggregation="async", seconds_per_image=1e-6)  # all but the network takes no time
-SLOW = SystemConfig(aggregation="async", speed_spread=0.7, seconds_per_image=0.1)
+ALIKE = SystemConfig(mode="async", seconds_per_image=1e-6)  # all but the network takes no time
+SLOW = SystemConfig(mode="async", speed_spread=0.7, seconds_per_image=0.1)
 
 
 def equal(ours, theirs):
@@ -46,7 +47,7 @@ def test_one_client_without_look_ahead_is_the_synchronous_run(federation, make_e
     lockstep = run(federation, make_experiment(method=method), clients=1)
     ours = run(
         federation,
-        make_experiment(method=method, system=SystemConfig(aggregation="async"), afedpg=afedpg),
+        make_experiment(method=method, system=SystemConfig(mode="async"), afedpg=afedpg),
         clients=1,
     )
     assert equal(ours.state.tensors, lockstep.state.tensors)
@@ -114,7 +115,7 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     weights, motion = initial.tensors, Motion()
     for delay, client in enumerate((first, second)):
         update = method.client_update(method.broadcast(initial), data[client], {})
-        reached = method.aggregate(initial, [update]).state.tensors
+        reached = server_step(method, initial, [update]).state.tensors
         rate = step_rate(experiment.afedpg, len(data[client]) / 6, delay, 2)  # 18 images of 3 clients
         assert rate == pytest.approx(len(data[client]) / 6 / 2 / (1 + delay / 2))
         weights, motion = step(weights, initial.tensors, reached, motion, rate=rate, weight=1.0, updates_per_round=2)
@@ -196,7 +197,7 @@ def test_the_anchor_is_frozen_with_the_last_sft_round(federation, make_experimen
     run(federation, make_experiment(method=method, system=ALIKE), saved=saved)
     end_of_sft = saved[1].state
     anchor = select_prefix(end_of_sft.tensors, "anchor")
-    assert equal(anchor, select_prefix(end_of_sft.tensors, {"feddtl": "visual", "fedlora": "model"}[method]))
+    assert equal(anchor, select_prefix(end_of_sft.tensors, "shared"))
     assert Flight.from_tensors(saved[1].memory).motion == Motion()
     for progress in saved[2:]:
         assert equal(select_prefix(progress.state.tensors, "anchor"), anchor)

@@ -15,7 +15,7 @@ from made_records import made_record
 from feddtl.config import SystemConfig
 from feddtl.evaluate import HitCounts, accuracy, correct
 from feddtl.messages import ServerState
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.observers import RunObserver
 from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
 from feddtl.runtimes.local import LocalRuntime, Progress
@@ -201,7 +201,7 @@ def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experime
 
 
 def test_without_lockstep_all_clients_score_the_last_model(federation, make_experiment):
-    progress, _ = run(federation, make_experiment(system=SystemConfig(aggregation="async")))
+    progress, _ = run(federation, make_experiment(system=SystemConfig(mode="async")))
     assert [record.federated is not None for record in progress.records] == [False, False, False, True]
     assert federated_of(progress).base == progress.records[-1].headline["base"]
     assert progress.before is None

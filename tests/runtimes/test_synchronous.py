@@ -11,7 +11,7 @@ import torch
 
 from feddtl.config import FedPPOConfig, SystemConfig
 from feddtl.messages import tensor_bytes
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.storage import without_nan
 from feddtl.system.clock import Clock

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from feddtl.config import UplinkConfig
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import (
@@ -29,14 +30,28 @@ from feddtl.runtimes.wire.messages import (
     unpack_payload,
     unpack_reply,
 )
+from feddtl.transforms.base import Exchange
+from feddtl.transforms.catalog import build_chain
+from feddtl.transforms.chain import Chain
+
+
+def chain_of(transforms: str) -> Chain:
+    return build_chain(UplinkConfig(transforms=transforms, max_update_norm=10.0))
+
 
 CONTRACT = Contract("m" * 64, "c" * 64)
-HALF = replace(CONTRACT, precision="float16")
+HALF = replace(CONTRACT, precision="float16")  # of broadcasts
 SENT = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
 TERMS = Terms(
     CONTRACT, client=1, round=3, images=Holdings(5, 4, 2), classes=3,
-    expected=ExpectedUpdate(SENT, {"embeddings": 4}, ("labels",)), max_update_norm=10.0,
+    expected=ExpectedUpdate(SENT, {"embeddings": 4}, ("labels",)), chain=chain_of("norm-bound"), seed=0,
 )  # fmt: skip
+HALF_TERMS = replace(TERMS, chain=chain_of("norm-bound,float16"))
+
+
+def half_reply(update: Update) -> Parcel:
+    """A reply whose update passed the transform to 16-bit floats."""
+    return pack_reply(Reply(HALF_TERMS.chain.encode(update, Exchange(1, 3, SENT))), 3, CONTRACT)
 
 
 def make_update(seed: int = 0, rows: int = 5) -> Update:
@@ -69,7 +84,9 @@ def test_an_update_comes_out_as_it_went_in_but_for_what_is_personal(seed, rows):
 def test_half_precision_is_off_by_half_a_unit_in_the_last_place_at_most(seed):
     """float16 has 11 significant bits: relative error up to 2^-11, absolute 2^-25 near zero."""
     update = make_update(seed)
-    found = unpack_reply(pack_reply(Reply(update), 3, HALF), replace(TERMS, contract=HALF)).update
+    reply = unpack_reply(half_reply(update), HALF_TERMS)
+    found = reply.update
+    assert reply.size == sum(a.nbytes for a in half_reply(update).arrays.values())
     for name, tensor in update.weights.items():
         assert found.weights[name].dtype == torch.float32
         assert bool(((found.weights[name] - tensor).abs() <= tensor.abs() * 2**-11 + 2**-25).all())
@@ -152,7 +169,7 @@ def without(name):
 
 
 BAD = {
-    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 2"),
+    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 3"),
     "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 2"),
     "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 2"),
     "model": (parcel_with(scalars={"model": "x"}), "another CLIP"),
@@ -230,7 +247,7 @@ def test_what_half_precision_does_not_hold_is_not_sent():
     """The largest float16 is 65504."""
     update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
     with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
-        pack_reply(Reply(update), 3, HALF)
+        half_reply(update)
 
 
 COUNTS = HitCounts(3, 4, 0, 2)  # of the 4 + 2 images in TERMS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from feddtl.errors import DataError
-from feddtl.methods import build_method
+from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
 from feddtl.system.validation import Validation, hold_back
 from feddtl.training.client_data import ClientData

@@ -54,7 +54,7 @@ def assert_as_in_the_files(run: Path) -> None:
         assert [value for _, value in ours[tag]] == pytest.approx([value for _, value in points], rel=1e-5), tag
 
 
-@pytest.mark.parametrize("more", [(), ("--system.aggregation", "async", "--method", "fedlora")])
+@pytest.mark.parametrize("more", [(), ("--system.mode", "async", "--method", "fedlora")])
 def test_scalars_are_those_of_metrics_jsonl(bench: Bench, tmp_path: Path, more: tuple[str, ...]) -> None:
     run = bench.run(tmp_path / "run", "--track", "tensorboard", *more)
     assert_as_in_the_files(run)

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
-from feddtl.cli.commands import Cache, Compare, ComparedExperiment, Doctor, Evaluate, Export, Partition, Report, Run
+from feddtl.cli.commands import Cache, Compare, Doctor, Evaluate, Export, Partition, Report, Run
 from feddtl.cli.deployment_commands import Client, Keys, Server, Submit
 from feddtl.cli.experiment_argument import comparison_experiments, experiment_default, with_flags
+from feddtl.cli.flags import parsed_experiment, with_config, with_experiment_flags
 from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.errors import ConfigError, FeddtlError
 
@@ -24,6 +25,7 @@ DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one mo
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
 WithExperiment = Run | Partition | Submit
+AnyCommand = TypeVar("AnyCommand", bound=Run | Partition | Submit | Compare)
 WITH_EXPERIMENT: dict[str, type[WithExperiment]] = {
     "run": Run,
     "partition": Partition,
@@ -82,12 +84,8 @@ def _parse(words: Sequence[str]) -> Command:
 
 def _parse_with_experiment(words: Sequence[str]) -> WithExperiment:
     """Flags of an experiment, with the values of the TOML file among the words as their defaults."""
-    kind = WITH_EXPERIMENT[words[0]]
-    default = experiment_default(kind, words[1:])
-    command: WithExperiment = tyro.cli(
-        kind, prog=f"feddtl {words[0]}", args=words[1:], config=SWITCHES, default=default
-    )
-    return command
+    default = experiment_default(WITH_EXPERIMENT[words[0]], words[1:])
+    return _parse_flags(f"feddtl {words[0]}", default, words[1:])
 
 
 def _parse_comparison(words: Sequence[str]) -> Compare:
@@ -95,19 +93,22 @@ def _parse_comparison(words: Sequence[str]) -> Compare:
     if any(word.partition("=")[0] == "--seed" for word in words):
         raise ConfigError("--seed was given, but a comparison has several.", "Give --seeds, with one seed or more.")
     if not {"-h", "--help"}.isdisjoint(words):
-        return _parse_compare(words, Compare())
+        return _parse_flags("feddtl compare", with_experiment_flags(Compare, "", seed=False)(), words)
     experiments = comparison_experiments(words)
     # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
     name, first = next(iter(experiments.items()))
     try:
-        command = _parse_compare(words, Compare(config=ComparedExperiment(**vars(first))))
+        default = with_config(with_experiment_flags(Compare, first.method, seed=False)(), first)
+        command = _parse_flags("feddtl compare", default, words)
     except ConfigError as error:
         raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
-    return replace(command, resolved=with_flags(experiments, command.config, words))
+    compared: Compare = replace(command, resolved=with_flags(experiments, command.config, words))
+    return compared
 
 
-def _parse_compare(words: Sequence[str], default: Compare) -> Compare:
-    return tyro.cli(Compare, prog="feddtl compare", args=words, config=SWITCHES, default=default)
+def _parse_flags(prog: str, default: AnyCommand, words: Sequence[str]) -> AnyCommand:
+    command: AnyCommand = tyro.cli(type(default), prog=prog, args=words, config=SWITCHES, default=default)
+    return replace(command, config=parsed_experiment(command.config))
 
 
 __all__ = ["Command", "main"]

@@ -39,13 +39,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class ComparedExperiment(Experiment):
-    """An experiment without a flag for its seed, which a comparison has several of."""
-
-    seed: tyro.conf.Suppress[int] = 0
-
-
-@dataclass(frozen=True)
 class Compare:
     """Run experiments over seeds and write tables of them: methods x settings x seeds.
 
@@ -63,7 +56,7 @@ class Compare:
     quiet: bool = False
     """No progress, only the final tables."""
     track: TrackFlag = ()
-    config: Annotated[ComparedExperiment, tyro.conf.arg(name="")] = field(default_factory=ComparedExperiment)
+    config: Flags = field(default_factory=Experiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
     """The experiments of the files by name, in their order, with the flags over them."""
 

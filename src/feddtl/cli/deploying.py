@@ -53,7 +53,9 @@ def client(command: Client) -> int:
     server, keys = Address.parse(command.server), client_keys(command.keys, command.id)
     state, files = _state(command.state), {"data": command.data, "model": command.model}
     with ended_by_sigterm(STOPPED):
-        take_part_forever(command.id, server, keys, state, **files, note=say, verbose=command.verbose)
+        take_part_forever(
+            command.id, server, keys, state, **files, method=command.method or "", note=say, verbose=command.verbose
+        )
     return 1
 
 
@@ -91,7 +93,7 @@ def submit(command: Submit) -> int:
     if command.json:
         print(json_text(summary.to_dict()), end="")
     else:
-        print_summary(summary, output)
+        print_summary(summary, command.config.title, output)
     return 0
 
 

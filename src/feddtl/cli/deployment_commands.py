@@ -77,6 +77,8 @@ class Client:
     """This client's images, or its copy of the data set; default: the place that the experiment names."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
     """This client's copy of the CLIP; default: the place that the experiment names."""
+    method: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:Class", help_behavior_hint=UNSAID)] = None
+    """A method of your own; its file must be the same as on the server. Default: feddtl's methods only."""
     state: FolderFlag = None
     """Folder for its personal part of methods that have one; default: FEDDTL_STATE or ~/.local/state/feddtl."""
     verbose: bool = False

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from feddtl.cli.commands import Partition, Run
 from feddtl.cli.deployment_commands import Submit
+from feddtl.cli.flags import with_config, with_experiment_flags
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, RunError
@@ -25,18 +26,23 @@ MANY_VALUES = ("--seeds",)
 def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
     """The command with the experiment that the words name: a file, or else the run to resume.
 
+    Its type has the flags of the method that the words or the experiment name.
+
     Raises:
-        ConfigError: The experiment file is missing or wrong.
+        ConfigError: The experiment file is missing or wrong, or there is no such method.
         RunError: The folder to resume holds no run.
     """
-    named = next(positionals(words), None)
-    if named is not None:
-        path = experiment_path(named)
-        return replace(kind(), experiment=path, config=load_experiment(path))
-    resume = _value_of("--resume", words)
-    if kind in (Run, Submit) and resume is not None:
-        return replace(kind(), config=_experiment_of_run(Path(resume)))
-    return kind()
+    named, resume = next(positionals(words), None), _value_of("--resume", words)
+    path = experiment_path(named) if named is not None else None
+    if path is not None:
+        experiment = load_experiment(path)
+    elif kind in (Run, Submit) and resume is not None:
+        experiment = _experiment_of_run(Path(resume))
+    else:
+        experiment = Experiment()
+    method = _value_of("--method", words) or experiment.method
+    command = with_experiment_flags(kind, method)()
+    return with_config(replace(command, experiment=path), experiment)  # type: ignore[no-any-return]
 
 
 def comparison_experiments(words: Sequence[str]) -> dict[str, Experiment]:

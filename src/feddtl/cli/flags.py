@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from feddtl.config import Experiment
+from feddtl.methods.tables import MethodTables, settings_types
+
+Command = TypeVar("Command")
 
 # Of a flag whose text says what holds without it; tyro would add "(default: None)".
 UNSAID = ""
@@ -30,8 +34,8 @@ ExperimentFiles = Annotated[
     ),
 ]
 FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=UNSAID)]
-# No prefix of its own: the flags are the keys of the file, `--rounds`, `--data.source`.
-Flags = Annotated[Experiment, tyro.conf.arg(name="")]
+# Flags of an experiment: its own depend on the method, so `with_experiment_flags` gives a command its final type.
+Flags = Annotated[Experiment, tyro.conf.Suppress, tyro.conf.Fixed]
 ClassList = Literal["base", "novel", "all"]
 TrackFlag = tyro.conf.UseAppendAction[
     Annotated[
@@ -44,3 +48,41 @@ TrackFlag = tyro.conf.UseAppendAction[
         ),
     ]
 ]
+
+
+def with_experiment_flags(command: type[Command], method: str, *, seed: bool = True) -> type[Command]:
+    """The command with a flag for every key of an experiment: `--rounds`, `--data.source`, `--promptfl.init-std`.
+
+    Args:
+        command: A command with a field `config`.
+        method: The experiment's method, whose settings have flags too where it is a user's own.
+        seed: Whether there is a flag for the seed.
+    """
+    hidden: list[tuple[str, Any, Any]] = [("methods", _hidden(MethodTables), MethodTables())]
+    if not seed:
+        hidden.append(("seed", _hidden(int), 0))
+    tables = [(name, kind, field(default_factory=kind)) for name, kind in settings_types(method).items()]
+    flags = make_dataclass("Experiment", [*hidden, *tables], bases=(Experiment,), frozen=True)
+    # No prefix of its own: the flags are the keys of the file.
+    config = ("config", Annotated[flags, tyro.conf.arg(name="")], field(default_factory=flags))
+    namespace = {"__doc__": command.__doc__}
+    return make_dataclass(command.__name__, [config], bases=(command,), frozen=True, namespace=namespace)
+
+
+def with_config(command: Any, experiment: Experiment) -> Any:
+    """A command of `with_experiment_flags` with the values of an experiment."""
+    kind = type(command).__dataclass_fields__["config"].default_factory
+    known = {name: value for name, value in vars(experiment).items() if name != "methods"}
+    return replace(command, config=kind(**known, **experiment.methods.all(experiment.method)))
+
+
+def parsed_experiment(config: Experiment) -> Experiment:
+    """The experiment that the flags describe, the tables of the methods in their place."""
+    own = {field.name for field in fields(Experiment)}
+    values = {name: value for name, value in vars(config).items() if name in own and name != "methods"}
+    tables = {name: value for name, value in vars(config).items() if name not in own}
+    return Experiment(**values, methods=MethodTables.from_mapping(tables))
+
+
+def _hidden(kind: type[Any]) -> Any:
+    return Annotated[kind, tyro.conf.Suppress, tyro.conf.Fixed]

@@ -37,7 +37,7 @@ def run(command: Run) -> int:
     if command.json:
         print(json_text(summary.to_dict()), end="")
     else:
-        print_summary(summary, output)
+        print_summary(summary, command.config.title, output)
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from feddtl.config import Experiment
 from feddtl.config.running import CACHE_OFF
+from feddtl.methods.catalog import with_absolute_file
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -22,7 +23,9 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     is_model_folder = model != Experiment().model and Path(model).expanduser().is_dir()
     folder = experiment.compute.cache_folder
     compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
-    return replace(experiment, model=_absolute(model) if is_model_folder else model, data=data, compute=compute)
+    method = with_absolute_file(experiment.method)
+    model = _absolute(model) if is_model_folder else model
+    return replace(experiment, method=method, model=model, data=data, compute=compute)
 
 
 def _is_a_name(source: str) -> bool:

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from feddtl.config import METHOD_TITLES, Experiment, SystemConfig, method_title
+from feddtl.config import Experiment, SystemConfig
 from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
+from feddtl.methods.catalog import method_entry
 from feddtl.observers import RunObserver
 from feddtl.records import SCORE_HEADINGS, SCORES, FederatedAccuracy, Headline, RoundRecord, Summary
 from feddtl.timing import PHASE_TITLES, PHASES
@@ -153,7 +154,9 @@ def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
     """What is about to run, and the score to beat, aligned with `round_line`."""
-    lines = [f"{METHOD_TITLES[experiment.method]} on {data.name}, model {experiment.model}, seed {experiment.seed}"]
+    lines = [
+        f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model}, seed {experiment.seed}"
+    ]
     base, novel = counted(len(data.base_names), "base class"), counted(len(data.novel_names), "novel class")
     clients = counted(experiment.data.clients, "client")
     if data.on_clients:
@@ -211,14 +214,20 @@ def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = ""
     return table
 
 
-def print_summary(summary: Summary, folder: Path) -> None:
-    """Zero-shot beside the method, then where everything lies."""
+def print_summary(summary: Summary, title: str, folder: Path) -> None:
+    """Zero-shot beside the method, then where everything lies.
+
+    Args:
+        summary: Of the run.
+        title: Of its method.
+        folder: Of the run.
+    """
     console = Console()
     whole = not console.is_terminal  # a terminal has long lines broken between words
     rounds, parameters = summary.rounds, summary.trainable_parameters or {}
     rows: dict[str, Mapping[str, float | None]] = {"Zero-shot": summary.zero_shot}
     if rounds:
-        rows[method_title(summary.method, summary.stages)] = summary.final
+        rows[title] = summary.final
     if parameters.get("personal") and summary.final_client_models:
         rows["clients' own models"] = {**summary.final_client_models, "local": summary.final["local"]}
     federated = (summary.federated or {}).get("final")

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from feddtl.config import METHOD_TITLES
+from feddtl.methods.catalog import METHODS
 from feddtl.records import SCORES, Headline
 from feddtl.results.grouping import MethodRuns, SettingRuns, by_experiment, settings_of
 from feddtl.results.run import RunResult
@@ -14,7 +14,7 @@ from feddtl.results.settings import Condition, Setting, condition_titles
 from feddtl.results.statistics import Difference, Spread, paired_difference, spread_of
 
 COSTS = ("trainable_parameters", "bytes_up", "bytes_down", "seconds")
-ZERO_SHOT = METHOD_TITLES["zero-shot"]
+ZERO_SHOT = METHODS["zero-shot"].title
 BySeed = Mapping[int, float]
 
 

@@ -9,35 +9,36 @@ from __future__ import annotations
 
 from feddtl.config.data import DataConfig, PartitionKind, Regime
 from feddtl.config.deployment import DeploymentConfig
-from feddtl.config.experiment import METHOD_TITLES, Experiment, Method, method_title
-from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
+from feddtl.config.experiment import Experiment, method_title
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
-from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
+from feddtl.config.training import (
+    LocalConfig,
+    LoraConfig,
+    RlConfig,
+    ScheduleConfig,
+    ServerConfig,
+    TrainingSettings,
+    UplinkConfig,
+)
 
 __all__ = [
-    "METHOD_TITLES",
     "AFedPGConfig",
     "ComputeConfig",
     "DataConfig",
     "DeploymentConfig",
     "EvaluationConfig",
     "Experiment",
-    "FedCLIPConfig",
-    "FedMaPLeConfig",
-    "FedPGPConfig",
     "FedPPOConfig",
     "LocalConfig",
     "LoraConfig",
-    "Method",
-    "PFedMMAConfig",
     "PartitionKind",
-    "PromptFLConfig",
     "Regime",
     "RlConfig",
     "ScheduleConfig",
     "ServerConfig",
     "SystemConfig",
+    "TrainingSettings",
     "UplinkConfig",
     "clients_at_a_time",
     "method_title",

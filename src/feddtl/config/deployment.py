@@ -17,12 +17,9 @@ class DeploymentConfig:
     round_timeout: float = 600.0
     """Seconds that the server waits for clients to connect, and then for the updates of a round (ours)."""
     precision: Literal["float32", "float16"] = "float32"
-    """Precision of what travels; float16 halves the traffic and rounds it. Records count traffic in float32."""
-    max_update_norm: float = 1000.0
-    """Largest L2 distance between what a client received and what it returns; a larger one is rejected (ours)."""
+    """Precision of broadcasts over Flower; float16 halves them and rounds. Updates: `uplink.transforms`."""
 
     def __post_init__(self) -> None:
         check_fields("deployment", self)
         require(self.min_clients >= 1, "deployment.min_clients", self.min_clients, "1 or more")
         require(self.round_timeout > 0, "deployment.round_timeout", self.round_timeout, "a number above 0")
-        require(self.max_update_norm > 0, "deployment.max_update_norm", self.max_update_norm, "a number above 0")

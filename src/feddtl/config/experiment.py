@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 from feddtl.checks import check_fields, require
 from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
-from feddtl.config.methods import FedCLIPConfig, FedMaPLeConfig, FedPGPConfig, PFedMMAConfig, PromptFLConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
-from feddtl.config.training import LocalConfig, LoraConfig, RlConfig, ScheduleConfig, ServerConfig, UplinkConfig
+from feddtl.config.training import (
+    LocalConfig,
+    LoraConfig,
+    RlConfig,
+    ScheduleConfig,
+    ServerConfig,
+    TrainingSettings,
+    UplinkConfig,
+)
 from feddtl.errors import ConfigError
-
-Method = Literal["feddtl", "fedlora", "promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip", "zero-shot"]
-METHOD_TITLES: dict[Method, str] = {
-    "feddtl": "FedDTL",
-    "fedlora": "FedLoRA",
-    "promptfl": "PromptFL",
-    "fedmaple": "FedMaPLe",
-    "fedpgp": "FedPGP",
-    "pfedmma": "pFedMMA",
-    "fedclip": "FedCLIP",
-    "zero-shot": "Zero-shot",
-}
+from feddtl.methods.catalog import Stages, method_entry
+from feddtl.methods.tables import MethodTables
 
 
-def method_title(method: Method, stages: str) -> str:
-    """Title of a method in tables; says so where FedDTL has no RL stage, or FedLoRA has one."""
-    if method == "feddtl" and stages == "sft":
-        return f"{METHOD_TITLES[method]} (SFT only)"
-    if method == "fedlora" and stages == "sft-then-rl":
-        return f"{METHOD_TITLES[method]} + two-stage"
-    return METHOD_TITLES[method]
+def method_title(method: str, stages: Stages, proximal_weight: float = 0.0) -> str:
+    """Title of a method in tables, with what differs from what its bare title stands for."""
+    entry = method_entry(method)
+    title = entry.title
+    if stages != entry.plain_stages:
+        title += " (SFT only)" if stages == "sft" else " + two-stage"
+    return f"{title} + FedProx" if proximal_weight else title
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One experiment: everything that decides its result."""
 
-    method: Method = "feddtl"
-    """Which method: feddtl, fedlora (both towers on the client), one of those it is compared with, zero-shot."""
+    method: str = "feddtl"
+    """Which method: feddtl, fedlora (both towers on the client), promptfl, fedmaple, fedpgp, pfedmma, fedclip,
+    zero-shot, or one of your own as FILE.py:Class or module:Class."""
     model: str = "tiny-clip"
     """Hub id or local folder of a CLIP model, or 'tiny-clip', the embedded one (paper: CLIP ViT-B/16)."""
     seed: int = 0
@@ -57,17 +55,14 @@ class Experiment:
     rl: RlConfig = field(default_factory=RlConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     uplink: UplinkConfig = field(default_factory=UplinkConfig)
-    promptfl: PromptFLConfig = field(default_factory=PromptFLConfig)
-    fedmaple: FedMaPLeConfig = field(default_factory=FedMaPLeConfig)
-    fedpgp: FedPGPConfig = field(default_factory=FedPGPConfig)
-    pfedmma: PFedMMAConfig = field(default_factory=PFedMMAConfig)
-    fedclip: FedCLIPConfig = field(default_factory=FedCLIPConfig)
     system: SystemConfig = field(default_factory=SystemConfig)
     fedppo: FedPPOConfig = field(default_factory=FedPPOConfig)
     afedpg: AFedPGConfig = field(default_factory=AFedPGConfig)
     deployment: DeploymentConfig = field(default_factory=DeploymentConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    methods: MethodTables = field(default_factory=MethodTables)
+    """Settings of the methods' own, a table for each that has some: `[promptfl]`."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -75,10 +70,16 @@ class Experiment:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.rounds >= 1, "rounds", self.rounds, "1 or more")
         require(0 < self.participation <= 1, "participation", self.participation, "above 0, up to 1")
-        if self.schedule.stages == "sft-then-rl" and self.schedule.sft_rounds >= max(self.rounds, 2):
+        entry = method_entry(self.method)
+        if self.stages == "sft-then-rl" and self.schedule.sft_rounds >= max(self.rounds, 2):
             raise ConfigError(
                 f"schedule.sft_rounds = {self.schedule.sft_rounds} leaves no RL round in rounds = {self.rounds}.",
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
+            )
+        if self.server.aggregator == "product" and entry.trains and not entry.has_lora:
+            raise ConfigError(
+                f"server.aggregator = 'product' multiplies LoRA factors, and method = '{self.method}' sends none.",
+                "Set server.aggregator to 'mean', 'median' or 'trimmed-mean'.",
             )
         self._check_system()
         self._check_deployment()
@@ -86,23 +87,29 @@ class Experiment:
     @property
     def title(self) -> str:
         """Title of the method, see `method_title`."""
-        return method_title(self.method, self.schedule.stages)
+        return method_title(self.method, self.stages, self.local.proximal_weight)
 
     @property
     def trains(self) -> bool:
         """Whether the method has rounds at all."""
-        return self.method != "zero-shot"
+        return method_entry(self.method).trains
 
     @property
-    def last_sft_round(self) -> int:
-        """M: rounds 1…M are SFT, the later ones RL."""
-        if self.schedule.stages == "sft":
-            return self.rounds
-        return self.schedule.sft_rounds or (self.rounds + 1) // 2
+    def stages(self) -> Stages:
+        """The schedule: as set, or the method's own."""
+        return method_entry(self.method).stages if self.schedule.stages == "auto" else self.schedule.stages
 
-    def stage(self, round_number: int) -> Literal["sft", "rl"]:
-        """The stage of a round, from 1."""
-        return "sft" if round_number <= self.last_sft_round else "rl"
+    @property
+    def method_settings(self) -> Any:
+        """The settings of the experiment's method."""
+        return self.methods.of(self.method)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """What the experiment's method gets beside its own settings."""
+        return TrainingSettings(
+            self.rounds, self.stages, self.schedule, self.local, self.rl, self.lora, self.server, self.uplink
+        )
 
     def is_scored(self, round_number: int) -> bool:
         """Whether the model is scored after a round; the last one always is."""
@@ -112,10 +119,6 @@ class Experiment:
         """Whether each client's own model is scored on all test images after a round."""
         when = self.evaluation.client_models
         return self.is_scored(round_number) and (when == "every" or (when == "last" and round_number == self.rounds))
-
-    def local_epochs(self, stage: str) -> int:
-        """Epochs that a client trains in a round of this stage."""
-        return self.rl.epochs if stage == "rl" else self.local.epochs
 
     def _check_deployment(self) -> None:
         """Raise ConfigError for a quorum that no round can reach."""
@@ -129,7 +132,7 @@ class Experiment:
 
     def _check_system(self) -> None:
         """Raise ConfigError for policies that do not go together."""
-        selection, asynchronous = self.system.selection, self.system.aggregation == "async"
+        selection, asynchronous = self.system.selection, self.system.mode == "async"
         if selection == "all" and self.participation < 1:
             raise ConfigError(
                 f"system.selection = 'all' contradicts participation = {self.participation}.",
@@ -144,12 +147,12 @@ class Experiment:
         if selection == "fedppo" and asynchronous:
             raise ConfigError(
                 "system.selection = 'fedppo' chooses the clients of a whole round, which "
-                "system.aggregation = 'async' does not have.",
-                "Set system.selection = 'uniform', or system.aggregation = 'sync'.",
+                "system.mode = 'async' does not have.",
+                "Set system.selection = 'uniform', or system.mode = 'sync'.",
             )
-        if asynchronous and self.server.aggregation == "product":
+        if asynchronous and self.server.aggregator == "product":
             raise ConfigError(
-                "server.aggregation = 'product' factorises anew at each aggregation, so that the steps of "
-                "system.aggregation = 'async' cannot be added.",
-                "Set server.aggregation = 'factors', or system.aggregation = 'sync'.",
+                "server.aggregator = 'product' factorises anew at each aggregation, so that the steps of "
+                "system.mode = 'async' cannot be added.",
+                "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )

@@ -16,7 +16,7 @@ class SystemConfig:
     selection: Literal["uniform", "all", "fedppo"] = "uniform"
     """'uniform': a random sample of `participation`, so everyone at 1; 'all': everyone, refused with a lower
     `participation`; 'fedppo': a sample of `participation` that is learned by PPO."""
-    aggregation: Literal["sync", "async"] = "sync"
+    mode: Literal["sync", "async"] = "sync"
     """'sync': the server waits for all clients of a round; 'async': it applies each update when it arrives (AFedPG)."""
     seconds_per_image: float = 0.01
     """Virtual seconds in which a client of slowness 1 trains one image for one epoch (ours)."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from feddtl.checks import check_fields, require
+from feddtl.aggregators.catalog import AGGREGATORS
+from feddtl.checks import check_fields, require, require_known
+from feddtl.transforms.catalog import TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class LoraConfig:
 class ScheduleConfig:
     """When supervised fine-tuning (SFT) ends and reinforcement learning (RL) begins."""
 
-    stages: Literal["sft-then-rl", "sft"] = "sft-then-rl"
-    """'sft-then-rl' is the paper's two-stage schedule; 'sft' is its ablation."""
+    stages: Literal["auto", "sft-then-rl", "sft"] = "auto"
+    """'sft-then-rl' is the paper's two-stage schedule, 'sft' is its ablation; 'auto': the method's own, two stages for
+    feddtl and fedlora and SFT for the others."""
     sft_rounds: int = 0
     """Rounds M of SFT before RL; 0: half of all rounds, rounded up (ours: M = 10 of T = 20)."""
 
@@ -77,9 +80,12 @@ class LocalConfig:
     """Weight decay of SGD (papers of the compared methods: 5e-4)."""
     batch_size: int = 64
     """Images per step, in both stages (paper: 64)."""
+    proximal_weight: float = 0.0
+    """Weight mu of FedProx's penalty mu/2 · ||w - w_global||² on the shared tensors, for any method; 0: none (ours)."""
 
     def __post_init__(self) -> None:
         check_fields("local", self)
+        require(self.proximal_weight >= 0, "local.proximal_weight", self.proximal_weight, "0 (none) or more")
         require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
         require(0 < self.learning_rate <= 1, "local.learning_rate", self.learning_rate, "above 0, up to 1")
         require(0 <= self.momentum < 1, "local.momentum", self.momentum, "0 or more, below 1")
@@ -142,28 +148,94 @@ class ServerConfig:
     """Adam's learning rate on the server (paper: 1e-3)."""
     batch_size: int = 64
     """Embeddings per step on the server (paper: 64)."""
-    aggregation: Literal["factors", "product"] = "factors"
-    """Average the LoRA factors A and B, or average B·A and truncate to the rank by SVD (ours: factors)."""
+    aggregator: str = "mean"
+    """How the clients' updates become one: 'mean' of each tensor, LoRA factors A and B each (ours); 'product', the mean
+    of B·A truncated to the rank by SVD; 'median' or 'trimmed-mean' of each coordinate."""
+    trim_share: float = 0.1
+    """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 
     def __post_init__(self) -> None:
         check_fields("server", self)
         require(self.epochs >= 0, "server.epochs", self.epochs, "0 or more")
         require(0 < self.learning_rate <= 1, "server.learning_rate", self.learning_rate, "above 0, up to 1")
         require(self.batch_size >= 1, "server.batch_size", self.batch_size, "1 or more")
+        require_known("server.aggregator", self.aggregator, AGGREGATORS)
+        require(0 <= self.trim_share < 0.5, "server.trim_share", self.trim_share, "0 or more, below 0.5")
 
 
 @dataclass(frozen=True)
 class UplinkConfig:
-    """What a client uploads beside its adapter."""
+    """What leaves a client."""
+
+    transforms: str = "norm-bound"
+    """What an update passes on its way to the server, in order and separated by commas: 'norm-bound', 'float16'; empty:
+    nothing (ours)."""
+    max_update_norm: float = 1000.0
+    """Bound of 'norm-bound': the largest L2 distance between what a client received and what it sends; a client scales
+    a larger one down, and the server rejects it (ours)."""
 
     max_embeddings_per_class: int = 0
     """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
         check_fields("uplink", self)
+        for name in self.transform_names:
+            require_known("uplink.transforms", name, TRANSFORMS)
+        require(
+            len(set(self.transform_names)) == len(self.transform_names),
+            "uplink.transforms",
+            self.transforms,
+            "each transform once",
+        )
+        require(self.max_update_norm > 0, "uplink.max_update_norm", self.max_update_norm, "a number above 0")
         require(
             self.max_embeddings_per_class >= 0,
             "uplink.max_embeddings_per_class",
             self.max_embeddings_per_class,
             "0 (all) or more",
         )
+
+    @property
+    def transform_names(self) -> tuple[str, ...]:
+        """The transforms in order, without blanks."""
+        return tuple(name.strip() for name in self.transforms.split(",") if name.strip())
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What every method gets beside its own settings.
+
+    Attributes:
+        rounds: Communication rounds T.
+        stages: The resolved schedule: never 'auto'.
+        schedule: When SFT ends.
+        local: Supervised training on a client.
+        rl: Reinforcement learning on a client.
+        lora: Low-rank adapters, for methods that have some.
+        server: Training on the server, for methods that have it, and aggregation.
+        uplink: What leaves a client.
+    """
+
+    rounds: int
+    stages: Literal["sft-then-rl", "sft"]
+    schedule: ScheduleConfig
+    local: LocalConfig
+    rl: RlConfig
+    lora: LoraConfig
+    server: ServerConfig
+    uplink: UplinkConfig
+
+    @property
+    def last_sft_round(self) -> int:
+        """M: rounds 1…M are SFT, the later ones RL."""
+        if self.stages == "sft":
+            return self.rounds
+        return self.schedule.sft_rounds or (self.rounds + 1) // 2
+
+    def stage(self, round_number: int) -> Literal["sft", "rl"]:
+        """The stage of a round, from 1."""
+        return "sft" if round_number <= self.last_sft_round else "rl"
+
+    def local_epochs(self, stage: str) -> int:
+        """Epochs that a client trains in a round of this stage."""
+        return self.rl.epochs if stage == "rl" else self.local.epochs

@@ -23,6 +23,7 @@ from feddtl.launch.connection import (
 )
 from feddtl.launch.flower_cli import FlowerCli
 from feddtl.launch.processes import (
+from feddtl.methods.catalog import with_absolute_file
     OutputFilter,
     empty_folder,
     flower_environment,
@@ -94,6 +95,7 @@ def take_part_forever(
     data: Path | None,
     model: Path | None,
     *,
+    method: str = "",
     note: Callable[[str], None],
     verbose: bool = False,
 ) -> None:
@@ -106,6 +108,7 @@ def take_part_forever(
         state: Folder for what the client keeps.
         data: The client's images, or its copy of the data set; None: where the experiment says.
         model: The client's copy of the CLIP; None: where the experiment says.
+        method: FILE.py:Class of a method that is not part of feddtl and may run here; empty: none.
         note: Called with what the user should know.
         verbose: Show Flower's whole log.
 
@@ -117,6 +120,8 @@ def take_part_forever(
     _check_client(client, data, model)
     home = _private_folder(state / "nodes" / client_name(client))
     paths = {key: str(path.absolute()) for key, path in (("data", data), ("model", model)) if path is not None}
+    if method:
+        paths["method"] = with_absolute_file(method)
     write_text_atomic(home / "node.toml", toml_text({"partition-id": client, **paths}))
     folder = empty_folder(home / "empty")
     environment = {**flower_environment(home), STATE: str(state)}

@@ -1,16 +1,17 @@
-"""What a federated method is: broadcast, client update, aggregation, classifier. No process, socket or file."""
+"""What a federated method is: broadcast, client update, next server state, classifier. No process, socket or file."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from feddtl.config import Experiment
+from feddtl.config import TrainingSettings
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update
+from feddtl.methods.catalog import NoSettings
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.lora import Lora, Tensors
 from feddtl.training.client_data import ClientData
@@ -19,7 +20,7 @@ from feddtl.training.local import EpochObserver, ignore_epochs
 
 @dataclass(frozen=True)
 class Task:
-    """What all parties agree on before round 1.
+    """What server and clients agree on before round 1.
 
     Attributes:
         clip: The frozen model.
@@ -37,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class NextState:
     """Result of the server's part of a round: the next state and scalars for the log."""
 
     state: ServerState
@@ -49,7 +50,7 @@ class TrainedParameters:
     """How many numbers a method trains, by where they are trained and what becomes of them.
 
     Attributes:
-        shared: On each client, then sent and averaged.
+        shared: On each client, then sent and aggregated.
         personal: On each client, which keeps them.
         server: On the server.
     """
@@ -79,26 +80,36 @@ class Classifier(Protocol):
 class Method(ABC):
     """A federated method.
 
+    Args:
+        task: What server and clients agree on.
+        settings: The method's own settings, an instance of `Settings`.
+        training: Settings of local training, of its two stages and of the server, common to all methods.
+
     Attributes:
-        task: What all parties agree on.
+        Settings: Type of the method's own settings, a frozen dataclass of scalars.
+        title: Name in tables; of built-in methods the table in `feddtl.methods.catalog` has it.
         first_image_block: First block of the image tower that the method changes, from 0; the number of blocks where
             it changes none.
         trains: False for a method without training; a runtime then runs no round.
-        clients_together: Clients whose steps are best computed as one on this device; 1 where a method cannot.
+        clients_together: Clients whose steps are best computed as one on this device.
+        trains_lora: Whether what clients send are LoRA factors.
         client_towers: Towers whose weights `client_update` needs.
-        server_towers: Towers whose weights `init_server`, `broadcast` and `aggregate` need. To classify takes both.
+        server_towers: Towers whose weights `init_server`, `broadcast` and `next_state` need. Classifying takes both.
     """
 
-    task: Task
+    Settings: ClassVar[type[Any]] = NoSettings
+    title: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
+    trains_lora: ClassVar[bool] = False
+    client_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
+    server_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     first_image_block: int
-    trains: bool = True
     clients_together: int = 1
-    client_towers: frozenset[Tower] = BOTH_TOWERS
-    server_towers: frozenset[Tower] = BOTH_TOWERS
 
-    @abstractmethod
-    def __init__(self, task: Task, experiment: Experiment) -> None:
-        """The method on a task, with an experiment's settings."""
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        self.task = task
+        self.settings = settings
+        self.training = training
 
     @abstractmethod
     def init_server(self) -> ServerState:
@@ -109,11 +120,6 @@ class Method(ABC):
         """Payload that opens round `state.round + 1`."""
 
     @abstractmethod
-    def client_update(
-        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
-    ) -> Update:
-        """Local fine-tuning; depends on the payload, the client's data and what it kept, on nothing else."""
-
     def client_updates(
         self,
         payload: Payload,
@@ -121,16 +127,31 @@ class Method(ABC):
         personal: Sequence[Tensors],
         observer: EpochObserver = ignore_epochs,
     ) -> list[Update]:
-        """`client_update` of several clients; a method may compute their steps together, equal up to rounding."""
-        return [self.client_update(payload, data, kept, observer) for data, kept in zip(clients, personal, strict=True)]
+        """Local training of some clients.
 
-    def expected_update(self, payload: Payload) -> ExpectedUpdate:
-        """What an update that answers this payload looks like; by default, the tensors of the payload come back."""
-        return ExpectedUpdate(payload.tensors)
+        Each update depends on the payload, its client's data and what that client kept, and on nothing else; steps of
+        several clients may be computed together, equal up to rounding.
+        """
+
+    def client_update(
+        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
+    ) -> Update:
+        """`client_updates` of one client."""
+        return self.client_updates(payload, [data], [personal], observer)[0]
 
     @abstractmethod
-    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
-        """Next state from the updates of a round, which come sorted by client."""
+    def expected_update(self, payload: Payload) -> ExpectedUpdate:
+        """What an update that answers this payload looks like, before any transform."""
+
+    @abstractmethod
+    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+        """State after a round.
+
+        Args:
+            state: When the round began.
+            aggregated: The clients' weights combined into one, by their name in `Update.weights`.
+            updates: What was combined, sorted by client; for training on the server.
+        """
 
     @abstractmethod
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
@@ -144,10 +165,14 @@ class Method(ABC):
     def trained_parameters(self) -> TrainedParameters:
         """How many numbers are trained."""
 
-    @abstractmethod
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """Trained LoRA by tower ('visual', 'text'), for export; empty where the method has none."""
+        return {}
+
+    def trained_tensors(self, state: ServerState) -> Tensors:
+        """What was trained and belongs to the global model, for the run folder."""
+        return state.tensors
 
     def stage(self, round_number: int) -> str:
-        """Name of the training stage of a round, for the log."""
-        return "sft"
+        """Training stage of a round: 'sft' or 'rl'."""
+        return self.training.stage(round_number)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feddtl.config import METHOD_TITLES
+from feddtl.methods.catalog import titles
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.confusion import changed_images, confused_pairs, halves_figure
@@ -118,7 +118,7 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str
 def _title(settings: list[SettingRuns]) -> str:
     """Methods and data sets, such as 'FedDTL and FedLoRA on shapes'."""
     experiments = [run.experiment for setting in settings for run in setting.runs]
-    methods = [title for method, title in METHOD_TITLES.items() if any(e.method == method for e in experiments)]
+    methods = [title for method, title in titles().items() if any(e.method == method for e in experiments)]
     datasets = list(dict.fromkeys(printable(setting.first.data["dataset"]) for setting in settings))
     return f"{listed(methods)} on {listed(datasets)}"
 

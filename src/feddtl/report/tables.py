@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from feddtl.config import METHOD_TITLES, Experiment
+from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.methods.catalog import METHODS
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES, Headline
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.results.grouping import SettingRuns
@@ -19,7 +20,7 @@ from feddtl.results.statistics import Spread, spread_of
 from feddtl.results.tables import Cell, Column, Table, score_cells
 from feddtl.units import duration, percent, size
 
-ZERO_SHOT = METHOD_TITLES["zero-shot"]
+ZERO_SHOT = METHODS["zero-shot"].title
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from feddtl.config import METHOD_TITLES
+from feddtl.methods.catalog import METHODS
 from feddtl.records import Headline
 from feddtl.results.labels import distinct_labels, printable
 from feddtl.results.run import RunResult
@@ -92,10 +92,10 @@ GroupMethods = Callable[[Sequence[RunResult]], tuple[MethodRuns, ...]]
 
 
 def by_method(runs: Iterable[RunResult]) -> tuple[MethodRuns, ...]:
-    """The trained methods among the runs of one setting, in the order of `METHOD_TITLES`."""
-    order = list(METHOD_TITLES)
+    """The trained methods among the runs of one setting, in the order of `METHODS`."""
+    order = list(METHODS)
     trained = [run for run in runs if run.experiment.trains]
-    trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.schedule.stages == "sft"))
+    trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.stages == "sft"))
     groups = _grouped(trained, lambda run: repr(settings_of_the_method(run.experiment)))
     return tuple(replace(group, label=printable(group.label)) for group in groups)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from feddtl.config import clients_at_a_time
 from feddtl.evaluate import mean
-from feddtl.messages import ServerState, Update, tensor_bytes
+from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.parties import Parties, require_finite_state
 from feddtl.runtimes.rounds import Progress, Rounds
+from feddtl.runtimes.server_step import server_step
 from feddtl.seeding import numpy_generator
 from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
 from feddtl.system.clock import Clock
@@ -33,6 +34,7 @@ class RoundLog:
     server: list[Mapping[str, float]] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
     bytes_down: int = 0
+    bytes_up: int = 0
 
 
 class AsynchronousRounds(Rounds):
@@ -54,7 +56,7 @@ class AsynchronousRounds(Rounds):
         self._mean_images = sum(map(len, parties.clients)) / len(parties.clients)
         # How long a client takes depends on what it sends, so it is trained when it starts. A checkpoint does not
         # hold the updates of clients at work: after a resumption they are trained again, from the same state.
-        self._trained: dict[int, Update] = {}
+        self._trained: dict[int, tuple[Update, int]] = {}
 
     def next(self, progress: Progress) -> Progress:
         """See `Rounds.next`."""
@@ -85,6 +87,7 @@ class AsynchronousRounds(Rounds):
             lost=log.lost,
             delays=log.delays,
             server={name: mean([metrics[name] for metrics in log.server]) for name in log.server[0]},
+            bytes_up=log.bytes_up,
             bytes_down=log.bytes_down,
             virtual_seconds=flight.now,
             scores=scores,
@@ -112,29 +115,33 @@ class AsynchronousRounds(Rounds):
         log.bytes_down += transferred
         lost = self._clock.loses(client, number)
         if not lost:
-            [update] = parties.train(payload, [client], personal)
-            parties.require_finite(update, payload.round)
-            self._trained[number] = update
-            transferred += tensor_bytes(update.weights, update.samples)
-        epochs = parties.experiment.local_epochs(self._stage(flight.applied))
+            self._trained[number] = trained = self._train(payload, client, personal)
+            transferred += trained[1]
+        epochs = parties.experiment.training.local_epochs(self._stage(flight.applied))
         seconds = self._clock.seconds(client, len(parties.clients[client]), epochs, transferred)
         job = Job(number, client, flight.applied, flight.now + seconds, lost, begun)
         return replace(flight, started=number + 1, jobs=(*flight.jobs, job))
+
+    def _train(self, payload: Payload, client: int, personal: Mapping[int, Tensors]) -> tuple[Update, int]:
+        """What the server gets of a client, and the bytes that it was sent in. Raises ClientError."""
+        [update] = self._parties.train(payload, [client], personal)
+        return self._parties.exchange(update, payload)
 
     def _apply(
         self, job: Job, tensors: Tensors, flight: Flight, personal: dict[int, Tensors], log: RoundLog
     ) -> tuple[Tensors, Flight]:
         """One step of the server."""
         parties, config = self._parties, self._parties.experiment.afedpg
-        update = self._trained.pop(job.number, None)
-        if update is None:
-            [update] = parties.train(parties.method.broadcast(job.begun), [job.client], personal)
+        trained = self._trained.pop(job.number, None)
+        if trained is None:
+            trained = self._train(parties.method.broadcast(job.begun), job.client, personal)
+        update, size = trained
         delay, stage = flight.applied - job.version, self._stage(flight.applied)
         begun = job.begun
         if self._stage(job.version) != stage:
             begun = replace(begun, round=flight.applied // self._per_round)
         with parties.stopwatch.measure("server"):
-            reached = parties.method.aggregate(begun, [update])
+            reached = server_step(parties.method, begun, [update], parties.chain)
             after, motion = step(
                 tensors,
                 begun.tensors,
@@ -149,6 +156,7 @@ class AsynchronousRounds(Rounds):
         if update.personal:
             personal[job.client] = update.personal
         log.updates.append(update)
+        log.bytes_up += size
         log.delays.append(delay)
         log.server.append(reached.metrics)
         log.models[job.client] = parties.method.classifier(job.begun, update)

@@ -24,6 +24,7 @@ class Arrivals:
         counts: By client, of the model that it was broadcast, on test images of its own, where the round before is one
             that is scored.
         own: By client, the same of its own model, where it was asked for them.
+        sizes: By client, bytes of its update as it was sent, without framing.
     """
 
     updates: list[Update]
@@ -31,6 +32,7 @@ class Arrivals:
     scores: Mapping[int, Scores] = field(default_factory=dict)
     counts: Mapping[int, HitCounts] = field(default_factory=dict)
     own: Mapping[int, HitCounts] = field(default_factory=dict)
+    sizes: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,15 @@ class FleetInProcess(Fleet):
         parties = self._parties
         together = parties.experiment.compute.clients_together or parties.method.clients_together
         updates: list[Update] = []
+        sizes: dict[int, int] = {}
         for start in range(0, len(clients), together):
             for update in parties.train(payload, clients[start : start + together], progress.personal):
-                parties.require_finite(update, payload.round)
+                arrived, sizes[update.client] = parties.exchange(update, payload)
                 parties.observer.client_finished(update.client)
-                updates.append(update)
+                updates.append(arrived)
         counted = parties.experiment.is_scored(progress.state.round)
-        return Arrivals(updates, counts=parties.counts(progress.state, clients) if counted else {})
+        counts = parties.counts(progress.state, clients) if counted else {}
+        return Arrivals(updates, counts=counts, sizes=sizes)
 
     def train_images(self, client: int) -> int:
         """See `Fleet.train_images`."""

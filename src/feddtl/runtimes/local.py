@@ -93,7 +93,7 @@ class LocalRuntime:
     def _rounds(self) -> Rounds:
         experiment, count = self._experiment, len(self._parties.clients)
         clock = Clock(experiment.system, count, experiment.seed)
-        if experiment.system.aggregation == "async":
+        if experiment.system.mode == "async":
             return AsynchronousRounds(self._parties, clock)
         selector = build_selector(experiment, count)
         return SynchronousRounds(self._parties, selector, clock, self._validation, self._fleet)

@@ -17,11 +17,13 @@ class Node:
         client: Id from 0.
         data: Path of its images, or of its copy of the data set; empty: what the experiment names.
         model: Path of its copy of the CLIP; empty: what the experiment names.
+        method: FILE.py:Class of a method that is not one of feddtl's; empty: it takes part in feddtl's methods alone.
     """
 
     client: int
     data: str = ""
     model: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)

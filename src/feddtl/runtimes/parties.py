@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from feddtl.observers import RunObserver
 from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores
 from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
+from feddtl.transforms.base import Exchange
+from feddtl.transforms.catalog import build_chain
+from feddtl.transforms.chain import Chain
 
 
 @dataclass
@@ -63,6 +67,11 @@ class Parties:
     stopwatch: Stopwatch
     latest: LatestPredictions = field(default_factory=LatestPredictions)
 
+    @cached_property
+    def chain(self) -> Chain:
+        """What an update passes on its way to the server."""
+        return build_chain(self.experiment.uplink)
+
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
         """Updates of these clients, their steps together where there are several; not yet checked."""
         data, kept = [self.clients[client] for client in clients], [personal.get(c, {}) for c in clients]
@@ -78,6 +87,20 @@ class Parties:
                     f"The update of client {update.client} in round {round_number}",
                     "Lower local.learning_rate or check that client's images",
                 )
+
+    def exchange(self, update: Update, payload: Payload) -> tuple[Update, int]:
+        """What the server gets of an update, and the bytes that it was sent in, without framing.
+
+        Raises:
+            ClientError: It is not finite, or a transform cannot send it.
+        """
+        self.require_finite(update, payload.round)
+        with self.stopwatch.measure("exchange"):
+            expected = self.method.expected_update(payload)
+            self.chain.expected(expected)  # refuses what a member cannot do
+            exchange = Exchange(update.client, payload.round, expected.weights, self.experiment.seed)
+            sent = self.chain.encode(update, exchange)
+            return self.chain.decode(sent, exchange), tensor_bytes(sent.weights, sent.samples)
 
     def _updates(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
         observe = self.observer.epoch_finished
@@ -138,6 +161,7 @@ class Parties:
         clients: Sequence[int],
         lost: Sequence[int],
         server: Mapping[str, float],
+        bytes_up: int,
         bytes_down: int,
         virtual_seconds: float,
         scores: RoundScores | None,
@@ -164,7 +188,7 @@ class Parties:
             train=train_metrics(updates),
             train_by_client={update.client: dict(update.metrics) for update in updates},
             server=server,
-            bytes_up=sum(tensor_bytes(update.weights, update.samples) for update in updates),
+            bytes_up=bytes_up,
             bytes_down=bytes_down,
             virtual_seconds=virtual_seconds,
             scores=scores,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
-from feddtl.methods.base import Aggregate, Classifier
+from feddtl.methods.base import Classifier, NextState
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.parties import Parties, require_finite_state
 from feddtl.runtimes.rounds import Progress, Rounds
+from feddtl.runtimes.server_step import server_step
 from feddtl.system.clock import Clock
 from feddtl.system.selection import Selector, Visit
 from feddtl.system.validation import Validation
@@ -53,12 +54,12 @@ class SynchronousRounds(Rounds):
         if counted is not progress and (federated := federated_of(counted)):
             parties.observer.clients_counted(state.round, federated)
         updates = arrived.updates
-        aggregate = self._aggregate(state, updates)
+        reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
         models = {update.client: parties.method.classifier(state, update) for update in here}
-        scores = parties.scores(models, aggregate.state, arrived.own, arrived.scores)
+        scores = parties.scores(models, reached.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
-        seconds = self._duration(stage, payload, chosen, updates)
+        seconds = self._duration(stage, payload, chosen, arrived.sizes)
         memory = self._selector.observe(progress.memory, number, visits)
         record = parties.record(
             number,
@@ -68,21 +69,22 @@ class SynchronousRounds(Rounds):
             clients=chosen,
             lost=sorted([*lost, *arrived.failures]),
             failures=dict(arrived.failures),
-            server=dict(aggregate.metrics),
+            server=dict(reached.metrics),
+            bytes_up=sum(arrived.sizes.values()),
             bytes_down=tensor_bytes(payload.tensors) * len(chosen),
             virtual_seconds=progress.virtual_seconds + seconds,
             scores=scores,
         )
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
-        return Progress(aggregate.state, personal, (*counted.records, record), memory, counted.before)
+        return Progress(reached.state, personal, (*counted.records, record), memory, counted.before)
 
-    def _aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+    def _next_state(self, state: ServerState, updates: Sequence[Update]) -> NextState:
         if not updates:
-            return Aggregate(ServerState(state.round + 1, state.tensors))
+            return NextState(ServerState(state.round + 1, state.tensors))
         with self._parties.stopwatch.measure("server"):
-            aggregate = self._parties.method.aggregate(state, updates)
-        require_finite_state(aggregate.state)
-        return aggregate
+            reached = server_step(self._parties.method, state, updates, self._parties.chain)
+        require_finite_state(reached.state)
+        return reached
 
     def _visits(self, state: ServerState, models: dict[int, Classifier]) -> dict[int, Visit]:
         """What a learning selector wants to know; nothing where it does not learn."""
@@ -93,9 +95,8 @@ class SynchronousRounds(Rounds):
         with self._parties.stopwatch.measure("evaluation"):
             return self._validation.visits(self._parties.method.classifier(state), models)
 
-    def _duration(self, stage: str, payload: Payload, chosen: Sequence[int], updates: Sequence[Update]) -> float:
+    def _duration(self, stage: str, payload: Payload, chosen: Sequence[int], sent: Mapping[int, int]) -> float:
         """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""
-        sent = {update.client: tensor_bytes(update.weights, update.samples) for update in updates}
-        down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.local_epochs(stage)
+        down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.training.local_epochs(stage)
         images = {client: self._fleet.train_images(client) for client in chosen}
         return max(self._clock.seconds(c, images[c], epochs, down + sent.get(c, 0)) for c in chosen)

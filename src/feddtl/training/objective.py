@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feddtl.seeding import torch_generator
 from feddtl.training.local import Batch, Learner
+from feddtl.training.penalties import Penalty
 from feddtl.training.policy import Piece, Policy
 
 
@@ -33,10 +34,14 @@ class Objective(ABC):
     Args:
         policy: The model on the clients' images.
         learners: One per client of the policy, in its order.
+
+    Attributes:
+        penalties: Terms on a client's tensors that are added to its loss; none by default.
     """
 
     def __init__(self, policy: Policy, learners: Sequence[Learner]) -> None:
         self.policy = policy
+        self.penalties: Sequence[Penalty] = ()
         self.learners = learners
 
     @abstractmethod
@@ -85,8 +90,11 @@ class Objective(ABC):
         roots: list[tuple[Tensor, Tensor | None]] = [(text, anchor.grad)] if text.requires_grad else []
         if (term := self.text_term(adapters, text)) is not None:
             roots.append((term.sum(), None))
-            sums["text_term"] = term.detach() * torch.tensor([len(batch.rows) for batch in batches], device=term.device)
-            sums["loss"] = sums["loss"] + sums["text_term"]
+            _add_term(sums, "text_term", term, batches)
+        if self.penalties:
+            penalty = torch.stack([sum_of(self.penalties, own) for own in adapters])
+            roots.append((penalty.sum(), None))
+            _add_term(sums, "penalty", penalty, batches)
         if roots:
             torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
         return sums
@@ -97,3 +105,14 @@ class Objective(ABC):
         sizes = [len(batch.rows) for batch in batches[piece.first : piece.first + len(piece.counts)]]
         split = torch.split(losses, piece.counts)
         return torch.stack([share.sum() / size for share, size in zip(split, sizes, strict=True)])
+
+
+def sum_of(penalties: Sequence[Penalty], tensors: Mapping[str, Tensor]) -> Tensor:
+    """All penalties on a client's tensors, a scalar."""
+    return torch.stack([penalty(tensors) for penalty in penalties]).sum()
+
+
+def _add_term(sums: dict[str, Tensor], name: str, term: Tensor, batches: Sequence[Batch]) -> None:
+    """Count a term of each part's mean loss, (parts,), once for each of its rows."""
+    sums[name] = term.detach() * torch.tensor([len(batch.rows) for batch in batches], device=term.device)
+    sums["loss"] = sums["loss"] + sums[name]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from feddtl.config import RlConfig
-from feddtl.models.lora import mix
+from feddtl.models.lora import Tensors
 from feddtl.objectives.grpo import (
     Rollout,
     action_log_probs,
@@ -34,8 +34,10 @@ class Reinforcement(Objective):
         learners: One per client.
         config: RL settings.
         randomness: Of each client.
-        received: The broadcast adapters, at which a round's roll-outs are drawn.
-        anchor: Adapters after the last SFT round.
+        received: The tensors that each client starts from, at which a round's roll-outs are drawn; one mapping where
+            all start from the same.
+        anchor: The same after the last SFT round.
+        mix: The model between several, (their tensors, shares) -> tensors.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class Reinforcement(Objective):
         learners: Sequence[Learner],
         config: RlConfig,
         randomness: Sequence[LocalRandomness],
-        received: Mapping[str, Tensor],
-        anchor: Mapping[str, Tensor],
+        received: Sequence[Mapping[str, Tensor]],
+        anchor: Sequence[Mapping[str, Tensor]],
+        mix: Callable[[Sequence[Mapping[str, Tensor]], Sequence[float]], Tensors],
     ) -> None:
         super().__init__(policy, learners)
         self._config = config
+        self._mix = mix
         self._sources = [
             (source.generator("rollout-noise"), source.generator("rollout-action")) for source in randomness
         ]
@@ -63,7 +67,7 @@ class Reinforcement(Objective):
     def before_epoch(self, learner: int, epoch: int) -> None:
         """Draw the learner's roll-outs anew at its present parameters, if they are drawn every epoch."""
         if self._config.rollout == "epoch":
-            self._draw_all([learner], self.learners[learner].parameters)
+            self._draw_all([learner], [self.learners[learner].parameters])
 
     def before_step(self, batches: Sequence[Batch]) -> None:
         """Draw the noise of the step's own roll-outs, if it has some: for whole batches, so that the passes into
@@ -98,24 +102,27 @@ class Reinforcement(Objective):
         metrics = self._diagnostics(log_probs.detach(), rollout, reference_log_probs, labels)
         return config.kl_weight * kl - gain, {**metrics, "policy_objective": gain.detach(), "kl": kl.detach()}
 
-    def _hybrid_reference(self, received: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> Tensor:
+    def _hybrid_reference(
+        self, received: Sequence[Mapping[str, Tensor]], anchor: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
         """(N, C) log-probabilities of the hybrid of SFT anchor and received model."""
         share = self._config.anchor_weight
         if self._config.reference == "weights":
-            return self.policy.all_log_probs([mix([anchor, received], [share, 1 - share])])
-        parts = [self.policy.all_log_probs([adapters]).exp() for adapters in (anchor, received)]
+            pairs = zip(anchor, received, strict=True)
+            return self.policy.all_log_probs([self._mix(pair, [share, 1 - share]) for pair in pairs])
+        parts = [self.policy.all_log_probs(tensors).exp() for tensors in (anchor, received)]
         mixed = share * parts[0] + (1 - share) * parts[1]
         return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
 
     @torch.no_grad()
-    def _draw_all(self, learners: Sequence[int], adapters: Mapping[str, Tensor]) -> None:
-        """Roll-outs of all images of some learners at these adapters."""
-        features = self.policy.all_features([adapters], learners)
-        text = self.policy.text_embeddings([adapters])[0]
+    def _draw_all(self, learners: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]) -> None:
+        """Roll-outs of all images of some learners at these tensors, of each learner or one mapping for all."""
+        features = self.policy.all_features(tensors, learners)
+        texts = self.policy.text_embeddings(tensors)
         sizes = [len(self.learners[learner].rows) for learner in learners]
-        for learner, own in zip(learners, torch.split(features, sizes), strict=True):
+        for index, (learner, own) in enumerate(zip(learners, torch.split(features, sizes), strict=True)):
             rows = self.learners[learner].rows
-            labels = self.policy.labels[rows.start : rows.stop]
+            labels, text = self.policy.labels[rows.start : rows.stop], texts[index if len(texts) > 1 else 0]
             self._rollouts[learner] = self._roll_out(own, text, labels, *self._draw_noise(learner, len(own)))
 
     def _draw_noise(self, learner: int, images: int) -> tuple[Tensor, Tensor | None]:

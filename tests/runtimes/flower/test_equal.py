@@ -14,7 +14,7 @@ from cli.small_runs import CLIENTS, final_state, records
 from runtimes.flower.flower_runs import ROUNDS, assert_equal_states, facts, grid_of, make_experiment, short
 
 from feddtl import deployment
-from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, SystemConfig
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, SystemConfig, UplinkConfig
 from feddtl.errors import ConfigError
 from feddtl.experiment import run_experiment
 
@@ -80,7 +80,9 @@ def test_what_is_personal_never_travels(bench, tmp_path, state_of_clients):
 def test_half_precision_halves_what_travels_and_stays_close(bench, tmp_path):
     sizes = {}
     for precision in ("float32", "float16"):
-        experiment = make_experiment(bench, deployment=DeploymentConfig(precision=precision, round_timeout=0.2))
+        uplink = UplinkConfig(transforms={"float32": "norm-bound", "float16": "norm-bound,float16"}[precision])
+        deployment_config = DeploymentConfig(precision=precision, round_timeout=0.2)
+        experiment = make_experiment(bench, deployment=deployment_config, uplink=uplink)
         replies = []
         grid = grid_of(after=lambda client, reply, replies=replies: replies.append(reply) or reply)
         deployment.serve(experiment, tmp_path / precision, grid)
@@ -98,7 +100,7 @@ def test_the_broadcast_is_packed_once_for_all(bench, tmp_path):
     assert len({id(message.content.array_records["arrays"]) for message in sent}) == 2  # rounds
 
 
-@pytest.mark.parametrize("system", [{"selection": "fedppo"}, {"aggregation": "async"}], ids=["fedppo", "asynchronous"])
+@pytest.mark.parametrize("system", [{"selection": "fedppo"}, {"mode": "async"}], ids=["fedppo", "asynchronous"])
 def test_policies_that_need_one_process_are_refused(bench, tmp_path, system):
     experiment = make_experiment(
         bench,

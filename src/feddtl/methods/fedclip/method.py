@@ -8,23 +8,33 @@ so that methods differ in what they train and not in the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from feddtl.methods.averaging import FederatedAveraging
+from feddtl.config import TrainingSettings
+from feddtl.methods.base import Task
+from feddtl.methods.fedclip.settings import FedCLIPSettings
+from feddtl.methods.federated import FederatedMethod
 from feddtl.methods.linear_layers import initial_linear
-from feddtl.methods.lora_clip import frozen_text
 from feddtl.models.lora import Tensors
 from feddtl.training.local import Learner
 from feddtl.training.objective import Objective
 from feddtl.training.policy import Piece, Policy
-from feddtl.training.stages import Supervised
+from feddtl.training.supervised import Supervised
 
 
-class FedCLIP(FederatedAveraging):
+class FedCLIP(FederatedMethod):
     """Federated averaging of a gate on frozen image features."""
+
+    Settings: ClassVar[type[FedCLIPSettings]] = FedCLIPSettings
+    settings: FedCLIPSettings
+
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
+        self.batches_clients = settings.loss != "contrastive"  # its loss pairs all images of a step
 
     def initial_shared(self) -> Tensors:
         """Two linear layers (e, e), as PyTorch initialises them."""
@@ -40,16 +50,11 @@ class FedCLIP(FederatedAveraging):
         hidden = linear(features, tensors["gate.first.weight"], tensors["gate.first.bias"]).tanh()
         return features * linear(hidden, tensors["gate.second.weight"], tensors["gate.second.bias"]).softmax(dim=-1)
 
-    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
-        """Of the frozen tower, (C, e)."""
-        features, _ = frozen_text(self.clip, class_names, self.task.prompt_template, len(self.clip.text.stack))
-        return features
-
-    def objective(self, policy: Policy, learner: Learner) -> Objective:
+    def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
         """Cross-entropy over all base classes, or contrastive within the batch."""
-        if self.experiment.fedclip.loss == "contrastive":
-            return ContrastiveInBatch(policy, [learner])
-        return Supervised(policy, [learner])
+        if self.settings.loss == "contrastive":
+            return ContrastiveInBatch(policy, learners)
+        return Supervised(policy, learners)
 
 
 class ContrastiveInBatch(Objective):

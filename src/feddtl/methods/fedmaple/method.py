@@ -12,14 +12,16 @@ Choices: the first visual prompts pass the norm behind the embeddings, as patche
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from feddtl.config import Experiment
-from feddtl.methods.averaging import FederatedAveraging
+from feddtl.config import TrainingSettings
 from feddtl.methods.base import Task
+from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.methods.linear_layers import initial_linear
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.lora import Tensors
@@ -27,16 +29,19 @@ from feddtl.models.text_tower import TextTower, prompts_for
 from feddtl.seeding import torch_generator
 
 
-class FedMaPLe(FederatedAveraging):
+class FedMaPLe(FederatedMethod):
     """Federated averaging of coupled prompts."""
 
-    def __init__(self, task: Task, experiment: Experiment) -> None:
-        super().__init__(task, experiment)
+    Settings: ClassVar[type[FedMaPLeSettings]] = FedMaPLeSettings
+    settings: FedMaPLeSettings
+
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
         self.first_image_block = 0
         stacks = (task.clip.image.stack, task.clip.text.stack)
-        self._depth = min(experiment.fedmaple.depth, *map(len, stacks))
-        self._template = f"{experiment.fedmaple.initial_text.strip()} of a {{class}}."
-        words = task.clip.text.embed_words(experiment.fedmaple.initial_text.strip())
+        self._depth = min(settings.depth, *map(len, stacks))
+        self._template = f"{settings.initial_text.strip()} of a {{class}}."
+        words = task.clip.text.embed_words(settings.initial_text.strip())
         self._initial = words.detach().cpu().clone()  # (n, d_text)
 
     @property
@@ -53,7 +58,7 @@ class FedMaPLe(FederatedAveraging):
             tensors |= initial_linear(f"map.{block}", image.width, text.width, seed)
             if block:
                 drawn = torch.randn(self._initial.shape, generator=torch_generator(seed, "fedmaple", block))
-                tensors[f"text.{block}"] = self.experiment.fedmaple.init_std * drawn
+                tensors[f"text.{block}"] = self.settings.init_std * drawn
         return tensors
 
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ prompt per class name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from feddtl.methods.averaging import FederatedAveraging
+from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.lora_clip import frozen_text
 from feddtl.methods.promptfl.method import CONTEXT, prompted_features
 from feddtl.models.lora import Tensors
@@ -25,20 +27,23 @@ from feddtl.seeding import torch_generator
 from feddtl.training.local import Learner
 from feddtl.training.objective import Objective
 from feddtl.training.policy import Policy
-from feddtl.training.stages import Supervised
+from feddtl.training.supervised import Supervised
 
 
-class FedPGP(FederatedAveraging):
+class FedPGP(FederatedMethod):
     """Federated averaging of a prompt with personal low-rank changes."""
+
+    Settings: ClassVar[type[FedPGPSettings]] = FedPGPSettings
+    settings: FedPGPSettings
 
     def initial_shared(self) -> Tensors:
         """σ ~ N(0, σ_0²), (n, d)."""
-        config = self.experiment.fedpgp
+        config = self.settings
         return {CONTEXT: self._draw(config.context_length, self.clip.text.width, "fedpgp/shared")}
 
     def initial_personal(self, client: int) -> Tensors:
         """U (n, b) and V (b, d) ~ N(0, σ_0²), drawn for each client."""
-        config = self.experiment.fedpgp
+        config = self.settings
         return {
             "U": self._draw(config.context_length, config.bottleneck, "fedpgp/U", client),
             "V": self._draw(config.bottleneck, self.clip.text.width, "fedpgp/V", client),
@@ -51,9 +56,9 @@ class FedPGP(FederatedAveraging):
             context = context + tensors["U"] @ tensors["V"]
         return prompted_features(self.clip.text, context, class_names)
 
-    def objective(self, policy: Policy, learner: Learner) -> Objective:
+    def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
         """Cross-entropy and the contrastive term."""
-        return PromptContrast(policy, learner, self)
+        return PromptContrast(policy, learners, self)
 
     def written_features(self, class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) of the hand-written prompts."""
@@ -62,20 +67,20 @@ class FedPGP(FederatedAveraging):
 
     def _draw(self, rows: int, columns: int, purpose: str, *numbers: int) -> Tensor:
         generator = torch_generator(self.task.seed, purpose, *numbers)
-        return self.experiment.fedpgp.init_std * torch.randn(rows, columns, generator=generator)
+        return self.settings.init_std * torch.randn(rows, columns, generator=generator)
 
 
 class PromptContrast(Supervised):
     """Cross-entropy of the personal prompt, and the term that relates it to the shared and the hand-written one."""
 
-    def __init__(self, policy: Policy, learner: Learner, method: FedPGP) -> None:
-        super().__init__(policy, [learner])
+    def __init__(self, policy: Policy, learners: Sequence[Learner], method: FedPGP) -> None:
+        super().__init__(policy, learners)
         self._method = method
         self._written = normalize(method.written_features(method.task.class_names), dim=-1)
 
     def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
         """μ · ℓ of each part."""
-        config, names = self._method.experiment.fedpgp, self._method.task.class_names
+        config, names = self._method.settings, self._method.task.class_names
         if config.contrast_weight == 0:
             return None
         terms = []

@@ -11,32 +11,37 @@ global model is the averaged maps between everybody's initial `down` and `up`, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
-from feddtl.config import Experiment
+from feddtl.config import TrainingSettings
 from feddtl.messages import ServerState
-from feddtl.methods.averaging import FederatedAveraging
 from feddtl.methods.base import Task
+from feddtl.methods.federated import FederatedMethod
 from feddtl.methods.linear_layers import kaiming_linear
 from feddtl.methods.lora_clip import frozen_text
+from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.models.lora import Tensors
 from feddtl.models.towers import Beside
 
 
-class PFedMMA(FederatedAveraging):
+class PFedMMA(FederatedMethod):
     """Federated averaging of the maps that join personal adapters of two towers."""
 
-    def __init__(self, task: Task, experiment: Experiment) -> None:
-        super().__init__(task, experiment)
+    Settings: ClassVar[type[PFedMMASettings]] = PFedMMASettings
+    settings: PFedMMASettings
+
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
         stacks = (task.clip.image.stack, task.clip.text.stack)
-        self._depth = min(experiment.pfedmma.blocks, *map(len, stacks))
+        self._depth = min(settings.blocks, *map(len, stacks))
         self.first_image_block, self._first_text_block = (len(stack) - self._depth for stack in stacks)
 
     def initial_shared(self) -> Tensors:
         """`shared.<depth>` (32, 32) with its bias, depth 0 being the first block with an adapter."""
-        width, seed = self.experiment.pfedmma.width, self.task.seed
+        width, seed = self.settings.width, self.task.seed
         tensors: Tensors = {}
         for depth in range(self._depth):
             tensors |= kaiming_linear(f"shared.{depth}", width, width, seed)
@@ -44,7 +49,7 @@ class PFedMMA(FederatedAveraging):
 
     def initial_personal(self, client: int) -> Tensors:
         """`image.down.<depth>`, `image.up.<depth>` and the same of 'text', equal for all clients."""
-        width, seed = self.experiment.pfedmma.width, self.task.seed
+        width, seed = self.settings.width, self.task.seed
         tensors: Tensors = {}
         for tower, size in (("image", self.clip.image.width), ("text", self.clip.text.width)):
             for depth in range(self._depth):
@@ -54,7 +59,7 @@ class PFedMMA(FederatedAveraging):
 
     def global_tensors(self, state: ServerState) -> Tensors:
         """The averaged maps with the initial personal ones."""
-        return {**state.tensors, **self.initial_personal(0)}
+        return {**self.trained_tensors(state), **self.initial_personal(0)}
 
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
         """Projected features (B, e) with an adapter beside each of the last blocks."""
@@ -79,4 +84,4 @@ class PFedMMA(FederatedAveraging):
             return linear(inputs, weight.to(inputs.dtype), bias.to(inputs.dtype))
 
         narrow = layer("shared", relu(layer(f"{tower}.down", normed)))
-        return self.experiment.pfedmma.scale * layer(f"{tower}.up", narrow)
+        return self.settings.scale * layer(f"{tower}.up", narrow)

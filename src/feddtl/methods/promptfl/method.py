@@ -7,11 +7,13 @@ is trained and sent. Both towers stay frozen, so a client keeps the final featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from feddtl.methods.averaging import FederatedAveraging
+from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.promptfl.settings import PromptFLSettings
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import TextTower, prompts_for
 from feddtl.seeding import torch_generator
@@ -21,12 +23,15 @@ CONTEXT = "context"
 NAME_PROMPT = "{class}."
 
 
-class PromptFL(FederatedAveraging):
+class PromptFL(FederatedMethod):
     """Federated averaging of a text prompt."""
+
+    Settings: ClassVar[type[PromptFLSettings]] = PromptFLSettings
+    settings: PromptFLSettings
 
     def initial_shared(self) -> Tensors:
         """v ~ N(0, σ²), (n, d)."""
-        config = self.experiment.promptfl
+        config = self.settings
         generator = torch_generator(self.task.seed, "promptfl")
         context = torch.randn(config.context_length, self.clip.text.width, generator=generator)
         return {CONTEXT: config.init_std * context}

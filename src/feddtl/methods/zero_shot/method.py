@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from feddtl.config import Experiment
-from feddtl.messages import Payload, ServerState, Update
-from feddtl.methods.base import Aggregate, Classifier, Method, Task, TrainedParameters
+from feddtl.config import TrainingSettings
+from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update
+from feddtl.methods.base import Classifier, Method, NextState, Task, TrainedParameters
 from feddtl.methods.lora_clip import LoraClassifier
-from feddtl.models.lora import Lora, Tensors
+from feddtl.models.lora import Tensors
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import EpochObserver, ignore_epochs
 
@@ -16,10 +17,10 @@ from feddtl.training.local import EpochObserver, ignore_epochs
 class ZeroShot(Method):
     """The pre-trained model, as the lowest row of every table."""
 
-    trains = False
+    trains: ClassVar[bool] = False
 
-    def __init__(self, task: Task, experiment: Experiment) -> None:
-        self.task = task
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
         # No block changes: only final features are kept.
         self.first_image_block = len(task.clip.image.stack)
 
@@ -31,15 +32,23 @@ class ZeroShot(Method):
         """Empty."""
         return Payload(state.round + 1, {})
 
-    def client_update(
-        self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
-    ) -> Update:
+    def client_updates(
+        self,
+        payload: Payload,
+        clients: Sequence[ClientData],
+        personal: Sequence[Tensors],
+        observer: EpochObserver = ignore_epochs,
+    ) -> list[Update]:
         """Empty."""
-        return Update(data.client, len(data), {})
+        return [Update(data.client, len(data), {}) for data in clients]
 
-    def aggregate(self, state: ServerState, updates: Sequence[Update]) -> Aggregate:
+    def expected_update(self, payload: Payload) -> ExpectedUpdate:
+        """Empty."""
+        return ExpectedUpdate({})
+
+    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
         """The next round of the same model."""
-        return Aggregate(ServerState(state.round + 1, {}))
+        return NextState(ServerState(state.round + 1, {}))
 
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The pre-trained model."""
@@ -48,10 +57,6 @@ class ZeroShot(Method):
     def trained_parameters(self) -> TrainedParameters:
         """None."""
         return TrainedParameters()
-
-    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
-        """None."""
-        return {}
 
 
 def zero_shot_classifier(task: Task, first_image_block: int) -> Classifier:

@@ -16,7 +16,7 @@ from feddtl.runtimes.flower.records import CLIENT, ERROR, from_records, to_recor
 from feddtl.runtimes.node import Node, Request
 from feddtl.runtimes.wire.contract import Parcel, Scalar
 
-PARTITION, DATA, MODEL = "partition-id", "data", "model"  # keys of a node's configuration
+PARTITION, DATA, MODEL, METHOD = "partition-id", "data", "model", "method"  # keys of a node's configuration
 
 
 def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
@@ -97,4 +97,4 @@ def _node(context: Context) -> Node:
             f"This node's configuration has {PARTITION} = {client!r}.",
             f"Start it with --node-config '{PARTITION}=0' (its client id, from 0).",
         )
-    return Node(client, str(config.get(DATA, "")), str(config.get(MODEL, "")))
+    return Node(client, str(config.get(DATA, "")), str(config.get(MODEL, "")), str(config.get(METHOD, "")))

@@ -75,6 +75,7 @@ class FlowerFleet(Fleet):
             self._scores_of(replies),
             {client: reply.counts for client, reply in replies.items() if reply.counts and reply.counts.images},
             {client: reply.own for client, reply in replies.items() if reply.own},
+            {client: reply.size for client, reply in replies.items()},
         )
 
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
@@ -169,7 +170,8 @@ class FlowerFleet(Fleet):
             self._nodes.holdings(client, node),
             len(method.task.class_names),
             method.expected_update(payload),
-            experiment.deployment.max_update_norm,
+            self._parties.chain,
+            experiment.seed,
             measured=self._personal and not experiment.data.on_clients,
             counted=experiment.is_scored(payload.round - 1),
             own_counted=experiment.is_scored(payload.round),

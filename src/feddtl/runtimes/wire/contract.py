@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from feddtl.config import Experiment
 from feddtl.errors import ClientError
 from feddtl.methods.base import Task
+from feddtl.methods.catalog import method_digest
 
-SCHEMA = 2
+SCHEMA = 3
 Precision = Literal["float32", "float16"]
 Scalar = str | int | float | bool
 
@@ -44,22 +46,32 @@ class Contract:
     Attributes:
         model: Hash of the CLIP's weights.
         classes: Hash of the base classes, in label order, and of the prompt.
-        precision: Of floating tensors on the way.
+        precision: Of floating tensors in a broadcast.
+        method: Hash of the file of a user's own method; empty for a method of feddtl.
     """
 
     model: str
     classes: str
     precision: Precision = "float32"
+    method: str = ""
 
     @classmethod
-    def of(cls, task: Task, precision: Precision) -> Contract:
-        """The contract of a task."""
+    def of(cls, task: Task, experiment: Experiment) -> Contract:
+        """The contract of an experiment on its task."""
         names = json.dumps([task.class_names, task.prompt_template])
-        return cls(task.clip.digest(), hashlib.sha256(names.encode()).hexdigest(), precision)
+        classes = hashlib.sha256(names.encode()).hexdigest()
+        digest = method_digest(experiment.method)
+        return cls(task.clip.digest(), classes, experiment.deployment.precision, digest)
 
     def scalars(self) -> dict[str, Scalar]:
         """As it travels."""
-        return {"schema": SCHEMA, "model": self.model, "classes": self.classes, "precision": self.precision}
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "classes": self.classes,
+            "precision": self.precision,
+            "method": self.method,
+        }
 
     def require(self, scalars: Mapping[str, Scalar]) -> None:
         """Raise RejectedMessageError naming the first thing in which the other side differs."""
@@ -68,6 +80,7 @@ class Contract:
             "model": "the other side has another CLIP",
             "classes": "the other side has other classes, another order of them, or another prompt",
             "precision": "the other side sends tensors in another precision",
+            "method": "the other side has another file of the method",
         }
         for name, mine in self.scalars().items():
             theirs = scalars.get(name)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
 from feddtl.evaluate import HitCounts, Scores
-from feddtl.messages import ExpectedUpdate, Payload, Update
+from feddtl.messages import ExpectedUpdate, Payload, Update, tensor_bytes
 from feddtl.runtimes.node import Holdings
 from feddtl.runtimes.wire.contract import SCHEMA, Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.tensors import check_samples, check_weights, require_names, to_arrays, to_tensor
 from feddtl.runtimes.wire.values import accuracies, finite_metrics, hit_counts, require_numbers, whole_number
 from feddtl.tensor_groups import add_prefix, select_prefix
+from feddtl.transforms.base import Exchange, RejectedUpdateError
+from feddtl.transforms.chain import Chain
 
 _LEAST_HELD = {"train": 1, "base": 0, "novel": 0}
 
@@ -26,8 +30,9 @@ class Terms:
         round: Of which round.
         images: How many that client has.
         classes: C, number of base classes.
-        expected: Tensors.
-        max_update_norm: Largest L2 distance between received and returned weights.
+        expected: The update before any transform; its weights are those that the client received.
+        chain: The transforms that the update passed.
+        seed: Of the experiment.
         measured: Whether the client must have scored its own model on all test images.
         counted: Whether the client must have counted for the model that it was broadcast.
         own_counted: Whether it must have counted for its own model.
@@ -39,7 +44,8 @@ class Terms:
     images: Holdings
     classes: int
     expected: ExpectedUpdate
-    max_update_norm: float
+    chain: Chain
+    seed: int
     measured: bool = False
     counted: bool = False
     own_counted: bool = False
@@ -56,23 +62,26 @@ class Reply:
         own: The same of its own model; None where the round is not scored.
         scores: Base and novel accuracy of its own model on all test images, NaN in rounds that do not ask for them;
             None where the server measures them.
+        size: Bytes of the update as it was sent, without framing; 0 on the client.
     """
 
     update: Update
     counts: HitCounts | None = None
     own: HitCounts | None = None
     scores: Scores | None = None
+    size: int = 0
 
 
 def pack_payload(payload: Payload, contract: Contract) -> Parcel:
     """A broadcast as it travels."""
-    return Parcel(to_arrays(payload.tensors, contract), {**contract.scalars(), "round": payload.round})
+    return Parcel(to_arrays(payload.tensors, contract.precision), {**contract.scalars(), "round": payload.round})
 
 
 def unpack_payload(parcel: Parcel, contract: Contract) -> Payload:
     """A broadcast as it was sent. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
-    tensors = {name: to_tensor(name, array, contract) for name, array in parcel.arrays.items()}
+    arrays = parcel.arrays.items()
+    tensors = {name: _single(to_tensor(name, array, contract.precision)) for name, array in arrays}
     return Payload(whole_number(parcel.scalars, "round", 1), tensors)
 
 
@@ -91,7 +100,7 @@ def pack_reply(reply: Reply, round_number: int, contract: Contract) -> Parcel:
         scalars |= _count_scalars(model, counts) if counts else {}
     if reply.scores is not None:
         scalars |= {"base": reply.scores.base, "novel": reply.scores.novel}
-    return Parcel(to_arrays(tensors, contract), scalars, dict(update.metrics))
+    return Parcel(to_arrays(tensors), scalars, dict(update.metrics))
 
 
 def unpack_reply(parcel: Parcel, terms: Terms) -> Reply:
@@ -102,17 +111,45 @@ def unpack_reply(parcel: Parcel, terms: Terms) -> Reply:
     """
     terms.contract.require(parcel.scalars)
     require_numbers(parcel.scalars, round=terms.round, client=terms.client, images=terms.images.train)
-    require_names(parcel, terms.expected)
-    tensors = {name: to_tensor(name, array, terms.contract) for name, array in parcel.arrays.items()}
-    weights, samples = select_prefix(tensors, "weights"), select_prefix(tensors, "samples")
-    check_weights(weights, terms.expected.weights, terms.max_update_norm)
-    check_samples(samples, terms.expected, terms.images.train, terms.classes)
+    update, size = _unpack_update(parcel, terms)
     return Reply(
-        Update(terms.client, terms.images.train, weights, samples, finite_metrics(parcel.metrics)),
+        update,
         hit_counts(parcel.scalars, "global", terms.images) if terms.counted else None,
         hit_counts(parcel.scalars, "own", terms.images) if terms.own_counted else None,
         accuracies(parcel.scalars) if terms.measured else None,
+        size,
     )
+
+
+def _unpack_update(parcel: Parcel, terms: Terms) -> tuple[Update, int]:
+    """The decoded update, and the bytes that it was sent in."""
+    sent = terms.chain.expected(terms.expected)
+    require_names(parcel, sent)
+    tensors = {name: to_tensor(name, array, _precision(sent, name)) for name, array in parcel.arrays.items()}
+    weights, samples = select_prefix(tensors, "weights"), select_prefix(tensors, "samples")
+    check_weights(weights, sent.weights)
+    check_samples(samples, sent, terms.images.train, terms.classes)
+    metrics = finite_metrics(parcel.metrics)
+    update = Update(terms.client, terms.images.train, weights, samples, metrics)
+    received = {name: tensor.cpu() for name, tensor in terms.expected.weights.items()}
+    try:
+        decoded = terms.chain.decode(update, Exchange(terms.client, terms.round, received, terms.seed))
+    except RejectedUpdateError as error:
+        raise RejectedMessageError(error.message) from None
+    check_weights(decoded.weights, terms.expected.weights)
+    check_samples(decoded.samples, terms.expected, terms.images.train, terms.classes)
+    return decoded, tensor_bytes(weights, samples)
+
+
+def _precision(expected: ExpectedUpdate, name: str) -> str:
+    """NumPy's name of the type that a tensor of an update must have, where it is floating."""
+    group, _, own = name.partition("/")
+    kind = expected.weights[own].dtype if group == "weights" else expected.embedding_type
+    return str(kind).removeprefix("torch.") if kind.is_floating_point else "float32"
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def pack_counts(counts: HitCounts, client: int, round_number: int, contract: Contract) -> Parcel:

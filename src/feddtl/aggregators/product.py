@@ -1,0 +1,36 @@
+"""Mean of the LoRA products B·A, truncated to the rank by SVD: no cross terms between clients (FedDTL §3 leaves it
+open)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from feddtl.aggregators.base import Aggregator, sample_shares
+from feddtl.messages import Update
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Tensors, layer_names, mix, truncate
+
+
+class Product(Aggregator):
+    """Averages B·A and factorises it anew."""
+
+    def combine(self, updates: Sequence[Update]) -> Tensors:
+        """See `Aggregator.combine`; needs LoRA factors."""
+        first = updates[0].weights
+        rank = first[layer_names(first)[0] + A_SUFFIX].shape[0]
+        return truncate(mix([update.weights for update in updates], sample_shares(updates)), rank)
+
+    def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
+        """‖B_k·A_k − B·A‖_F over all layers: equal products may have different factors."""
+        difference = mix([weights, aggregate], [1.0, -1.0])
+        return math.sqrt(sum(_squared_norm(difference, layer) for layer in layer_names(difference)))
+
+
+def _squared_norm(factors: Mapping[str, Tensor], layer: str) -> float:
+    """‖B·A‖_F² = tr((BᵀB)(AAᵀ)), without forming the product."""
+    up, down = factors[layer + B_SUFFIX].double(), factors[layer + A_SUFFIX].double()
+    # Rounding may leave a tiny negative number where the products are equal.
+    return max(0.0, float(torch.trace((up.T @ up) @ (down @ down.T))))

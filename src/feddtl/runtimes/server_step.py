@@ -1,0 +1,26 @@
+"""The server's part of a round: updates into one, then what the method makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feddtl.aggregators.base import client_drift
+from feddtl.aggregators.catalog import build_aggregator
+from feddtl.messages import ServerState, Update
+from feddtl.methods.base import Method, NextState
+from feddtl.transforms.chain import Chain
+
+
+def server_step(method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None) -> NextState:
+    """The next state, with `client_drift` among its metrics.
+
+    Args:
+        method: The method, whose settings name the aggregator.
+        state: When the round began.
+        updates: Decoded, sorted by client; one or more.
+        chain: The transforms that the updates passed; None: none.
+    """
+    aggregator = build_aggregator(method.training.server)
+    aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), len(updates))
+    reached = method.next_state(state, aggregate, updates)
+    return NextState(reached.state, {**reached.metrics, "client_drift": client_drift(aggregator, updates, aggregate)})

@@ -1,0 +1,26 @@
+"""The transforms by name. Known without torch; a new one is a file beside this one and a line in the table."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from feddtl.config import UplinkConfig
+    from feddtl.transforms.chain import Chain
+
+TRANSFORMS: dict[str, str] = {
+    "norm-bound": "feddtl.transforms.norm_bound:NormBound",
+    "float16": "feddtl.transforms.float16:Float16",
+}
+
+
+def build_chain(config: UplinkConfig) -> Chain:
+    """The transforms that the settings name, in their order."""
+    from feddtl.transforms.chain import Chain
+
+    members = []
+    for name in config.transform_names:
+        module, _, kind = TRANSFORMS[name].partition(":")
+        members.append(getattr(importlib.import_module(module), kind)(config))
+    return Chain(members)
