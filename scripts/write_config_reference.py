@@ -1,7 +1,6 @@
 """Write docs/reference/configuration.md from the dataclasses of `feddtl.config`.
 
-Types and defaults come from the dataclasses, words and allowed values from the source: the docstring behind a
-field, and the `require(condition, key, value, allowed)` calls.
+Types, bounds and defaults come from the dataclasses, meanings from the docstrings behind the fields.
 
 Run: python scripts/write_config_reference.py
 """
@@ -15,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from feddtl.checks import field_hints
 from feddtl.config import Experiment
 from feddtl.methods.tables import MethodTables, settings_types
 
@@ -63,19 +63,6 @@ def field_docstrings(kind: type) -> dict[str, str]:
     }
 
 
-def allowed_values(kind: type) -> dict[str, str]:
-    """What the checks of a class allow, by key: the last argument of `require`, where it is a plain text."""
-    calls = [node for node in ast.walk(class_source(kind)) if isinstance(node, ast.Call) and len(node.args) == 4]
-    return {
-        key.value: allowed.value
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "require"
-        for _, key, _, allowed in [call.args]
-        if isinstance(key, ast.Constant) and isinstance(key.value, str)
-        if isinstance(allowed, ast.Constant) and isinstance(allowed.value, str)
-    }
-
-
 def value_text(value: Any) -> str:
     """A value as it stands in a TOML file."""
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
@@ -83,17 +70,17 @@ def value_text(value: Any) -> str:
 
 def table(kind: type, prefix: str) -> list[str]:
     """Markdown table of a dataclass's own fields, without its nested tables."""
-    hints, words, allowed = get_type_hints(kind), field_docstrings(kind), allowed_values(kind)
+    hints, meanings = field_hints(kind), field_docstrings(kind)
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(kind):
-        hint, key = hints[field.name], f"{prefix}{field.name}"
+        hint, bounds = hints[field.name]
         if dataclasses.is_dataclass(hint):
             continue
         if get_origin(hint) is Literal:
             values = ", ".join(f"`{value_text(choice)}`" for choice in get_args(hint))
         else:
-            values = allowed.get(key, TYPES[hint])
-        cells = (f"`{key}`", f"`{value_text(field.default)}`", values, words[field.name])
+            values = ", ".join(bound.words for bound in bounds) or TYPES[hint]
+        cells = (f"`{prefix}{field.name}`", f"`{value_text(field.default)}`", values, meanings[field.name])
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
 

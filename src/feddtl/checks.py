@@ -1,11 +1,17 @@
-"""Checks of configuration values, the same for files, flags and Python."""
+"""Checks of configuration values, the same for files, flags and Python.
+
+A setting declares its bounds beside its type: `shots: Annotated[int, AtLeast(1)] = 16`. The checks, their errors and
+the reference page follow from that declaration.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from feddtl.errors import ConfigError, did_you_mean
 
@@ -33,18 +39,120 @@ def require_known(key: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(value, names))
 
 
+@runtime_checkable
+class Bound(Protocol):
+    """What the value of a setting may be, given as metadata of its type."""
+
+    @property
+    def words(self) -> str:
+        """What is allowed, for errors and the reference page: '1 or more'."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value of the right type is allowed."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound of a setting that is not a number."""
+
+    test: Callable[[Any], object]
+    words: str
+
+    def allows(self, value: Any) -> bool:
+        return bool(self.test(value))
+
+
+@dataclass(frozen=True)
+class SomeOf:
+    """A text of one or more known names, separated by commas."""
+
+    names: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        return ", ".join(sorted(self.names))
+
+    def allows(self, value: str) -> bool:
+        given = split_names(value)
+        return bool(given) and set(given) <= set(self.names)
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Numbers from `least` on.
+
+    Attributes:
+        least: The smallest allowed number; for `Above`, the largest number below the allowed ones.
+        meaning: What `least` stands for where it is not taken as a number.
+        up_to: The largest allowed number.
+        below: The number that every allowed one is below.
+        note: Added to the words as it is.
+    """
+
+    least: float
+    _: KW_ONLY
+    meaning: str = ""
+    up_to: float = math.inf
+    below: float = math.inf
+    note: str = ""
+    includes_least: ClassVar[bool] = True
+
+    @property
+    def words(self) -> str:
+        return self._range() + self.note
+
+    def allows(self, value: float) -> bool:
+        above = value >= self.least if self.includes_least else value > self.least
+        return above and value <= self.up_to and value < self.below
+
+    def _range(self) -> str:
+        if self.up_to != math.inf:
+            return f"{self.least} to {self.up_to}"
+        start = f"{self.least} ({self.meaning}) or more" if self.meaning else f"{self.least} or more"
+        return start if self.below == math.inf else f"{start}, below {self.below}"
+
+
+@dataclass(frozen=True)
+class Above(AtLeast):
+    """Numbers above `least`, which itself is not allowed."""
+
+    includes_least: ClassVar[bool] = False
+
+    def _range(self) -> str:
+        if self.below != math.inf:
+            return f"between {self.least} and {self.below}"
+        return f"a number above {self.least}" if self.up_to == math.inf else f"above {self.least}, up to {self.up_to}"
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated text, without blanks."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@cache  # a comparison builds hundreds of experiments
+def field_hints(kind: Any) -> dict[str, tuple[Any, tuple[Bound, ...]]]:
+    """Type and bounds of each field of a dataclass, by name."""
+    found: dict[str, tuple[Any, tuple[Bound, ...]]] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        plain, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        found[name] = plain, tuple(bound for bound in metadata if isinstance(bound, Bound))
+    return found
+
+
 def check_fields(table: str, config: Any) -> None:
-    """Raise ConfigError for a field of the wrong type, an unknown choice, NaN or an infinity."""
-    for name, hint in get_type_hints(type(config)).items():
+    """Raise ConfigError for a field of the wrong type or out of its bounds, an unknown choice, NaN or an infinity."""
+    kind: Any = type(config)
+    for name, (hint, bounds) in field_hints(kind).items():
         key, value = f"{table}.{name}" if table else name, getattr(config, name)
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, hint):  # type: ignore[arg-type]
                 raise ConfigError(f"{key} is {_type_name(value)}.", f"Give a {hint.__name__}.")  # type: ignore[union-attr]
             continue
-        value = check_scalar(hint, value, key)
-        # NaN passes every range check that is a comparison.
+        check_scalar(hint, value, key)
         if isinstance(value, float):
             require(math.isfinite(value), key, value, "a finite number")
+        for bound in bounds:
+            require(bound.allows(value), key, value, bound.words)
 
 
 def check_scalar(hint: Any, value: Any, key: str) -> Any:

@@ -18,21 +18,21 @@ from feddtl.methods.catalog import method_digest, method_entry, settings_table
 
 FED_SHIFT = '''
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from feddtl.checks import check_fields, require
+from feddtl.checks import AtLeast, check_fields
 from feddtl.methods.federated import FederatedMethod
 
 
 @dataclass(frozen=True)
 class FedShiftSettings:
-    start: float = 0.0
+    start: Annotated[float, AtLeast(0)] = 0.0
     """Value that every entry of the shift starts from."""
 
     def __post_init__(self):
         check_fields("fedshift", self)
-        require(self.start >= 0, "fedshift.start", self.start, "0 or more")
 
 
 class FedShift(FederatedMethod):

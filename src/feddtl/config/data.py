@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from feddtl.checks import check_fields, require
+from feddtl.checks import Above, AtLeast, Rule, check_fields, require
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
@@ -17,7 +17,7 @@ PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichl
 class DataConfig:
     """Which images, and who holds them."""
 
-    source: str = "shapes"
+    source: Annotated[str, Rule(bool, "a name, a Hub id or a folder")] = "shapes"
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
     has images of its own, over Flower."""
     classes: str = ""
@@ -31,7 +31,7 @@ class DataConfig:
     and punctuation ignored; empty: the Hub, or the path that `source` is."""
     domains: str = ""
     """Comma-separated domain names to use; empty: all domains of the source."""
-    prompt: str = ""
+    prompt: Annotated[str, Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")] = ""
     """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
     image_column: str = ""
     """Image column of a Hub or parquet source; empty: found by its type."""
@@ -41,21 +41,21 @@ class DataConfig:
     """Domain column; empty: 'domain' where there is one."""
     regime: Regime = "few-shot"
     """'few-shot': `shots` training images per base class; 'full': all of them (both in the paper)."""
-    shots: int = 16
+    shots: Annotated[int, AtLeast(1)] = 16
     """Training images per base class in the few-shot regime (paper: 16)."""
     partition: PartitionKind = "non-iid"
     """Who gets which base training images (paper: non-iid and dirichlet; domain for feature shift)."""
-    alpha: float = 0.1
+    alpha: Annotated[float, Above(0)] = 0.1
     """Concentration of the Dirichlet partitions (paper: 0.1)."""
-    clients: int = 5
+    clients: Annotated[int, AtLeast(1)] = 5
     """Number of clients K (paper: 5)."""
-    views: int = 1
+    views: Annotated[int, AtLeast(1)] = 1
     """Frozen views of each training image, used in turn round by round: the test transform, then random crops
     with flips (ours: 1, no augmentation)."""
-    min_images: int = 0
+    min_images: Annotated[int, AtLeast(0, meaning="automatic")] = 0
     """Fewest training images of a client under the Dirichlet partitions; 0: 8, or a quarter of the mean
     where that is less (ours)."""
-    test_images_per_class: int = 0
+    test_images_per_class: Annotated[int, AtLeast(0, meaning="all")] = 0
     """Most test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
 
     @property
@@ -79,22 +79,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields("data", self)
-        require(bool(self.source), "data.source", self.source, "a name, a Hub id or a folder")
-        require(
-            not self.prompt or "{class}" in self.prompt,
-            "data.prompt",
-            self.prompt,
-            "a text with {class} in it",
-        )
         self._check_classes()
-        require(self.shots >= 1, "data.shots", self.shots, "1 or more")
-        require(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
-        require(self.clients >= 1, "data.clients", self.clients, "1 or more")
-        require(self.views >= 1, "data.views", self.views, "1 or more")
-        require(self.min_images >= 0, "data.min_images", self.min_images, "0 (automatic) or more")
-        require(
-            self.test_images_per_class >= 0, "data.test_images_per_class", self.test_images_per_class, "0 (all) or more"
-        )
 
     def _check_classes(self) -> None:
         """Raise ConfigError for class lists without need, or for images on clients without class lists."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from feddtl.checks import check_fields, require
+from feddtl.checks import Above, AtLeast, Rule, check_fields, require
 from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
@@ -40,13 +40,13 @@ class Experiment:
     method: str = "feddtl"
     """Which method: feddtl, fedlora (both towers on the client), promptfl, fedmaple, fedpgp, pfedmma, fedclip,
     zero-shot, or one of your own as FILE.py:Class or module:Class."""
-    model: str = "tiny-clip"
+    model: Annotated[str, Rule(bool, "a Hub id, a folder or 'tiny-clip'")] = "tiny-clip"
     """Hub id or local folder of a CLIP model, or 'tiny-clip', the embedded one (paper: CLIP ViT-B/16)."""
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0, up_to=2**31 - 1)] = 0
     """Seed of everything random."""
-    rounds: int = 20
+    rounds: Annotated[int, AtLeast(1)] = 20
     """Communication rounds T (paper: 20)."""
-    participation: float = 1.0
+    participation: Annotated[float, Above(0, up_to=1)] = 1.0
     """Share of the clients that take part in a round (paper: 1)."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -66,10 +66,6 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        require(bool(self.model), "model", self.model, "a Hub id, a folder or 'tiny-clip'")
-        require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
-        require(self.rounds >= 1, "rounds", self.rounds, "1 or more")
-        require(0 < self.participation <= 1, "participation", self.participation, "above 0, up to 1")
         entry = method_entry(self.method)
         if self.stages == "sft-then-rl" and self.schedule.sft_rounds >= max(self.rounds, 2):
             raise ConfigError(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from feddtl.aggregators.catalog import AGGREGATORS
-from feddtl.checks import check_fields, require, require_known
+from feddtl.checks import Above, AtLeast, SomeOf, check_fields, require, require_known, split_names
 from feddtl.transforms.catalog import TRANSFORMS
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters W = W_0 + (alpha/rank)·B·A in the last blocks of a tower."""
 
-    rank: int = 4
+    rank: Annotated[int, AtLeast(1)] = 4
     """Rank r (paper: 4)."""
-    alpha: float = 0.0
+    alpha: Annotated[float, AtLeast(0, meaning="equal to the rank")] = 0.0
     """LoRA alpha; 0: equal to the rank, so that alpha/rank = 1 (ours)."""
-    targets: str = "q_proj,k_proj,v_proj"
+    targets: Annotated[str, SomeOf(LORA_TARGETS)] = "q_proj,k_proj,v_proj"
     """Comma-separated linear layers: q_proj, k_proj, v_proj, out_proj, fc1, fc2 (ours: q, k, v)."""
     first_image_block: int = -2
     """First adapted block of the image tower, from 0; negative counts from the end (paper: 10 of 12)."""
@@ -27,20 +29,11 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         check_fields("lora", self)
-        require(self.rank >= 1, "lora.rank", self.rank, "1 or more")
-        require(self.alpha >= 0, "lora.alpha", self.alpha, "0 (equal to the rank) or a positive number")
-        known = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-        require(
-            bool(self.target_names) and set(self.target_names) <= known,
-            "lora.targets",
-            self.targets,
-            ", ".join(sorted(known)),
-        )
 
     @property
     def target_names(self) -> tuple[str, ...]:
         """The adapted layers, without blanks."""
-        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        return split_names(self.targets)
 
     @property
     def scaling(self) -> float:
@@ -55,53 +48,46 @@ class ScheduleConfig:
     stages: Literal["auto", "sft-then-rl", "sft"] = "auto"
     """'sft-then-rl' is the paper's two-stage schedule, 'sft' is its ablation; 'auto': the method's own, two stages for
     feddtl and fedlora and SFT for the others."""
-    sft_rounds: int = 0
+    sft_rounds: Annotated[int, AtLeast(0, meaning="half")] = 0
     """Rounds M of SFT before RL; 0: half of all rounds, rounded up (ours: M = 10 of T = 20)."""
 
     def __post_init__(self) -> None:
         check_fields("schedule", self)
-        require(self.sft_rounds >= 0, "schedule.sft_rounds", self.sft_rounds, "0 (half) or more")
 
 
 @dataclass(frozen=True)
 class LocalConfig:
     """Supervised training on a client."""
 
-    epochs: int = 2
+    epochs: Annotated[int, AtLeast(1)] = 2
     """Local epochs T_e of an SFT round (paper: 2)."""
     optimizer: Literal["auto", "adam", "sgd"] = "auto"
     """'auto': the method's own, Adam for feddtl and fedlora (paper: Adam), SGD with momentum for the others (their
     papers: SGD). Its state is fresh for every client and round."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
     """Learning rate on the clients, in both stages (paper: 1e-3)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, AtLeast(0, below=1)] = 0.9
     """Momentum of SGD (papers of the compared methods: 0.9)."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, AtLeast(0)] = 5e-4
     """Weight decay of SGD (papers of the compared methods: 5e-4)."""
-    batch_size: int = 64
+    batch_size: Annotated[int, AtLeast(1)] = 64
     """Images per step, in both stages (paper: 64)."""
-    proximal_weight: float = 0.0
+    proximal_weight: Annotated[float, AtLeast(0, meaning="none")] = 0.0
     """Weight mu of FedProx's penalty mu/2 · ||w - w_global||² on the shared tensors, for any method; 0: none (ours)."""
 
     def __post_init__(self) -> None:
         check_fields("local", self)
-        require(self.proximal_weight >= 0, "local.proximal_weight", self.proximal_weight, "0 (none) or more")
-        require(self.epochs >= 1, "local.epochs", self.epochs, "1 or more")
-        require(0 < self.learning_rate <= 1, "local.learning_rate", self.learning_rate, "above 0, up to 1")
-        require(0 <= self.momentum < 1, "local.momentum", self.momentum, "0 or more, below 1")
-        require(self.weight_decay >= 0, "local.weight_decay", self.weight_decay, "0 or more")
-        require(self.batch_size >= 1, "local.batch_size", self.batch_size, "1 or more")
 
 
 @dataclass(frozen=True)
 class RlConfig:
     """Group-relative policy optimisation on a client, with noise in the latent space."""
 
-    epochs: int = 3
+    epochs: Annotated[int, AtLeast(1)] = 3
     """Local epochs T_e of an RL round (paper: 3)."""
-    group_size: int = 3
+    group_size: Annotated[int, AtLeast(2, note=": advantages compare a group")] = 3
     """Noisy samples G per image (paper: 3)."""
-    noise_std: float = 0.1
+    noise_std: Annotated[float, AtLeast(0)] = 0.1
     """Standard deviation sigma of the latent noise (paper: 0.1)."""
     noise_on: Literal["projected", "normalized"] = "projected"
     """Where the noise enters: the projected feature before, or after, its L2 normalisation (ours: before)."""
@@ -109,58 +95,42 @@ class RlConfig:
     """The class a noisy sample chooses: the most likely one (paper), or a draw from the softmax."""
     rollout: Literal["round", "epoch", "batch"] = "round"
     """How often actions and the old policy are drawn anew (ours: once a round, at the received model)."""
-    clip: float = 0.2
+    clip: Annotated[float, Above(0, below=1)] = 0.2
     """Clip range epsilon of the probability ratio (paper: 0.2)."""
-    kl_weight: float = 0.5
+    kl_weight: Annotated[float, AtLeast(0)] = 0.5
     """Weight beta of the KL to the hybrid reference (paper: 0.5)."""
     kl: Literal["sampled", "exact"] = "sampled"
     """exp(q) - q - 1 on the sampled action (paper), or the exact KL over all classes."""
-    anchor_weight: float = 0.5
+    anchor_weight: Annotated[float, AtLeast(0, up_to=1)] = 0.5
     """Share of the frozen SFT anchor in the hybrid reference; the rest is the received model (paper: 0.5)."""
     reference: Literal["weights", "probabilities"] = "weights"
     """What the hybrid reference mixes: the low-rank weights, or the two probability vectors (ours: weights)."""
-    max_log_ratio: float = 10.0
+    max_log_ratio: Annotated[float, AtLeast(1, up_to=80, note=" (exp fits float32)")] = 10.0
     """Log-ratio beyond which exp continues as its tangent, against overflow at logit scale 100 (ours)."""
 
     def __post_init__(self) -> None:
         check_fields("rl", self)
-        require(self.epochs >= 1, "rl.epochs", self.epochs, "1 or more")
-        require(self.group_size >= 2, "rl.group_size", self.group_size, "2 or more: advantages compare a group")
-        require(self.noise_std >= 0, "rl.noise_std", self.noise_std, "0 or more")
-        require(0 < self.clip < 1, "rl.clip", self.clip, "between 0 and 1")
-        require(self.kl_weight >= 0, "rl.kl_weight", self.kl_weight, "0 or more")
-        require(0 <= self.anchor_weight <= 1, "rl.anchor_weight", self.anchor_weight, "0 to 1")
-        require(
-            1 <= self.max_log_ratio <= 80,
-            "rl.max_log_ratio",
-            self.max_log_ratio,
-            "1 to 80 (exp fits float32)",
-        )
 
 
 @dataclass(frozen=True)
 class ServerConfig:
     """What the server does with the clients' updates."""
 
-    epochs: int = 2
+    epochs: Annotated[int, AtLeast(0)] = 2
     """Epochs of text training on the uploaded embeddings, each round (ours)."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
     """Adam's learning rate on the server (paper: 1e-3)."""
-    batch_size: int = 64
+    batch_size: Annotated[int, AtLeast(1)] = 64
     """Embeddings per step on the server (paper: 64)."""
     aggregator: str = "mean"
     """How the clients' updates become one: 'mean' of each tensor, LoRA factors A and B each (ours); 'product', the mean
     of B·A truncated to the rank by SVD; 'median' or 'trimmed-mean' of each coordinate."""
-    trim_share: float = 0.1
+    trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.1
     """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 
     def __post_init__(self) -> None:
         check_fields("server", self)
-        require(self.epochs >= 0, "server.epochs", self.epochs, "0 or more")
-        require(0 < self.learning_rate <= 1, "server.learning_rate", self.learning_rate, "above 0, up to 1")
-        require(self.batch_size >= 1, "server.batch_size", self.batch_size, "1 or more")
         require_known("server.aggregator", self.aggregator, AGGREGATORS)
-        require(0 <= self.trim_share < 0.5, "server.trim_share", self.trim_share, "0 or more, below 0.5")
 
 
 @dataclass(frozen=True)
@@ -170,11 +140,11 @@ class UplinkConfig:
     transforms: str = "norm-bound"
     """What an update passes on its way to the server, in order and separated by commas: 'norm-bound', 'float16'; empty:
     nothing (ours)."""
-    max_update_norm: float = 1000.0
+    max_update_norm: Annotated[float, Above(0)] = 1000.0
     """Bound of 'norm-bound': the largest L2 distance between what a client received and what it sends; a client scales
     a larger one down, and the server rejects it (ours)."""
 
-    max_embeddings_per_class: int = 0
+    max_embeddings_per_class: Annotated[int, AtLeast(0, meaning="all")] = 0
     """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
@@ -187,18 +157,11 @@ class UplinkConfig:
             self.transforms,
             "each transform once",
         )
-        require(self.max_update_norm > 0, "uplink.max_update_norm", self.max_update_norm, "a number above 0")
-        require(
-            self.max_embeddings_per_class >= 0,
-            "uplink.max_embeddings_per_class",
-            self.max_embeddings_per_class,
-            "0 (all) or more",
-        )
 
     @property
     def transform_names(self) -> tuple[str, ...]:
         """The transforms in order, without blanks."""
-        return tuple(name.strip() for name in self.transforms.split(",") if name.strip())
+        return split_names(self.transforms)
 
 
 @dataclass(frozen=True)

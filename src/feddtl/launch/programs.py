@@ -23,7 +23,6 @@ from feddtl.launch.connection import (
 )
 from feddtl.launch.flower_cli import FlowerCli
 from feddtl.launch.processes import (
-from feddtl.methods.catalog import with_absolute_file
     OutputFilter,
     empty_folder,
     flower_environment,
@@ -32,6 +31,7 @@ from feddtl.methods.catalog import with_absolute_file
     running_with_lines,
     toml_text,
 )
+from feddtl.methods.catalog import with_absolute_file
 from feddtl.state_folder import STATE
 from feddtl.storage import storage_errors, write_text_atomic
 from feddtl.units import counted
