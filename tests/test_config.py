@@ -104,12 +104,12 @@ def test_classes_go_with_images_on_clients() -> None:
             DataConfig(source="clients", classes=classes)
         assert "two or more names" in caught.value.hint
     for key in ("classes", "novel_classes"):
-        with pytest.raises(ConfigError, match=rf"data\.{key} = 'a,b' has no use with data\.source = 'shapes'"):
+        with pytest.raises(ConfigError, match=rf"data\.{key} = 'a,b' cannot be set with data\.source = 'shapes'"):
             DataConfig(**{key: "a,b"})
     for classes, novel in (("a,b,A", ""), ("a,red panda", "Red_Panda")):
         with pytest.raises(ConfigError, match="twice"):
             DataConfig(source="clients", classes=classes, novel_classes=novel)
-    with pytest.raises(ConfigError, match=r"data\.root = '/copies' has no use"):
+    with pytest.raises(ConfigError, match=r"data\.root = '/copies' cannot be set"):
         DataConfig(source="clients", classes="a,b", root="/copies")
 
 

@@ -87,7 +87,8 @@ def serve() -> None:
     from feddtl.backbones.source import EMBEDDED
 
     # Import, once, what every run needs.
-    import_module("feddtl.cli.running")
+    for name in ("feddtl.cli.terminal", "feddtl.experiment", "feddtl.trackers"):
+        import_module(name)
     load_clip(EMBEDDED)
     for line in sys.stdin:
         order = json.loads(line)

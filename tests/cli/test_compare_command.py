@@ -126,7 +126,7 @@ def test_a_failed_cell_is_named_and_the_rest_goes_on(bench: Bench, feddtl: Comma
     ending = answer.err[answer.err.index("error: ") :]
     assert ending.startswith("error: 1 of 2 cells failed:\n  broken, seed 0: ")
     assert "nowhere" in ending
-    assert "give the same command again" in ending
+    assert "run the same command again" in ending
     assert "FedDTL" in answer.out
     assert [path.name for path in Path("out/runs").iterdir()] == ["good-seed0"]
     (tmp_path / "nowhere").symlink_to(bench.photos)
@@ -202,7 +202,7 @@ def test_interrupted_by_the_user(feddtl: Command, files: list[Path], monkeypatch
         patch.setattr("feddtl.experiment.load_backbone", interrupt)
         answer = feddtl("compare", *files, "--output", "out")
     assert answer.code == 130
-    assert "give the same command again" in answer.err
+    assert "run the same command again" in answer.err
     assert len(json.loads(Path("out/comparison.json").read_text())["runs"]) == 1
     assert feddtl("compare", *files, "--output", "out").code == 0
 

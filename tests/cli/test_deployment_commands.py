@@ -17,7 +17,7 @@ from feddtl.launch.processes import free_port
 @pytest.fixture(autouse=True)
 def flower_is_there(monkeypatch, tmp_path):
     """None of these commands gets as far as to need it."""
-    monkeypatch.setattr("feddtl.cli.deploying.require_flower", lambda: None)
+    monkeypatch.setattr("feddtl.launch.processes.require_flower", lambda: None)
     monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
 
 
@@ -46,7 +46,7 @@ def test_each_says_where_flower_comes_from(feddtl, monkeypatch, tmp_path, words)
     def require():
         raise DeploymentError("This command needs Flower, which is not installed here.", "Install it.")
 
-    monkeypatch.setattr("feddtl.cli.deploying.require_flower", require)
+    monkeypatch.setattr("feddtl.launch.processes.require_flower", require)
     refused(feddtl(*words), "needs Flower")
     assert list(tmp_path.iterdir()) == []
 

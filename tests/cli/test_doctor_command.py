@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli.small_runs import Command
 
-from feddtl.cli import doctoring
+from feddtl.cli.commands import doctor
 from feddtl.errors import ModelError
 
 Usage = namedtuple("Usage", "total used free")
@@ -55,7 +55,7 @@ def test_a_check_that_fails_does_not_hide_the_others(feddtl: Command, monkeypatc
     def fail() -> tuple[bool, str]:
         raise ModelError("The weights are [damaged].", "Install feddtl again.")
 
-    monkeypatch.setitem(doctoring.CHECKS, "embedded model", fail)
+    monkeypatch.setitem(doctor.CHECKS, "embedded model", fail)
     answer = feddtl("doctor")
     assert answer.code == 1
     assert "The weights are [damaged]." in answer.out

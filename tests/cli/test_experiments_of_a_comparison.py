@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli.small_runs import Command
 
-from feddtl.cli.commands import Compare
+from feddtl.cli.commands.compare import Compare
 from feddtl.config import Experiment
 
 TABLE = """

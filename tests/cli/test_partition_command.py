@@ -10,7 +10,7 @@ import pytest
 from cli.small_runs import Bench, Command, write_photos
 from PIL import Image
 
-from feddtl.cli.partitioning import merged
+from feddtl.cli.commands.partition import merged
 
 
 def test_table(bench: Bench, feddtl: Command) -> None:

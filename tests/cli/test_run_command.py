@@ -134,7 +134,7 @@ def test_default_output_without_a_file(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("run", *bench.flags("--rounds", 1, "--seed", 3))
     assert answer.code == 0
     assert Path("runs/feddtl-seed3/summary.json").is_file()
-    said = "note: No experiment file was given: the default experiment, with your flags, into runs/feddtl-seed3."
+    said = "note: No experiment file was given: running the default experiment with your flags in runs/feddtl-seed3."
     assert answer.err.splitlines()[0] == said
     assert "No experiment file" not in feddtl("run", "--resume", "runs/feddtl-seed3").err
 

@@ -81,7 +81,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert cells[0] == ["", "Local", "Base", "Novel", "HM"]
     assert [row[0] for row in cells[1:]] == ["Zero-shot", "FedDTL", "on clients' test images"]
     assert all(re.fullmatch(r"\d+\.\d|–", cell) for row in cells[1:] for cell in row[1:])
-    assert re.fullmatch(r"highest on the test images, not to choose by: HM \d+\.\d after round \d", lines[-5])
+    assert re.fullmatch(r"highest on the test images, not for model selection: HM \d+\.\d after round \d", lines[-5])
     assert lines[-4].startswith("time ")
     assert re.match(r"time went to: [a-z ]+ \d+\.\d s \(\d+%\)  ", lines[-3])
     assert "up 39.3 kB  down 56.4 kB" in lines[-4]

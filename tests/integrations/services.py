@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from feddtl.cli import main
-from feddtl.cli.deployment_commands import Client, Server
+from feddtl.cli.commands.client import Client
+from feddtl.cli.commands.server import Server
 
 INTEGRATIONS = Path(__file__).parents[2] / "integrations"
 

@@ -4,92 +4,69 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from feddtl.cli.commands import Partition, Run
-from feddtl.cli.deployment_commands import Submit
-from feddtl.cli.flags import with_config, with_experiment_flags
+from feddtl.cli.command import Command, parse_flags
+from feddtl.cli.flags import parsed_experiment, with_config, with_experiment_flags
 from feddtl.config import Experiment
-from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, RunError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiment, load_experiments
+from feddtl.experiment_file import experiment_from_dict, load_experiment
 from feddtl.experiment_grid import split_choice
 
-Kind = TypeVar("Kind", bound=Run | Partition | Submit)
+Kind = TypeVar("Kind", bound="ExperimentCommand")
 SWITCHES = ("-h", "--help", "--json", "--quiet")
 MANY_VALUES = ("--seeds",)
 
 
-def experiment_default(kind: type[Kind], words: Sequence[str]) -> Kind:
+class ExperimentCommand(Command):
+    """A command with the flags of an experiment, whose defaults are the values of the experiment file.
+
+    Its fields include `experiment`, the file, and `config`; with a field `resume`, the run to resume has the values.
+    """
+
+    @classmethod
+    def parse(cls: type[Kind], name: str, words: Sequence[str]) -> Kind:
+        """The command of the words, flags over the values of the file.
+
+        Raises:
+            ConfigError: The experiment file is missing or wrong, or there is no such method.
+            RunError: The folder to resume holds no run.
+        """
+        command: Kind = parse_experiment_flags(name, words, _default(cls, words))
+        return command
+
+
+def _default(kind: Any, words: Sequence[str]) -> Any:
     """The command with the experiment that the words name: a file, or else the run to resume.
 
     Its type has the flags of the method that the words or the experiment name.
-
-    Raises:
-        ConfigError: The experiment file is missing or wrong, or there is no such method.
-        RunError: The folder to resume holds no run.
     """
     named, resume = next(positionals(words), None), _value_of("--resume", words)
     path = experiment_path(named) if named is not None else None
     if path is not None:
         experiment = load_experiment(path)
-    elif kind in (Run, Submit) and resume is not None:
+    elif resume is not None and any(flag.name == "resume" for flag in fields(kind)):
         experiment = _experiment_of_run(Path(resume))
     else:
         experiment = Experiment()
     method = _value_of("--method", words) or experiment.method
-    command = with_experiment_flags(kind, method)()
-    return with_config(replace(command, experiment=path), experiment)  # type: ignore[no-any-return]
+    return with_config(replace(with_experiment_flags(kind, method)(), experiment=path), experiment)
 
 
-def comparison_experiments(words: Sequence[str]) -> dict[str, Experiment]:
-    """The experiments of all files that the words name, by name, with the values of the files.
-
-    Raises:
-        ConfigError: There is no file, one is missing or wrong, or two experiments have one name.
-    """
-    found: dict[str, tuple[Path, Experiment]] = {}
-    for path in map(experiment_path, positionals(words)):
-        for name, experiment in load_experiments(path).items():
-            if name in found:
-                raise ConfigError(
-                    f"Two experiments are called '{name}': one of {found[name][0]} and one of {path}.",
-                    "Their runs would have one folder; rename one of the files.",
-                )
-            found[name] = (path, experiment)
-    if not found:
-        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files, then flags.")
-    return {name: experiment for name, (_, experiment) in found.items()}
+def parse_experiment_flags(name: str, words: Sequence[str], default: Any) -> Any:
+    """The command of the flags among the words, which has an experiment in `config`, over the values of `default`."""
+    command = parse_flags(type(default), name, words, default)
+    return replace(command, config=parsed_experiment(command.config))
 
 
-def with_flags(
-    experiments: Mapping[str, Experiment], parsed: Experiment, words: Sequence[str]
-) -> dict[str, Experiment]:
-    """Every experiment with the settings that are flags among the words, which `parsed` has the values of.
-
-    Raises:
-        ConfigError: A value does not fit an experiment, or the flags leave nothing to compare between two.
-    """
-    settings = flatten(experiment_to_dict(parsed))
-    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-    changes = {key: value for key, value in settings.items() if key in flags}
-    found: dict[str, Experiment] = {}
-    for name, experiment in experiments.items():
-        try:
-            changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
-        except ConfigError as error:
-            raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
-        twin = next((other for other, known in found.items() if known == changed), None)
-        if twin is not None:
-            raise ConfigError(
-                f"{twin} and {name} are the same experiment with these flags.",
-                "Leave out the flag that makes them one, or choose among a file's experiments with FILE.toml::LABEL.",
-            )
-        found[name] = changed
-    return found
+def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
+    """The folder of the run that `--output` or `--resume` names. Raises ConfigError if both do."""
+    if resume and output:
+        raise ConfigError("--resume and --output were both given.", "--resume DIR continues in DIR itself.")
+    return resume or output
 
 
 def experiment_path(word: str) -> Path:

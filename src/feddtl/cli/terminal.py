@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from feddtl.cli.command import print_json
 from feddtl.config import Experiment, SystemConfig
 from feddtl.config.data import ON_CLIENTS
 from feddtl.data.federated import FederatedData
@@ -214,6 +215,14 @@ def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = ""
     return table
 
 
+def print_result(summary: Summary, title: str, folder: Path, *, as_json: bool) -> None:
+    """The summary of a run on standard output, as JSON or as tables; see `print_summary`."""
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        print_summary(summary, title, folder)
+
+
 def print_summary(summary: Summary, title: str, folder: Path) -> None:
     """Zero-shot beside the method, then where everything lies.
 
@@ -241,7 +250,9 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         console.print(parameters_line(parameters), highlight=False, soft_wrap=whole)
         if summary.partition != ON_CLIENTS:
             best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
-            console.print(f"highest on the test images, not to choose by: {best}", highlight=False, soft_wrap=whole)
+            console.print(
+                f"highest on the test images, not for model selection: {best}", highlight=False, soft_wrap=whole
+            )
         console.print(
             f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}",
             highlight=False,

@@ -21,14 +21,14 @@ class DataConfig:
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
     has images of its own, over Flower."""
     classes: str = ""
-    """Comma-separated names of the classes that are trained, with source 'clients', which needs them, alone; empty:
+    """Comma-separated names of the classes to train on; required by source 'clients' and refused by any other; empty:
     those of the source."""
     novel_classes: str = ""
-    """Comma-separated names of classes that nobody trains on and that are scored, with source 'clients' alone; empty:
-    none, or those of the source."""
+    """Comma-separated names of classes to score without training on them, only with source 'clients'; empty: none, or
+    those of the source."""
     root: str = ""
-    """Folder with a sub-folder of parquet files or images per data set, in which `source` is looked up by name, case
-    and punctuation ignored; empty: the Hub, or the path that `source` is."""
+    """Folder with one sub-folder of parquet files or images per data set; `source` is looked up there by name, ignoring
+    case and punctuation; empty: the Hub, or the path that `source` is."""
     domains: str = ""
     """Comma-separated domain names to use; empty: all domains of the source."""
     prompt: Annotated[str, Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")] = ""
@@ -82,12 +82,12 @@ class DataConfig:
         self._check_classes()
 
     def _check_classes(self) -> None:
-        """Raise ConfigError for class lists without need, or for images on clients without class lists."""
+        """Raise ConfigError for class lists of any other source, or for images on clients without class lists."""
         if not self.on_clients:
             for key, names in (("classes", self.classes), ("novel_classes", self.novel_classes)):
                 if names:
                     raise ConfigError(
-                        f"data.{key} = {names!r} has no use with data.source = {self.source!r}, which names its own.",
+                        f"data.{key} = {names!r} cannot be set with data.source = {self.source!r}, which has classes.",
                         f"Leave it out, or set data.source = '{ON_CLIENTS}'.",
                     )
             return
@@ -101,6 +101,6 @@ class DataConfig:
             )
         if self.root:
             raise ConfigError(
-                f"data.root = {self.root!r} has no use with data.source = '{ON_CLIENTS}'.",
-                "Leave it out; each client is told where its images are by `feddtl client --data PATH`.",
+                f"data.root = {self.root!r} cannot be set with data.source = '{ON_CLIENTS}'.",
+                "Leave it out, and tell each client where its images are with `feddtl client --data PATH`.",
             )

@@ -10,7 +10,7 @@ from feddtl.checks import Above, AtLeast, check_fields
 
 @dataclass(frozen=True)
 class DeploymentConfig:
-    """A run over Flower; a run in one process has no use for it."""
+    """A run over Flower; ignored by a run in one process."""
 
     min_clients: Annotated[int, AtLeast(1)] = 1
     """Usable updates that a round needs; with fewer the run stops after its last checkpoint (ours)."""

@@ -6,31 +6,42 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from feddtl.cli.commands import Doctor
-from feddtl.environment import describe_environment
+from feddtl.cli.command import Command
 from feddtl.errors import FeddtlError
 from feddtl.units import counted
 
 LEAST_FREE_GIGABYTES = 1.0
 
 
-def doctor(command: Doctor) -> int:
-    """Print the findings; exit code 1 if something will not work."""
-    findings = {name: _finding(check) for name, check in CHECKS.items()}
-    if command.json:
-        print(json.dumps({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()}, indent=2))
-    else:
-        table = Table(show_header=False)
-        for name, (ok, text) in findings.items():
-            table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, Text(text))
-        Console().print(table)
-    return 0 if all(ok for ok, _ in findings.values()) else 1
+@dataclass(frozen=True)
+class Doctor(Command):
+    """Check the installation: versions, device, model cache, disk."""
+
+    json: bool = False
+    """Print the findings as JSON."""
+
+    def execute(self) -> int:
+        """Print the findings; exit code 1 if something will not work."""
+        findings = {name: _finding(check) for name, check in CHECKS.items()}
+        if self.json:
+            print(json.dumps({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()}, indent=2))
+        else:
+            _print(findings)
+        return 0 if all(ok for ok, _ in findings.values()) else 1
+
+
+def _print(findings: dict[str, tuple[bool, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    for name, (ok, text) in findings.items():
+        table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, Text(text))
+    Console().print(table)
 
 
 def _finding(check: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
@@ -41,17 +52,23 @@ def _finding(check: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
 
 
 def _versions() -> tuple[bool, str]:
+    from feddtl.environment import describe_environment
+
     packages = describe_environment()["packages"]
     text = ", ".join(f"{name} {number}" for name, number in packages.items())
     return "missing" not in packages.values(), text
 
 
 def _python() -> tuple[bool, str]:
+    from feddtl.environment import describe_environment
+
     environment = describe_environment()
     return True, f"{environment['python']} on {environment['platform']}"
 
 
 def _device() -> tuple[bool, str]:
+    from feddtl.environment import describe_environment
+
     environment = describe_environment()
     cores, threads = counted(environment["cpus"], "CPU"), counted(environment["torch_threads"], "torch thread")
     return True, f"{environment['device']}, {cores}, {threads}"

@@ -1,0 +1,38 @@
+"""What every command is, and how its flags are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+# `--json`, without a `--no-json` beside it.
+SWITCHES = (tyro.conf.FlagCreatePairsOff,)
+Kind = TypeVar("Kind", bound="Command")
+
+
+class Command:
+    """A command: its flags are the fields of a frozen dataclass, its work is `execute`."""
+
+    @classmethod
+    def parse(cls: type[Kind], name: str, words: Sequence[str]) -> Kind:
+        """The command that the words after its name describe. Exits with 0 after `--help` and with 2 for bad flags."""
+        return parse_flags(cls, name, words)
+
+    def execute(self) -> int:
+        """Do the work; returns the exit code."""
+        raise NotImplementedError
+
+
+def parse_flags(kind: type[Kind], name: str, words: Sequence[str], default: Any = None) -> Kind:
+    """The command of the flags among the words, with the values of `default`, if any, where no flag is given."""
+    command: Kind = tyro.cli(kind, prog=f"feddtl {name}", args=words, config=SWITCHES, default=default)
+    return command
+
+
+def print_json(value: Any) -> None:
+    """Print a value on standard output, NaN as null."""
+    from feddtl.storage import json_text
+
+    print(json_text(value), end="")

@@ -1,0 +1,97 @@
+"""`feddtl cache`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from feddtl.cli.command import Command, print_json
+from feddtl.cli.flags import UNSAID
+from feddtl.errors import ConfigError
+from feddtl.units import duration, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from feddtl.models.cache.folder import CacheEntry
+
+
+@dataclass(frozen=True)
+class Cache(Command):
+    """Show or remove the cached activations of the frozen blocks."""
+
+    clear: bool = False
+    """Remove all of it, and the measurements that chose precision and kernels; active runs are not disturbed."""
+    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR", help_behavior_hint=UNSAID)] = ""
+    """The cache; default: FEDDTL_CACHE or ~/.cache/feddtl."""
+    json: bool = False
+    """Print the contents as JSON."""
+
+    def execute(self) -> int:
+        """Print what the cache holds, or remove it."""
+        from feddtl.models.cache.folder import cache_folder
+
+        folder = cache_folder(self.folder)
+        if folder is None:
+            raise ConfigError("The cache is 'off'.", "Name a folder: feddtl cache --compute.cache-folder DIR.")
+        if self.clear:
+            _clear(folder, as_json=self.json)
+        else:
+            _show(folder, as_json=self.json)
+        return 0
+
+
+def _clear(folder: Path, *, as_json: bool) -> None:
+    from feddtl.models.cache.folder import clear_cache
+    from feddtl.models.kernel_choice import REMEMBERED
+    from feddtl.models.model_record import MODELS
+
+    freed = clear_cache(folder)
+    for remembered in (REMEMBERED, MODELS):
+        (folder / remembered).unlink(missing_ok=True)
+    if as_json:
+        print_json({"folder": str(folder), "freed_bytes": freed})
+    else:
+        print(f"freed {size(freed)} in {folder}")
+
+
+def _show(folder: Path, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from feddtl.models.cache.folder import cache_contents
+
+    entries = cache_contents(folder)
+    if as_json:
+        content = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
+        print_json({"folder": str(folder), "contents": content})
+        return
+    console = Console()
+    if entries:
+        console.print(_table(entries))
+    total = size(sum(entry.nbytes for entry in entries))
+    console.print(f"{total} in {folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _table(entries: list[CacheEntry]) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("model", "kept", "precision", "images", "size", "last used"):
+        table.add_column(heading, justify="right" if heading in ("images", "size") else "left")
+    for entry in entries:
+        identity = entry.identity
+        block, blocks = identity.get("block"), identity.get("blocks")
+        kept = "final features" if block == blocks else f"input of block {block} of {blocks}"
+        table.add_row(
+            str(identity.get("name", "?")),
+            kept if identity else "?",
+            str(identity.get("stored", "?")),
+            str(entry.images),
+            size(entry.nbytes),
+            f"{duration(max(0.0, time.time() - entry.last_used))} ago",
+        )
+    return table

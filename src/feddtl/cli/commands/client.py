@@ -1,0 +1,55 @@
+"""`feddtl client`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from feddtl.cli.command import Command
+from feddtl.cli.flags import UNSAID, FolderFlag
+from feddtl.cli.services import STOPPED, state_of
+from feddtl.marked_lines import say
+
+
+@dataclass(frozen=True)
+class Client(Command):
+    """Take part in the runs of a server, until Ctrl-C or SIGTERM: Flower's SuperNode, with TLS and its own key.
+
+    Images stay on this machine. While the server is down, the client waits for it.
+    """
+
+    id: Annotated[int, tyro.conf.arg(metavar="N")]
+    """Which client this is, from 0."""
+    server: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")]
+    """Where the server listens."""
+    keys: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The client's folder of keys, client-N."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
+    """This client's images, or its copy of the data set; default: the place that the experiment names."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
+    """This client's copy of the CLIP; default: the place that the experiment names."""
+    method: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:Class", help_behavior_hint=UNSAID)] = None
+    """A method of your own to run here; its file must equal the server's. Default: only the methods of feddtl."""
+    state: FolderFlag = None
+    """Folder for its personal part of methods that have one; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    verbose: bool = False
+    """Show Flower's whole log, not only its warnings and errors."""
+
+    def execute(self) -> int:
+        """Take part until it is told to end."""
+        from feddtl.launch.connection import Address, client_keys
+        from feddtl.launch.processes import ended_by_sigterm, require_flower
+
+        require_flower()
+        from feddtl.launch.programs import take_part_forever
+
+        server, keys = Address.parse(self.server), client_keys(self.keys, self.id)
+        state, files = state_of(self.state), {"data": self.data, "model": self.model}
+        with ended_by_sigterm(STOPPED):
+            take_part_forever(
+                self.id, server, keys, state, **files, method=self.method or "", note=say, verbose=self.verbose
+            )
+        return 1

@@ -1,0 +1,168 @@
+"""`feddtl compare`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from feddtl.cli.command import Command, print_json
+from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
+from feddtl.cli.flags import ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
+from feddtl.config import Experiment
+from feddtl.dotted import flatten, with_values
+from feddtl.errors import ConfigError
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiments
+
+if TYPE_CHECKING:
+    from feddtl.comparison.files import Comparison
+
+
+@dataclass(frozen=True)
+class Compare(Command):
+    """Run experiments over seeds and write tables of them: methods x settings x seeds.
+
+    Flags override every experiment file. Finished runs are kept, and interrupted ones resume; see
+    docs/how-to/compare.md.
+    """
+
+    experiments: ExperimentFiles = ()
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
+    """Seeds; each experiment runs with each of them."""
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/comparison")
+    """Folder of the comparison, new or to continue: tables, and a run folder for each experiment and seed."""
+    json: bool = False
+    """Print only comparison.json on standard output; no progress."""
+    quiet: bool = False
+    """No progress, only the final tables."""
+    track: TrackFlag = ()
+    config: Flags = field(default_factory=Experiment)
+    resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
+    """The experiments of the files by name, in their order, with the flags over them."""
+
+    @classmethod
+    def parse(cls, name: str, words: Sequence[str]) -> Compare:
+        """The same flags over each experiment of the files, as `run` reads them over one."""
+        if any(word.partition("=")[0] == "--seed" for word in words):
+            raise ConfigError("--seed was given, but a comparison has several.", "Give --seeds, with one seed or more.")
+        if not {"-h", "--help"}.isdisjoint(words):
+            return _parse(name, words, Experiment())
+        experiments = _experiments_of_files(words)
+        # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
+        title, first = next(iter(experiments.items()))
+        try:
+            command = _parse(name, words, first)
+        except ConfigError as error:
+            raise ConfigError(f"{title} with these flags: {error.message}", error.hint) from None
+        return replace(command, resolved=_with_flags(experiments, command.config, words))
+
+    def execute(self) -> int:
+        """Run what is not finished: progress on standard error, the tables on standard output.
+
+        Returns:
+            Exit code: 1 if a cell failed.
+        """
+        from feddtl.cli.comparison_progress import choose_comparison_observer
+        from feddtl.comparison.grid import compare
+
+        observer = choose_comparison_observer(quiet=self.quiet or self.json, terminal=sys.stderr.isatty())
+        try:
+            with observer:
+                found = compare(self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track)
+        except KeyboardInterrupt:
+            print(
+                f"interrupted: run the same command again to resume; {self.output} has tables of the finished runs.",
+                file=sys.stderr,
+            )
+            return 130
+        if self.json:
+            print_json(found.as_dict())
+        else:
+            _print_tables(found, self.output)
+        _print_failures(found)
+        return 1 if found.failures else 0
+
+
+def _parse(name: str, words: Sequence[str], experiment: Experiment) -> Compare:
+    """The command with the flags over one experiment; there is none for the seed."""
+    default = with_config(with_experiment_flags(Compare, experiment.method, seed=False)(), experiment)
+    command: Compare = parse_experiment_flags(name, words, default)
+    return command
+
+
+def _experiments_of_files(words: Sequence[str]) -> dict[str, Experiment]:
+    """The experiments of all files that the words name, by name, with the values of the files.
+
+    Raises:
+        ConfigError: There is no file, one is missing or wrong, or two experiments have one name.
+    """
+    found: dict[str, tuple[Path, Experiment]] = {}
+    for path in map(experiment_path, positionals(words)):
+        for name, experiment in load_experiments(path).items():
+            if name in found:
+                raise ConfigError(
+                    f"Two experiments are called '{name}': one of {found[name][0]} and one of {path}.",
+                    "Their runs would have one folder; rename one of the files.",
+                )
+            found[name] = (path, experiment)
+    if not found:
+        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files, then flags.")
+    return {name: experiment for name, (_, experiment) in found.items()}
+
+
+def _with_flags(
+    experiments: Mapping[str, Experiment], parsed: Experiment, words: Sequence[str]
+) -> dict[str, Experiment]:
+    """Every experiment with the settings that are flags among the words, which `parsed` has the values of.
+
+    Raises:
+        ConfigError: A value does not fit an experiment, or the flags leave nothing to compare between two.
+    """
+    settings = flatten(experiment_to_dict(parsed))
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    changes = {key: value for key, value in settings.items() if key in flags}
+    found: dict[str, Experiment] = {}
+    for name, experiment in experiments.items():
+        try:
+            changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
+        except ConfigError as error:
+            raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
+        twin = next((other for other, known in found.items() if known == changed), None)
+        if twin is not None:
+            raise ConfigError(
+                f"{twin} and {name} are the same experiment with these flags.",
+                "Leave out the flag that makes them one, or choose among a file's experiments with FILE.toml::LABEL.",
+            )
+        found[name] = changed
+    return found
+
+
+def _print_tables(comparison: Comparison, folder: Path) -> None:
+    from rich.console import Console
+
+    from feddtl.cli.comparison_tables import print_tables
+    from feddtl.comparison.files import FILES
+
+    console = Console()
+    print_tables(console, comparison.tables)
+    console.print(f"{folder} has {', '.join(FILES)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_failures(comparison: Comparison) -> None:
+    """Which cells are missing, why, and how to go on."""
+    if not comparison.failures:
+        return
+    cells = len(comparison.failures) + len(comparison.outcomes)
+    print(f"error: {len(comparison.failures)} of {cells} cells failed:", file=sys.stderr)
+    for failure in comparison.failures:
+        print(f"  {failure.name}, seed {failure.seed}: {failure.message}", file=sys.stderr)
+        if failure.hint:
+            print(f"    {failure.hint}", file=sys.stderr)
+    print(
+        "  Correct this and run the same command again: finished cells are kept, and the others are tried again.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,101 @@
+"""`feddtl evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from feddtl.cli.command import Command, print_json
+from feddtl.cli.flags import UNSAID, ClassList
+from feddtl.config import DataConfig
+from feddtl.units import percent
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from feddtl.scoring import ClassListScore
+
+
+@dataclass(frozen=True)
+class Evaluate(Command):
+    """Score the model of a finished or interrupted run on any data set."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run."""
+    source: Annotated[str, tyro.conf.arg(name="data.source", help_behavior_hint=UNSAID)] = ""
+    """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
+    root: Annotated[str, tyro.conf.arg(name="data.root", help_behavior_hint=UNSAID)] = ""
+    """Folder with a sub-folder per data set; default: the Hub for a new source, the run's own otherwise."""
+    domains: Annotated[str, tyro.conf.arg(name="data.domains", help_behavior_hint=UNSAID)] = ""
+    """Comma-separated domains; default: all of a new source, the run's own otherwise."""
+    prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=UNSAID)] = ""
+    """Prompt with {class}; default: the source's own."""
+    image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=UNSAID)] = ""
+    """Image column of a Hub or parquet source; default: found by its type."""
+    label_column: Annotated[str, tyro.conf.arg(name="data.label-column", help_behavior_hint=UNSAID)] = ""
+    """Label column; default: found by its type and name."""
+    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=UNSAID)] = ""
+    """Domain column; default: 'domain' where there is one."""
+    classes: tuple[ClassList, ...] = ("base", "novel", "all")
+    """Class lists to choose from: the first half, the second half, or all classes at once."""
+    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    """'auto', 'cpu', 'cuda', 'mps'."""
+    json: bool = False
+    """Print the scores as JSON."""
+
+    def execute(self) -> int:
+        """Print accuracy per class list, and per domain where there are several."""
+        from rich.console import Console
+
+        from feddtl.scoring import score_run
+
+        data = self._data_to_score()
+        scores = score_run(
+            self.folder,
+            data,
+            class_lists=self.classes,
+            device=self.device,
+            note=lambda text: print(f"note: {text}", file=sys.stderr),
+        )
+        if self.json:
+            print_json([score.as_dict() for score in scores])
+        else:
+            Console().print(_table(scores, data.domains))
+        return 0
+
+    def _data_to_score(self) -> DataConfig:
+        """What the flags say; without a source, the run's own data with the flags over it."""
+        from feddtl.runs import RunFolder
+
+        flags = {
+            "root": self.root,
+            "domains": self.domains,
+            "prompt": self.prompt,
+            "image_column": self.image_column,
+            "label_column": self.label_column,
+            "domain_column": self.domain_column,
+        }
+        given: dict[str, Any] = {name: value for name, value in flags.items() if value}
+        if self.source:
+            return DataConfig(source=self.source, **given)
+        return replace(RunFolder.open(self.folder).experiment.data, **given)
+
+
+def _table(scores: list[ClassListScore], only_domains: str) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    chosen = f", domains {only_domains}" if only_domains else ""
+    table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}{chosen}"))
+    domains = list(scores[0].domains)
+    table.add_column("Classes")
+    for heading in ("Choices", "Images", "Accuracy", *domains):
+        table.add_column(Text(heading), justify="right")
+    for score in scores:
+        by_domain = [percent(score.domains.get(name)) for name in domains]
+        table.add_row(score.classes, str(score.choices), str(score.images), percent(score.accuracy), *by_domain)
+    return table

@@ -1,0 +1,41 @@
+"""`feddtl report`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from feddtl.cli.command import Command, print_json
+from feddtl.cli.flags import UNSAID
+from feddtl.units import counted, size
+
+
+@dataclass(frozen=True)
+class Report(Command):
+    """Make one self-contained HTML page from a run folder, or from a folder of several runs."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of a run, or one with run folders up to three folders below it."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
+    """File of the page; default: DIR/report.html."""
+    no_images: bool = False
+    """Omit the test images; by default, the page shows some of them."""
+    json: bool = False
+    """Print where the page is, its size, and what could not be read, as JSON."""
+
+    def execute(self) -> int:
+        """Write the page and say where it is; what could not be read is noted on standard error."""
+        from feddtl.report import write_report
+
+        written = write_report(self.folder, self.output, images=not self.no_images)
+        for problem in written.problems:
+            print(f"note: {problem}", file=sys.stderr)
+        if self.json:
+            print_json({**vars(written), "path": str(written.path)})
+        else:
+            print(f"report of {counted(written.runs, 'run')}, {size(written.bytes)}: {written.path}")
+        return 0

@@ -1,0 +1,64 @@
+"""`feddtl run`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feddtl.cli.experiment_argument import ExperimentCommand, output_or_resumed
+from feddtl.cli.flags import ExperimentFile, Flags, FolderFlag, TrackFlag
+from feddtl.config import Experiment
+from feddtl.experiment_grid import experiment_name
+
+
+@dataclass(frozen=True)
+class Run(ExperimentCommand):
+    """Run an experiment: federated fine-tuning, scored every round.
+
+    Flags override the experiment file. A run is a folder; see docs/reference/run-folder.md.
+    """
+
+    experiment: ExperimentFile = None
+    output: FolderFlag = None
+    """New folder for the run; default: runs/<experiment>-seed<seed>."""
+    resume: FolderFlag = None
+    """Resume the run in this folder from its last checkpoint, with its settings."""
+    json: bool = False
+    """Print only the summary, as JSON, on standard output; no progress."""
+    quiet: bool = False
+    """No progress, only the final table."""
+    track: TrackFlag = ()
+    config: Flags = field(default_factory=Experiment)
+
+    def execute(self) -> int:
+        """Run or resume: progress on standard error, the result on standard output."""
+        from feddtl.cli.terminal import choose_observer, print_result
+        from feddtl.experiment import run_experiment
+        from feddtl.observers import Observers
+        from feddtl.trackers import open_trackers
+
+        output = output_or_resumed(self.output, self.resume) or self._default_output()
+        trackers = open_trackers(self.track, output)
+        observer = choose_observer(quiet=self.quiet or self.json, terminal=sys.stderr.isatty())
+        try:
+            with observer:
+                if not (self.experiment or self.resume):
+                    observer.note(
+                        f"No experiment file was given: running the default experiment with your flags in {output}."
+                    )
+                summary = run_experiment(
+                    self.config, output, resume=self.resume is not None, observer=Observers(observer, *trackers)
+                )
+        except KeyboardInterrupt:
+            again = f"feddtl run --resume {shlex.quote(str(output))}"
+            print(f"interrupted: `{again}` continues from the last checkpoint.", file=sys.stderr)
+            return 130
+        print_result(summary, self.config.title, output, as_json=self.json)
+        return 0
+
+    def _default_output(self) -> Path:
+        """runs/<experiment's name or method>-seed<seed>."""
+        name = experiment_name(self.experiment) if self.experiment else self.config.method
+        return Path("runs") / f"{name}-seed{self.config.seed}"

@@ -1,0 +1,90 @@
+"""`feddtl submit`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feddtl.cli.experiment_argument import ExperimentCommand, output_or_resumed
+from feddtl.cli.flags import ExperimentFile, Flags, FolderFlag, TrackFlag
+from feddtl.cli.services import state_of
+from feddtl.config import Experiment
+from feddtl.errors import ConfigError, RunError
+
+TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
+
+
+@dataclass(frozen=True)
+class Submit(ExperimentCommand):
+    """Run an experiment at the `feddtl server` of this machine, with its clients, and follow it to its end.
+
+    Flags override the experiment file. Ctrl-C stops the run; `--resume` continues it.
+    """
+
+    experiment: ExperimentFile = None
+    output: FolderFlag = None
+    """New folder for the run, on the server's machine, which is this one."""
+    resume: FolderFlag = None
+    """Resume the run in this folder from its last checkpoint, with its settings."""
+    state: FolderFlag = None
+    """The server's --state; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    json: bool = False
+    """Print only the summary, as JSON, on standard output; no progress."""
+    quiet: bool = False
+    """No progress, only the final table."""
+    track: TrackFlag = ()
+    config: Flags = field(default_factory=Experiment)
+
+    def execute(self) -> int:
+        """Run an experiment at the server: progress on standard error, the result on standard output."""
+        from feddtl.launch.processes import require_flower
+        from feddtl.run_files import refuse_used
+
+        require_flower()
+        output = output_or_resumed(self.output, self.resume)
+        if output is None:
+            raise ConfigError("There is no --output.", "Name a new folder on the server's machine.")
+        if not self.resume:
+            refuse_used(output)
+        try:
+            self._follow(output)
+        except KeyboardInterrupt:
+            print(f"interrupted and stopped: {_what_is_left(output)}", file=sys.stderr)
+            return 130
+        self._print_summary(output)
+        return 0
+
+    def _follow(self, output: Path) -> None:
+        from feddtl.cli.submitted_paths import with_absolute_paths
+        from feddtl.launch.processes import ended_by_sigterm
+        from feddtl.launch.submission import submit
+
+        with ended_by_sigterm(TERMINATED):
+            submit(
+                state_of(self.state) / "server",
+                with_absolute_paths(self.config),
+                output,
+                resume=self.resume is not None,
+                track=self.track,
+                tell=lambda line: None if self.quiet or self.json else print(line, file=sys.stderr),
+            )
+
+    def _print_summary(self, output: Path) -> None:
+        from feddtl.cli.terminal import print_result
+        from feddtl.runs import RunFolder
+
+        summary = RunFolder.open(output).summary
+        if summary is None:
+            raise RunError(f"The run is finished, but {output} has no summary.", "Is the server on another machine?")
+        print_result(summary, self.config.title, output, as_json=self.json)
+
+
+def _what_is_left(output: Path) -> str:
+    """How to go on with a run that was stopped."""
+    from feddtl.run_files import holds_run
+
+    if holds_run(output):
+        return f"`feddtl submit --resume {shlex.quote(str(output))}` continues from the last checkpoint."
+    return "the run had not begun."
