@@ -164,7 +164,7 @@ def test_every_number_has_a_limit() -> None:
         (
             {"server": ServerConfig(aggregator="product"), "system": SystemConfig(mode="async")},
             "server.aggregator = 'product' factorises anew",
-            "server.aggregator = 'factors'",
+            "server.aggregator = 'mean'",
         ),
     ],
     ids=["all and a share", "fedppo without a choice", "fedppo without rounds", "product without rounds"],

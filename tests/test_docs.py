@@ -166,27 +166,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore")
 def test_every_python_example_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    names: dict[str, Any] = {"__name__": "example"}  # a page is read from top to bottom
-    monkeypatch.setitem(sys.modules, "example", ModuleType("example"))  # dataclasses look their module up
+    module = ModuleType("example")  # a page is read from top to bottom
+    monkeypatch.setitem(sys.modules, "example", module)  # dataclasses look their module up
     for number, example in enumerate(blocks(page, "python"), start=1):
         code = compile(example, f"{name_of(page)}, Python example {number}", "exec")
-        exec(code, names)
+        exec(code, vars(module))
 
 
 def test_the_example_method_learns_and_keeps_what_is_personal(
-    federation: Any, make_experiment: Callable[..., Experiment]
+    federation: Any, make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The class of the page, and the experiment file under it once its method has a name."""
     page = ROOT / "docs/how-to/add-a-method.md"
-    names: dict[str, Any] = {"__name__": "example"}
-    exec(blocks(page, "python")[0], names)
-    settings = tomllib.loads(blocks(page, "text")[0])
-    assert settings.pop("method") == "fedshift"
-    learning_rate = experiment_from_dict(settings).local.learning_rate
-    method, experiment = names["FedShift"], make_experiment(local={"learning_rate": learning_rate})
+    module = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)
+    exec(blocks(page, "python")[0], vars(module))
+    settings = tomllib.loads(blocks(page, "text")[-1])
+    assert settings.pop("method") == "fedshift.py:FedShift"
+    assert settings.pop("fedshift") == {"start": 0.1}
+    method, own = module.FedShift, module.FedShiftSettings(start=0.1)
+    experiment = make_experiment(local={"learning_rate": 0.1})
     assert issubclass(method, Method)
     assert not inspect.isabstract(method)
-    method = method(federation.task, experiment)
+    method = method(federation.task, own, experiment.training)
     assert method.trained_parameters() == TrainedParameters(shared=24, personal=24)
     runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))

@@ -23,4 +23,6 @@ def select_prefix(tensors: Mapping[str, Tensor], group: str) -> Tensors:
 
 def update_norm(weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
     """‖w_k - w‖₂ over all named tensors: how far a client moved in a round."""
+    if not weights:
+        return 0.0
     return float(torch.stack([(weights[name] - start[name]).square().sum() for name in weights]).sum().sqrt())

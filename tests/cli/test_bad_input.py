@@ -80,12 +80,16 @@ def test_flag_out_of_range(feddtl: Command, flags: tuple[object, ...], needles: 
     assert not Path("runs").exists()
 
 
+def test_misspelt_method(feddtl: Command) -> None:
+    answer = feddtl("run", "--method", "feddlt", "--output", "run")
+    refused(answer, "method = 'feddlt'", "Did you mean 'feddtl'?", "FILE.py:Class")
+
+
 @pytest.mark.parametrize(
     ("words", "needle"),
     [
         (("run", "--rond", "3"), "--rounds"),
         (("run", "--rounds", "three"), "--rounds"),
-        (("run", "--method", "feddlt"), "feddtl"),
         (("run", "--output"), "--output"),
         (("evaluate",), "DIR"),
         (("evaluate", "run", "--classes", "some"), "base"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from feddtl.config import DataConfig, Experiment, Method, ScheduleConfig
+from feddtl.config import DataConfig, Experiment, ScheduleConfig
 from feddtl.records import Summary
 from feddtl.results.run import RunResult
 
@@ -22,8 +22,8 @@ def outcome(
     base: float | None,
     novel: float | None,
     *,
-    method: Method = "feddtl",
-    stages: Any = "sft-then-rl",
+    method: str = "feddtl",
+    stages: Any = "auto",
     dataset: str = "shapes",
     rounds: int = 20,
     data: DataConfig | None = None,
@@ -39,7 +39,7 @@ def outcome(
     )
     values = {
         "method": method,
-        "stages": stages,
+        "stages": experiment.stages,
         "dataset": dataset,
         "model": experiment.model,
         "regime": experiment.data.regime,

@@ -14,6 +14,7 @@ from feddtl.methods.catalog import build_method
 from feddtl.methods.fedpgp.method import contrast
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.models.text_tower import TextTower
+from feddtl.tensor_groups import add_prefix
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_the_contrast_changes_what_is_learnt(double, make_experiment):
         experiment = make_experiment(method="fedpgp", fedpgp=settings, local={"learning_rate": 0.02})
         method = build_method(double.task, experiment)
         data = double.clients(method, torch.float64)[0]
-        payload = Payload(1, moved(method.initial_shared()))
+        payload = Payload(1, add_prefix("shared", moved(method.initial_shared())))
         tuned.append(method.client_update(payload, data, moved(method.initial_personal(0))))
     for group in ("weights", "personal"):
         without, with_term = (getattr(update, group) for update in tuned)
@@ -91,12 +92,14 @@ def test_the_global_model_is_the_shared_prompt_and_a_clients_own_is_not(federati
     state = randomised(method.init_server(), 1)
     update = method.client_update(method.broadcast(state), federation.clients(method)[2], {})
     ours = method.classifier(state).text_embeddings(NAMES)
-    plain = method.text_features(state.tensors, NAMES)
+    plain = method.text_features(method.trained_tensors(state), NAMES)
     torch.testing.assert_close(ours, plain / plain.norm(dim=-1, keepdim=True))
     own = method.text_features({**update.weights, **update.personal}, NAMES)
     own = own / own.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(method.classifier(state, update).text_embeddings(NAMES), own)
-    assert (own - method.classifier(ServerState(2, update.weights)).text_embeddings(NAMES)).abs().max() > 1e-4
+    assert (
+        own - method.classifier(ServerState(2, add_prefix("shared", update.weights))).text_embeddings(NAMES)
+    ).abs().max() > 1e-4
 
 
 def test_every_client_starts_from_its_own_change(federation, make_experiment):

@@ -9,7 +9,7 @@ from comparison.made_up import outcome
 from made_records import made_record
 
 from feddtl.comparison.scores import condition_scores, setting_scores
-from feddtl.config import DataConfig, Experiment, LocalConfig, LoraConfig, Method, ScheduleConfig
+from feddtl.config import DataConfig, Experiment, LocalConfig, LoraConfig, ScheduleConfig
 from feddtl.records import RoundRecord
 from feddtl.results.grouping import by_experiment, common_rounds, settings_of
 from feddtl.results.run import RunResult
@@ -33,7 +33,7 @@ def make_run(experiment: Experiment, records: tuple[RoundRecord, ...] = (), fina
     return RunResult(name, experiment, None if final is None else summary, {}, DATA, records)
 
 
-def experiment(method: Method = "feddtl", seed: int = 0, **changes: Any) -> Experiment:
+def experiment(method: str = "feddtl", seed: int = 0, **changes: Any) -> Experiment:
     return replace(Experiment(method=method, seed=seed), **changes)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from feddtl.config import UplinkConfig
+from feddtl.config import Experiment, UplinkConfig
+from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update
 from feddtl.methods.catalog import build_method
@@ -40,7 +41,6 @@ def chain_of(transforms: str) -> Chain:
 
 
 CONTRACT = Contract("m" * 64, "c" * 64)
-HALF = replace(CONTRACT, precision="float16")  # of broadcasts
 SENT = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
 TERMS = Terms(
     CONTRACT, client=1, round=3, images=Holdings(5, 4, 2), classes=3,
@@ -125,11 +125,14 @@ def test_weights_that_overflow_are_too_far():
 @pytest.mark.parametrize("round_number", [1, 3], ids=["sft", "rl"])
 def test_every_method_s_own_updates_pass(federation, make_experiment, method, round_number):
     """What `expected_update` says is what `client_update` gives, for every method and stage."""
-    method = build_method(federation.task, make_experiment(method=method))
+    experiment = make_experiment(method=method)
+    method = build_method(federation.task, experiment)
     payload = method.broadcast(replace(method.init_server(), round=round_number - 1))
-    contract = Contract.of(federation.task, "float32")
+    contract = Contract.of(federation.task, experiment)
     update = method.client_update(payload, federation.clients(method)[2], {})
-    terms = Terms(contract, 2, round_number, Holdings(6, 0), 3, method.expected_update(payload), 1000.0)
+    terms = Terms(
+        contract, 2, round_number, Holdings(6, 0), 3, method.expected_update(payload), build_chain(UplinkConfig()), 3
+    )
     found = unpack_reply(pack_reply(Reply(update), round_number, contract), terms).update
     assert equal(found.weights, update.weights)
     assert equal(found.samples, update.samples)
@@ -137,21 +140,21 @@ def test_every_method_s_own_updates_pass(federation, make_experiment, method, ro
 
 def test_a_contract_follows_model_classes_and_prompt(federation):
     task = federation.task
-    ours = Contract.of(task, "float32")
-    assert ours == Contract.of(replace(task, seed=9), "float32")
+    ours = Contract.of(task, Experiment())
+    assert ours == Contract.of(replace(task, seed=9), Experiment())
     for other in (
         replace(task, class_names=task.class_names[::-1]),
         replace(task, prompt_template="a {class}"),
     ):
-        assert Contract.of(other, "float32").classes != ours.classes
-    assert Contract.of(other, "float32").model == ours.model
+        assert Contract.of(other, Experiment()).classes != ours.classes
+    assert Contract.of(other, Experiment()).model == ours.model
 
 
 def test_other_weights_are_another_model(federation, make_clip):
     from feddtl.backbones.clip import load_clip
 
     other = replace(federation.task, clip=load_clip(str(make_clip(image_blocks=3))))
-    assert Contract.of(other, "float32").model != Contract.of(federation.task, "float32").model
+    assert Contract.of(other, Experiment()).model != Contract.of(federation.task, Experiment()).model
 
 
 def parcel_with(arrays=None, scalars=None, metrics=None):
@@ -170,8 +173,8 @@ def without(name):
 
 BAD = {
     "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 3"),
-    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 2"),
-    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 2"),
+    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 3"),
+    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 3"),
     "model": (parcel_with(scalars={"model": "x"}), "another CLIP"),
     "classes": (parcel_with(scalars={"classes": "x"}), "other classes"),
     "precision": (parcel_with(scalars={"precision": "float16"}), "another precision"),
@@ -206,7 +209,10 @@ BAD = {
     "no dimension": (parcel_with({"samples/labels": np.array(1)}), r"\[-1, 5\] rows"),
     "label above": (parcel_with({"samples/labels": np.array([0, 1, 2, 3, 0])}), "holds class 3, .* 0 to 2"),
     "label below": (parcel_with({"samples/labels": np.array([0, 1, 2, -1, 0])}), "holds class -1"),
-    "labels as numbers": (parcel_with({"samples/labels": np.zeros(5, np.float32)}), "not whole numbers"),
+    "labels as numbers": (
+        parcel_with({"samples/labels": np.zeros(5, np.float32)}),
+        "holds torch.float32, not torch.int64",
+    ),
     "metric": (parcel_with(metrics={"loss": math.inf}), "The metric 'loss' is inf"),
     "metric list": (parcel_with(metrics={"loss": [1.0]}), "not a finite number"),
     "metrics": (parcel_with(metrics={str(n): 0.0 for n in range(64)}), "There are 65 metrics"),
@@ -246,8 +252,8 @@ def test_scores_of_a_client_s_own_model_are_percentages(value):
 def test_what_half_precision_does_not_hold_is_not_sent():
     """The largest float16 is 65504."""
     update = replace(make_update(), weights={"b": torch.full((2, 3), 1e5), "a": torch.zeros(4)})
-    with pytest.raises(RejectedMessageError, match="'weights/b' is not finite in float16"):
-        half_reply(update)
+    with pytest.raises(ClientError, match="'b' holds a value beyond 65504"):
+        chain_of("float16").encode(update, Exchange(1, 3, SENT))
 
 
 COUNTS = HitCounts(3, 4, 0, 2)  # of the 4 + 2 images in TERMS

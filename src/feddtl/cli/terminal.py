@@ -37,6 +37,11 @@ class QuietObserver(RunObserver):
         return None
 
 
+def error_console() -> Console:
+    """Where progress goes: standard error."""
+    return Console(stderr=True)
+
+
 class LineObserver(QuietObserver):
     """One line for each thing worth knowing, on standard error."""
 
@@ -149,7 +154,7 @@ def choose_observer(*, quiet: bool, terminal: bool) -> QuietObserver:
     """Bars on a terminal, lines elsewhere, nothing when quiet."""
     if quiet:
         return QuietObserver()
-    console = Console(stderr=True)
+    console = error_console()
     return BarObserver(console) if terminal else LineObserver(console)
 
 

@@ -197,7 +197,7 @@ class TrainingSettings:
 
     def stage(self, round_number: int) -> Literal["sft", "rl"]:
         """The stage of a round, from 1."""
-        return "sft" if round_number <= self.last_sft_round else "rl"
+        return "sft" if self.stages == "sft" or round_number <= self.last_sft_round else "rl"
 
     def local_epochs(self, stage: str) -> int:
         """Epochs that a client trains in a round of this stage."""

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-
-from feddtl.cli.terminal import LineObserver
+from feddtl.cli.terminal import LineObserver, error_console
 from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError
@@ -25,7 +23,7 @@ class MarkedLines(LineObserver):
     """Prints progress in lines that `feddtl submit` can tell from Flower's."""
 
     def __init__(self) -> None:
-        super().__init__(Console(stderr=True))
+        super().__init__(error_console())
 
     def show(self, line: str) -> None:
         say(line)

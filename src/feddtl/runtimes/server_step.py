@@ -20,6 +20,8 @@ def server_step(method: Method, state: ServerState, updates: Sequence[Update], c
         updates: Decoded, sorted by client; one or more.
         chain: The transforms that the updates passed; None: none.
     """
+    if not updates[0].weights:  # a method that trains nothing has nothing to aggregate
+        return method.next_state(state, {}, updates)
     aggregator = build_aggregator(method.training.server)
     aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), len(updates))
     reached = method.next_state(state, aggregate, updates)
