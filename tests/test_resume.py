@@ -20,7 +20,7 @@ from cli.small_runs import Bench, contents, make_bench, outcome, records
 from feddtl.cli import main
 from feddtl.errors import ClientError
 from feddtl.runs import RunFolder
-from feddtl.runtimes import parties
+from feddtl.runtimes import context
 from feddtl.storage import only_writer
 
 ROUNDS = 6
@@ -167,7 +167,7 @@ def test_kill_minus_nine_of_the_command_itself(bench: Bench, uninterrupted: dict
 @pytest.fixture
 def stopped(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that went wrong in round 3, with checkpoints of rounds 1 and 2."""
-    before = parties.require_finite_tensors
+    before = context.require_finite_tensors
 
     def fail(tensors: object, owner: str, remedy: str) -> None:
         if "round 3" in owner:
@@ -175,7 +175,7 @@ def stopped(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         before(tensors, owner, remedy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parties, "require_finite_tensors", fail)
+        patch.setattr(context, "require_finite_tensors", fail)
         assert main(["run", *bench.flags("--quiet", "--output", tmp_path / "run")]) == 1
     assert checkpoints(tmp_path / "run") == ["round-0001", "round-0002"]
     return tmp_path / "run"

@@ -20,9 +20,9 @@ from benchmarks.federation.processes import peak
 from benchmarks.federation.results import add_result
 from feddtl.messages import ExpectedUpdate, Update
 from feddtl.runtimes.flower.records import from_records, to_records
-from feddtl.runtimes.node import Holdings
+from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Contract
-from feddtl.runtimes.wire.messages import Reply, Terms, pack_reply, unpack_reply
+from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_reply, unpack_reply
 from feddtl.transforms.chain import Chain
 
 CONTRACT = Contract("model", "classes")
@@ -45,8 +45,10 @@ def measure(megabytes: int) -> dict[str, dict[str, int]]:
     parcel = step("client: pack and check", lambda: pack_reply(Reply(update), 1, CONTRACT))
     records = step("client: Flower's records", lambda: to_records(parcel))
     received = step("server: read Flower's records", lambda: from_records(records))
-    terms = Terms(CONTRACT, 0, 1, Holdings(1, 0, 0), 1, ExpectedUpdate(sent, {}, ()), chain=Chain(), seed=0)
-    step("server: unpack and check", lambda: unpack_reply(received, terms))
+    required = ReplyRequirements(
+        CONTRACT, 0, 1, ImageCounts(1, 0, 0), 1, ExpectedUpdate(sent, {}, ()), chain=Chain(), seed=0
+    )
+    step("server: unpack and check", lambda: unpack_reply(received, required))
     return found
 
 

@@ -27,7 +27,7 @@ READY = "The server listens on"  # what `feddtl server` says
 
 @dataclass
 class Federation:
-    """Parties are processes of this machine; each has its own state, keys and log below `root`.
+    """RunContext are processes of this machine; each has its own state, keys and log below `root`.
 
     Attributes:
         root: New folder for everything.

@@ -136,14 +136,14 @@ class Watch(threading.Thread):
         self.peaks: dict[str, int] = {}
         self.seen: set[int] = set()
         self._watched = watched
-        self._parties = parties
+        self._context = parties
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
         while not self._stopped.wait(1.0):
             self.most = max(self.most, memory(self._watched.members()))
-            for party in self._parties:
+            for party in self._context:
                 for pid in self._watched.members(party):
                     self.seen.add(pid)
                     name = f"{party} {program(pid)}".strip()

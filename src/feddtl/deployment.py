@@ -29,14 +29,14 @@ from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
 from feddtl.records import Summary
+from feddtl.runtimes.context import RunContext, require_finite_tensors
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet
 from feddtl.runtimes.flower.grid import Grid
-from feddtl.runtimes.node import Holdings, Node, Request
-from feddtl.runtimes.parties import Parties, require_finite_tensors
+from feddtl.runtimes.node import ImageCounts, Node, Request
 from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, plain
-from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_holdings, pack_reply, unpack_payload
+from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts, pack_reply, unpack_payload
 from feddtl.training.client_data import ClientData, rows_of_views
 from feddtl.transforms.base import Exchange
 from feddtl.transforms.catalog import build_chain
@@ -64,12 +64,12 @@ def serve(
     _require_rounds_in_lockstep(experiment)
     observer = observer or RunObserver()
 
-    def connect(kernels: Kernels, run: str, parties: Parties) -> Fleet:
+    def connect(kernels: Kernels, run: str, context: RunContext) -> Fleet:
         asked = experiment_to_dict(experiment)
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
-        contract = Contract.of(parties.method.task, experiment)
-        return FlowerFleet(grid, parties, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
+        contract = Contract.of(context.method.task, experiment)
+        return FlowerFleet(grid, context, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
 
     return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
 
@@ -243,8 +243,8 @@ def introduction(experiment: Experiment, node: Node) -> Parcel:
     if not experiment.data.on_clients:
         return Parcel({}, {"client": node.client})
     own = client_images(experiment, node.data).of(node.client)
-    held = Holdings(len(own.train), len(own.test_base), len(own.test_novel))
-    return pack_holdings(node.client, held, own.notes)
+    held = ImageCounts(len(own.train), len(own.test_base), len(own.test_novel))
+    return pack_image_counts(node.client, held, own.notes)
 
 
 @lru_cache(maxsize=1)

@@ -31,12 +31,12 @@ from feddtl.predictions import ImagePredictions
 from feddtl.records import Summary
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
+from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.local import LocalRuntime
-from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
 from feddtl.summary import describe_data, summarise
-from feddtl.system.validation import Validation, hold_back
+from feddtl.system.validation import Validation, split_off_validation
 from feddtl.timing import Stopwatch, add_seconds
 from feddtl.training.client_data import ClientData, rows_of_views
 
@@ -63,7 +63,7 @@ class Prepared:
 
 
 # (kernels of the run, its name among its clients, the server's side) -> clients elsewhere
-Connect = Callable[[Kernels, str, Parties], Fleet]
+Connect = Callable[[Kernels, str, RunContext], Fleet]
 
 
 def run_experiment(
@@ -222,7 +222,7 @@ def prepare(
     clip.image.stack.release(method.first_image_block)
     validation = None
     if method.trains and experiment.system.selection == "fedppo":
-        clients, held = hold_back(clients, experiment.fedppo.validation_share, experiment.seed)
+        clients, held = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, data.base_names, clip.logit_scale)
         count = sum(map(len, held))
         observer.note(f"{count} of {len(data.train)} training images are held back to choose clients by.")
@@ -292,7 +292,7 @@ def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Act
 
 
 def task_of(clip: Backbone, data: FederatedData, seed: int) -> Task:
-    """The task that all parties agree on."""
+    """The task that server and clients agree on."""
     return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from feddtl.errors import ClientError
 from feddtl.methods.catalog import METHODS
 from feddtl.runs import RunFolder
-from feddtl.runtimes import parties
+from feddtl.runtimes import context
 from feddtl.scoring import load_trained_model, score_run
 from feddtl.tensor_groups import select_prefix
 
@@ -127,7 +127,7 @@ def test_stopped_in_round_three_and_resumed(
     """Two of three clients a round, so that some personal tensors wait in the checkpoint: the end is the same."""
     flags = ("--method", method, "--participation", "0.5")
     whole = bench.run(tmp_path / "whole", *flags)
-    plain = parties.require_finite_tensors
+    plain = context.require_finite_tensors
 
     def fail(tensors: object, owner: str, remedy: str) -> None:
         if "round 3" in owner:
@@ -135,7 +135,7 @@ def test_stopped_in_round_three_and_resumed(
         plain(tensors, owner, remedy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parties, "require_finite_tensors", fail)
+        patch.setattr(context, "require_finite_tensors", fail)
         assert feddtl("run", *bench.flags("--output", tmp_path / "stopped", *flags)).code == 1
     assert feddtl("run", "--resume", tmp_path / "stopped").code == 0
     assert outcome(tmp_path / "stopped") == outcome(whole)

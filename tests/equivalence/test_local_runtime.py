@@ -15,9 +15,9 @@ from feddtl.methods.catalog import build_method
 from feddtl.methods.feddtl.method import FedDTL
 from feddtl.models.activations import Activations
 from feddtl.observers import RunObserver
-from feddtl.runtimes import parties
+from feddtl.runtimes import context
+from feddtl.runtimes.context import require_finite_tensors
 from feddtl.runtimes.local import LocalRuntime, Progress
-from feddtl.runtimes.parties import require_finite_tensors
 from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.selection import choose_clients
@@ -197,7 +197,7 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
         assert scored.setdefault(client, model) is model  # a client's model is scored once
         return score_client(model, sets, client)
 
-    monkeypatch.setattr(parties, "score_client", watch)
+    monkeypatch.setattr(context, "score_client", watch)
     LocalRuntime(method, clients, sets, experiment).run(Progress(method.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 

@@ -14,8 +14,8 @@ from feddtl.observers import RunObserver
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
-from feddtl.system.asynchronous_server import Motion, step, step_rate
-from feddtl.system.flight import Flight
+from feddtl.system.asynchronous_server import ServerMomentum, step, step_rate
+from feddtl.system.in_flight import UpdatesInFlight
 from feddtl.tensor_groups import select_prefix
 
 ALIKE = SystemConfig(mode="async", seconds_per_image=1e-6)  # all but the network takes no time
@@ -67,7 +67,7 @@ def test_order_of_arrival_and_delays(federation, make_experiment):
     arrived = [client for record in records for client in record.clients]
     assert len(arrived) == 9
     # With everyone at work, a client that arrived is the only idle one and starts again: its duration never changes.
-    first = {job.client: job for job in Flight.from_tensors(saved[-1].memory).jobs}
+    first = {job.client: job for job in UpdatesInFlight.from_tensors(saved[-1].memory).jobs}
     length = {client: duration_of(federation, experiment, client) for client in range(3)}
     ends, versions, delays = dict(length), dict.fromkeys(range(3), 0), []
     for applied, client in enumerate(arrived):
@@ -112,13 +112,15 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     first, second = record.clients
     # Both started at once; neither is fast enough to come twice.
     assert record.delays == [0, 1]
-    weights, motion = initial.tensors, Motion()
+    weights, momentum = initial.tensors, ServerMomentum()
     for delay, client in enumerate((first, second)):
         update = method.client_update(method.broadcast(initial), data[client], {})
         reached = server_step(method, initial, [update]).state.tensors
         rate = step_rate(experiment.afedpg, len(data[client]) / 6, delay, 2)  # 18 images of 3 clients
         assert rate == pytest.approx(len(data[client]) / 6 / 2 / (1 + delay / 2))
-        weights, motion = step(weights, initial.tensors, reached, motion, rate=rate, weight=1.0, updates_per_round=2)
+        weights, momentum = step(
+            weights, initial.tensors, reached, momentum, rate=rate, weight=1.0, updates_per_round=2
+        )
     assert equal(progress.state.tensors, weights)
     # Three clients started: two at once, the third when the first arrived.
     payload = method.broadcast(ServerState(0, initial.tensors))
@@ -147,7 +149,7 @@ def test_a_run_goes_on_from_any_round_as_if_never_interrupted(federation, make_e
     )
     saved = []
     whole = run(federation, experiment, saved=saved)
-    assert any(Flight.from_tensors(progress.memory).jobs for progress in saved)
+    assert any(UpdatesInFlight.from_tensors(progress.memory).jobs for progress in saved)
     for progress in saved[:-1]:
         resumed = run(federation, experiment, start=progress)
         assert equal(resumed.state.tensors, whole.state.tensors)
@@ -191,18 +193,18 @@ def test_both_stages_meet_in_a_round(federation, make_experiment):
 def test_the_anchor_is_frozen_with_the_last_sft_round(federation, make_experiment, method):
     """Two SFT updates arrive in the first RL round; they move the model, and neither the anchor nor what is sent of it.
 
-    The server's motion begins anew, so no RL client starts ahead of the model by steps of the SFT stage.
+    The server's momentum begins anew, so no RL client starts ahead of the model by steps of the SFT stage.
     """
     saved = []
     run(federation, make_experiment(method=method, system=ALIKE), saved=saved)
     end_of_sft = saved[1].state
     anchor = select_prefix(end_of_sft.tensors, "anchor")
     assert equal(anchor, select_prefix(end_of_sft.tensors, "shared"))
-    assert Flight.from_tensors(saved[1].memory).motion == Motion()
+    assert UpdatesInFlight.from_tensors(saved[1].memory).momentum == ServerMomentum()
     for progress in saved[2:]:
         assert equal(select_prefix(progress.state.tensors, "anchor"), anchor)
         assert not equal(progress.state.tensors, end_of_sft.tensors)
-        of_rl = [job for job in Flight.from_tensors(progress.memory).jobs if job.begun.round >= 2]
+        of_rl = [job for job in UpdatesInFlight.from_tensors(progress.memory).jobs if job.begun.round >= 2]
         assert of_rl
         assert all(equal(select_prefix(job.begun.tensors, "anchor"), anchor) for job in of_rl)
 

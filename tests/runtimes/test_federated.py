@@ -189,11 +189,11 @@ def federated(record):
 
 def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experiment, monkeypatch):
     """Four rounds: the model before training and after each round, five passes, with the final predictions."""
-    from feddtl.runtimes import parties
+    from feddtl.runtimes import context
 
     passes = []
-    plain = parties.predict_test_images
-    monkeypatch.setattr(parties, "predict_test_images", lambda *given: passes.append(1) or plain(*given))
+    plain = context.predict_test_images
+    monkeypatch.setattr(context, "predict_test_images", lambda *given: passes.append(1) or plain(*given))
     method, runtime = runtime_of(federation, make_experiment())
     progress = runtime.close(runtime.run(Progress(method.init_server())))
     runtime.predictions(progress.state)

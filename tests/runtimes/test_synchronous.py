@@ -18,7 +18,7 @@ from feddtl.storage import without_nan
 from feddtl.system.clock import Clock
 from feddtl.system.ppo_selection import PpoSelection
 from feddtl.system.selection import choose_clients
-from feddtl.system.validation import Validation, hold_back
+from feddtl.system.validation import Validation, split_off_validation
 
 
 def equal(ours, theirs):
@@ -35,7 +35,7 @@ def run(federation, experiment, saved=None, start=None):
     method = build_method(federation.task, experiment)
     clients, validation = federation.clients(method), None
     if experiment.system.selection == "fedppo":
-        clients, held = hold_back(clients, experiment.fedppo.validation_share, experiment.seed)
+        clients, held = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
     runtime = LocalRuntime(method, clients, federation.sets(method), experiment, validation=validation)
     return runtime.run(start or Progress(method.init_server()), (saved if saved is not None else []).append)
@@ -146,7 +146,9 @@ def test_fedppo_looks_at_no_test_image(federation, make_experiment):
     method = build_method(federation.task, experiment)
     sets = federation.sets(method)
     wrong = replace(sets, base=replace(sets.base, labels=(sets.base.labels + 1) % 3))
-    clients, held = hold_back(federation.clients(method), experiment.fedppo.validation_share, experiment.seed)
+    clients, held = split_off_validation(
+        federation.clients(method), experiment.fedppo.validation_share, experiment.seed
+    )
     validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
     theirs = LocalRuntime(method, clients, wrong, experiment, validation=validation).run(Progress(method.init_server()))
     assert equal(ours.memory, theirs.memory)

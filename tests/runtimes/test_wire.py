@@ -17,17 +17,17 @@ from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update
 from feddtl.methods.catalog import build_method
-from feddtl.runtimes.node import Holdings
+from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import (
     Reply,
-    Terms,
+    ReplyRequirements,
     pack_counts,
-    pack_holdings,
+    pack_image_counts,
     pack_payload,
     pack_reply,
     unpack_counts,
-    unpack_holdings,
+    unpack_image_counts,
     unpack_payload,
     unpack_reply,
 )
@@ -42,8 +42,8 @@ def chain_of(transforms: str) -> Chain:
 
 CONTRACT = Contract("m" * 64, "c" * 64)
 SENT = {"b": torch.zeros(2, 3), "a": torch.zeros(4)}
-TERMS = Terms(
-    CONTRACT, client=1, round=3, images=Holdings(5, 4, 2), classes=3,
+TERMS = ReplyRequirements(
+    CONTRACT, client=1, round=3, images=ImageCounts(5, 4, 2), classes=3,
     expected=ExpectedUpdate(SENT, {"embeddings": 4}, ("labels",)), chain=chain_of("norm-bound"), seed=0,
 )  # fmt: skip
 HALF_TERMS = replace(TERMS, chain=chain_of("norm-bound,float16"))
@@ -130,8 +130,8 @@ def test_every_method_s_own_updates_pass(federation, make_experiment, method, ro
     payload = method.broadcast(replace(method.init_server(), round=round_number - 1))
     contract = Contract.of(federation.task, experiment)
     update = method.client_update(payload, federation.clients(method)[2], {})
-    terms = Terms(
-        contract, 2, round_number, Holdings(6, 0), 3, method.expected_update(payload), build_chain(UplinkConfig()), 3
+    terms = ReplyRequirements(
+        contract, 2, round_number, ImageCounts(6, 0), 3, method.expected_update(payload), build_chain(UplinkConfig()), 3
     )
     found = unpack_reply(pack_reply(Reply(update), round_number, contract), terms).update
     assert equal(found.weights, update.weights)
@@ -300,8 +300,8 @@ def test_missing_counts_are_named():
 
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50))
 def test_holdings_come_out_as_they_went_in(train, base, novel):
-    held = Holdings(train, base, novel)
-    assert unpack_holdings(pack_holdings(2, held, ["a", "b"]), most=50) == held
+    held = ImageCounts(train, base, novel)
+    assert unpack_image_counts(pack_image_counts(2, held, ["a", "b"]), most=50) == held
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,6 @@ def test_holdings_come_out_as_they_went_in(train, base, novel):
     [("train", 0), ("train", 7), ("train", 3.0), ("base", -1), ("novel", None), ("schema", 1)],
 )
 def test_holdings_that_cannot_be_are_rejected_and_named(name, value):
-    parcel = pack_holdings(2, Holdings(6, 2))
+    parcel = pack_image_counts(2, ImageCounts(6, 2))
     with pytest.raises(RejectedMessageError, match=f"{name} is {value}"):
-        unpack_holdings(replace(parcel, scalars={**parcel.scalars, name: value}), most=6)
+        unpack_image_counts(replace(parcel, scalars={**parcel.scalars, name: value}), most=6)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddtl.config import AFedPGConfig
-from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
+from feddtl.system.asynchronous_server import ServerMomentum, look_ahead, step, step_rate
 
 PLAIN = {"rate": 1.0, "weight": 1.0, "updates_per_round": 1}
 
@@ -27,14 +27,16 @@ def test_two_steps_by_hand():
     w = (2.5, 3) + 0.5 · ℓ/√8.5 · (1.5, 2.5).
     """
     settings = {"rate": 0.5, "weight": 0.5, "updates_per_round": 2}
-    model, motion = step(tensors(w=[1.0, 1.0]), tensors(w=[1.0, 1.0]), tensors(w=[4.0, 5.0]), Motion(), **settings)
+    model, momentum = step(
+        tensors(w=[1.0, 1.0]), tensors(w=[1.0, 1.0]), tensors(w=[4.0, 5.0]), ServerMomentum(), **settings
+    )
     assert model["w"].tolist() == [2.5, 3.0]
-    assert motion.length == 5.0
-    assert motion.previous["w"].tolist() == [1.0, 1.0]
-    model, motion = step(model, tensors(w=[0.0, 0.0]), tensors(w=[0.0, 1.0]), motion, **settings)
+    assert momentum.length == 5.0
+    assert momentum.previous["w"].tolist() == [1.0, 1.0]
+    model, momentum = step(model, tensors(w=[0.0, 0.0]), tensors(w=[0.0, 1.0]), momentum, **settings)
     length = (5 + math.sqrt(8.5)) / 2
-    assert motion.length == pytest.approx(length)
-    assert motion.direction["w"].tolist() == [1.5, 2.5]
+    assert momentum.length == pytest.approx(length)
+    assert momentum.direction["w"].tolist() == [1.5, 2.5]
     factor = 0.5 * length / math.sqrt(8.5)
     assert model["w"].tolist() == pytest.approx([2.5 + 1.5 * factor, 3 + 2.5 * factor], rel=1e-6)
 
@@ -42,47 +44,47 @@ def test_two_steps_by_hand():
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3), st.integers(0, 1000))
 def test_without_delay_momentum_and_others_a_step_is_the_aggregate_itself(values, seed):
     """b = w, α = η = 1, m = 1: bit for bit what aggregation made of it, however often."""
-    model, motion = tensors(w=values), Motion()
+    model, momentum = tensors(w=values), ServerMomentum()
     generator = torch.Generator().manual_seed(seed)
     for _ in range(3):
         reached = {"w": model["w"] + torch.randn(3, generator=generator)}
-        model, motion = step(model, model, reached, motion, **PLAIN)
+        model, momentum = step(model, model, reached, momentum, **PLAIN)
         assert torch.equal(model["w"], reached["w"])
 
 
 def test_steps_are_normalised():
     """Two clients with updates of length 1 and 100: the second step is (m - 1)/m·1 + 1/m·100 long, not 100."""
     settings = {"rate": 1.0, "weight": 1.0, "updates_per_round": 10}
-    first, motion = step(tensors(w=[0.0]), tensors(w=[0.0]), tensors(w=[1.0]), Motion(), **settings)
-    second, _ = step(first, first, tensors(w=[101.0]), motion, **settings)
+    first, momentum = step(tensors(w=[0.0]), tensors(w=[0.0]), tensors(w=[1.0]), ServerMomentum(), **settings)
+    second, _ = step(first, first, tensors(w=[101.0]), momentum, **settings)
     assert float(second["w"] - first["w"]) == pytest.approx(0.9 * 1 + 0.1 * 100)
 
 
 def test_what_an_update_leaves_alone_stays():
     """A frozen anchor is moved neither by the update nor by the momentum of earlier ones."""
     settings = {"rate": 0.5, "weight": 0.5, "updates_per_round": 2}
-    model, motion = step(
+    model, momentum = step(
         tensors(w=[0.0], anchor=[0.0]),
         tensors(w=[0.0], anchor=[0.0]),
         tensors(w=[1.0], anchor=[1.0]),
-        Motion(),
+        ServerMomentum(),
         **settings,
     )
-    after, _ = step(model, model, {"w": model["w"] + 1, "anchor": model["anchor"]}, motion, **settings)
+    after, _ = step(model, model, {"w": model["w"] + 1, "anchor": model["anchor"]}, momentum, **settings)
     assert torch.equal(after["anchor"], model["anchor"])
     assert after["w"] > model["w"]
 
 
 def test_an_update_without_a_change_changes_nothing():
     model = tensors(w=[1.0, 2.0])
-    after, motion = step(model, model, dict(model), Motion(), **PLAIN)
+    after, momentum = step(model, model, dict(model), ServerMomentum(), **PLAIN)
     assert torch.equal(after["w"], model["w"])
-    assert motion.length == 0.0
+    assert momentum.length == 0.0
 
 
 def test_whole_numbers_are_taken_and_not_added():
     model, begun, reached = (tensors(w=[0.0], count=[value]) for value in (7, 5, 6))
-    after, _ = step(model, begun, reached, Motion(), **PLAIN)
+    after, _ = step(model, begun, reached, ServerMomentum(), **PLAIN)
     assert after["count"].tolist() == [6]
 
 
@@ -96,9 +98,9 @@ def test_rate_by_hand():
 
 def test_look_ahead_by_hand():
     """α = 0.25: three steps ahead, 5 + 3·(5 - 3) = 11; α = 1, or nothing before: where the model is."""
-    model, motion = tensors(w=[5.0], count=[2]), Motion(previous=tensors(w=[3.0], count=[1]))
-    ahead = look_ahead(model, motion, 0.25)
+    model, momentum = tensors(w=[5.0], count=[2]), ServerMomentum(previous=tensors(w=[3.0], count=[1]))
+    ahead = look_ahead(model, momentum, 0.25)
     assert ahead["w"].tolist() == [11.0]
     assert ahead["count"].tolist() == [2]
-    assert look_ahead(model, motion, 1.0) is model
-    assert look_ahead(model, Motion(), 0.25) is model
+    assert look_ahead(model, momentum, 1.0) is model
+    assert look_ahead(model, ServerMomentum(), 0.25) is model

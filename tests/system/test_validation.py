@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from feddtl.errors import DataError
 from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
-from feddtl.system.validation import Validation, hold_back
+from feddtl.system.validation import Validation, split_off_validation
 from feddtl.training.client_data import ClientData
 
 
@@ -25,7 +25,7 @@ def client(images, views=1, number=0):
 
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(1, 3), st.integers(0, 50))
 def test_every_image_is_on_one_side_with_all_its_views(images, share, views, seed):
-    [train], [held] = hold_back([client(images, views)], share, seed)
+    [train], [held] = split_off_validation([client(images, views)], share, seed)
     assert len(held) == min(images - 1, max(1, round(share * images)))
     assert sorted([*train.labels.tolist(), *held.labels.tolist()]) == list(range(images))
     for part in (train, held):
@@ -36,7 +36,7 @@ def test_every_image_is_on_one_side_with_all_its_views(images, share, views, see
 
 def test_the_choice_is_of_the_seed_and_the_client():
     held = [
-        hold_back([client(40, number=n)], 0.2, seed)[1][0].labels.tolist()
+        split_off_validation([client(40, number=n)], 0.2, seed)[1][0].labels.tolist()
         for n, seed in ((0, 0), (0, 0), (0, 1), (1, 0))
     ]
     assert held[0] == held[1]
@@ -45,7 +45,7 @@ def test_the_choice_is_of_the_seed_and_the_client():
 
 def test_a_client_with_one_image_is_refused():
     with pytest.raises(DataError, match="Client 4 has 1 training image") as caught:
-        hold_back([client(1, number=4)], 0.1, 0)
+        split_off_validation([client(1, number=4)], 0.1, 0)
     assert "system.selection = 'uniform'" in caught.value.hint
 
 
@@ -54,7 +54,7 @@ def test_a_visit_is_measured_on_the_client_s_own_images(federation, make_experim
     experiment = make_experiment()
     method = build_method(federation.task, experiment)
     state = randomised(method.init_server(), 1)
-    _, held = hold_back(federation.clients(method), 0.5, 0)
+    _, held = split_off_validation(federation.clients(method), 0.5, 0)
     doubled = replace(held[2], views=2, labels=held[2].labels[:1])  # one image in two views: only the first counts
     clip = federation.task.clip
     validation = Validation((held[0], held[1], doubled), federation.task.class_names, clip.logit_scale)

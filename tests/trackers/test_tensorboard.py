@@ -14,7 +14,7 @@ from feddtl import trackers
 from feddtl.cli import main
 from feddtl.errors import ClientError
 from feddtl.records import RoundRecord
-from feddtl.runtimes import parties
+from feddtl.runtimes import context
 
 reader = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra [tensorboard]"
@@ -72,7 +72,7 @@ def test_a_resumed_run_has_each_step_once(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[str, ...]
 ) -> None:
     """The run goes wrong in round 3, after the events of its beginning, and loses its last checkpoint as well."""
-    before = parties.require_finite_tensors
+    before = context.require_finite_tensors
 
     def fail(tensors: Any, owner: str, remedy: str) -> None:
         if "round 3" in owner:
@@ -81,7 +81,7 @@ def test_a_resumed_run_has_each_step_once(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(parties, "require_finite_tensors", fail)
+        patch.setattr(context, "require_finite_tensors", fail)
         assert main(["run", *bench.flags("--quiet", "--output", run, *first)]) == 1
     for file in (run / "checkpoints" / "round-0002").iterdir():
         file.unlink()

@@ -1,4 +1,4 @@
-"""Hashes of weights by name: what parties compare, and what names a model's activations in the cache."""
+"""Hashes of weights by name: what server and clients compare, and what names a model's activations in the cache."""
 
 from __future__ import annotations
 

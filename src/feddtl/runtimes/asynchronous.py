@@ -15,13 +15,13 @@ from feddtl.evaluate import mean
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier
 from feddtl.models.lora import Tensors
-from feddtl.runtimes.parties import Parties, require_finite_state
+from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.server_step import server_step
 from feddtl.seeding import numpy_generator
-from feddtl.system.asynchronous_server import Motion, look_ahead, step, step_rate
+from feddtl.system.asynchronous_server import ServerMomentum, look_ahead, step, step_rate
 from feddtl.system.clock import Clock
-from feddtl.system.flight import Flight, Job
+from feddtl.system.in_flight import Job, UpdatesInFlight
 
 
 @dataclass
@@ -41,44 +41,44 @@ class AsynchronousRounds(Rounds):
     """AFedPG's order: each update is a step of its own.
 
     A client that starts twice within a round draws the same order of batches in both. A new stage minimises something
-    else, so the server's motion begins anew with it, and updates that the earlier one still sends are aggregated as the
-    present one does: what it keeps frozen, FedDTL's anchor, stays as it was when it began.
+    else, so the server's momentum starts again with it, and updates that the earlier one still sends are aggregated as
+    the present one does: what it keeps frozen, FedDTL's anchor, stays as it was when it began.
 
     Args:
-        parties: Server and clients.
+        context: Server and clients.
         clock: Virtual time and losses.
     """
 
-    def __init__(self, parties: Parties, clock: Clock) -> None:
-        self._parties = parties
+    def __init__(self, context: RunContext, clock: Clock) -> None:
+        self._context = context
         self._clock = clock
-        self._per_round = clients_at_a_time(len(parties.clients), parties.experiment.participation)
-        self._mean_images = sum(map(len, parties.clients)) / len(parties.clients)
+        self._per_round = clients_at_a_time(len(context.clients), context.experiment.participation)
+        self._mean_images = sum(map(len, context.clients)) / len(context.clients)
         # How long a client takes depends on what it sends, so it is trained when it starts. A checkpoint does not
         # hold the updates of clients at work: after a resumption they are trained again, from the same state.
         self._trained: dict[int, tuple[Update, int]] = {}
 
     def next(self, progress: Progress) -> Progress:
         """See `Rounds.next`."""
-        parties, number = self._parties, progress.state.round + 1
-        begun = parties.stopwatch.seconds()
+        context, number = self._context, progress.state.round + 1
+        begun = context.stopwatch.seconds()
         tensors, personal, log = progress.state.tensors, dict(progress.personal), RoundLog()
-        flight, stage = Flight.from_tensors(progress.memory), parties.method.stage(number)
-        at_work = [*(job.client for job in flight.jobs), *self._starting(flight)]
-        parties.observer.round_started(number, stage, at_work)
+        in_flight, stage = UpdatesInFlight.from_tensors(progress.memory), context.method.stage(number)
+        at_work = [*(job.client for job in in_flight.jobs), *self._starting(in_flight)]
+        context.observer.round_started(number, stage, at_work)
         while len(log.updates) < self._per_round:
-            for client in self._starting(flight):
-                flight = self._start(client, tensors, flight, personal, log)
-            job = flight.next_job()
-            others = tuple(other for other in flight.jobs if other is not job)
-            flight = replace(flight, now=job.arrival, jobs=others)
+            for client in self._starting(in_flight):
+                in_flight = self._start(client, tensors, in_flight, personal, log)
+            job = in_flight.next_job()
+            others = tuple(other for other in in_flight.jobs if other is not job)
+            in_flight = replace(in_flight, now=job.arrival, jobs=others)
             if job.lost:
                 log.lost.append(job.client)
                 continue
-            tensors, flight = self._apply(job, tensors, flight, personal, log)
+            tensors, in_flight = self._apply(job, tensors, in_flight, personal, log)
         state = ServerState(number, tensors)
-        scores = parties.scores(log.models, state)
-        record = parties.record(
+        scores = context.scores(log.models, state)
+        record = context.record(
             number,
             stage,
             log.updates,
@@ -89,80 +89,82 @@ class AsynchronousRounds(Rounds):
             server={name: mean([metrics[name] for metrics in log.server]) for name in log.server[0]},
             bytes_up=log.bytes_up,
             bytes_down=log.bytes_down,
-            virtual_seconds=flight.now,
+            virtual_seconds=in_flight.now,
             scores=scores,
         )
-        return Progress(state, personal, (*progress.records, record), flight.to_tensors(), progress.before)
+        return Progress(state, personal, (*progress.records, record), in_flight.to_tensors(), progress.before)
 
-    def _starting(self, flight: Flight) -> list[int]:
+    def _starting(self, in_flight: UpdatesInFlight) -> list[int]:
         """Idle clients for the places that are free."""
-        busy = {job.client for job in flight.jobs}
-        idle = [client for client in range(len(self._parties.clients)) if client not in busy]
-        generator = numpy_generator(self._parties.experiment.seed, "asynchronous-start", flight.started)
+        busy = {job.client for job in in_flight.jobs}
+        idle = [client for client in range(len(self._context.clients)) if client not in busy]
+        generator = numpy_generator(self._context.experiment.seed, "asynchronous-start", in_flight.started)
         free = self._per_round - len(busy)
         return [int(client) for client in generator.choice(idle, size=free, replace=False)] if free else []
 
     def _start(
-        self, client: int, tensors: Tensors, flight: Flight, personal: Mapping[int, Tensors], log: RoundLog
-    ) -> Flight:
+        self, client: int, tensors: Tensors, in_flight: UpdatesInFlight, personal: Mapping[int, Tensors], log: RoundLog
+    ) -> UpdatesInFlight:
         """Send a client the look-ahead and let it train."""
-        parties, number = self._parties, flight.started
-        weight = parties.experiment.afedpg.direction_weight
-        begun = ServerState(flight.applied // self._per_round, look_ahead(tensors, flight.motion, weight))
-        with parties.stopwatch.measure("exchange"):
-            payload = parties.method.broadcast(begun)
+        context, number = self._context, in_flight.started
+        weight = context.experiment.afedpg.direction_weight
+        begun = ServerState(in_flight.applied // self._per_round, look_ahead(tensors, in_flight.momentum, weight))
+        with context.stopwatch.measure("exchange"):
+            payload = context.method.broadcast(begun)
         transferred = tensor_bytes(payload.tensors)
         log.bytes_down += transferred
         lost = self._clock.loses(client, number)
         if not lost:
             self._trained[number] = trained = self._train(payload, client, personal)
             transferred += trained[1]
-        epochs = parties.experiment.training.local_epochs(self._stage(flight.applied))
-        seconds = self._clock.seconds(client, len(parties.clients[client]), epochs, transferred)
-        job = Job(number, client, flight.applied, flight.now + seconds, lost, begun)
-        return replace(flight, started=number + 1, jobs=(*flight.jobs, job))
+        epochs = context.experiment.training.local_epochs(self._stage(in_flight.applied))
+        seconds = self._clock.seconds(client, len(context.clients[client]), epochs, transferred)
+        job = Job(number, client, in_flight.applied, in_flight.now + seconds, lost, begun)
+        return replace(in_flight, started=number + 1, jobs=(*in_flight.jobs, job))
 
     def _train(self, payload: Payload, client: int, personal: Mapping[int, Tensors]) -> tuple[Update, int]:
         """What the server gets of a client, and the bytes that it was sent in. Raises ClientError."""
-        [update] = self._parties.train(payload, [client], personal)
-        return self._parties.exchange(update, payload)
+        [update] = self._context.train(payload, [client], personal)
+        return self._context.exchange(update, payload)
 
     def _apply(
-        self, job: Job, tensors: Tensors, flight: Flight, personal: dict[int, Tensors], log: RoundLog
-    ) -> tuple[Tensors, Flight]:
+        self, job: Job, tensors: Tensors, in_flight: UpdatesInFlight, personal: dict[int, Tensors], log: RoundLog
+    ) -> tuple[Tensors, UpdatesInFlight]:
         """One step of the server."""
-        parties, config = self._parties, self._parties.experiment.afedpg
+        context, config = self._context, self._context.experiment.afedpg
         trained = self._trained.pop(job.number, None)
         if trained is None:
-            trained = self._train(parties.method.broadcast(job.begun), job.client, personal)
+            trained = self._train(context.method.broadcast(job.begun), job.client, personal)
         update, size = trained
-        delay, stage = flight.applied - job.version, self._stage(flight.applied)
+        delay, stage = in_flight.applied - job.version, self._stage(in_flight.applied)
         begun = job.begun
         if self._stage(job.version) != stage:
-            begun = replace(begun, round=flight.applied // self._per_round)
-        with parties.stopwatch.measure("server"):
-            reached = server_step(parties.method, begun, [update], parties.chain)
-            after, motion = step(
+            begun = replace(begun, round=in_flight.applied // self._per_round)
+        with context.stopwatch.measure("server"):
+            reached = server_step(context.method, begun, [update], context.chain)
+            after, momentum = step(
                 tensors,
                 begun.tensors,
                 reached.state.tensors,
-                flight.motion,
+                in_flight.momentum,
                 rate=step_rate(config, update.num_images / self._mean_images, delay, self._per_round),
                 weight=config.direction_weight,
                 updates_per_round=self._per_round,
             )
-        require_finite_state(ServerState(flight.applied // self._per_round + 1, after))
-        parties.observer.client_finished(job.client)
+        require_finite_state(ServerState(in_flight.applied // self._per_round + 1, after))
+        context.observer.client_finished(job.client)
         if update.personal:
             personal[job.client] = update.personal
         log.updates.append(update)
         log.bytes_up += size
         log.delays.append(delay)
         log.server.append(reached.metrics)
-        log.models[job.client] = parties.method.classifier(job.begun, update)
-        ended = self._stage(flight.applied + 1) != stage
-        return after, replace(flight, applied=flight.applied + 1, motion=Motion() if ended else motion)
+        log.models[job.client] = context.method.classifier(job.begun, update)
+        ended = self._stage(in_flight.applied + 1) != stage
+        return after, replace(
+            in_flight, applied=in_flight.applied + 1, momentum=ServerMomentum() if ended else momentum
+        )
 
     def _stage(self, applied: int) -> str:
         """The stage after so many applied updates."""
-        return self._parties.method.stage(applied // self._per_round + 1)
+        return self._context.method.stage(applied // self._per_round + 1)

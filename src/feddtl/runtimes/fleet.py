@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import Payload, Update
-from feddtl.runtimes.parties import Parties
+from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.rounds import Progress
 
 
@@ -74,28 +74,28 @@ class FleetInProcess(Fleet):
     Here a broken update is a fault of the experiment, so it stops the round.
     """
 
-    def __init__(self, parties: Parties) -> None:
-        self._parties = parties
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
-        parties = self._parties
-        together = parties.experiment.compute.clients_together or parties.method.clients_together
+        context = self._context
+        together = context.experiment.compute.clients_together or context.method.clients_together
         updates: list[Update] = []
         sizes: dict[int, int] = {}
         for start in range(0, len(clients), together):
-            for update in parties.train(payload, clients[start : start + together], progress.personal):
-                arrived, sizes[update.client] = parties.exchange(update, payload)
-                parties.observer.client_finished(update.client)
+            for update in context.train(payload, clients[start : start + together], progress.personal):
+                arrived, sizes[update.client] = context.exchange(update, payload)
+                context.observer.client_finished(update.client)
                 updates.append(arrived)
-        counted = parties.experiment.is_scored(progress.state.round)
-        counts = parties.counts(progress.state, clients) if counted else {}
+        counted = context.experiment.is_scored(progress.state.round)
+        counts = context.counts(progress.state, clients) if counted else {}
         return Arrivals(updates, counts=counts, sizes=sizes)
 
     def train_images(self, client: int) -> int:
         """See `Fleet.train_images`."""
-        return len(self._parties.clients[client])
+        return len(self._context.clients[client])
 
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
         """See `Fleet.evaluate`."""
-        return Evaluation(self._parties.counts(progress.state, range(len(self._parties.clients))))
+        return Evaluation(self._context.counts(progress.state, range(len(self._context.clients))))

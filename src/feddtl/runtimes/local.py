@@ -1,4 +1,4 @@
-"""All parties in one process: the reference semantics that every other runtime must match."""
+"""Server and clients in one process: the reference semantics that every other runtime must match."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from feddtl.methods.base import Method
 from feddtl.methods.zero_shot.method import zero_shot_classifier
 from feddtl.observers import RunObserver
 from feddtl.runtimes.asynchronous import AsynchronousRounds
+from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
-from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
@@ -49,15 +49,15 @@ class LocalRuntime:
         observer: RunObserver | None = None,
         stopwatch: Stopwatch | None = None,
         validation: Validation | None = None,
-        fleet: Callable[[Parties], Fleet] = FleetInProcess,
+        fleet: Callable[[RunContext], Fleet] = FleetInProcess,
     ) -> None:
         self._method = method
         self._sets = sets
         self._experiment = experiment
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
-        self._parties = Parties(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch)
-        self._fleet = fleet(self._parties)
+        self._context = RunContext(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch)
+        self._fleet = fleet(self._context)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
@@ -74,13 +74,13 @@ class LocalRuntime:
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
         closed = with_counts(progress, found.counts, found.failures)
         if closed is not progress and (federated := federated_of(closed)):
-            self._parties.observer.clients_counted(progress.state.round, federated)
+            self._context.observer.clients_counted(progress.state.round, federated)
         return closed
 
     def predictions(self, state: ServerState) -> Predictions:
         """What the global model at a state takes each test image for."""
         with self._stopwatch.measure("evaluation"):
-            return self._parties.predictions(state)
+            return self._context.predictions(state)
 
     def score_before_training(self) -> tuple[Scores, Predictions]:
         """Scores and predictions of zero-shot CLIP; `local` is its mean accuracy on the clients' shares."""
@@ -91,12 +91,12 @@ class LocalRuntime:
             return scores_of(predictions, self._sets, local), predictions
 
     def _rounds(self) -> Rounds:
-        experiment, count = self._experiment, len(self._parties.clients)
+        experiment, count = self._experiment, len(self._context.clients)
         clock = Clock(experiment.system, count, experiment.seed)
         if experiment.system.mode == "async":
-            return AsynchronousRounds(self._parties, clock)
+            return AsynchronousRounds(self._context, clock)
         selector = build_selector(experiment, count)
-        return SynchronousRounds(self._parties, selector, clock, self._validation, self._fleet)
+        return SynchronousRounds(self._context, selector, clock, self._validation, self._fleet)
 
 
 def build_selector(experiment: Experiment, clients: int) -> Selector:

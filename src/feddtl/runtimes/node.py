@@ -27,7 +27,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Holdings:
+class ImageCounts:
     """How many images a client has.
 
     Attributes:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, NextState
+from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet
-from feddtl.runtimes.parties import Parties, require_finite_state
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.server_step import server_step
 from feddtl.system.clock import Clock
@@ -23,7 +23,7 @@ class SynchronousRounds(Rounds):
     its training would have taken. A round in which every update is lost leaves the server's state as it was.
 
     Args:
-        parties: Server and clients.
+        context: Server and clients.
         selector: Chooses the clients.
         clock: Virtual time and losses.
         validation: What a learning selector is told about.
@@ -31,9 +31,9 @@ class SynchronousRounds(Rounds):
     """
 
     def __init__(
-        self, parties: Parties, selector: Selector, clock: Clock, validation: Validation | None, fleet: Fleet
+        self, context: RunContext, selector: Selector, clock: Clock, validation: Validation | None, fleet: Fleet
     ) -> None:
-        self._parties = parties
+        self._context = context
         self._selector = selector
         self._clock = clock
         self._validation = validation
@@ -41,27 +41,27 @@ class SynchronousRounds(Rounds):
 
     def next(self, progress: Progress) -> Progress:
         """See `Rounds.next`."""
-        parties, state, number = self._parties, progress.state, progress.state.round + 1
-        begun = parties.stopwatch.seconds()
+        context, state, number = self._context, progress.state, progress.state.round + 1
+        begun = context.stopwatch.seconds()
         chosen = self._selector.choose(progress.memory, number)
         lost = [client for client in chosen if self._clock.loses(client, number)]
-        stage = parties.method.stage(number)
-        parties.observer.round_started(number, stage, chosen)
-        with parties.stopwatch.measure("exchange"):
-            payload = parties.method.broadcast(state)
+        stage = context.method.stage(number)
+        context.observer.round_started(number, stage, chosen)
+        with context.stopwatch.measure("exchange"):
+            payload = context.method.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
         counted = with_counts(progress, arrived.counts)
         if counted is not progress and (federated := federated_of(counted)):
-            parties.observer.clients_counted(state.round, federated)
+            context.observer.clients_counted(state.round, federated)
         updates = arrived.updates
         reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
-        models = {update.client: parties.method.classifier(state, update) for update in here}
-        scores = parties.scores(models, reached.state, arrived.own, arrived.scores)
+        models = {update.client: context.method.classifier(state, update) for update in here}
+        scores = context.scores(models, reached.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, arrived.sizes)
         memory = self._selector.observe(progress.memory, number, visits)
-        record = parties.record(
+        record = context.record(
             number,
             stage,
             updates,
@@ -81,8 +81,8 @@ class SynchronousRounds(Rounds):
     def _next_state(self, state: ServerState, updates: Sequence[Update]) -> NextState:
         if not updates:
             return NextState(ServerState(state.round + 1, state.tensors))
-        with self._parties.stopwatch.measure("server"):
-            reached = server_step(self._parties.method, state, updates, self._parties.chain)
+        with self._context.stopwatch.measure("server"):
+            reached = server_step(self._context.method, state, updates, self._context.chain)
         require_finite_state(reached.state)
         return reached
 
@@ -92,11 +92,11 @@ class SynchronousRounds(Rounds):
             return {}
         if self._validation is None:
             raise ValueError("a selector that learns needs validation images")
-        with self._parties.stopwatch.measure("evaluation"):
-            return self._validation.visits(self._parties.method.classifier(state), models)
+        with self._context.stopwatch.measure("evaluation"):
+            return self._validation.visits(self._context.method.classifier(state), models)
 
     def _duration(self, stage: str, payload: Payload, chosen: Sequence[int], sent: Mapping[int, int]) -> float:
         """Virtual seconds of the slowest of the chosen clients; a lost update is not sent."""
-        down, epochs = tensor_bytes(payload.tensors), self._parties.experiment.training.local_epochs(stage)
+        down, epochs = tensor_bytes(payload.tensors), self._context.experiment.training.local_epochs(stage)
         images = {client: self._fleet.train_images(client) for client in chosen}
         return max(self._clock.seconds(c, images[c], epochs, down + sent.get(c, 0)) for c in chosen)

@@ -28,7 +28,7 @@ from feddtl.models.lora import Tensors
 
 
 @dataclass(frozen=True)
-class Motion:
+class ServerMomentum:
     """Momentum of the server's model.
 
     Attributes:
@@ -42,19 +42,19 @@ class Motion:
     length: float = 0.0
 
 
-def look_ahead(model: Tensors, motion: Motion, weight: float) -> Tensors:
+def look_ahead(model: Tensors, momentum: ServerMomentum, weight: float) -> Tensors:
     """w + (1 - α)/α · (w - w before): the point from which a new client starts.
 
     Args:
         model: w, named tensors.
-        motion: Momentum of the server.
+        momentum: Momentum of the server.
         weight: α.
     """
-    if not motion.previous or weight == 1:
+    if not momentum.previous or weight == 1:
         return model
     ahead = (1 - weight) / weight
     return {
-        name: (tensor.double() + ahead * (tensor.double() - motion.previous[name].double())).to(tensor.dtype)
+        name: (tensor.double() + ahead * (tensor.double() - momentum.previous[name].double())).to(tensor.dtype)
         if tensor.is_floating_point()
         else tensor
         for name, tensor in model.items()
@@ -78,35 +78,35 @@ def step(
     model: Tensors,
     begun: Mapping[str, Tensor],
     reached: Mapping[str, Tensor],
-    motion: Motion,
+    momentum: ServerMomentum,
     *,
     rate: float,
     weight: float,
     updates_per_round: int,
-) -> tuple[Tensors, Motion]:
+) -> tuple[Tensors, ServerMomentum]:
     """The server's model after one update, and its momentum.
 
     Args:
         model: w, named tensors.
         begun: b, the state that the client started from.
         reached: Result of aggregating only this update with b.
-        motion: Momentum of the server.
+        momentum: Momentum of the server.
         rate: η.
         weight: α.
         updates_per_round: m; ℓ forgets older directions at the rate 1/m.
     """
-    direction = dict(motion.direction)
+    direction = dict(momentum.direction)
     moved = [name for name, tensor in reached.items() if not torch.equal(tensor, begun[name])]
     floating = [name for name in moved if reached[name].is_floating_point()]
     for name in floating:
         change = reached[name].double() - begun[name].double()
         direction[name] = (1 - weight) * direction[name] + weight * change if name in direction else change
     norm = math.sqrt(sum(float(direction[name].square().sum()) for name in floating))
-    length = motion.length + (norm - motion.length) / updates_per_round if motion.length else norm
+    length = momentum.length + (norm - momentum.length) / updates_per_round if momentum.length else norm
     factor = rate * length / norm if norm else 0.0
     after = dict(model)
     for name in moved:
         after[name] = reached[name]
     for name in floating:
         after[name] = (model[name].double() + factor * direction[name]).to(model[name].dtype)
-    return after, Motion(model, direction, length)
+    return after, ServerMomentum(model, direction, length)

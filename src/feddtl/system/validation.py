@@ -58,7 +58,7 @@ class Validation:
         return hits / len(data), loss / len(data)
 
 
-def hold_back(
+def split_off_validation(
     clients: Sequence[ClientData], share: float, seed: int
 ) -> tuple[tuple[ClientData, ...], tuple[ClientData, ...]]:
     """Training and validation images: a seeded share of each client's images, at least one, is held back.
@@ -66,11 +66,11 @@ def hold_back(
     Raises:
         DataError: A client has only one image.
     """
-    pairs = [_hold_back(data, share, torch_generator(seed, "validation", data.client)) for data in clients]
+    pairs = [_split_off(data, share, torch_generator(seed, "validation", data.client)) for data in clients]
     return tuple(train for train, _ in pairs), tuple(held for _, held in pairs)
 
 
-def _hold_back(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+def _split_off(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:
     if len(data) < 2:
         raise DataError(
             f"Client {data.client} has {len(data)} training image, but system.selection = 'fedppo' needs at least "

@@ -12,7 +12,7 @@ from torch import Tensor
 from feddtl.seeding import torch_generator
 from feddtl.training.local import Batch, Learner
 from feddtl.training.penalties import Penalty
-from feddtl.training.policy import Piece, Policy
+from feddtl.training.policy import Microbatch, Policy
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Objective(ABC):
         self.learners = learners
 
     @abstractmethod
-    def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (R,) of each row and its metrics, (R,) each, without gradients.
 
         Args:
-            piece: Which rows.
+            microbatch: Which rows.
             features: (R, e) projected features.
             text: (parts, C, e) or (1, C, e) unit rows.
         """
 
-    def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
+    def text_term(self, clients: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
         """A term of each part's loss that depends on the trained texts alone, (parts,); None where there is none.
 
         Args:
-            adapters: Of each part.
+            clients: Tensors of each part.
             text: (parts, C, e) or (1, C, e) unit rows.
         """
         return None
@@ -74,25 +74,25 @@ class Objective(ABC):
     def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Gradients of each learner's mean loss, pass by pass; see `local.StepFunction`."""
         self.before_step(batches)
-        adapters = [self.learners[batch.learner].parameters for batch in batches]
-        text = self.policy.text_embeddings(adapters)
+        tensors = [self.learners[batch.learner].parameters for batch in batches]
+        text = self.policy.text_embeddings(tensors)
         # Text that is trained too is encoded once a step: passes add up its gradient, which then goes back at once.
         anchor = text.detach().requires_grad_(text.requires_grad)
         sums: dict[str, Tensor] = {}
-        for piece in self.policy.pieces(batches):
-            losses, metrics = self.losses(piece, self.policy.features(adapters, piece), anchor)
-            parts = piece.parts.to(losses.device, non_blocking=True)
-            self._shares(batches, piece, losses).sum().backward()  # type: ignore[no-untyped-call]
+        for microbatch in self.policy.microbatches(batches):
+            losses, metrics = self.losses(microbatch, self.policy.features(tensors, microbatch), anchor)
+            parts = microbatch.parts.to(losses.device, non_blocking=True)
+            self._shares(batches, microbatch, losses).sum().backward()  # type: ignore[no-untyped-call]
             for name, values in {**metrics, "loss": losses.detach()}.items():
                 total = sums.setdefault(name, torch.zeros(len(batches), device=values.device, dtype=values.dtype))
                 total.index_add_(0, parts, values)
         # What the images' losses and the term ask of the text goes back through it in one pass.
         roots: list[tuple[Tensor, Tensor | None]] = [(text, anchor.grad)] if text.requires_grad else []
-        if (term := self.text_term(adapters, text)) is not None:
+        if (term := self.text_term(tensors, text)) is not None:
             roots.append((term.sum(), None))
             _add_term(sums, "text_term", term, batches)
         if self.penalties:
-            penalty = torch.stack([sum_of(self.penalties, own) for own in adapters])
+            penalty = torch.stack([sum_of(self.penalties, own) for own in tensors])
             roots.append((penalty.sum(), None))
             _add_term(sums, "penalty", penalty, batches)
         if roots:
@@ -100,10 +100,10 @@ class Objective(ABC):
         return sums
 
     @staticmethod
-    def _shares(batches: Sequence[Batch], piece: Piece, losses: Tensor) -> Tensor:
+    def _shares(batches: Sequence[Batch], microbatch: Microbatch, losses: Tensor) -> Tensor:
         """loss / B of each row, so that a part's rows add up to its mean whatever passes they go through."""
-        sizes = [len(batch.rows) for batch in batches[piece.first : piece.first + len(piece.counts)]]
-        split = torch.split(losses, piece.counts)
+        sizes = [len(batch.rows) for batch in batches[microbatch.first : microbatch.first + len(microbatch.counts)]]
+        split = torch.split(losses, microbatch.counts)
         return torch.stack([share.sum() / size for share, size in zip(split, sizes, strict=True)])
 
 

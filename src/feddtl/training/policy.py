@@ -1,4 +1,4 @@
-"""CLIP on the images of one or several clients, as a function of their adapters."""
+"""CLIP on the images of one or several clients, as a function of their tensors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from feddtl.objectives.supervised import clip_logits
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import Batch
 
-Adapters = Mapping[str, Tensor]
+ClientTensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Microbatch:
     """Rows that go through the model together.
 
     Attributes:
@@ -45,7 +45,7 @@ class Policy:
     Args:
         clients: Whose images; their rows follow one another.
         round_number: The round, which decides the view of each image.
-        features: (adapters of each part, activations (R, S, d), part of each row (R,)) -> (R, e) projected features
+        features: (tensors of each part, activations (R, S, d), part of each row (R,)) -> (R, e) projected features
             before normalisation.
         text_embeddings: Adapters of each part -> (parts, C, e) unit rows, or (1, C, e) where all share them.
         logit_scale: s.
@@ -58,8 +58,8 @@ class Policy:
         self,
         clients: Sequence[ClientData],
         round_number: int,
-        features: Callable[[Sequence[Adapters], Tensor, Tensor], Tensor],
-        text_embeddings: Callable[[Sequence[Adapters]], Tensor],
+        features: Callable[[Sequence[ClientTensors], Tensor, Tensor], Tensor],
+        text_embeddings: Callable[[Sequence[ClientTensors]], Tensor],
         logit_scale: float,
         feature_width: int,
         device: torch.device,
@@ -80,38 +80,43 @@ class Policy:
         """Rows of the client at this position."""
         return range(int(self._starts[client]), int(self._starts[client + 1]))
 
-    def pieces(self, batches: Sequence[Batch]) -> list[Piece]:
+    def microbatches(self, batches: Sequence[Batch]) -> list[Microbatch]:
         """The rows of all batches, cut evenly into as few passes as fit; part i is batches[i]."""
         rows = torch.cat([batch.rows for batch in batches])
         sizes = torch.tensor([len(batch.rows) for batch in batches])
         parts = torch.repeat_interleave(torch.arange(len(batches)), sizes)
         passes = -(-len(rows) // self._rows_per_pass)
-        return [Piece(*pair) for pair in zip(rows.tensor_split(passes), parts.tensor_split(passes), strict=True)]
+        return [Microbatch(*pair) for pair in zip(rows.tensor_split(passes), parts.tensor_split(passes), strict=True)]
 
-    def features(self, adapters: Sequence[Adapters], piece: Piece) -> Tensor:
-        """(R, e) projected features; adapters of each part, or one mapping for all."""
-        if len(adapters) == 1:
-            return self._features(adapters, self._activations(piece.rows), torch.zeros_like(piece.parts))
-        present = adapters[piece.first : piece.first + len(piece.counts)]
-        return self._features(present, self._activations(piece.rows), piece.parts - piece.first)
+    def features(self, tensors: Sequence[ClientTensors], microbatch: Microbatch) -> Tensor:
+        """(R, e) projected features; tensors of each part, or one mapping for all."""
+        if len(tensors) == 1:
+            return self._features(tensors, self._activations(microbatch.rows), torch.zeros_like(microbatch.parts))
+        present = tensors[microbatch.first : microbatch.first + len(microbatch.counts)]
+        return self._features(present, self._activations(microbatch.rows), microbatch.parts - microbatch.first)
 
-    def logits(self, features: Tensor, text: Tensor, piece: Piece) -> Tensor:
+    def logits(self, features: Tensor, text: Tensor, microbatch: Microbatch) -> Tensor:
         """(R, C) from features (R, e) and text embeddings (parts, C, e) or (1, C, e)."""
         if len(text) == 1:
             return clip_logits(features, text[0], self.logit_scale)
-        shares = zip(torch.split(features, piece.counts), text[piece.first :], strict=False)
+        shares = zip(torch.split(features, microbatch.counts), text[microbatch.first :], strict=False)
         return torch.cat([clip_logits(share, own, self.logit_scale) for share, own in shares])
 
     @torch.no_grad()
-    def all_features(self, adapters: Sequence[Adapters], clients: Sequence[int] | None = None) -> Tensor:
+    def all_features(self, tensors: Sequence[ClientTensors], clients: Sequence[int] | None = None) -> Tensor:
         """Features of all images of some clients (all by default), (N, e); one adapter each, or one for all."""
-        return torch.cat([self.features(adapters, piece) for piece in self.pieces(self._everything(clients))])
+        return torch.cat(
+            [self.features(tensors, microbatch) for microbatch in self.microbatches(self._everything(clients))]
+        )
 
     @torch.no_grad()
-    def all_log_probs(self, adapters: Sequence[Adapters]) -> Tensor:
+    def all_log_probs(self, tensors: Sequence[ClientTensors]) -> Tensor:
         """(N, C) log π(c|x) of all images; one adapter for each client, or one for all."""
-        text = self.text_embeddings(adapters)
-        logits = [self.logits(self.features(adapters, piece), text, piece) for piece in self.pieces(self._everything())]
+        text = self.text_embeddings(tensors)
+        logits = [
+            self.logits(self.features(tensors, microbatch), text, microbatch)
+            for microbatch in self.microbatches(self._everything())
+        ]
         return torch.cat(logits).log_softmax(dim=-1)
 
     def _everything(self, clients: Sequence[int] | None = None) -> list[Batch]:

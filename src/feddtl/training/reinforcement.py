@@ -20,7 +20,7 @@ from feddtl.objectives.grpo import (
 )
 from feddtl.training.local import Batch, Learner
 from feddtl.training.objective import LocalRandomness, Objective
-from feddtl.training.policy import Piece, Policy
+from feddtl.training.policy import Microbatch, Policy
 
 
 class Reinforcement(Objective):
@@ -83,12 +83,12 @@ class Reinforcement(Objective):
                     room = self._noise[purpose].setdefault(batch.learner, _for_all(draw, learner))
                     room[:, own] = draw
 
-    def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """β · KL - L_p, as means over the group."""
         config = self._config
-        rollout = self._rollout_of(piece, features, text)
-        reference = self._reference[piece.rows.to(features.device, non_blocking=True)]
-        log_policy = self.policy.logits(features, text, piece).log_softmax(dim=-1)  # (R, C)
+        rollout = self._rollout_of(microbatch, features, text)
+        reference = self._reference[microbatch.rows.to(features.device, non_blocking=True)]
+        log_policy = self.policy.logits(features, text, microbatch).log_softmax(dim=-1)  # (R, C)
         log_probs = action_log_probs(log_policy, rollout.actions)  # (G, R)
         reference_log_probs = action_log_probs(reference, rollout.actions)
         gain = clipped_policy_objective(
@@ -98,7 +98,7 @@ class Reinforcement(Objective):
             kl = exact_kl(log_policy, reference)
         else:
             kl = kl_to_reference(log_probs, reference_log_probs, config.max_log_ratio).mean(dim=0)
-        labels = self.policy.labels[piece.rows.to(features.device, non_blocking=True)]
+        labels = self.policy.labels[microbatch.rows.to(features.device, non_blocking=True)]
         metrics = self._diagnostics(log_probs.detach(), rollout, reference_log_probs, labels)
         return config.kl_weight * kl - gain, {**metrics, "policy_objective": gain.detach(), "kl": kl.detach()}
 
@@ -141,11 +141,15 @@ class Reinforcement(Objective):
         return roll_out(features, text, labels, self.policy.logit_scale, noise, self._config.noise_on, uniform)
 
     @torch.no_grad()
-    def _rollout_of(self, piece: Piece, features: Tensor, text: Tensor) -> Rollout:
-        """Roll-outs of a piece's rows: looked up, or drawn at the features of this very pass."""
+    def _rollout_of(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> Rollout:
+        """Roll-outs of a microbatch's rows: looked up, or drawn at the features of this very pass."""
         parts = []
-        shares = zip(torch.split(piece.rows, piece.counts), torch.split(features.detach(), piece.counts), strict=True)
-        for part, (rows, own_features) in enumerate(shares, start=piece.first):
+        shares = zip(
+            torch.split(microbatch.rows, microbatch.counts),
+            torch.split(features.detach(), microbatch.counts),
+            strict=True,
+        )
+        for part, (rows, own_features) in enumerate(shares, start=microbatch.first):
             learner = self._batches[part].learner
             own = (rows - self.learners[learner].rows.start).to(features.device, non_blocking=True)
             if self._config.rollout != "batch":

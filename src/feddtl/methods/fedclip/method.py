@@ -22,7 +22,7 @@ from feddtl.methods.linear_layers import initial_linear
 from feddtl.models.lora import Tensors
 from feddtl.training.local import Learner
 from feddtl.training.objective import Objective
-from feddtl.training.policy import Piece, Policy
+from feddtl.training.policy import Microbatch, Policy
 from feddtl.training.supervised import Supervised
 
 
@@ -61,12 +61,12 @@ class ContrastiveInBatch(Objective):
     """CLIP's loss (Radford et al. 2021): each image against the texts of the whole batch, and each text against its
     images. Two images of one class count as a negative pair, as in FedCLIP.
 
-    A piece must hold a whole batch; with final features it does."""
+    A microbatch must hold a whole batch; with final features it does."""
 
-    def losses(self, piece: Piece, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(-log p(text_i|image_i) - log p(image_i|text_i)) / 2."""
-        labels = self.policy.labels[piece.rows.to(features.device, non_blocking=True)]
-        logits = self.policy.logits(features, text, piece)  # (B, C)
+        labels = self.policy.labels[microbatch.rows.to(features.device, non_blocking=True)]
+        logits = self.policy.logits(features, text, microbatch)  # (B, C)
         paired = logits[:, labels]  # (B, B): image i, text of image j
         own = torch.arange(len(labels), device=labels.device)
         both = [cross_entropy(scores, own, reduction="none") for scores in (paired, paired.T)]

@@ -78,13 +78,13 @@ class PromptContrast(Supervised):
         self._method = method
         self._written = normalize(method.written_features(method.task.class_names), dim=-1)
 
-    def text_term(self, adapters: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
+    def text_term(self, clients: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
         """μ · ℓ of each part."""
         config, names = self._method.settings, self._method.task.class_names
         if config.contrast_weight == 0:
             return None
         terms = []
-        for tensors, personal in zip(adapters, text, strict=True):
+        for tensors, personal in zip(clients, text, strict=True):
             shared = normalize(self._method.text_features({CONTEXT: tensors[CONTEXT]}, names), dim=-1)
             terms.append(contrast(self._written, shared, personal, config.contrast_temperature))
         return config.contrast_weight * torch.stack(terms)

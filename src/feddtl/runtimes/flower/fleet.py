@@ -12,14 +12,14 @@ from flwr.app import Message, MessageType
 from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import Payload
+from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
 from feddtl.runtimes.flower.nodes import NodeDirectory
 from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, joined_records
-from feddtl.runtimes.parties import Parties
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
-from feddtl.runtimes.wire.messages import Reply, Terms, pack_payload, unpack_counts, unpack_reply
+from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_payload, unpack_counts, unpack_reply
 
 Result = TypeVar("Result")
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
@@ -33,7 +33,7 @@ class FlowerFleet(Fleet):
 
     Args:
         grid: Flower's connection to the nodes.
-        parties: The server's side; of its clients only the number of images is used.
+        context: The server's side; of its clients only the number of images is used.
         contract: What nodes must have in common with the server.
         order: Scalars that go with every broadcast, beside those of the schema.
         note: Told of what the user should know.
@@ -42,19 +42,19 @@ class FlowerFleet(Fleet):
     def __init__(
         self,
         grid: Grid,
-        parties: Parties,
+        context: RunContext,
         contract: Contract,
         order: Mapping[str, Scalar],
         note: Callable[[str], None],
     ) -> None:
         self._grid = RetryingGrid(grid, note)
-        self._nodes = NodeDirectory(self._grid, parties, order, note)
-        self._parties = parties
+        self._nodes = NodeDirectory(self._grid, context, order, note)
+        self._context = context
         self._contract = contract
         self._order = dict(order)
         self._note = note
         self._said: dict[int, str] = {}  # by client, the last reason for its absence
-        self._personal = parties.method.trained_parameters().personal > 0
+        self._personal = context.method.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
         """See `Fleet.train`."""
@@ -62,11 +62,11 @@ class FlowerFleet(Fleet):
         kept = {client: last_used(progress, client) if self._personal else 0 for client in nodes}
 
         def read(client: int, parcel: Parcel) -> Reply:
-            reply = unpack_reply(parcel, self._terms(payload, client, nodes[client]))
-            self._parties.observer.client_finished(client)
+            reply = unpack_reply(parcel, self._requirements(payload, client, nodes[client]))
+            self._context.observer.client_finished(client)
             return reply
 
-        with self._parties.stopwatch.measure("steps"):
+        with self._context.stopwatch.measure("steps"):
             replies, failures = self._exchange(MessageType.TRAIN, payload, clients, nodes, kept, read)
         self._require_quorum(payload.round, clients, replies, failures)
         return Arrivals(
@@ -80,14 +80,14 @@ class FlowerFleet(Fleet):
 
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
         """See `Fleet.evaluate`."""
-        clients = range(len(self._parties.clients))
+        clients = range(len(self._context.clients))
         nodes = self._nodes.find(clients)
 
         def read(client: int, parcel: Parcel) -> HitCounts:
-            held = self._nodes.holdings(client, nodes[client])
+            held = self._nodes.image_counts(client, nodes[client])
             return unpack_counts(parcel, client, payload.round, held, self._contract)
 
-        with self._parties.stopwatch.measure("evaluation"):
+        with self._context.stopwatch.measure("evaluation"):
             counts, failures = self._exchange(MessageType.EVALUATE, payload, clients, nodes, {}, read)
         return Evaluation({client: found for client, found in counts.items() if found.images}, failures)
 
@@ -108,7 +108,7 @@ class FlowerFleet(Fleet):
 
         Each reply is read when it arrives, so that one is held.
         """
-        timeout = self._parties.experiment.deployment.round_timeout
+        timeout = self._context.experiment.deployment.round_timeout
         client_of = {node: client for client, node in nodes.items()}
         results: dict[int, Result] = {}
         failures: dict[int, str] = {}
@@ -119,7 +119,7 @@ class FlowerFleet(Fleet):
 
         # From here on, as SuperLink counts: it takes no reply to a message that is older.
         deadline = time.monotonic() + timeout
-        with self._parties.stopwatch.measure("exchange"):
+        with self._context.stopwatch.measure("exchange"):
             waiting = self._grid.push(self._messages(request, payload, nodes, kept))
         for client in clients:
             if client not in nodes:
@@ -132,7 +132,7 @@ class FlowerFleet(Fleet):
                 fail(client, answer.refusal)
                 continue
             try:
-                with self._parties.stopwatch.measure("exchange"):
+                with self._context.stopwatch.measure("exchange"):
                     results[client] = read(client, answer.parcel)
             except RejectedMessageError as error:
                 fail(client, error.message)
@@ -152,7 +152,7 @@ class FlowerFleet(Fleet):
         """The broadcast to each client, which says from which of its rounds on it goes on."""
         parcel = pack_payload(payload, self._contract)
         # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
-        arrays, ttl = array_record(parcel), self._parties.experiment.deployment.round_timeout
+        arrays, ttl = array_record(parcel), self._context.experiment.deployment.round_timeout
         messages = []
         for client, node in nodes.items():
             scalars = {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept.get(client, 0)}
@@ -160,17 +160,17 @@ class FlowerFleet(Fleet):
             messages.append(Message(content, node, request, ttl=ttl, group_id=str(payload.round)))
         return messages
 
-    def _terms(self, payload: Payload, client: int, node: int) -> Terms:
+    def _requirements(self, payload: Payload, client: int, node: int) -> ReplyRequirements:
         """What the reply of a client in a round must be."""
-        experiment, method = self._parties.experiment, self._parties.method
-        return Terms(
+        experiment, method = self._context.experiment, self._context.method
+        return ReplyRequirements(
             self._contract,
             client,
             payload.round,
-            self._nodes.holdings(client, node),
+            self._nodes.image_counts(client, node),
             len(method.task.class_names),
             method.expected_update(payload),
-            self._parties.chain,
+            self._context.chain,
             experiment.seed,
             measured=self._personal and not experiment.data.on_clients,
             counted=experiment.is_scored(payload.round - 1),
@@ -179,7 +179,7 @@ class FlowerFleet(Fleet):
 
     def _scores_of(self, replies: Mapping[int, Reply]) -> dict[int, Scores]:
         """Scores of the clients' own models that only they can measure."""
-        if self._parties.experiment.data.on_clients:
+        if self._context.experiment.data.on_clients:
             nothing = Scores(math.nan, math.nan, math.nan)
             return {client: reply.own.scores if reply.own else nothing for client, reply in replies.items()}
         return {client: reply.scores for client, reply in replies.items() if reply.scores}
@@ -188,13 +188,13 @@ class FlowerFleet(Fleet):
         self, round_number: int, clients: Sequence[int], usable: Sized, failures: Mapping[int, str]
     ) -> None:
         # A simulated loss leaves fewer clients that could answer, which is no failure of a node.
-        needed = min(self._parties.experiment.deployment.min_clients, len(clients))
+        needed = min(self._context.experiment.deployment.min_clients, len(clients))
         if len(usable) >= needed:
             return
         reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
         raise ClientError(
             f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "
-            f"deployment.min_clients = {self._parties.experiment.deployment.min_clients}; nothing of it was kept. "
+            f"deployment.min_clients = {self._context.experiment.deployment.min_clients}; nothing of it was kept. "
             f"{reasons}",
             "Mend or restart these clients and resume the run; the last checkpoint is intact.",
         )

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
 
+from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.flower.grid import Answer, RetryingGrid, pause
 from feddtl.runtimes.flower.records import CLIENT, NOTES, to_records
-from feddtl.runtimes.node import Holdings
-from feddtl.runtimes.parties import Parties
+from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
-from feddtl.runtimes.wire.messages import unpack_holdings
+from feddtl.runtimes.wire.messages import unpack_image_counts
 
 MOST_NOTES = 2000  # characters of what a client says
 MOST_QUESTIONS = 3  # to a node whose process fails, in one search
@@ -41,16 +41,16 @@ class NodeDirectory:
 
     Args:
         grid: Connection to the nodes.
-        parties: The server's side; of its clients only the number of images is used.
+        context: The server's side; of its clients only the number of images is used.
         order: Scalars of every question.
         note: Told of what the user should know.
     """
 
     def __init__(
-        self, grid: RetryingGrid, parties: Parties, order: Mapping[str, Scalar], note: Callable[[str], None]
+        self, grid: RetryingGrid, context: RunContext, order: Mapping[str, Scalar], note: Callable[[str], None]
     ) -> None:
         self._grid = grid
-        self._parties = parties
+        self._context = context
         self._question = to_records(Parcel({}, order))
         self._note = note
         self._clients: dict[int, int] = {}  # by node
@@ -58,12 +58,12 @@ class NodeDirectory:
         self._doubtful: set[int] = set()  # nodes to ask again
         self._asked: dict[str, int] = {}  # node by question that is not answered yet
         self._failed: Counter[int] = Counter()  # by node, questions since the search began that it failed to answer
-        self._held: dict[int, Holdings] = {}  # by node, where clients have images of their own
+        self._held: dict[int, ImageCounts] = {}  # by node, where clients have images of their own
         self._started = False
 
     def find(self, clients: Sequence[int]) -> dict[int, int]:
         """Nodes by client. At first all clients are waited for, later as many as a round needs."""
-        deployment = self._parties.experiment.deployment
+        deployment = self._context.experiment.deployment
         needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
         begun = time.monotonic()
         deadline = begun + deployment.round_timeout
@@ -85,13 +85,13 @@ class NodeDirectory:
     def train_images(self, client: int) -> int:
         """How many training images a client has; 0 where that is not known."""
         held = [images.train for node, images in self._held.items() if self._clients.get(node) == client]
-        return held[0] if held else len(self._parties.clients[client])
+        return held[0] if held else len(self._context.clients[client])
 
-    def holdings(self, client: int, node: int) -> Holdings:
+    def image_counts(self, client: int, node: int) -> ImageCounts:
         """How many images a client has: as its node said, or by the partition."""
-        if self._parties.experiment.data.on_clients:
+        if self._context.experiment.data.on_clients:
             return self._held[node]
-        return Holdings(len(self._parties.clients[client]), len(self._parties.sets.shares[client]))
+        return ImageCounts(len(self._context.clients[client]), len(self._context.sets.shares[client]))
 
     def reason_of_absence(self, client: int) -> str:
         """Why a client that was not found is not there."""
@@ -114,7 +114,7 @@ class NodeDirectory:
         settled = self._clients.keys() | (self._refusals.keys() - self._doubtful) | set(self._asked.values())
         new = sorted(present - settled)
         self._doubtful -= set(new)
-        ttl = self._parties.experiment.deployment.round_timeout
+        ttl = self._context.experiment.deployment.round_timeout
         self._asked |= self._grid.push([Message(self._question, node, MessageType.QUERY, ttl=ttl) for node in new])
         for node, answer in self._grid.pull(self._asked):
             self._hear(node, answer)
@@ -130,8 +130,8 @@ class NodeDirectory:
             return
         try:
             client = self._client_of(answer)
-            if self._parties.experiment.data.on_clients:
-                self._held[node] = self._holdings_in(answer.parcel)
+            if self._context.experiment.data.on_clients:
+                self._held[node] = self._image_counts_in(answer.parcel)
         except RejectedMessageError as error:
             self._refuse(node, answer, error.message)
             return
@@ -146,14 +146,14 @@ class NodeDirectory:
         """Raises RejectedMessageError for an answer that names no client, or one that cannot take part."""
         if answer.refusal:
             raise RejectedMessageError(answer.refusal)
-        client, clients = answer.parcel.scalars.get(CLIENT), len(self._parties.clients)
+        client, clients = answer.parcel.scalars.get(CLIENT), len(self._context.clients)
         if type(client) is not int or not 0 <= client < clients:
             raise RejectedMessageError(f"it says that it is client {short(client)}; there are {clients}, from 0.")
         return client
 
-    def _holdings_in(self, parcel: Parcel) -> Holdings:
-        data, classes = self._parties.experiment.data, len(self._parties.method.task.class_names)
-        return unpack_holdings(parcel, data.shots * classes if data.regime == "few-shot" else None)
+    def _image_counts_in(self, parcel: Parcel) -> ImageCounts:
+        data, classes = self._context.experiment.data, len(self._context.method.task.class_names)
+        return unpack_image_counts(parcel, data.shots * classes if data.regime == "few-shot" else None)
 
     def _refuse(self, node: int, answer: Answer, reason: str) -> None:
         """Keep why a node cannot take part, and note it once."""

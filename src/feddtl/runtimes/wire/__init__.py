@@ -7,7 +7,7 @@ Floating tensors travel as float32 or float16, whole numbers as int64.
 | module | holds |
 |---|---|
 | `contract` | the parcel, and what both sides must have in common |
-| `messages` | broadcasts, replies, counts and holdings: packed, and checked when they arrive |
+| `messages` | broadcasts, replies, hit counts and numbers of images: packed, and checked when they arrive |
 | `tensors` | tensors as arrays, and the checks of their names, shapes and values |
 | `values` | the checks of numbers |
 """

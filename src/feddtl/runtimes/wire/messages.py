@@ -1,4 +1,4 @@
-"""Broadcasts, replies, counts and holdings: how each is packed, and checked when it arrives."""
+"""Broadcasts, replies, hit counts and numbers of images: how each is packed, and checked when it arrives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update, tensor_bytes
-from feddtl.runtimes.node import Holdings
+from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import SCHEMA, Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.tensors import check_samples, check_weights, require_names, to_arrays, to_tensor
 from feddtl.runtimes.wire.values import accuracies, finite_metrics, hit_counts, require_numbers, whole_number
@@ -21,7 +21,7 @@ _LEAST_HELD = {"train": 1, "base": 0, "novel": 0}
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReplyRequirements:
     """What the update of a client in a round must be.
 
     Attributes:
@@ -41,7 +41,7 @@ class Terms:
     contract: Contract
     client: int
     round: int
-    images: Holdings
+    images: ImageCounts
     classes: int
     expected: ExpectedUpdate
     chain: Chain
@@ -103,41 +103,45 @@ def pack_reply(reply: Reply, round_number: int, contract: Contract) -> Parcel:
     return Parcel(to_arrays(tensors), scalars, dict(update.metrics))
 
 
-def unpack_reply(parcel: Parcel, terms: Terms) -> Reply:
-    """A client's reply, with what the terms ask for beside the update.
+def unpack_reply(parcel: Parcel, requirements: ReplyRequirements) -> Reply:
+    """A client's reply, with everything that is required besides the update.
 
     Raises:
-        RejectedMessageError: Anything in it is not what the terms say.
+        RejectedMessageError: Anything in it is not what is required.
     """
-    terms.contract.require(parcel.scalars)
-    require_numbers(parcel.scalars, round=terms.round, client=terms.client, images=terms.images.train)
-    update, size = _unpack_update(parcel, terms)
+    requirements.contract.require(parcel.scalars)
+    require_numbers(
+        parcel.scalars, round=requirements.round, client=requirements.client, images=requirements.images.train
+    )
+    update, size = _unpack_update(parcel, requirements)
     return Reply(
         update,
-        hit_counts(parcel.scalars, "global", terms.images) if terms.counted else None,
-        hit_counts(parcel.scalars, "own", terms.images) if terms.own_counted else None,
-        accuracies(parcel.scalars) if terms.measured else None,
+        hit_counts(parcel.scalars, "global", requirements.images) if requirements.counted else None,
+        hit_counts(parcel.scalars, "own", requirements.images) if requirements.own_counted else None,
+        accuracies(parcel.scalars) if requirements.measured else None,
         size,
     )
 
 
-def _unpack_update(parcel: Parcel, terms: Terms) -> tuple[Update, int]:
+def _unpack_update(parcel: Parcel, requirements: ReplyRequirements) -> tuple[Update, int]:
     """The decoded update, and the bytes that it was sent in."""
-    sent = terms.chain.expected(terms.expected)
+    sent = requirements.chain.expected(requirements.expected)
     require_names(parcel, sent)
     tensors = {name: to_tensor(name, array, _precision(sent, name)) for name, array in parcel.arrays.items()}
     weights, samples = select_prefix(tensors, "weights"), select_prefix(tensors, "samples")
     check_weights(weights, sent.weights)
-    check_samples(samples, sent, terms.images.train, terms.classes)
+    check_samples(samples, sent, requirements.images.train, requirements.classes)
     metrics = finite_metrics(parcel.metrics)
-    update = Update(terms.client, terms.images.train, weights, samples, metrics)
-    received = {name: tensor.cpu() for name, tensor in terms.expected.weights.items()}
+    update = Update(requirements.client, requirements.images.train, weights, samples, metrics)
+    received = {name: tensor.cpu() for name, tensor in requirements.expected.weights.items()}
     try:
-        decoded = terms.chain.decode(update, Exchange(terms.client, terms.round, received, terms.seed))
+        decoded = requirements.chain.decode(
+            update, Exchange(requirements.client, requirements.round, received, requirements.seed)
+        )
     except RejectedUpdateError as error:
         raise RejectedMessageError(error.message) from None
-    check_weights(decoded.weights, terms.expected.weights)
-    check_samples(decoded.samples, terms.expected, terms.images.train, terms.classes)
+    check_weights(decoded.weights, requirements.expected.weights)
+    check_samples(decoded.samples, requirements.expected, requirements.images.train, requirements.classes)
     return decoded, tensor_bytes(weights, samples)
 
 
@@ -158,19 +162,19 @@ def pack_counts(counts: HitCounts, client: int, round_number: int, contract: Con
     return Parcel({}, scalars)
 
 
-def unpack_counts(parcel: Parcel, client: int, round_number: int, images: Holdings, contract: Contract) -> HitCounts:
+def unpack_counts(parcel: Parcel, client: int, round_number: int, images: ImageCounts, contract: Contract) -> HitCounts:
     """What a client counted. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
     require_numbers(parcel.scalars, round=round_number, client=client)
     return hit_counts(parcel.scalars, "global", images)
 
 
-def pack_holdings(client: int, images: Holdings, notes: Sequence[str] = ()) -> Parcel:
+def pack_image_counts(client: int, images: ImageCounts, notes: Sequence[str] = ()) -> Parcel:
     """How many images a client has, as it travels, with what whoever runs the experiment should know."""
     return Parcel({}, {"schema": SCHEMA, "client": client, **asdict(images), "notes": "\n".join(notes)})
 
 
-def unpack_holdings(parcel: Parcel, most: int | None = None) -> Holdings:
+def unpack_image_counts(parcel: Parcel, most: int | None = None) -> ImageCounts:
     """How many images a client says that it has; one at least to train on, and no more than `most`.
 
     Raises:
@@ -180,7 +184,7 @@ def unpack_holdings(parcel: Parcel, most: int | None = None) -> Holdings:
     train, base, novel = (whole_number(parcel.scalars, name, least) for name, least in _LEAST_HELD.items())
     if most is not None and train > most:
         raise RejectedMessageError(f"train is {train}; data.shots allows {most} training images.")
-    return Holdings(train, base, novel)
+    return ImageCounts(train, base, novel)
 
 
 def _count_scalars(model: str, counts: HitCounts) -> dict[str, Scalar]:

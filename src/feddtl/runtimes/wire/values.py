@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from feddtl.evaluate import HitCounts, Scores
-from feddtl.runtimes.node import Holdings
+from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import RejectedMessageError, Scalar, short
 
 MAX_METRICS = 64
@@ -52,7 +52,7 @@ def accuracies(scalars: Mapping[str, Scalar]) -> Scores:
     return Scores(math.nan, found["base"], found["novel"])
 
 
-def hit_counts(scalars: Mapping[str, Scalar], model: str, images: Holdings) -> HitCounts:
+def hit_counts(scalars: Mapping[str, Scalar], model: str, images: ImageCounts) -> HitCounts:
     """Right ones among exactly the test images that the client has."""
     right: list[int] = []
     for half, held in (("base", images.base), ("novel", images.novel)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
-from feddtl.system.asynchronous_server import Motion
+from feddtl.system.asynchronous_server import ServerMomentum
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 
@@ -36,21 +36,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Flight:
+class UpdatesInFlight:
     """State of an asynchronous run, in addition to the server's state.
 
     Attributes:
         now: Virtual seconds since the start.
         started: Number of started updates.
         applied: Number of applied updates.
-        motion: Momentum of the server's model.
+        momentum: Momentum of the server's model.
         jobs: Clients that are training.
     """
 
     now: float = 0.0
     started: int = 0
     applied: int = 0
-    motion: Motion = field(default_factory=Motion)
+    momentum: ServerMomentum = field(default_factory=ServerMomentum)
     jobs: tuple[Job, ...] = ()
 
     def next_job(self) -> Job:
@@ -58,26 +58,26 @@ class Flight:
         return min(self.jobs, key=lambda job: (job.arrival, job.number))
 
     def to_tensors(self) -> Tensors:
-        """All tensors under `flight/…`; a state that several jobs received is stored once."""
+        """All tensors under `in_flight/…`; a state that several jobs received is stored once."""
         counts = [[job.number, job.client, job.version, int(job.lost), job.begun.round] for job in self.jobs]
         tensors = {
             "counts": torch.tensor([self.started, self.applied]),
-            "seconds": torch.tensor([self.now, self.motion.length], dtype=torch.float64),
+            "seconds": torch.tensor([self.now, self.momentum.length], dtype=torch.float64),
             "jobs": torch.tensor(counts, dtype=torch.long).view(-1, 5),
             "arrivals": torch.tensor([job.arrival for job in self.jobs], dtype=torch.float64),
-            **add_prefix("previous", self.motion.previous),
-            **add_prefix("direction", self.motion.direction),
+            **add_prefix("previous", self.momentum.previous),
+            **add_prefix("direction", self.momentum.direction),
         }
         for job in self.jobs:
             tensors |= add_prefix(f"begun/{job.version}", job.begun.tensors)
         return add_prefix("flight", tensors)
 
     @staticmethod
-    def from_tensors(memory: Mapping[str, Tensor]) -> Flight:
+    def from_tensors(memory: Mapping[str, Tensor]) -> UpdatesInFlight:
         """Inverse of `to_tensors`; without tensors, a run that has not begun."""
         tensors = select_prefix(memory, "flight")
         if not tensors:
-            return Flight()
+            return UpdatesInFlight()
         started, applied = (int(count) for count in tensors["counts"])
         now, length = (float(value) for value in tensors["seconds"])
         arrivals: list[float] = tensors["arrivals"].tolist()
@@ -86,5 +86,5 @@ class Flight:
             number, client, version, lost, round_number = row
             begun = ServerState(round_number, select_prefix(tensors, f"begun/{version}"))
             jobs.append(Job(number, client, version, arrival, bool(lost), begun))
-        motion = Motion(select_prefix(tensors, "previous"), select_prefix(tensors, "direction"), length)
-        return Flight(now, started, applied, motion, tuple(jobs))
+        momentum = ServerMomentum(select_prefix(tensors, "previous"), select_prefix(tensors, "direction"), length)
+        return UpdatesInFlight(now, started, applied, momentum, tuple(jobs))

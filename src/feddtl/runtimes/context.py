@@ -46,7 +46,7 @@ class LatestPredictions:
 
 
 @dataclass(frozen=True)
-class Parties:
+class RunContext:
     """The server and all clients.
 
     Attributes:
