@@ -1,6 +1,6 @@
 """Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them.
 
-Names are imported when they are used, so that `import feddtl` is instant. A run in Python:
+Names are imported on first use, so that `import feddtl` is instant. A run in Python:
 
     from pathlib import Path
     import feddtl

@@ -36,7 +36,7 @@ def require_known(key: str, value: str, known: Iterable[str]) -> None:
     """Raise a ConfigError with the nearest known name if a value is not among them."""
     names = list(known)
     if value not in names:
-        raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(value, names))
+        raise ConfigError(f"{key} = {value!r} is unknown.", did_you_mean(value, names))
 
 
 @runtime_checkable
@@ -160,7 +160,7 @@ def check_scalar(hint: Any, value: Any, key: str) -> Any:
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
-            raise ConfigError(f"{key} = {value!r} is not known.", did_you_mean(str(value), map(str, allowed)))
+            raise ConfigError(f"{key} = {value!r} is unknown.", did_you_mean(str(value), map(str, allowed)))
         return value
     # An integer is a fine float; a boolean is never a number here.
     if hint is float and type(value) is int:

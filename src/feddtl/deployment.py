@@ -1,7 +1,7 @@
-"""An experiment whose clients are elsewhere: what runs on the server, and what runs on each client.
+"""An experiment with remote clients: the server's side and each client's side.
 
-The server sends the experiment with every broadcast, so that a client needs nothing but its number, and loads the data
-set and its part of it itself. Images never travel.
+The server sends the experiment with every broadcast, so a client only needs its number, and loads the data set and its
+part of it itself. Images are never sent.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def serve(
         output: Folder of the run, the same as of a run in one process.
         grid: Flower's connection to the nodes.
         resume: Go on from the last checkpoint in `output`.
-        observer: Told of progress.
+        observer: Receives progress.
 
     Raises:
-        ConfigError: The experiment asks for a policy that needs all clients in one process.
+        ConfigError: The experiment uses a policy that needs all clients in one process.
         FeddtlError: As `run_experiment`; a round without a quorum is a ClientError.
     """
     _require_rounds_in_lockstep(experiment)
@@ -148,7 +148,7 @@ class ClientSide:
         payload = self._unpack(client, parcel)
         kept, used = PersonalState(state_root(), str(parcel.scalars.get("run")), client), parcel.scalars.get("kept")
         if not isinstance(used, int) or not 0 <= used < payload.round:
-            raise RejectedMessageError(f"kept is {used!r}, not a round before {payload.round}.")
+            raise RejectedMessageError(f"kept is {used!r}, which is not a round before {payload.round}.")
         personal = kept.load(used)
         update = self._method.client_update(payload, self._client(client), personal)
         expected = self._method.expected_update(payload)

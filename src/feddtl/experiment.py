@@ -74,7 +74,7 @@ def run_experiment(
     observer: RunObserver | None = None,
     connect: Connect | None = None,
 ) -> Summary:
-    """Run an experiment into a folder, or go on with the one that is there.
+    """Run an experiment into a folder, or resume the run in this folder.
 
     Args:
         experiment: What to run.
@@ -98,15 +98,15 @@ def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
     """Raise RunError for a run whose clients keep a part of their model on machines of their own."""
     if folder.has_clients_elsewhere and method.trained_parameters().personal:
         raise RunError(
-            f"{folder.path} was begun over Flower; what its clients keep of their models is on their machines.",
-            f"Go on with it there: {resuming(folder.path)}.",
+            f"{folder.path} was started over Flower; the personal parts of its clients are on their machines.",
+            f"Resume it there: {resuming(folder.path)}.",
         )
 
 
 def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None) -> Summary:
     """Run, or go on, in a folder that this process holds."""
     if (finished := folder.summary) is not None:
-        observer.note(f"{folder.path} is finished already; this is its summary.")
+        observer.note(f"{folder.path} is already finished; this is its summary.")
         return finished
     device = choose_device(experiment.compute.device)
     stopwatch = Stopwatch(device)
@@ -225,7 +225,7 @@ def prepare(
         clients, held = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, data.base_names, clip.logit_scale)
         count = sum(map(len, held))
-        observer.note(f"{count} of {len(data.train)} training images are held back to choose clients by.")
+        observer.note(f"{count} of {len(data.train)} training images are held out for client selection.")
     return Prepared(data, method, clients, sets, clip.image.stack.kernels, validation)
 
 

@@ -86,7 +86,7 @@ def _experiment_at(place: Path, values: Mapping[str, Any]) -> Experiment:
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
     """Experiment of nested tables; missing keys take their defaults. Raises ConfigError as `load_experiment`."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"An experiment is a table of keys, not {values!r}.")
+        raise ConfigError(f"An experiment must be a table of keys, not {values!r}.")
     types = settings_types(str(values.get("method", Experiment.method)))
     tables = {name: _build_table(types[name], values[name], name) for name in values if name in types}
     plain = {key: value for key, value in values.items() if key not in types}
@@ -146,7 +146,7 @@ def _suggest(key: str, hints: Sequence[str]) -> str:
     if "." in key:
         return "Write it without quotes, or the last part of it in its table."
     if key in places and key in places[key]:
-        return f"'{key}' belongs to no table: write it above the first [table]."
+        return f"'{key}' is a top-level key: write it above the first [table]."
     if key not in places and difflib.get_close_matches(key, hints, n=1, cutoff=0.6):
         return did_you_mean(key, hints)
     elsewhere = difflib.get_close_matches(key, places, n=1, cutoff=0.75)

@@ -59,7 +59,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for chosen in product(*axes):
         label = "-".join(text for _, text in chosen)
         if label in found:
-            raise ConfigError(f"Two experiments have the label '{label}'.", "Remove the value that is there twice.")
+            raise ConfigError(f"Two experiments have the label '{label}'.", "Remove the repeated value.")
         found[label] = with_values(settings, {key: value for changes, _ in chosen for key, value in changes.items()})
     return found
 
@@ -75,7 +75,9 @@ def no_such_label(file: Path, label: str, labels: Iterable[str]) -> ConfigError:
     """The error for a label that a file does not have."""
     known = [known for known in labels if known]
     if not known:
-        return ConfigError(f"{file} has neither [grid] nor [variants] to choose '{label}' from.", f"Name {file} alone.")
+        return ConfigError(
+            f"{file} has neither [grid] nor [variants] to choose '{label}' from.", f"Pass {file} without a label."
+        )
     close = difflib.get_close_matches(label, known, n=1, cutoff=0.6)
     hint = f"Did you mean '{close[0]}'?" if close else f"It has {describe_labels(known)}."
     return ConfigError(f"{file} has no experiment '{label}'.", hint)
@@ -90,7 +92,7 @@ def _grid(table: Any) -> dict[str, list[Any]]:
         if not isinstance(listed, list) or not listed:
             raise ConfigError(
                 f"{GRID}.{key} = {listed!r} is not a list of values.",
-                f"Write {key} = [VALUE, …]; a single value belongs into the settings above [{GRID}].",
+                f"Write {key} = [VALUE, …]; a single value belongs in the settings above [{GRID}].",
             )
     return grid
 

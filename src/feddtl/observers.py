@@ -1,4 +1,4 @@
-"""Who watches a run: one base class with everything that happens, and several observers as one."""
+"""Observers of a run: a base class with all events, and several observers combined into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feddtl.records import FederatedAccuracy, RoundRecord, Summary
 
 
 class RunObserver:
-    """Told what happens in a run, in the order of these methods; the default watches nothing.
+    """Receives the events of a run, in the order of these methods; the default ignores them.
 
     An error that a method raises ends the run, as any other error does; the last checkpoint is intact.
     """
@@ -28,7 +28,7 @@ class RunObserver:
         """Everything is ready; zero-shot is scored. A resumed run has records of the rounds that are done."""
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
-        """A round begins with these clients; without rounds in lockstep, those at work when it begins."""
+        """A round begins with these clients; in asynchronous runs, the clients that are training when it begins."""
 
     def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
         """A client finished a local epoch."""

@@ -232,7 +232,7 @@ class Summary:
         final_domain_mean: Base, novel and harmonic mean as means over the domains; None where there is one domain.
         final_client_models: Base, novel and harmonic mean of the clients' own models; None where they were not scored.
         federated: What the clients say of the model 'before' training and the 'final' one; None where none counted.
-        best_round: The round with the highest harmonic mean on the test images; nothing is chosen by it.
+        best_round: The round with the highest harmonic mean on the test images; not used for selection.
         best: Its scores.
         seconds: Wall-clock time.
         seconds_by_phase: The same by phase, see `feddtl.timing.Phase`.
@@ -287,7 +287,7 @@ class Summary:
         known = _known(cls, values)
         if missing := [name for name in _required(cls) if name not in known]:
             raise RunError(
-                f"{owner} has no {', '.join(missing)}: it is damaged, or of another version.",
+                f"{owner} has no {', '.join(missing)}: it is damaged or from another version.",
                 "Use that version, or start a new run with another --output.",
             )
         if federated := known.get("federated"):

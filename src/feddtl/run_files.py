@@ -30,7 +30,7 @@ def refuse_used(path: Path) -> None:
     """Raise RunError if a new run at `path` would overwrite anything; an announced one may begin."""
     with storage_errors(path):
         if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; nothing was changed.", "Give another --output.")
+            raise RunError(f"{path} is a file; nothing was changed.", "Choose another --output.")
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
     if only_announced and (CONFIG not in names or _holds_experiment(path / CONFIG)):
@@ -38,9 +38,9 @@ def refuse_used(path: Path) -> None:
     if CONFIG in names:
         raise RunError(
             f"{path} already holds a run; nothing was changed.",
-            f"Go on with it: {resuming(path)}. Or give another --output.",
+            f"Resume it: {resuming(path)}. Or choose another --output.",
         )
-    raise RunError(f"{path} is not empty; nothing was changed.", "Give another --output.")
+    raise RunError(f"{path} is not empty; nothing was changed.", "Choose another --output.")
 
 
 def holds_run(path: Path) -> bool:
@@ -55,7 +55,7 @@ def has_clients_elsewhere(path: Path) -> bool:
 
 
 def resuming(path: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"feddtl {'submit' if has_clients_elsewhere(path) else 'run'} --resume {shlex.quote(str(path))}"
 
 

@@ -45,8 +45,8 @@ def load_backbone(
         source: See above.
         device: Where it computes.
         towers: Those that will be used; None: the whole model, which alone can be exported.
-        remembered_in: The cache folder, where settings and hashes of weights are remembered for later processes; None:
-            nowhere.
+        remembered_in: The cache folder, in which settings and hashes of weights are stored for later processes; None:
+            not stored.
 
     Raises:
         ModelError: Not found, files missing or damaged, or of an unknown family.
@@ -61,6 +61,6 @@ def family_of(source: str) -> Load:
         known = ", ".join(sorted(FAMILIES))
         raise ModelError(
             f"{source} is a '{kind}' model. There is no backbone of this type.",
-            f"Give a model of one of these types: {known}. docs/how-to/add-a-backbone.md shows how to add another.",
+            f"Use a model of one of these types: {known}. docs/how-to/add-a-backbone.md explains how to add another.",
         )
     return FAMILIES[kind]

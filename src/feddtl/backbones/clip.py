@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021) and all that is peculiar to it: the only module that imports transformers.
+"""CLIP (Radford et al. 2021) and everything specific to it: the only module that imports transformers.
 
 Images are read at a class token in front of the patches. Texts are causal and are read at their end-of-text token.
 """
@@ -128,7 +128,7 @@ class ClipImageTower(ImageTower):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What beside the weights decides the output: attention heads, activation function, norms' epsilon."""
+        """Settings that determine the output besides the weights: heads, activation function, norms' epsilon."""
         config = self._vision.config
         return {key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
 
@@ -234,7 +234,7 @@ class ClipTextTower(TextTower):
         longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         if len(rows[longest]) > self._context:
             raise ModelError(
-                f"The prompt {prompts[longest]!r} has {len(rows[longest])} tokens; this model takes {self._context}.",
+                f"The prompt {prompts[longest]!r} has {len(rows[longest])} tokens; the model allows {self._context}.",
                 "Shorten the class name or the prompt template (data.prompt).",
             )
         ids = torch.zeros(len(rows), len(rows[longest]), dtype=torch.long)
@@ -407,7 +407,7 @@ def _read_whole(folder: str, source: str) -> tuple[Any, Any, Any]:
     if missing := report["missing_keys"]:
         raise ModelError(
             f"The model {source} lacks {len(missing)} weights, among them {min(missing)}.",
-            "Download it again: config.json and the weights must be of the same CLIPModel.",
+            "Download it again: config.json and the weights must belong to the same CLIPModel.",
         )
     _refuse_tokenizer(source, tokenizer, int(model.config.text_config.eos_token_id))
     return model, processor, tokenizer
@@ -449,7 +449,7 @@ def _refuse_tokenizer(source: str, tokenizer: Any, end_of_text: int) -> None:
     first, second = tokenizer(["a", "b"])["input_ids"]
     if first == second or (end_of_text != LEGACY_END_OF_TEXT and end_of_text not in first):
         raise ModelError(
-            f"The tokenizer of {source} does not fit the model: it gives different texts the same tokens, or none "
+            f"The tokenizer of {source} does not fit the model: it maps different texts to the same tokens, or to none "
             f"that ends the text ({end_of_text}).",
             "Put the tokenizer files of the same model (tokenizer.json, tokenizer_config.json) next to its weights.",
         )

@@ -26,7 +26,7 @@ def local_folder(source: str) -> Path | None:
     if not folder.is_dir():
         raise ModelError(
             f"There is no model folder {source}.",
-            "Give a folder with config.json and model.safetensors, a Hub id such as "
+            "Use a folder with config.json and model.safetensors, a Hub id such as "
             "openai/clip-vit-base-patch16, or 'tiny-clip'.",
         )
     return folder
@@ -79,6 +79,6 @@ def _cannot_load(source: str, error: Exception) -> ModelError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ModelError(
         f"Cannot load the model {source}: {first_line}",
-        "Check the name; without network, download it once elsewhere and give its folder (HF_HUB_OFFLINE=1 "
-        "uses the local Hub cache only).",
+        "Check the name. Without a network, download the model on another machine and pass its folder "
+        "(HF_HUB_OFFLINE=1 uses only the local Hub cache).",
     )

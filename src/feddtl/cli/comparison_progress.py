@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs: a line for each cell, and bars on a terminal."""
+"""Progress of a comparison: one line per cell, and bars in a terminal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LineComparison(QuietComparison):
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
         # The first cell's own line may be hours away.
         if not self._begun:
-            self._print(f"{counted(cells, 'cell')}, {cells - done} to run; a line follows for each")
+            self._print(f"{counted(cells, 'cell')}, {cells - done} to run; one line is printed for each")
         self._begun = True
 
     def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:

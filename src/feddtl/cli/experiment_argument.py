@@ -72,7 +72,7 @@ def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
 def experiment_path(word: str) -> Path:
     """The file, or FILE.toml::LABEL, that a word names. Raises ConfigError if it cannot be an experiment's."""
     if split_choice(Path(word))[0].suffix != ".toml":
-        raise ConfigError(f"'{word}' is not an experiment file.", "Give a .toml file first, then flags.")
+        raise ConfigError(f"'{word}' is not an experiment file.", "Pass a .toml file first, then flags.")
     return Path(word)
 
 
@@ -105,7 +105,7 @@ def _experiment_of_run(folder: Path) -> Experiment:
         return experiment_from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         raise RunError(
-            f"There is no run in {folder}.", "Give the --output folder of an earlier run (it has a config.json)."
+            f"There is no run in {folder}.", "Pass the --output folder of an earlier run (it contains config.json)."
         ) from None
     except ConfigError as error:
         raise RunError(

@@ -20,7 +20,7 @@ ExperimentFile = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="EXPERIMENT.toml",
-        help="Experiment file, or FILE.toml::LABEL where it has several; see experiments/; without one, defaults.",
+        help="Experiment file, or FILE.toml::LABEL if it has several; see experiments/; default: all defaults.",
         help_behavior_hint=UNSAID,
     ),
 ]
@@ -42,7 +42,7 @@ TrackFlag = tyro.conf.UseAppendAction[
         tuple[str, ...],
         tyro.conf.arg(
             metavar="TRACKER",
-            help="Hand the numbers of each round to a tracker, 'tensorboard'; may be given several times. "
+            help="Send the numbers of each round to a tracker, such as 'tensorboard'; can be repeated. "
             "See docs/how-to/track-a-run.md.",
             help_behavior_hint=UNSAID,
         ),

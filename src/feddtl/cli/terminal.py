@@ -1,4 +1,4 @@
-"""What a person sees: bars on a terminal, one line a round elsewhere, tables at the end."""
+"""Terminal output: bars in a terminal, otherwise one line per round; tables at the end."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) 
 
 
 def counted_line(round_number: int, federated: FederatedAccuracy, rounds: int) -> str:
-    """What the clients say of the model after a round, which they tell one round later."""
+    """The clients' scores of the model after a round, which arrive one round later."""
     when = f"after round {round_number}/{rounds}" if round_number else "before training"
     images = counted(federated.base_images + federated.novel_images, "test image")
     return f"{when}  {scores_line(federated.scores)}  ({images} on {counted(len(federated.clients), 'client')})"

@@ -1,4 +1,4 @@
-"""Methods x settings x seeds: what is run, and the tables of what came out.
+"""Methods x settings x seeds: runs them and writes tables of the results.
 
 grid.py                        runs the cells: new ones, interrupted ones, those that failed before
 scores.py, tables.py           scores by method and their means over data sets; the tables of them

@@ -117,12 +117,10 @@ def load_comparison(path: Path) -> Comparison:
         records, environment = content["runs"], content["environment"]
     except OSError as error:
         raise RunError(
-            f"Cannot read {file}: {error.strerror}.", "Give the --output folder of `feddtl compare`."
+            f"Cannot read {file}: {error.strerror}.", "Pass the --output folder of `feddtl compare`."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise RunError(
-            f"{file} is not a comparison.", "Give a comparison.json as `feddtl compare` writes it."
-        ) from None
+        raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
     return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures)
 

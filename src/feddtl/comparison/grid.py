@@ -81,7 +81,7 @@ def compare(
         track: Trackers of each run, see `feddtl.trackers`.
 
     Returns:
-        What came out, failures included.
+        The results, including failures.
 
     Raises:
         FeddtlError: Nothing could be started. What goes wrong within a cell is one of `Comparison.failures`.
@@ -99,7 +99,7 @@ def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output
         ConfigError: There are none, a seed is named twice or out of range.
     """
     if not experiments:
-        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files.")
+        raise ConfigError("There is no experiment to compare.", "Pass one or more experiment files.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds = {tuple(seeds)!r} is out of range.", "Allowed: one or more, each once.")
     return tuple(
@@ -118,12 +118,12 @@ def comparison_folder(output: Path) -> Iterator[None]:
     """
     with storage_errors(output):
         if output.exists() and not output.is_dir():
-            raise RunError(f"{output} is a file; nothing was changed.", "Give another --output.")
+            raise RunError(f"{output} is a file; nothing was changed.", "Choose another --output.")
         output.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in output.iterdir() if not entry.name.endswith(DRAFT)}
     if names and COMPARISON not in names:
         raise RunError(
-            f"{output} holds something other than a comparison; nothing was changed.", "Give another --output."
+            f"{output} holds something other than a comparison; nothing was changed.", "Choose another --output."
         )
     with only_writer(output):
         remove_drafts(output)

@@ -12,7 +12,9 @@ from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
 from feddtl.units import listed, megabytes
 
 PAPER = "Paper"
-MEAN_NOTE = "HM is that of each data set, then averaged; a method that lacks one of the data sets has no mean."
+MEAN_NOTE = (
+    "HM is computed for each data set, then averaged; a method without results for one of the data sets has no mean."
+)
 
 
 def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[ConditionScores]) -> tuple[Table, ...]:
@@ -54,7 +56,7 @@ def client_models_table(setting: SettingScores) -> Table:
         f"Mean over the clients' own models: {setting.title}",
         [method.label for method in methods],
         columns,
-        ["Each on all test images, after the last round; HM is that of the means over clients."],
+        ["Each model on all test images, after the last round; HM is computed from the means over clients."],
     )
 
 

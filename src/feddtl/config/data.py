@@ -1,4 +1,4 @@
-"""Which images, and who holds them."""
+"""Which images, and how they are divided among clients."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichl
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and who holds them."""
+    """Which images, and how they are divided among clients."""
 
     source: Annotated[str, Rule(bool, "a name, a Hub id or a folder")] = "shapes"
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
-    has images of its own, over Flower."""
+    has its own images, over Flower."""
     classes: str = ""
     """Comma-separated names of the classes to train on; required by source 'clients' and refused by any other; empty:
     those of the source."""
@@ -34,29 +34,29 @@ class DataConfig:
     prompt: Annotated[str, Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")] = ""
     """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
     image_column: str = ""
-    """Image column of a Hub or parquet source; empty: found by its type."""
+    """Image column of a Hub or parquet source; empty: detected by type."""
     label_column: str = ""
-    """Label column; empty: found by its type and name."""
+    """Label column; empty: detected by type and name."""
     domain_column: str = ""
-    """Domain column; empty: 'domain' where there is one."""
+    """Domain column; empty: 'domain', if it exists."""
     regime: Regime = "few-shot"
     """'few-shot': `shots` training images per base class; 'full': all of them (both in the paper)."""
     shots: Annotated[int, AtLeast(1)] = 16
     """Training images per base class in the few-shot regime (paper: 16)."""
     partition: PartitionKind = "non-iid"
-    """Who gets which base training images (paper: non-iid and dirichlet; domain for feature shift)."""
+    """How base training images are divided among clients (paper: non-iid and dirichlet; domain for feature shift)."""
     alpha: Annotated[float, Above(0)] = 0.1
     """Concentration of the Dirichlet partitions (paper: 0.1)."""
     clients: Annotated[int, AtLeast(1)] = 5
     """Number of clients K (paper: 5)."""
     views: Annotated[int, AtLeast(1)] = 1
-    """Frozen views of each training image, used in turn round by round: the test transform, then random crops
+    """Fixed views of each training image, one per round in turn: the test transform, then random crops
     with flips (ours: 1, no augmentation)."""
     min_images: Annotated[int, AtLeast(0, meaning="automatic")] = 0
-    """Fewest training images of a client under the Dirichlet partitions; 0: 8, or a quarter of the mean
-    where that is less (ours)."""
+    """Minimum training images per client under the Dirichlet partitions; 0: 8, or a quarter of the mean
+    if that is less (ours)."""
     test_images_per_class: Annotated[int, AtLeast(0, meaning="all")] = 0
-    """Most test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
+    """Maximum test images of each class in each domain, the same for every seed; 0: all (paper: all)."""
 
     @property
     def on_clients(self) -> bool:
@@ -88,7 +88,7 @@ class DataConfig:
                 if names:
                     raise ConfigError(
                         f"data.{key} = {names!r} cannot be set with data.source = {self.source!r}, which has classes.",
-                        f"Leave it out, or set data.source = '{ON_CLIENTS}'.",
+                        f"Omit it, or set data.source = '{ON_CLIENTS}'.",
                     )
             return
         base, novel = self.class_lists
@@ -97,7 +97,8 @@ class DataConfig:
         twice = next((name for name, key in zip((*base, *novel), keys, strict=True) if keys.count(key) > 1), None)
         if twice is not None:
             raise ConfigError(
-                f"data.classes and data.novel_classes name '{twice}' twice.", "Give each class once, in one of them."
+                f"data.classes and data.novel_classes name '{twice}' twice.",
+                "Name each class only once, in one of the two lists.",
             )
         if self.root:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Clients on other machines: when a round goes on without one, and what its update may be."""
+"""Clients on other machines: quorum and timeout of a round, and limits on updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DeploymentConfig:
     """A run over Flower; ignored by a run in one process."""
 
     min_clients: Annotated[int, AtLeast(1)] = 1
-    """Usable updates that a round needs; with fewer the run stops after its last checkpoint (ours)."""
+    """Minimum number of usable updates per round; with fewer, the run stops after its last checkpoint (ours)."""
     round_timeout: Annotated[float, Above(0)] = 600.0
     """Seconds that the server waits for clients to connect, and then for the updates of a round (ours)."""
     precision: Literal["float32", "float16"] = "float32"

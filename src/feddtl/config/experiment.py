@@ -47,7 +47,7 @@ class Experiment:
     rounds: Annotated[int, AtLeast(1)] = 20
     """Communication rounds T (paper: 20)."""
     participation: Annotated[float, Above(0, up_to=1)] = 1.0
-    """Share of the clients that take part in a round (paper: 1)."""
+    """Fraction of the clients that participate in a round (paper: 1)."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -127,7 +127,7 @@ class Experiment:
         )
 
     def _check_system(self) -> None:
-        """Raise ConfigError for policies that do not go together."""
+        """Raise ConfigError for incompatible policies."""
         selection, asynchronous = self.system.selection, self.system.mode == "async"
         if selection == "all" and self.participation < 1:
             raise ConfigError(
@@ -136,8 +136,8 @@ class Experiment:
             )
         if selection == "fedppo" and clients_at_a_time(self.data.clients, self.participation) == self.data.clients:
             raise ConfigError(
-                f"system.selection = 'fedppo' has no choice: participation = {self.participation} is all "
-                f"{self.data.clients} clients.",
+                f"system.selection = 'fedppo' has nothing to select: with participation = {self.participation}, all "
+                f"{self.data.clients} clients participate.",
                 "Lower participation, or set system.selection = 'all'.",
             )
         if selection == "fedppo" and asynchronous:
@@ -148,7 +148,7 @@ class Experiment:
             )
         if asynchronous and self.server.aggregator == "product":
             raise ConfigError(
-                "server.aggregator = 'product' factorises anew at each aggregation, so that the steps of "
+                "server.aggregator = 'product' factorises again in each aggregation, so the steps of "
                 "system.mode = 'async' cannot be added.",
                 "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )

@@ -1,4 +1,4 @@
-"""Who takes part, when the server steps, and the simulated clock: policies that go with any method."""
+"""Client selection, server mode and the simulated clock: policies that work with any method."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class SystemConfig:
     """Choice of clients, kind of aggregation, and the simulated speed of clients and network."""
 
     selection: Literal["uniform", "all", "fedppo"] = "uniform"
-    """'uniform': a random sample of `participation`, so everyone at 1; 'all': everyone, refused with a lower
-    `participation`; 'fedppo': a sample of `participation` that is learned by PPO."""
+    """'uniform': a random sample of size `participation`, so all clients at 1; 'all': all clients, refused with a lower
+    `participation`; 'fedppo': a sample of size `participation` selected by a policy learned with PPO."""
     mode: Literal["sync", "async"] = "sync"
     """'sync': the server waits for all clients of a round; 'async': it applies each update when it arrives (AFedPG)."""
     seconds_per_image: Annotated[float, Above(0)] = 0.01
@@ -23,11 +23,11 @@ class SystemConfig:
     speed_spread: Annotated[float, AtLeast(0, up_to=10, note=" (exp fits a float)")] = 0.0
     """Standard deviation of the logarithm of a client's slowness; 0: all are alike (ours)."""
     slow_share: Annotated[float, AtLeast(0, up_to=1)] = 0.0
-    """Share of the clients that are stragglers (ours: none)."""
+    """Fraction of the clients that are stragglers (ours: none)."""
     slow_factor: Annotated[float, AtLeast(1)] = 10.0
     """How many times longer a straggler trains (ours)."""
     bandwidth_mbit: Annotated[float, Above(0)] = 20.0
-    """Megabits a second between a client and the server, in both directions (ours)."""
+    """Megabits per second between a client and the server, in both directions (ours)."""
     dropout: Annotated[float, AtLeast(0, below=1)] = 0.0
     """Probability that the update of a client that started is lost (ours: none)."""
 
@@ -40,8 +40,8 @@ class FedPPOConfig:
     """FedPPO: the clients of a round are chosen by a policy that learns from their accuracies."""
 
     validation_share: Annotated[float, Above(0, below=1)] = 0.1
-    """Share of each client's training images, at least one, that is not trained on but measures the reward (ours;
-    the original measures it on test images)."""
+    """Fraction of each client's training images, at least one image, held out to measure the reward (ours; the original
+    measures it on test images)."""
     hidden_width: Annotated[int, AtLeast(1)] = 64
     """Width of the hidden layer of actor and critic (ours)."""
     learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
@@ -68,8 +68,8 @@ class AFedPGConfig:
     server_rate: Annotated[float, Above(0)] = 1.0
     """Step size in units of a synchronous round: that many updates without delay move as far as one round (ours)."""
     direction_weight: Annotated[float, Above(0, up_to=1)] = 0.5
-    """Share alpha of an arriving update in the direction; clients start (1 - alpha)/alpha steps ahead of the server's
-    model, and 1 is neither momentum nor look-ahead (AFedPG: falls with the number of updates; ours: constant)."""
+    """Weight alpha of an arriving update in the direction; clients start (1 - alpha)/alpha steps ahead of the server's
+    model, and 1 means no momentum and no look-ahead (AFedPG: decreases with the number of updates; ours: constant)."""
     delay_exponent: Annotated[float, AtLeast(0)] = 0.5
     """Exponent a of the factor (1 + delay/m)^-a of a step, the delay in updates and m of them in a round; 0: no
     discount (ours)."""

@@ -1,4 +1,4 @@
-"""Local training, and what is FedDTL's and FedLoRA's own."""
+"""Local training, and settings of FedDTL and FedLoRA."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LocalConfig:
     """Local epochs T_e of an SFT round (paper: 2)."""
     optimizer: Literal["auto", "adam", "sgd"] = "auto"
     """'auto': the method's own, Adam for feddtl and fedlora (paper: Adam), SGD with momentum for the others (their
-    papers: SGD). Its state is fresh for every client and round."""
+    papers: SGD). Its state is reset for every client and round."""
     learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
     """Learning rate on the clients, in both stages (paper: 1e-3)."""
     momentum: Annotated[float, AtLeast(0, below=1)] = 0.9
@@ -94,7 +94,7 @@ class RlConfig:
     action: Literal["argmax", "sample"] = "argmax"
     """The class a noisy sample chooses: the most likely one (paper), or a draw from the softmax."""
     rollout: Literal["round", "epoch", "batch"] = "round"
-    """How often actions and the old policy are drawn anew (ours: once a round, at the received model)."""
+    """How often actions and the old policy are redrawn (ours: once per round, at the received model)."""
     clip: Annotated[float, Above(0, below=1)] = 0.2
     """Clip range epsilon of the probability ratio (paper: 0.2)."""
     kl_weight: Annotated[float, AtLeast(0)] = 0.5
@@ -102,7 +102,7 @@ class RlConfig:
     kl: Literal["sampled", "exact"] = "sampled"
     """exp(q) - q - 1 on the sampled action (paper), or the exact KL over all classes."""
     anchor_weight: Annotated[float, AtLeast(0, up_to=1)] = 0.5
-    """Share of the frozen SFT anchor in the hybrid reference; the rest is the received model (paper: 0.5)."""
+    """Weight of the frozen SFT anchor in the hybrid reference; the rest is the received model (paper: 0.5)."""
     reference: Literal["weights", "probabilities"] = "weights"
     """What the hybrid reference mixes: the low-rank weights, or the two probability vectors (ours: weights)."""
     max_log_ratio: Annotated[float, AtLeast(1, up_to=80, note=" (exp fits float32)")] = 10.0
@@ -145,7 +145,7 @@ class UplinkConfig:
     a larger one down, and the server rejects it (ours)."""
 
     max_embeddings_per_class: Annotated[int, AtLeast(0, meaning="all")] = 0
-    """Embeddings a client uploads per class, drawn anew each round; 0: all (paper: all)."""
+    """Maximum embeddings that a client uploads per class, redrawn each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
         check_fields("uplink", self)

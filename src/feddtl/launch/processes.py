@@ -45,7 +45,7 @@ def require_flower() -> None:
         raise DeploymentError(
             "This command needs Flower, which is not installed here.",
             "In a checkout, run `make install-flower` and `. .venv-flower/bin/activate`. Elsewhere, install feddtl "
-            "with the extra [flower] into an environment of its own.",
+            "with the extra [flower] into a separate environment.",
         )
 
 

@@ -56,7 +56,7 @@ REFUSED = (
 def serve_forever(
     listen: Address, keys: ServerKeys, state: Path, *, note: Callable[[str], None], verbose: bool = False
 ) -> None:
-    """Run a SuperLink until this process is told to end.
+    """Run a SuperLink until this process receives a signal to end.
 
     Args:
         listen: Address to listen on.
@@ -168,7 +168,7 @@ def _wait_until_it_answers(superlink: subprocess.Popen[str], local: Address, aut
 
 
 def _ended(code: int) -> DeploymentError:
-    return DeploymentError(f"SuperLink ended by itself with exit code {code}.", SEE_LOG)
+    return DeploymentError(f"SuperLink ended unexpectedly with exit code {code}.", SEE_LOG)
 
 
 def _superlink(listen: Address, keys: ServerKeys) -> list[str]:
@@ -217,7 +217,7 @@ def _check_client(client: int, data: Path | None, model: Path | None) -> None:
     if not found:
         raise ConfigError(
             f"--data {data} contains no image and no parquet file; nothing was started.",
-            "Put the images into a folder for each class, DATA/CLASS/*.jpg.",
+            "Put the images into one folder per class: DATA/CLASS/*.jpg.",
         )
 
 

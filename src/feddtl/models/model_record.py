@@ -42,7 +42,7 @@ class ModelRecord:
             found = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
         except OSError as error:
             raise ModelError(
-                f"Cannot read the model folder {folder}: {error.strerror}.", "Check your rights to it."
+                f"Cannot read the model folder {folder}: {error.strerror}.", "Check your permissions."
             ) from None
         self._files = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
 

@@ -40,9 +40,11 @@ def load_adapter(folder: Path) -> Lora:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"Cannot read the adapter in {folder}: {error}.", "Write it again, or copy it anew.") from None
+        raise ModelError(f"Cannot read the adapter in {folder}: {error}.", "Write or copy it again.") from None
     if not _is_plain_lora(config, tensors):
-        raise ModelError(f"The adapter in {folder} is not a plain LoRA.", "Give one that feddtl or PEFT's LORA wrote.")
+        raise ModelError(
+            f"The adapter in {folder} is not a plain LoRA.", "Use an adapter written by feddtl or by PEFT's LORA."
+        )
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     return Lora(factors, float(config["lora_alpha"]) / int(config["r"]))
 

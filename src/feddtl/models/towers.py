@@ -239,8 +239,8 @@ def require_held(weight: Tensor, name: str) -> None:
     """Raise ModelError for a weight of a tower that was not loaded, of which only the shape is known."""
     if weight.is_meta:
         raise ModelError(
-            f"The weights of {name} were not loaded: this process was meant to need the other tower only.",
-            "Load both (`load_backbone` without `towers`); a method names its own in `client_towers`, `server_towers`.",
+            f"The weights of {name} were not loaded, because this process requested only the other tower.",
+            "Load both (`load_backbone` without `towers`); methods name theirs in `client_towers`, `server_towers`.",
         )
 
 

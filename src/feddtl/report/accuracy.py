@@ -146,7 +146,7 @@ def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
         description,
         draw(f"{prefix}-scatter", description, paint, height=3.4),
         (*keys, *([Key("Zero-shot", kind="star")] if start else [])),
-        "A point for each run. Along a grey line the harmonic mean (HM) is the same.",
+        "One point per run. Grey lines connect points of equal harmonic mean (HM).",
     )
 
 

@@ -79,7 +79,7 @@ def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
         f"{label}: " + ", ".join(f"{value:.1f} % {name}" for name, value in zip(OUTCOMES, row, strict=True))
         for label, row in zip(labels, rows, strict=True)
     )
-    description = f"What test images are taken for, choosing among all names. {described}"
+    description = f"Predictions for test images among all names. {described}"
     ends = [f"{row[0]:.1f} %" for row in rows]
     paint = partial(stacked, labels=labels, rows=rows, ends=ends, xlabel="test images in %")
     return Figure(
@@ -88,7 +88,7 @@ def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
         draw(f"{prefix}-halves", description, paint, height=0.75 + 0.46 * len(rows)),
         tuple(Key(name, style, "area") for style, name in enumerate(OUTCOMES)),
         "The model chooses among all names at once, so accuracies are lower than in the table. "
-        "The number at the end is the share of right answers.",
+        "The number at the end is the percentage of correct predictions.",
     )
 
 

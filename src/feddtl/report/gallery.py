@@ -95,8 +95,8 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
     labels = np.concatenate([base.labels, novel.labels + len(halves[0])])
     if not np.array_equal(labels, predictions.labels.numpy()):
         raise DataError(
-            f"{run.experiment.data.source} has other test images than the run {run.name} had.",
-            "Restore the images, or make the report with --no-images.",
+            f"{run.experiment.data.source} has different test images from those of the run {run.name}.",
+            "Restore the images, or write the report with --no-images.",
         )
     return base, novel
 

@@ -66,7 +66,7 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
     left_out = "" if each == 1 else f" Every {each}th class is named."
     caption = f"Training images of each base class on each client, seed {run.seed}.{left_out}"
     return Figure(
-        "Who has which images", description, draw(f"{prefix}-partition", description, paint, height=height), (), caption
+        "Images by client", description, draw(f"{prefix}-partition", description, paint, height=height), (), caption
     )
 
 
@@ -118,7 +118,7 @@ def bytes_sent(setting: SettingRuns, prefix: str) -> Figure | None:
         description,
         draw(f"{prefix}-bytes", description, paint, height=_height(len(methods))),
         tuple(Key(name, style, "area") for style, (_, name) in enumerate(DIRECTIONS)),
-        "Tensors over all rounds and clients, without framing, mean over seeds.",
+        "Tensors over all rounds and clients, without message overhead; mean over seeds.",
     )
 
 

@@ -156,7 +156,7 @@ def changed_settings(setting: SettingRuns) -> Table:
             shown = shown_values(key, values)
             rows.append((printable(key), tuple(Cell(printable(shown[value])) for value in values)))
     columns = [Column(label) for label, _ in groups]
-    return Table("Settings that are not the defaults", (*columns, Column("default")), tuple(rows), corner="setting")
+    return Table("Settings that differ from the defaults", (*columns, Column("default")), tuple(rows), corner="setting")
 
 
 def zero_shot_by_domain(run: RunResult) -> dict[str, tuple[float | None, float | None]]:

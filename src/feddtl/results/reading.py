@@ -47,12 +47,14 @@ def collect(folder: Path) -> Collection:
         RunError: There is no run, or none that can be read.
     """
     if not folder.is_dir():
-        raise RunError(f"There is no folder {folder}.", "Give the folder of a run, or one that holds run folders.")
+        raise RunError(
+            f"There is no folder {folder}.", "Pass the folder of a run, or a folder that contains run folders."
+        )
     paths = list(run_folders(folder))
     if not paths:
         raise RunError(
             f"There is no run in {folder}, nor up to {DEEPEST} folders below it.",
-            f"Give the --output folder of an earlier run (it has a {CONFIG}), or one that holds such folders.",
+            f"Pass the --output folder of an earlier run (it contains {CONFIG}), or a folder of such folders.",
         )
     runs, problems, first = [], [], None
     for path in paths:
@@ -62,7 +64,7 @@ def collect(folder: Path) -> Collection:
             problems += [_shortened(error, path, folder) for error in damage]
         except RunError as error:
             first = first or error
-            problems.append(f"{_name(path, folder)} is left out. {_shortened(error, path, folder)}")
+            problems.append(f"{_name(path, folder)} is skipped. {_shortened(error, path, folder)}")
     if not runs and first:
         raise first
     return Collection(tuple(runs), tuple(map(printable, problems)))
@@ -81,7 +83,7 @@ def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise RunError(f"Cannot read {folder}: {error.strerror}.", "Check your rights to it.") from None
+            raise RunError(f"Cannot read {folder}: {error.strerror}.", "Check your permissions.") from None
         for entry in entries:
             if entry.is_dir() and not entry.name.startswith("."):
                 yield from run_folders(Path(entry.path), depth - 1)
@@ -110,7 +112,7 @@ def _require_fields(run: RunResult, path: Path) -> None:
     for name, keys in missing.items():
         if keys:
             raise RunError(
-                f"{path / name} has no {', '.join(keys)}: it is damaged, or of another version.",
+                f"{path / name} has no {', '.join(keys)}: it is damaged or from another version.",
                 "Use that version, or start a new run with another --output.",
             )
 

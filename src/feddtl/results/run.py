@@ -124,7 +124,7 @@ class RunResult:
         except KeyError as error:
             raise RunError(
                 f"A record has no {error}, so it is not a run's summary.",
-                "Give a comparison.json, or a file of results/.",
+                "Pass a comparison.json, or a file from results/.",
             ) from None
 
 

@@ -220,7 +220,7 @@ def require_finite_tensors(tensors: Mapping[str, Tensor], owner: str, remedy: st
     """Raise ClientError naming owner and tensor if any value is NaN or infinite."""
     if (name := first_not_finite(tensors)) is not None:
         raise ClientError(
-            f"{owner} holds NaN or infinite values in '{name}'; the round stopped and nothing of it was kept.",
+            f"{owner} holds NaN or infinite values in '{name}'; the round was stopped and discarded.",
             f"{remedy}; the last checkpoint is intact.",
         )
 

@@ -51,8 +51,8 @@ class PersonalState:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ClientError(
-                f"What this client kept after round {round_number} cannot be read from {path}: {error}.",
-                "Restore the folder of FEDDTL_STATE; without it this client cannot take part in the run any more.",
+                f"This client's personal state after round {round_number} cannot be read from {path}: {error}.",
+                "Restore the folder of FEDDTL_STATE; without it, this client can no longer participate in the run.",
             ) from None
 
     def save(self, round_number: int, tensors: Tensors, last_used: int) -> None:

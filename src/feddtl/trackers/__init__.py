@@ -26,7 +26,7 @@ def require_trackers(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise ConfigError(f"There is no tracker '{name}'.", did_you_mean(name, TRACKERS))
         if names.count(name) > 1:
-            raise ConfigError(f"The tracker '{name}' is named twice.", f"Give --track {name} once.")
+            raise ConfigError(f"The tracker '{name}' is named twice.", f"Use --track {name} only once.")
         _class_of(name)
 
 

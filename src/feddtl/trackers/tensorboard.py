@@ -21,8 +21,8 @@ FOLDER = "tensorboard"
 class TensorBoard(RunObserver):
     """Writes a scalar for every number of a round; the step is the round, 0 before training.
 
-    A resumed run writes the rounds that are done anew, in place of the files of the earlier process: a round that was
-    written and then lost with its process would else be there twice.
+    A resumed run rewrites the finished rounds and replaces the files of the earlier process. Otherwise, a round that
+    was written and then lost with its process would appear twice.
 
     Args:
         folder: Folder of the run; the event files are in `tensorboard` there.

@@ -37,7 +37,7 @@ class Cache(Command):
 
         folder = cache_folder(self.folder)
         if folder is None:
-            raise ConfigError("The cache is 'off'.", "Name a folder: feddtl cache --compute.cache-folder DIR.")
+            raise ConfigError("The cache is 'off'.", "Choose a folder: feddtl cache --compute.cache-folder DIR.")
         if self.clear:
             _clear(folder, as_json=self.json)
         else:

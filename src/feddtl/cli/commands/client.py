@@ -22,19 +22,19 @@ class Client(Command):
     """
 
     id: Annotated[int, tyro.conf.arg(metavar="N")]
-    """Which client this is, from 0."""
+    """Number of this client, from 0."""
     server: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")]
-    """Where the server listens."""
+    """Address of the server."""
     keys: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The client's folder of keys, client-N."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
-    """This client's images, or its copy of the data set; default: the place that the experiment names."""
+    """This client's images, or its copy of the data set; default: the source in the experiment."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
-    """This client's copy of the CLIP; default: the place that the experiment names."""
+    """This client's copy of the CLIP; default: the model in the experiment."""
     method: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:Class", help_behavior_hint=UNSAID)] = None
     """A method of your own to run here; its file must equal the server's. Default: only the methods of feddtl."""
     state: FolderFlag = None
-    """Folder for its personal part of methods that have one; default: FEDDTL_STATE or ~/.local/state/feddtl."""
+    """Folder for the client's personal part of the model, if any; default: FEDDTL_STATE or ~/.local/state/feddtl."""
     verbose: bool = False
     """Show Flower's whole log, not only its warnings and errors."""
 

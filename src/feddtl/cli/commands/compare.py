@@ -32,7 +32,7 @@ class Compare(Command):
 
     experiments: ExperimentFiles = ()
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
-    """Seeds; each experiment runs with each of them."""
+    """One or more seeds; each experiment runs with every seed."""
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/comparison")
     """Folder of the comparison, new or to continue: tables, and a run folder for each experiment and seed."""
     json: bool = False
@@ -48,7 +48,9 @@ class Compare(Command):
     def parse(cls, name: str, words: Sequence[str]) -> Compare:
         """The same flags over each experiment of the files, as `run` reads them over one."""
         if any(word.partition("=")[0] == "--seed" for word in words):
-            raise ConfigError("--seed was given, but a comparison has several.", "Give --seeds, with one seed or more.")
+            raise ConfigError(
+                "--seed is not allowed, because a comparison has several seeds.", "Use --seeds with one or more seeds."
+            )
         if not {"-h", "--help"}.isdisjoint(words):
             return _parse(name, words, Experiment())
         experiments = _experiments_of_files(words)
@@ -106,11 +108,11 @@ def _experiments_of_files(words: Sequence[str]) -> dict[str, Experiment]:
             if name in found:
                 raise ConfigError(
                     f"Two experiments are called '{name}': one of {found[name][0]} and one of {path}.",
-                    "Their runs would have one folder; rename one of the files.",
+                    "Their runs would use the same folder; rename one of the files.",
                 )
             found[name] = (path, experiment)
     if not found:
-        raise ConfigError("There is no experiment to compare.", "Give one or more experiment files, then flags.")
+        raise ConfigError("There is no experiment to compare.", "Pass one or more experiment files, then flags.")
     return {name: experiment for name, (_, experiment) in found.items()}
 
 
@@ -135,7 +137,7 @@ def _with_flags(
         if twin is not None:
             raise ConfigError(
                 f"{twin} and {name} are the same experiment with these flags.",
-                "Leave out the flag that makes them one, or choose among a file's experiments with FILE.toml::LABEL.",
+                "Omit the flag that makes them equal, or select an experiment with FILE.toml::LABEL.",
             )
         found[name] = changed
     return found
@@ -153,7 +155,7 @@ def _print_tables(comparison: Comparison, folder: Path) -> None:
 
 
 def _print_failures(comparison: Comparison) -> None:
-    """Which cells are missing, why, and how to go on."""
+    """Which cells are missing, why, and how to continue."""
     if not comparison.failures:
         return
     cells = len(comparison.failures) + len(comparison.outcomes)

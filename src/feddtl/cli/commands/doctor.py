@@ -24,7 +24,7 @@ class Doctor(Command):
     """Print the findings as JSON."""
 
     def execute(self) -> int:
-        """Print the findings; exit code 1 if something will not work."""
+        """Print the findings; exit code 1 if something does not work."""
         findings = {name: _finding(check) for name, check in CHECKS.items()}
         if self.json:
             print(json.dumps({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()}, indent=2))
@@ -96,7 +96,7 @@ def _activations() -> tuple[bool, str]:
 
     folder = cache_folder()
     if folder is None:
-        return True, "off: every run sends its images through the frozen blocks again"
+        return True, "off: every run computes the frozen blocks again"
     kept = sum(entry.nbytes for entry in cache_contents(folder))
     return True, f"{folder}, {kept / 1e9:.1f} GB kept (`feddtl cache` shows more)"
 

@@ -13,22 +13,22 @@ from feddtl.cli.command import Command
 
 @dataclass(frozen=True)
 class Keys(Command):
-    """Write keys for a server and its clients: an authority, the server's certificate, a key for each client.
+    """Write keys for a server and its clients: a certificate authority, the server's certificate, and client keys.
 
-    One folder for each party; see docs/how-to/run-over-flower.md.
+    One folder per machine; see docs/how-to/run-over-flower.md.
     """
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """New folder, readable for you alone; nothing in it is ever replaced."""
+    """New folder that only you can read; existing files are never replaced."""
     hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOST [HOST ...]")] = ("localhost",)
-    """Names and IP addresses by which clients reach the server; those of its own loopback interface always hold."""
+    """Names and IP addresses by which clients reach the server; those of its loopback interface are always included."""
     clients: Annotated[int, tyro.conf.arg(metavar="K")] = 1
-    """How many clients there are."""
+    """Number of clients."""
     days: int = 730
-    """How long the certificates are valid."""
+    """Validity of the certificates in days."""
 
     def execute(self) -> int:
-        """Write keys and say who gets which folder."""
+        """Write keys and print which folder belongs to whom."""
         from feddtl.launch.connection import client_name
         from feddtl.launch.processes import require_flower
 
@@ -36,7 +36,7 @@ class Keys(Command):
         from feddtl.launch.keys import write_keys
 
         write_keys(self.folder, self.hosts, self.clients, self.days)
-        print(f"{self.folder}/ca          stays with you: it signs certificates of servers")
+        print(f"{self.folder}/ca          stays with you: it signs server certificates")
         print(f"{self.folder}/server      to the server: feddtl server --keys server")
         for client in range(self.clients):
             name = client_name(client)

@@ -28,7 +28,7 @@ WIDTH_OF_NUMBERS = 42
 
 @dataclass(frozen=True)
 class Partition(ExperimentCommand):
-    """Show who gets which training images: a table, and a class x client heat map."""
+    """Show which client gets which training images: a table, and a class x client heat map."""
 
     experiment: ExperimentFile = None
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None

@@ -16,19 +16,19 @@ from feddtl.units import counted, size
 
 @dataclass(frozen=True)
 class Report(Command):
-    """Make one self-contained HTML page from a run folder, or from a folder of several runs."""
+    """Write one self-contained HTML page from a run folder, or from a folder with several runs."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder of a run, or one with run folders up to three folders below it."""
+    """Folder of a run, or a folder with run folders up to three levels below it."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
     """File of the page; default: DIR/report.html."""
     no_images: bool = False
     """Omit the test images; by default, the page shows some of them."""
     json: bool = False
-    """Print where the page is, its size, and what could not be read, as JSON."""
+    """Print the path and size of the page, and unreadable files, as JSON."""
 
     def execute(self) -> int:
-        """Write the page and say where it is; what could not be read is noted on standard error."""
+        """Write the page and print its path; unreadable files are listed on standard error."""
         from feddtl.report import write_report
 
         written = write_report(self.folder, self.output, images=not self.no_images)

@@ -24,7 +24,7 @@ class Server(Command):
     keys: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder that `feddtl keys` wrote, or the server/ in it."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for all of this machine. Whoever reaches it can also submit runs: see the docs."""
+    """Address to listen on; 0.0.0.0 for all addresses. Anyone who can reach it can also submit runs: see the docs."""
     port: int = 9092
     """Port to listen on."""
     state: FolderFlag = None

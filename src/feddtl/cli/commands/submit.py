@@ -25,7 +25,7 @@ class Submit(ExperimentCommand):
 
     experiment: ExperimentFile = None
     output: FolderFlag = None
-    """New folder for the run, on the server's machine, which is this one."""
+    """New folder for the run, on this machine."""
     resume: FolderFlag = None
     """Resume the run in this folder from its last checkpoint, with its settings."""
     state: FolderFlag = None
@@ -45,7 +45,7 @@ class Submit(ExperimentCommand):
         require_flower()
         output = output_or_resumed(self.output, self.resume)
         if output is None:
-            raise ConfigError("There is no --output.", "Name a new folder on the server's machine.")
+            raise ConfigError("There is no --output.", "Choose a new folder on the server's machine with --output.")
         if not self.resume:
             refuse_used(output)
         try:

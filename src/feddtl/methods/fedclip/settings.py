@@ -13,7 +13,7 @@ class FedCLIPSettings:
     """FedCLIP: a gate on the image features."""
 
     loss: Literal["cross-entropy", "contrastive"] = "cross-entropy"
-    """Cross-entropy over all base classes, as every method here, or contrastive within the batch (FedCLIP)."""
+    """Cross-entropy over all base classes, as in the other methods here, or contrastive within the batch (FedCLIP)."""
 
     def __post_init__(self) -> None:
         check_fields("fedclip", self)

@@ -4,7 +4,7 @@ Clients tune LoRA of the image tower against text embeddings that the server bro
 anchor; the server tunes LoRA of the text tower on the pooled image embeddings that clients upload.
 
 What the paper leaves open is an option, see `feddtl.config`. One departure: a client keeps nothing between
-rounds, and the SFT anchor travels with every RL broadcast, so that a client may join at any round.
+rounds, and every RL broadcast includes the SFT anchor, so that a client can join at any round.
 """
 
 from __future__ import annotations

@@ -83,9 +83,9 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
         if setting or os.environ.get(CACHE):
             raise ConfigError(
                 reason,
-                f"Name another one in compute.cache_folder or {CACHE}, or '{CACHE_OFF}' to keep nothing on disk.",
+                f"Set another one with compute.cache_folder or {CACHE}, or '{CACHE_OFF}' to disable the disk cache.",
             ) from None
-        note(f"{reason} Activations are not kept for later runs.")
+        note(f"{reason} Activations are not cached for later runs.")
         return None
     return folder
 
@@ -152,7 +152,7 @@ def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> No
         OSError: They do not fit (ENOSPC).
     """
     if free_bytes(folder, cap, needed) < size:
-        raise OSError(errno.ENOSPC, f"There is no room for {size / 1e6:.0f} MB more")
+        raise OSError(errno.ENOSPC, f"There is no space for another {size / 1e6:.0f} MB")
     statuses = _statuses(folder)
     total = sum(status.st_size for status in statuses.values())
     short = max(total + size - cap, size + FREE_MARGIN - shutil.disk_usage(folder).free)

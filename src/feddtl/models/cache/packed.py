@@ -127,11 +127,11 @@ def _refuse(floats: Tensor, precision: StoredPrecision) -> None:
     if floats.isfinite().all():
         largest = float(floats.float().abs().max())
         raise ModelError(
-            f"An activation of the frozen blocks is {largest:.4g}; {precision} holds up to "
+            f"An activation of the frozen blocks is {largest:.4g}; the maximum of {precision} is "
             f"{torch.finfo(getattr(torch, precision)).max:.4g}.",
             "Set compute.activations = 'bfloat16' or 'float32'.",
         )
     raise ModelError(
-        "The frozen blocks gave a value that is not a number or infinite.",
+        "The frozen blocks produced a NaN or infinite value.",
         "Check the model's weights, or set compute.precision = 'float32'.",
     )

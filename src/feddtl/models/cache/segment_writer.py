@@ -78,4 +78,4 @@ class SegmentWriter:
             self._stored(rows, job.result())
         except OSError as error:
             self.failed = True
-            self._note(f"The cache {self._namespace.folder} takes no more activations: {error.strerror or error}.")
+            self._note(f"The cache {self._namespace.folder} cannot store more activations: {error.strerror or error}.")

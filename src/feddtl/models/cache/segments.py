@@ -66,7 +66,7 @@ class Segment:
             raise DamagedSegmentError(str(error)) from None
         start = _LENGTH.size + length
         if header != expected or os.fstat(self._file).st_size != start + end:
-            raise DamagedSegmentError("its size or content is not what it should be")
+            raise DamagedSegmentError("its size or content is wrong")
         self._at = {name: start + part["data_offsets"][0] for name, part in header.items() if name != METADATA}
         self.checks: NDArray[np.int64] = np.empty(count, np.int64)
         keys = bytearray(count * KEY_BYTES)
@@ -149,8 +149,8 @@ class SegmentRows:
 
 def _unreadable(segment: Segment, reason: object) -> RunError:
     return RunError(
-        f"Cached activations in {segment.path} cannot be read any more: {reason}.",
-        "Remove this file and go on with the run; its images are then computed anew.",
+        f"Cached activations in {segment.path} can no longer be read: {reason}.",
+        "Remove this file and resume the run; its images are then encoded again.",
     )
 
 

@@ -31,7 +31,7 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
             except FeddtlError as error:
                 client = context.node_config.get(PARTITION)
                 # Whoever runs this node sees only its own output.
-                say(f"client {client} cannot take part in this run: {error}")
+                say(f"client {client} cannot participate in this run: {error}")
                 reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
             else:
                 if request == "train":

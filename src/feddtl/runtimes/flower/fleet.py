@@ -144,7 +144,7 @@ class FlowerFleet(Fleet):
         """Note that something goes on without a client; the reason once, if it stays the same."""
         why = " for the same reason." if self._said.get(client) == reason else f": {reason}"
         self._said[client] = reason
-        self._note(f"{act} goes on without client {client}{why}")
+        self._note(f"{act} continues without client {client}{why}")
 
     def _messages(
         self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
@@ -194,9 +194,9 @@ class FlowerFleet(Fleet):
         reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
         raise ClientError(
             f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "
-            f"deployment.min_clients = {self._context.experiment.deployment.min_clients}; nothing of it was kept. "
+            f"deployment.min_clients = {self._context.experiment.deployment.min_clients}; the round was discarded. "
             f"{reasons}",
-            "Mend or restart these clients and resume the run; the last checkpoint is intact.",
+            "Repair or restart these clients, then resume the run. The last checkpoint is intact.",
         )
 
 

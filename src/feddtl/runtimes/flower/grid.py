@@ -98,7 +98,7 @@ class RetryingGrid:
             except httpx.HTTPStatusError as error:
                 if not error.response.is_server_error:
                     raise
-                self._note(f"A request to Flower's SuperLink failed and is made again: {error}")
+                self._note(f"A request to Flower's SuperLink failed and is retried: {error}")
             time.sleep(SECONDS_BETWEEN_TRIES)
         return call()
 

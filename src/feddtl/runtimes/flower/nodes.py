@@ -100,7 +100,7 @@ class NodeDirectory:
             return reasons[0]
         unnamed = {node: refusal.reason for node, refusal in self._refusals.items() if refusal.client is None}
         others = [f"Node {node} does not say which client it is: {reason}" for node, reason in unnamed.items()]
-        return " ".join(["no node of it is connected.", *others])
+        return " ".join(["none of its nodes is connected.", *others])
 
     def _meet(self) -> None:
         """Forget nodes that left, ask new ones which client they are, and hear what those asked earlier say.
@@ -136,7 +136,7 @@ class NodeDirectory:
             self._refuse(node, answer, error.message)
             return
         if client in self._clients.values():
-            self._note(f"Node {node} says that it is client {client}, which another node is already.")
+            self._note(f"Node {node} claims to be client {client}, but another node already is.")
         self._clients[node] = client
         self._refusals.pop(node, None)
         for note in filter(None, str(answer.parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
@@ -148,7 +148,9 @@ class NodeDirectory:
             raise RejectedMessageError(answer.refusal)
         client, clients = answer.parcel.scalars.get(CLIENT), len(self._context.clients)
         if type(client) is not int or not 0 <= client < clients:
-            raise RejectedMessageError(f"it says that it is client {short(client)}; there are {clients}, from 0.")
+            raise RejectedMessageError(
+                f"it claims to be client {short(client)}; there are {clients} clients, numbered from 0."
+            )
         return client
 
     def _image_counts_in(self, parcel: Parcel) -> ImageCounts:
@@ -161,5 +163,5 @@ class NodeDirectory:
         refusal = Refusal(client if type(client) is int else None, reason)
         if self._refusals.get(node) != refusal:
             who = f"Node {node}" if refusal.client is None else f"Node {node}, client {refusal.client},"
-            self._note(f"{who} cannot take part: {reason}")
+            self._note(f"{who} cannot participate: {reason}")
         self._refusals[node] = refusal

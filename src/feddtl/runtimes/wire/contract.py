@@ -76,10 +76,10 @@ class Contract:
     def require(self, scalars: Mapping[str, Scalar]) -> None:
         """Raise RejectedMessageError naming the first thing in which the other side differs."""
         explained = {
-            "schema": "another version of feddtl sent it",
-            "model": "the other side has another CLIP",
-            "classes": "the other side has other classes, another order of them, or another prompt",
-            "precision": "the other side sends tensors in another precision",
+            "schema": "it comes from another version of feddtl",
+            "model": "the other side has a different CLIP",
+            "classes": "the other side has different classes, a different order of classes, or a different prompt",
+            "precision": "the other side sends tensors in a different precision",
             "method": "the other side has another file of the method",
         }
         for name, mine in self.scalars().items():
