@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOWER_VENV ?= .venv-flower
 BIN := $(VENV)/bin
-FLOWER_TESTS := tests/equivalence/test_images_on_clients.py tests/integrations tests/launch tests/runtimes
+# The files that need Flower, and no other; a test holds this list to that.
+FLOWER_TESTS := tests/equivalence/test_images_on_clients.py tests/integrations/test_flower_app.py \
+  tests/integrations/test_nginx.py tests/launch/test_keys.py tests/runtimes/flower
 INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
 
-.PHONY: install install-flower demo test test-flower test-distributed check bench clean
+.PHONY: install install-flower demo test test-flower test-slow test-distributed check bench clean
 
 install: $(VENV)/.runtime
 
@@ -19,11 +21,15 @@ demo: install
 	$(BIN)/feddtl run experiments/quickstart.toml --output runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term --cov-fail-under=90
 	$(MAKE) test-flower
 
 test-flower: $(FLOWER_VENV)/.flower
-	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest $(FLOWER_TESTS)
+	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest -n 2 $(FLOWER_TESTS)
+
+# What is slow and needs no Flower: every experiment file, the benchmark from end to end, thousands of clients.
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 # The same run in one process, over Ray, and by server and clients in processes of their own: a few minutes.
 test-distributed: $(FLOWER_VENV)/.flower

@@ -202,7 +202,7 @@ def kinds() -> dict[str, Experiment]:
     )
     found: dict[str, Experiment] = {}
     for e in by_size:
-        stages = e.schedule.stages if e.method in ("feddtl", "fedlora") else "-"
+        stages = e.stages if e.method in ("feddtl", "fedlora") else "-"
         found.setdefault(" ".join((e.method, stages, e.data.regime, e.data.partition)), e)
     return found
 
@@ -217,7 +217,12 @@ def trained_here() -> dict[str, Experiment]:
     return found
 
 
-@pytest.mark.parametrize("name", trained_here())
+def kinds_then_files() -> list[Any]:
+    """Kinds in every run of the tests; files, which are of these kinds with other values, in the slow ones."""
+    return [name if name in kinds() else pytest.param(name, marks=pytest.mark.slow) for name in trained_here()]
+
+
+@pytest.mark.parametrize("name", kinds_then_files())
 def test_each_kind_and_file_trains(name: str, clip_folder: Path, tmp_path: Path) -> None:
     """Two rounds, so that a schedule with RL reaches it, on the stand-in and a tiny random CLIP."""
     experiment = trained_here()[name]

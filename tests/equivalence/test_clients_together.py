@@ -134,6 +134,7 @@ def test_broken_client_of_a_batch_is_named_and_the_others_are_kept(federation, m
     assert arrivals.clients == [0]
 
 
+@pytest.mark.slow
 def test_thousands_of_clients_need_no_more_memory(clip_folder):
     """4,000 images on 20 and on 4,000 clients, ten of which train a round: what a client that waits costs."""
 

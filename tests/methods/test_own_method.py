@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from feddtl.config import Experiment
-from feddtl.errors import ConfigError, FeddtlError
+from feddtl.errors import ConfigError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.methods.catalog import method_digest, method_entry, settings_table
 
@@ -127,13 +127,3 @@ def test_it_runs_resumes_and_compares_from_the_command_line(own: str, clip_folde
     )
     feddtl("compare", "two.toml", "--model", str(clip_folder), "--output", "both", "--quiet")
     assert "FedShift (ours)" in (tmp_path / "both/table.md").read_text()
-
-
-def test_a_client_runs_no_code_that_a_server_names(own: str) -> None:
-    deployment = pytest.importorskip("feddtl.deployment", reason="needs Flower")
-    text = json.dumps({"method": own})
-    with pytest.raises(FeddtlError, match="this client was started without --method"):
-        deployment.read_experiment(text)
-    with pytest.raises(FeddtlError, match=r"was started with --method other\.py:Other"):
-        deployment.read_experiment(text, "other.py:Other")
-    assert deployment.read_experiment(json.dumps({"method": "/elsewhere/shift.py:FedShift"}), own).method == own
