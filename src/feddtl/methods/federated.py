@@ -268,9 +268,6 @@ class FederatedMethod(Method):
         objective.penalties = penalties_of(self.training.local, shared)
         return objective
 
-    def _trainable(self, shared: Tensors, personal: Tensors) -> Tensors:
-        return trainable_copy({**shared, **personal}, self.device)
-
     def _on_device(self, tensors: Mapping[str, Tensor]) -> Tensors:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
