@@ -153,7 +153,7 @@ def test_every_number_has_a_limit() -> None:
         ),
         (
             {"participation": 0.95, "system": SystemConfig(selection="fedppo")},
-            "system.selection = 'fedppo' has no choice: participation = 0.95 is all 5 clients",
+            "system.selection = 'fedppo' has nothing to select: with participation = 0.95, all 5 clients participate",
             "Lower participation",
         ),
         (
@@ -163,7 +163,7 @@ def test_every_number_has_a_limit() -> None:
         ),
         (
             {"server": ServerConfig(aggregator="product"), "system": SystemConfig(mode="async")},
-            "server.aggregator = 'product' factorises anew",
+            "server.aggregator = 'product' factorises again in each aggregation",
             "server.aggregator = 'mean'",
         ),
     ],

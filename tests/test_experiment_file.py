@@ -79,7 +79,7 @@ def test_dotted_keys() -> None:
         ({"sorce": "x"}, "Did you mean 'data.source'?"),
         ({"server": {"rank": 4}}, "Did you mean 'lora.rank'?"),
         ({"server": {"learnig_rate": 4}}, "Did you mean 'learning_rate'?"),
-        ({"rl": {"seed": 4}}, "'seed' belongs to no table: write it above the first [table]."),
+        ({"rl": {"seed": 4}}, "'seed' is a top-level key: write it above the first [table]."),
         ({"data.alpha": 1}, "Write it without quotes, or the last part of it in its table."),
     ],
 )

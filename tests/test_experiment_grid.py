@@ -101,7 +101,7 @@ def test_every_combination_is_there_once(grid: dict[str, set[int]]) -> None:
         ("grid = 3", ("grid = 3 is not a table", "[grid]")),
         ("[grid]\nrounds = 3", ("grid.rounds = 3 is not a list", "rounds = [VALUE")),
         ("[grid]\nrounds = []", ("grid.rounds = [] is not a list",)),
-        ("[grid]\nrounds = [3, 3]", ("label '3'", "twice")),
+        ("[grid]\nrounds = [3, 3]", ("label '3'", "Remove the repeated value")),
         ("rounds = 3\n[grid]\nrounds = [3]", ("rounds is set twice", "in the settings")),
         ("[grid]\nrounds = [3]\n[variants]\na = { rounds = 3 }", ("rounds is set twice", "variant 'a'")),
         ("variants = 3", ("variants = 3 is not a table",)),

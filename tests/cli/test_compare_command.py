@@ -70,7 +70,7 @@ def test_every_cell_is_the_run_that_the_run_command_gives(feddtl: Command, files
 def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     answer = feddtl("compare", *files, "--seeds", 0, 1, "--output", "out")
     first, *rest = answer.err.splitlines()
-    assert first == "4 cells, 4 to run; a line follows for each"
+    assert first == "4 cells, 4 to run; one line is printed for each"
     lines = [line for line in rest if not line.startswith("note: ")]
     assert len(rest) == len(lines) + 1  # what all runs have to say is said once
     scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"

@@ -45,7 +45,7 @@ def test_what_is_damaged_is_noted(finished: Path, tmp_path: Path, feddtl: Comman
     (tmp_path / "runs" / "bad" / "summary.json").write_text("{")
     answer = feddtl("report", tmp_path / "runs")
     assert answer.code == 0
-    assert answer.err.startswith("note: bad is left out. Cannot read bad/summary.json")
+    assert answer.err.startswith("note: bad is skipped. Cannot read bad/summary.json")
     assert "report of 1 run, " in answer.out
 
 

@@ -71,7 +71,7 @@ def test_without_a_policy_time_is_counted_and_not_drawn(bench: Bench, tmp_path: 
 def test_fedppo_says_how_many_images_it_holds_back(bench: Bench, feddtl: Command) -> None:
     """Three clients of five images: 10 % is half an image, so one of each."""
     answer = feddtl("run", *bench.flags("--output", "run", "--rounds", 2, *POLICIES["fedppo"]))
-    assert "note: 3 of 15 training images are held back to choose clients by." in answer.err
+    assert "note: 3 of 15 training images are held out for client selection." in answer.err
 
 
 def test_fedppo_trains_on_no_image_that_it_measures(bench: Bench) -> None:

@@ -91,7 +91,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
 def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None:
     """A finished run is not run again, a cut one goes on."""
     answer = feddtl("run", "--resume", finished)
-    assert "finished already" in answer.err
+    assert "is already finished" in answer.err
     assert "FedDTL" in answer.out
     (finished / "summary.json").unlink()
     assert "resuming after round 4 of 4" in feddtl("run", "--resume", finished).err

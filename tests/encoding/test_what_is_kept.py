@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_on_the_way(make_encoder, table, exact, notes, monk
     monkeypatch.setattr(feddtl.models.cache.namespace, "write_all", full)
     activations = make_encoder(cache_memory_gb=memory).encode(table)
     torch.testing.assert_close(activations.all(), exact, rtol=0, atol=1e-6)
-    assert any("takes no more activations: No space left on device" in note for note in notes)
+    assert any("cannot store more activations: No space left on device" in note for note in notes)
     assert len(segments(tmp_path)) == 1
     assert list((tmp_path / "cache").glob("*/.segment*")) == []
 

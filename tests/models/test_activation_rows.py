@@ -61,7 +61,7 @@ def test_floats_are_a_cast(precision):
 def test_a_value_too_large_for_float16_is_refused_with_its_size():
     rows = random_rows(2, 3, 4)
     rows[1, 2, 3] = -70000
-    with pytest.raises(ModelError, match=r"is 7e\+04; float16 holds up to 6\.55e\+04") as error:
+    with pytest.raises(ModelError, match=r"is 7e\+04; the maximum of float16 is 6\.55e\+04") as error:
         pack(rows, "float16")
     assert "compute.activations = 'bfloat16' or 'float32'" in error.value.hint
     for precision in ("float32", "bfloat16", "int8"):
@@ -73,7 +73,7 @@ def test_a_value_too_large_for_float16_is_refused_with_its_size():
 def test_what_is_not_finite_is_refused(precision, value):
     rows = random_rows(2, 3, 4)
     rows[0, 1, 2] = value
-    with pytest.raises(ModelError, match="not a number or infinite"):
+    with pytest.raises(ModelError, match="produced a NaN or infinite value"):
         pack(rows, precision)
 
 

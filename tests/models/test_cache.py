@@ -226,7 +226,7 @@ def test_a_run_never_evicts_what_it_uses(make_namespace, layout, tmp_path):
     assert run.room() >= 2
     add(run, [6, 7], random_rows(2, layout))
     assert run.room() == 0
-    with pytest.raises(OSError, match="no room"), run.claim(()) as claim:
+    with pytest.raises(OSError, match="no space for another"), run.claim(()) as claim:
         run.add(claim, keys_of(8, 9), [random_rows(2, layout)])
     assert make_namespace().find(keys_of(*range(10))).keys() == set(keys_of(*range(8)))
     assert hidden_files(tmp_path) == []
@@ -246,7 +246,7 @@ def test_the_disk_keeps_a_margin(make_namespace, layout, monkeypatch):
     assert namespace.room() > 1000
     monkeypatch.setattr(feddtl.models.cache.folder, "FREE_MARGIN", 10**18)
     assert namespace.room() == 0
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(OSError, match="no space for another"):
         add(namespace, [1], random_rows(1, layout))
 
 
@@ -352,7 +352,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_only_where_it_was_asked_for
     monkeypatch.delenv("FEDDTL_CACHE")
     monkeypatch.setenv("HOME", str(blocked))
     assert open_cache_folder("", notes.append) is None
-    assert "not kept for later runs" in notes[0]
+    assert "not cached for later runs" in notes[0]
 
 
 def test_contents_and_clearing(make_namespace, layout, tmp_path):

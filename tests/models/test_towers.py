@@ -121,7 +121,7 @@ def test_prompt_that_fills_the_context_is_taken_and_one_token_more_is_refused(do
     ids, ends = double_clip.text.tokenize(["x" * 62])
     assert ids.shape == (1, 64)
     assert ends.tolist() == [63]
-    with pytest.raises(ModelError, match=r"The prompt 'x{63}' has 65 tokens; this model takes 64") as caught:
+    with pytest.raises(ModelError, match=r"The prompt 'x{63}' has 65 tokens; the model allows 64") as caught:
         double_clip.text.tokenize(["short", "x" * 63, "y"])
     assert "data.prompt" in caught.value.hint
 

@@ -73,7 +73,7 @@ def test_a_damaged_run_is_left_out_and_named(copy_of: Callable[[], Path], file: 
     collection = collect(folder)
     assert [run.name for run in collection.runs] == ["feddtl-seed1", "fedlora-seed0"]
     [problem] = collection.problems
-    assert problem.startswith("feddtl-seed0 is left out.")
+    assert problem.startswith("feddtl-seed0 is skipped.")
     assert said in problem
     assert str(folder) not in problem
     with pytest.raises(RunError) as caught:

@@ -61,7 +61,7 @@ def test_every_part_is_there(page: Element) -> None:
             "Base and novel names together",
         ),
         *("Reward", "Groups without signal", "KL to the reference", "Probability ratio", "Clipped ratios"),
-        *("Who has which images", "Time by phase", "Traffic", "Images that changed sides", "Runs"),
+        *("Images by client", "Time by phase", "Traffic", "Images that changed sides", "Runs"),
     } <= set(headings(page))
     assert list(rows(page, "Run folders")) == ["runs/feddtl-seed0", "runs/feddtl-seed1", "runs/fedlora-seed0"]
     assert list(rows(page, "Accuracy in % of the clients' own models")) == ["FedDTL", "FedLoRA + two-stage"]
@@ -153,7 +153,7 @@ def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_
     assert "The images cannot be shown." in problem.text
     assert "photos" in problem.text
     assert page.all("img") == []
-    assert "Who has which images" in headings(page)
+    assert "Images by client" in headings(page)
 
 
 def test_other_images_than_the_run_had_are_not_shown(bench: Bench, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_other_images_than_the_run_had_are_not_shown(bench: Bench, tmp_path: Pat
     run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
     (photos / "test" / "ant" / "0.png").unlink()
     page = parse(write_report(run).path)
-    assert "has other test images than the run run had" in page.all("div", role="alert")[0].text
+    assert "has different test images from those of the run run" in page.all("div", role="alert")[0].text
     assert page.all("img") == []
 
 
@@ -270,7 +270,7 @@ def test_a_run_without_a_scored_round(copy_of: Callable[[], Path]) -> None:
         (folder / name).unlink()
     page = parse(write_report(folder).path)
     assert rows(page, "Accuracy in %") == {"FedDTL (unfinished, after round 0 of 4)": ["–"] * 4}
-    assert "Who has which images" in headings(page)
+    assert "Images by client" in headings(page)
 
 
 def test_no_path_of_this_machine_is_on_the_page(bench: Bench, tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_no_path_of_this_machine_is_on_the_page(bench: Bench, tmp_path: Path) ->
     photos.rename(tmp_path / "private" / "elsewhere")
     page = parse(write_report(run).path)
     assert "Folders of photos other than train and test are ignored: extra." in page.text
-    assert rows(page, "Settings that are not")["model"][0] == bench.clip.name
-    assert rows(page, "Settings that are not")["data.source"][0] == "photos"
+    assert rows(page, "Settings that differ")["model"][0] == bench.clip.name
+    assert rows(page, "Settings that differ")["data.source"][0] == "photos"
     for private in (str(bench.clip.parent), str(tmp_path)):
         assert private not in (run / "report.html").read_text()
 

@@ -25,7 +25,7 @@ def test_the_last_round_and_the_one_that_was_used_are_kept(tmp_path):
         assert {name: tensor.tolist() for name, tensor in kept.load(number).items()} == {
             name: tensor.tolist() for name, tensor in tensors(number).items()
         }
-    with pytest.raises(ClientError, match="kept after round 1 cannot be read"):
+    with pytest.raises(ClientError, match="personal state after round 1 cannot be read"):
         kept.load(1)
 
 

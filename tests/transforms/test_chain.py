@@ -172,7 +172,7 @@ def test_a_chain_can_be_summed_if_all_members_can_and_refuses_what_one_refuses()
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ("float15", "uplink.transforms = 'float15' is not known"),
+        ("float15", "uplink.transforms = 'float15' is unknown"),
         ("float16,float16", "each transform once"),
     ],
 )

@@ -70,12 +70,12 @@ class UpdatesInFlight:
         }
         for job in self.jobs:
             tensors |= add_prefix(f"begun/{job.version}", job.begun.tensors)
-        return add_prefix("flight", tensors)
+        return add_prefix("in_flight", tensors)
 
     @staticmethod
     def from_tensors(memory: Mapping[str, Tensor]) -> UpdatesInFlight:
         """Inverse of `to_tensors`; without tensors, a run that has not begun."""
-        tensors = select_prefix(memory, "flight")
+        tensors = select_prefix(memory, "in_flight")
         if not tensors:
             return UpdatesInFlight()
         started, applied = (int(count) for count in tensors["counts"])
