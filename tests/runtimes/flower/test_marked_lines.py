@@ -53,7 +53,7 @@ def fails_with(error):
 def test_a_client_that_cannot_take_part_says_why(capsys):
     ask(client_app(fails_with(RunError("The disk is full.", "Delete files."))), "train", round_number=3)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "feddtl: client 2 cannot take part in this run: The disk is full.",
+        "feddtl: client 2 cannot participate in this run: The disk is full.",
         "feddtl: Delete files.",
     ]
 

@@ -34,7 +34,7 @@ from feddtl.runtimes.flower.apps import client_app
 def test_a_client_without_a_node(bench, tmp_path):
     experiment = short(bench)
     deployment.serve(experiment, tmp_path / "run", grid_of(clients=[0, 2]))
-    assert records(tmp_path / "run")[1]["failures"] == {"1": "no node of it is connected."}
+    assert records(tmp_path / "run")[1]["failures"] == {"1": "none of its nodes is connected."}
 
 
 class FaultyGrid(InMemoryGrid):
@@ -97,7 +97,7 @@ def test_waiting_for_an_absent_client_takes_no_time_from_the_others(bench, tmp_p
     """The server waits 0.3 s for client 1; the others then have 0.3 s of their own, of which they need 0.1 s."""
     experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=0.3, min_clients=2))
     deployment.serve(experiment, tmp_path / "run", faulty_grid([0, 2], delay=0.1))
-    assert records(tmp_path / "run")[0]["failures"] == {"1": "no node of it is connected."}
+    assert records(tmp_path / "run")[0]["failures"] == {"1": "none of its nodes is connected."}
 
 
 def test_a_client_that_comes_back_takes_part_again_and_is_not_waited_for(bench, tmp_path):
@@ -202,7 +202,7 @@ def test_a_second_node_of_a_client_waits_until_the_first_has_left(bench, tmp_pat
     assert [record["lost"] for record in records(tmp_path / "run")] == [[], [1], []]
     trained = [m for m in grid.sent if m.metadata.message_type == "train"]
     assert [m.metadata.dst_node_id for m in trained if client_of(m) == 1] == [101, 101, 200]
-    assert notes.lines.count("Node 200 says that it is client 1, which another node is already.") == 1
+    assert notes.lines.count("Node 200 claims to be client 1, but another node already is.") == 1
 
 
 class Crashing(InMemoryGrid):
@@ -232,9 +232,11 @@ def test_a_node_that_crashes_at_each_question_is_named_and_asked_again_in_the_ne
     deployment.serve(experiment, tmp_path / "run", grid, observer=notes)
     first, _, third = records(tmp_path / "run")
     crash = "it failed: out of memory"
-    assert first["failures"] == {"1": f"no node of it is connected. Node 101 does not say which client it is: {crash}"}
+    assert first["failures"] == {
+        "1": f"none of its nodes is connected. Node 101 does not say which client it is: {crash}"
+    }
     assert third["lost"] == []
-    assert notes.lines.count(f"Node 101 cannot take part: {crash}") == 1
+    assert notes.lines.count(f"Node 101 cannot participate: {crash}") == 1
 
 
 @pytest.mark.parametrize("claimed", [99, -1, True, [1, 2]], ids=str)

@@ -92,8 +92,8 @@ def without_records(reply):
         (with_nan, "holds NaN or infinite values"),
         (with_wrong_shape, "has the shape"),
         (with_wrong_label, "holds class 3, which is not among 0 to 2"),
-        (with_scalar("classes", "0" * 64), "other classes"),
-        (with_scalar("model", "0" * 64), "another CLIP"),
+        (with_scalar("classes", "0" * 64), "different classes"),
+        (with_scalar("model", "0" * 64), "a different CLIP"),
         (with_scalar("schema", 1), "schema is 1, not 3"),
         (with_scalar("global_base_images", 99), "global_base_images is 99, not 3"),
         (with_scalar("global_novel_images", 1), "global_novel_images is 1, not 0"),
@@ -126,7 +126,7 @@ def test_a_bad_reply_costs_its_update_and_is_named(bench, tmp_path, tamper, reas
     assert (first["lost"], second["lost"], list(second["train_by_client"])) == ([], [1], ["0", "2"])
     assert "failures" not in first
     assert reason in second["failures"]["1"]
-    assert any(line.startswith("Round 2 goes on without client 1: ") and reason in line for line in notes.lines)
+    assert any(line.startswith("Round 2 continues without client 1: ") and reason in line for line in notes.lines)
 
 
 def test_a_client_that_raises_costs_its_update(bench, tmp_path):
@@ -139,10 +139,10 @@ def test_a_client_that_raises_costs_its_update(bench, tmp_path):
     for record in records(tmp_path / "run"):
         assert record["failures"] == {"2": "it failed: RuntimeError: out of memory"}
         assert record["lost"] == [2]
-    said = [line for line in notes.lines if "goes on without" in line]
+    said = [line for line in notes.lines if "continues without" in line]
     assert said[:2] == [
-        "Round 1 goes on without client 2: it failed: RuntimeError: out of memory",
-        "Round 2 goes on without client 2 for the same reason.",
+        "Round 1 continues without client 2: it failed: RuntimeError: out of memory",
+        "Round 2 continues without client 2 for the same reason.",
     ]
 
 
@@ -181,7 +181,7 @@ def test_the_closing_evaluation_goes_on_without_a_client_that_is_gone(bench, tmp
     last = records(tmp_path / "run")[-1]
     assert (last["federated"]["clients"], last["federated"]["base_images"]) == ([0, 1], 6)
     assert last["federated"]["failures"] == {"2": "it failed: RuntimeError: power cut"}
-    assert "The closing evaluation goes on without client 2: it failed: RuntimeError: power cut" in notes.lines
+    assert "The closing evaluation continues without client 2: it failed: RuntimeError: power cut" in notes.lines
     assert found.federated["final"].clients == [0, 1]
     assert found.federated["before"].clients == [0, 1, 2]
 

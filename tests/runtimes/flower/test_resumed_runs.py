@@ -73,7 +73,7 @@ def test_a_client_that_lost_its_disk_is_named(bench, tmp_path, state_of_clients)
 
     deployment.serve(make_experiment(bench, "fedpgp"), tmp_path / "run", grid_of(before=burn))
     [_, second, third] = records(tmp_path / "run")
-    assert "What this client kept after round 1 cannot be read" in second["failures"]["1"]
+    assert "This client's personal state after round 1 cannot be read" in second["failures"]["1"]
     assert third["lost"] == [1]
 
 
@@ -93,7 +93,7 @@ def stopped_in_round_2(bench, method, folder):
 def test_a_run_whose_clients_keep_something_goes_on_over_flower_alone(bench, tmp_path):
     """In one process the personal parts would begin anew, without a word."""
     experiment = stopped_in_round_2(bench, "fedpgp", tmp_path / "run")
-    with pytest.raises(RunError, match="was begun over Flower") as caught:
+    with pytest.raises(RunError, match="was started over Flower") as caught:
         run_experiment(experiment, tmp_path / "run", resume=True)
     assert f"feddtl submit --resume {tmp_path / 'run'}" in caught.value.hint
     with pytest.raises(RunError) as caught:
