@@ -103,6 +103,7 @@ def test_killed_while_loading_mid_round_and_at_the_checkpoint(
     assert drafts(folder) == []
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(
     bench: Bench, processes: KillableRuns, uninterrupted: dict[str, object], tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_killed_between_metrics_and_checkpoint(
     assert outcome(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_of_the_command_itself(bench: Bench, uninterrupted: dict[str, object], tmp_path: Path) -> None:
     """The plain command: `python -m feddtl` in a shell's environment, killed in the middle, and resumed."""
     folder = tmp_path / "run"

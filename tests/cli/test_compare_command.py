@@ -215,6 +215,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns
         yield started
 
 
+@pytest.mark.slow
 def test_killed_in_the_second_cell_and_given_again(processes: KillableRuns, files: list[Path], tmp_path: Path) -> None:
     """Tables of the first cell stay; then every cell ends where it would have without the kill."""
     whole, out = tmp_path / "whole", tmp_path / "out"

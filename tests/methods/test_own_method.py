@@ -101,6 +101,7 @@ def test_the_digest_is_that_of_the_file(own: str, tmp_path: Path) -> None:
     assert method_digest("feddtl") == ""
 
 
+@pytest.mark.slow
 def test_it_runs_resumes_and_compares_from_the_command_line(own: str, clip_folder: Path, tmp_path: Path) -> None:
     def feddtl(*words: str) -> str:
         command = [sys.executable, "-m", "feddtl", *words]

@@ -85,6 +85,7 @@ def test_three_steps_give_a_folder_that_loads_and_scores_what_was_printed(
     assert len(load_dataset(str(options.output.parent.parent / "halves" / FEDERATION)).train) == 18
 
 
+@pytest.mark.slow
 def test_a_longer_training_tells_the_colours_apart(
     script: ModuleType, options: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
