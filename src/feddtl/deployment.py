@@ -155,13 +155,14 @@ class ClientSide:
         self._chain.expected(expected)  # refuses what a member cannot do
         exchange = Exchange(client, payload.round, expected.weights, self.experiment.seed)
         sent = self._chain.encode(update, exchange)
+        arrived = self._chain.decode(sent, exchange)  # the client's model as the server sees it is what is scored
         require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
         scored = self.experiment.is_scored
         reply = Reply(
             sent,
             self._count(client, payload) if scored(payload.round - 1) else None,
-            self._count(client, payload, update) if scored(payload.round) else None,
-            self._scores(payload, update) if update.personal and not self._images.data.on_clients else None,
+            self._count(client, payload, arrived) if scored(payload.round) else None,
+            self._scores(payload, arrived) if update.personal and not self._images.data.on_clients else None,
         )
         parcel = pack_reply(reply, payload.round, self._contract)
         if update.personal:

@@ -14,7 +14,7 @@ from cli.small_runs import CLIENTS, final_state, records
 from runtimes.flower.flower_runs import ROUNDS, assert_equal_states, facts, grid_of, make_experiment, short
 
 from feddtl import deployment
-from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, SystemConfig, UplinkConfig
+from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ServerConfig, SystemConfig, UplinkConfig
 from feddtl.errors import ConfigError
 from feddtl.experiment import run_experiment
 
@@ -53,6 +53,27 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, monkeypatch, method, cac
     for record in records(tmp_path / "flower"):
         assert record["federated"]["base"] == record["base"], "all base test images are in the clients' shares"
         assert record["federated"]["base_images"] == 9
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "transforms", "method"),
+    [
+        ("median", "norm-bound,float16", "feddtl"),
+        ("trimmed-mean", "float16", "fedlora"),
+        ("product", "norm-bound", "feddtl"),
+        ("median", "", "promptfl"),
+    ],
+)
+def test_aggregators_and_transforms_are_the_same(bench, tmp_path, aggregator, transforms, method):
+    """States, and bytes as they were sent; the bound is one that an update of these rounds exceeds."""
+    uplink = UplinkConfig(transforms=transforms, max_update_norm=0.05)
+    server = ServerConfig(aggregator=aggregator, trim_share=0.4)
+    experiment = make_experiment(bench, method, uplink=uplink, server=server)
+    run_experiment(experiment, tmp_path / "local")
+    deployment.serve(experiment, tmp_path / "flower", grid_of())
+    assert_equal_states(tmp_path / "flower", tmp_path / "local")
+    assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
+    assert not any(record["lost"] for record in records(tmp_path / "flower"))
 
 
 def test_sampled_clients_and_simulated_losses_are_the_same(bench, tmp_path):
