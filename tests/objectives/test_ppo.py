@@ -72,6 +72,13 @@ def test_advantages_are_normalised_over_what_is_kept():
     assert found.tolist() == pytest.approx([-1.0, 0.0, 1.0])
 
 
+def test_advantages_are_normalised_by_hand():
+    """0 and 6 have mean 3 and deviation 3, so they become -1 and 1; what is left out becomes 0."""
+    kept = torch.tensor([True, True, False])
+    found = normalised(torch.tensor([0.0, 6.0, 99.0]), kept)
+    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0, 0.0]))
+
+
 def test_loss_by_hand():
     """Ratios 1.5 and 0.5 with A = 1 and -1, ε = 0.2: min(1.5, 1.2) = 1.2 and min(-0.5, -0.8) = -0.8, mean 0.2.
 

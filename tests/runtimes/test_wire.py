@@ -31,6 +31,7 @@ from feddtl.runtimes.wire.messages import (
     unpack_payload,
     unpack_reply,
 )
+from feddtl.runtimes.wire.values import accuracies
 from feddtl.transforms.base import Exchange
 from feddtl.transforms.catalog import build_chain
 from feddtl.transforms.chain import Chain
@@ -215,6 +216,8 @@ BAD = {
     ),
     "metric": (parcel_with(metrics={"loss": math.inf}), "The metric 'loss' is inf"),
     "metric list": (parcel_with(metrics={"loss": [1.0]}), "not a finite number"),
+    "metric name": (parcel_with(metrics={"loss\nnote: forged": 0.0}), "has a name that is not"),
+    "metric as truth": (parcel_with(metrics={"loss": True}), "not a finite number"),
     "metrics": (parcel_with(metrics={str(n): 0.0 for n in range(64)}), "There are 65 metrics"),
 }
 
@@ -312,3 +315,21 @@ def test_holdings_that_cannot_be_are_rejected_and_named(name, value):
     parcel = pack_image_counts(2, ImageCounts(6, 2))
     with pytest.raises(RejectedMessageError, match=f"{name} is {value}"):
         unpack_image_counts(replace(parcel, scalars={**parcel.scalars, name: value}), most=6)
+
+
+def test_as_many_metrics_as_are_allowed_pass():
+    most = {"loss": 0.5, **{f"m{n}": 0.0 for n in range(63)}}
+    parcel = pack_reply(Reply(replace(make_update(), metrics=most)), 3, CONTRACT)
+    assert unpack_reply(parcel, TERMS).update.metrics == most
+
+
+@pytest.mark.parametrize(
+    ("value", "passes"), [(0.0, True), (100.0, True), (-1e-3, False), (100.001, False), (50, False)]
+)
+def test_accuracies_are_percentages(value, passes):
+    scalars = {"base": value, "novel": 1.0}
+    if passes:
+        assert accuracies(scalars).base == value
+    else:
+        with pytest.raises(RejectedMessageError, match="The accuracy 'base'"):
+            accuracies(scalars)
