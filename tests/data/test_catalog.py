@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from small_images import picture, png_bytes
 
@@ -80,7 +78,7 @@ def test_every_entry_loads_from_what_it_declares(entry: CatalogEntry, monkeypatc
     names = HUB_NAMES.get(entry.name, ("apple_pie", "bird", "cat", "dog"))
     asked: list[str] = []
 
-    def fetch(hub_id: str, config: str | None) -> object:
+    def fetch(hub_id: str) -> object:
         asked.append(hub_id)
         return stand_in(entry, names)
 
@@ -162,15 +160,3 @@ def test_a_set_that_is_not_on_the_hub_says_where_it_is() -> None:
         load_dataset("officecaltech10")
     assert "ROOT/officecaltech10/DOMAIN/CLASS" in refused.value.hint
     assert "--data.root ROOT" in refused.value.hint
-
-
-def test_integer_labels_take_the_names_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    rows = {"image": [{"bytes": png_bytes(picture(i)), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
-    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
-    split = datasets.Dataset.from_dict(rows, features=features)
-    entry = CatalogEntry("pets", "owner/pets", "MIT", class_names=("cat", "dog"))
-    monkeypatch.setitem(CATALOG, "pets", entry)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": split, "test": split}))
-    assert load_dataset("pets").class_names == ("cat", "dog")

@@ -265,15 +265,15 @@ class TestHub:
         import datasets
 
         split = datasets.Dataset.from_parquet(str(make_parquet("x.parquet", [0, 1] * 5, names=["cat", "dog"])))
-        asked: list[object] = []
+        asked: list[str] = []
 
-        def fetch(hub_id: str, config: str | None) -> datasets.DatasetDict:
-            asked.append((hub_id, config))
+        def fetch(hub_id: str) -> datasets.DatasetDict:
+            asked.append(hub_id)
             return datasets.DatasetDict({"train": split, "validation": split})
 
         monkeypatch.setattr(datasets, "load_dataset", fetch)
         dataset = load_dataset("owner/my-animals")
-        assert asked == [("owner/my-animals", None)]
+        assert asked == ["owner/my-animals"]
         assert dataset.name == "my-animals"
         assert len(dataset.train) == len(dataset.test) == 10
         monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"all": split}))

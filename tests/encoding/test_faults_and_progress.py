@@ -11,6 +11,7 @@ from encoding_processes import random_table
 import feddtl.encoding
 import feddtl.models.cache.folder
 import feddtl.models.cache.namespace
+from feddtl.data.decode import EncodedImage
 from feddtl.data.table import ImageTable
 from feddtl.errors import ConfigError, DataError
 from feddtl.timing import Stopwatch
@@ -29,24 +30,17 @@ def segments(tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_bad_image_stops_and_what_was_done_is_kept(make_encoder, table, passes, threads, tmp_path):
-    class Reader:
-        bad = 21
+    damaged = {21}
 
-        def __call__(self, row):
-            if row == self.bad:
-                raise DataError("Cannot read the image cat/21.png.")
-            return table.reader(row)
+    def read(row):
+        return EncodedImage(b"damaged", "cat/21.png") if row in damaged else table.reader(row)
 
-        def digest(self, row):
-            return table.reader.digest(row)
-
-    reader = Reader()
     with pytest.raises(DataError, match=r"cat/21\.png"):
-        make_encoder(loading_threads=threads).encode(with_reader(table, reader))
+        make_encoder(loading_threads=threads).encode(with_reader(table, read))
     assert passes == [4] * 5
     passes.clear()
-    reader.bad = None
-    make_encoder().encode(with_reader(table, reader))
+    damaged.clear()
+    make_encoder().encode(with_reader(table, read))
     assert passes == [4] * 3
     assert torch.equal(make_encoder().encode(table).all(), make_encoder(cache_folder="off").encode(table).all())
 

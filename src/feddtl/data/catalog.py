@@ -30,12 +30,10 @@ class CatalogEntry:
         train_split: Split of the training images; several are joined by `+`.
         test_split: Split of the test images; "" to hold one out.
         prompt_template: Text with `{class}` in place of the class name.
-        class_names: Names of integer classes in order; () to take them from the data.
         blank_pattern: Regular expression of what becomes a space in the class names of the Hub.
         readable_names: Name for a prompt by class name, if spaces alone are not enough.
         keep_classes: Names of the classes to keep, in order; () for all.
         drop_classes: Names of the classes to leave out.
-        config: Configuration of the Hub data set; "" for its default.
         source_note: Sizes (train / test), and anything special or unknown about the Hub's copy.
     """
 
@@ -48,12 +46,10 @@ class CatalogEntry:
     train_split: str = "train"
     test_split: str = "test"
     prompt_template: str = "a photo of a {class}."
-    class_names: tuple[str, ...] = ()
     blank_pattern: str = "_"
     readable_names: Mapping[str, str] = field(default_factory=dict)
     keep_classes: tuple[str, ...] = ()
     drop_classes: tuple[str, ...] = ()
-    config: str = ""
     source_note: str = ""
 
     def readable(self, dataset: ImageDataset, where: str) -> ImageDataset:

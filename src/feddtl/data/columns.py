@@ -24,15 +24,13 @@ class Columns:
 
     Attributes:
         image: Column of images.
-        label: Column of classes: ClassLabel, text, or integers with `class_names`.
+        label: Column of classes: ClassLabel or text.
         domain: Column of domains; stays empty if there are none.
-        class_names: Names, in order, of integer classes that have no names in the data.
     """
 
     image: str = ""
     label: str = ""
     domain: str = ""
-    class_names: tuple[str, ...] = ()
 
 
 def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns:
@@ -68,7 +66,7 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
         DataError: Integers without names, or images without a label.
     """
     values = split[columns.label][:]
-    names = _class_names(split, columns)
+    names = tuple(getattr(split.features[columns.label], "names", None) or ())
     if not names and _is_text(split.features[columns.label]):
         names = tuple(sorted({value for value in values if value}))
         ids = {name: i for i, name in enumerate(names)}
@@ -107,11 +105,6 @@ def _domain_texts(split: datasets.Dataset, column: str, where: str) -> list[str]
         raise DataError(f"One split of {where} has no column '{column}'.", "Add the domain column to every split.")
     names = getattr(split.features[column], "names", None)
     return [str(names[value]) if names else str(value) for value in split[column][:]]
-
-
-def _class_names(split: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
-    """Names of integer classes from the data, else from the catalogue."""
-    return tuple(getattr(split.features[columns.label], "names", None) or columns.class_names)
 
 
 def _image_column(split: datasets.Dataset, where: str) -> str:

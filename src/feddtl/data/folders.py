@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from feddtl.data.decode import decode_rgb, encoded_digest
+from feddtl.data.decode import EncodedImage
 from feddtl.data.image_files import IMAGE_SUFFIXES
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError
@@ -20,17 +19,13 @@ LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or in
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Reads images by their place in a list of files."""
+    """Images by their position in a list of files."""
 
     files: tuple[Path, ...]
 
-    def __call__(self, row: int) -> Image.Image:
-        """RGB image of one row. Raises DataError naming the file."""
-        return decode_rgb(self.files[row], str(self.files[row]))
-
-    def digest(self, row: int) -> bytes:
-        """Name of one row's content. Raises DataError naming the file."""
-        return encoded_digest(self.files[row], str(self.files[row]))
+    def __call__(self, row: int) -> EncodedImage:
+        """The image of one row."""
+        return EncodedImage(self.files[row], str(self.files[row]))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
-from feddtl.data.decode import decode_rgb, encoded_digest
+from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import check_same_classes, readable
 from feddtl.data.table import ImageDataset, ImageTable, Indices
 from feddtl.errors import DataError
@@ -27,28 +26,20 @@ TEST_SPLITS = ("test", "validation", "valid", "val")
 
 @dataclass(frozen=True)
 class HubReader:
-    """Reads images of one split row by row; `split` holds encoded bytes, nothing decoded."""
+    """Images of one split; `split` stores encoded bytes, nothing decoded."""
 
     split: datasets.Dataset
     column: str
     where: str
 
-    def __call__(self, row: int) -> Image.Image:
-        """RGB image of one row. Raises DataError naming split and row."""
-        return decode_rgb(*self._encoded(row))
-
-    def digest(self, row: int) -> bytes:
-        """Name of one row's content. Raises DataError naming split and row."""
-        return encoded_digest(*self._encoded(row))
-
-    def _encoded(self, row: int) -> tuple[Path | bytes, str]:
-        """Encoded image, or the file that holds it, and its name in errors."""
+    def __call__(self, row: int) -> EncodedImage:
+        """The image of one row. Raises DataError naming split and row."""
         encoded = self.split[row][self.column] or {}
         where = f"in row {row} of {self.where}"
         if encoded.get("bytes"):
-            return encoded["bytes"], where
+            return EncodedImage(encoded["bytes"], where)
         if encoded.get("path"):
-            return Path(encoded["path"]), f"{encoded['path']} {where}"
+            return EncodedImage(Path(encoded["path"]), f"{encoded['path']} {where}")
         raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
 
 
@@ -88,7 +79,6 @@ def load_catalogued_parquet(entry: CatalogEntry, path: Path, columns: Columns) -
         image=columns.image or _present(entry.image_column, train),
         label=columns.label or _present(entry.label_column, train),
         domain=columns.domain or _present(entry.domain_column, train),
-        class_names=entry.class_names,
     )
     return replace(_from_splits(entry.name, str(path), train, test, asked), notes=notes)
 
@@ -104,7 +94,7 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
         DataError: Not found, no network, no training split, or columns that cannot be determined.
     """
     fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
-    splits = _download(hub_id, "", f"download it on another machine ({fetch}) and use --data.source FOLDER.")
+    splits = _download(hub_id, f"download it on another machine ({fetch}) and use --data.source FOLDER.")
     test_name = next((name for name in TEST_SPLITS if name in splits), "")
     if "train" in splits:
         train_name = "train"
@@ -132,10 +122,10 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
         )
     # A plain download would lose the catalogue's class names and prompt; the loader's cache does not.
     copy = f"run '{entry.name}' once on a machine with one, copy its HF_HOME folder here and set HF_HOME to it."
-    splits = _download(entry.hub_id, entry.config, copy)
+    splits = _download(entry.hub_id, copy)
     train = _joined(splits, entry.train_split, entry.hub_id)
     test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
-    columns = Columns(entry.image_column, entry.label_column, entry.domain_column, entry.class_names)
+    columns = Columns(entry.image_column, entry.label_column, entry.domain_column)
     dataset = _from_splits(entry.name, entry.hub_id, train, test, columns)
     return replace(entry.readable(dataset, entry.hub_id), prompt_template=entry.prompt_template)
 
@@ -260,12 +250,12 @@ def _read_parquet(files: list[Path]) -> datasets.Dataset:
         ) from error
 
 
-def _download(hub_id: str, config: str, without_network: str) -> datasets.DatasetDict:
+def _download(hub_id: str, without_network: str) -> datasets.DatasetDict:
     import datasets as hf
 
     try:
         with _silent():
-            return hf.load_dataset(hub_id, config or None)
+            return hf.load_dataset(hub_id)
     # The loader passes on errors of the network, of the Hub, of the cache and its own.
     except Exception as error:
         raise DataError(

@@ -6,7 +6,7 @@ The bundled tiny CLIP is pretrained on `PRETRAIN_DOMAINS` only, so `FEDERATED_DO
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from feddtl.data.decode import pixel_digest
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
 from feddtl.seeding import numpy_generator
@@ -69,11 +68,6 @@ class ArrayReader:
         """RGB image of one row."""
         return Image.fromarray(self.pixels[row])
 
-    def digest(self, row: int) -> bytes:
-        """Digest of one row's content."""
-        height, width, _ = self.pixels[row].shape
-        return pixel_digest(width, height, self.pixels[row].tobytes())
-
 
 def render(colours: IntArray, shapes: IntArray, domains: IntArray, generator: np.random.Generator) -> ByteArray:
     """Draw one image per entry; position, size, rotation, tint and noise are random.
@@ -95,7 +89,9 @@ def render(colours: IntArray, shapes: IntArray, domains: IntArray, generator: np
         tint = np.clip(palette + _uniform(generator, -0.06, 0.06, palette.shape), 0, 1)
         for domain in np.unique(domains[part]):
             here = np.flatnonzero(domains[part] == domain)
-            drawn = _PAINTERS[DOMAINS[domain]](distance[here], tint[here], generator)
+            paint, grain = _PAINTERS[DOMAINS[domain]]
+            drawn = paint(distance[here], tint[here], generator)
+            drawn = drawn + generator.standard_normal(drawn.shape, np.float32) * np.float32(grain)
             images[start + here] = np.clip(drawn * 255 + 0.5, 0, 255).reshape(-1, SIDE, SIDE, 3)
     return images
 
@@ -118,7 +114,6 @@ def shapes_dataset(
         test=_table(domains, test_per_class, seed, "shapes test"),
         class_names=CLASS_NAMES,
         domain_names=tuple(domains),
-        prompt_template="a photo of a {class}.",
     )
 
 
@@ -149,11 +144,6 @@ def _uniform(generator: np.random.Generator, low: float, high: float, shape: tup
     return generator.random(shape, np.float32) * np.float32(high - low) + np.float32(low)
 
 
-def _noise(generator: np.random.Generator, count: int, spread: float) -> FloatArray:
-    """(count, 1024, 3) grain, normal with this standard deviation."""
-    return generator.standard_normal((count, SIDE * SIDE, 3), np.float32) * np.float32(spread)
-
-
 def _grid() -> tuple[FloatArray, FloatArray]:
     """x to the right and y upwards in pixels from the centre of the image, each (1, 1024)."""
     at = np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)
@@ -181,19 +171,6 @@ def _signed_distance(shapes: IntArray, generator: np.random.Generator) -> FloatA
     return distance * radius
 
 
-def _circle(u: FloatArray, v: FloatArray) -> FloatArray:
-    return np.hypot(u, v) - 0.85
-
-
-def _square(u: FloatArray, v: FloatArray) -> FloatArray:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.72
-
-
-def _triangle(u: FloatArray, v: FloatArray) -> FloatArray:
-    side: FloatArray = np.maximum(np.abs(u) * 0.866 + (v + 0.15) * 0.5, -v - 0.15)
-    return side - 0.5
-
-
 def _star(u: FloatArray, v: FloatArray) -> FloatArray:
     """Five points: every sector is folded onto one edge from a tip to an inner corner."""
     sector = 2 * math.pi / 5
@@ -202,15 +179,6 @@ def _star(u: FloatArray, v: FloatArray) -> FloatArray:
     radius = np.hypot(u, v)
     along = (radius * np.cos(angle) - 1) * inner_y + radius * np.sin(angle) * (1 - inner_x)
     return along / math.hypot(1 - inner_x, inner_y)
-
-
-def _cross(u: FloatArray, v: FloatArray) -> FloatArray:
-    a, b = np.abs(u), np.abs(v)
-    return np.minimum(np.maximum(a - 0.9, b - 0.27), np.maximum(a - 0.27, b - 0.9))
-
-
-def _ring(u: FloatArray, v: FloatArray) -> FloatArray:
-    return np.abs(np.hypot(u, v) - 0.68) - 0.2
 
 
 def _heart(u: FloatArray, v: FloatArray) -> FloatArray:
@@ -223,12 +191,19 @@ def _heart(u: FloatArray, v: FloatArray) -> FloatArray:
     return edge * 1.65
 
 
-def _moon(u: FloatArray, v: FloatArray) -> FloatArray:
-    edge: FloatArray = np.maximum(np.hypot(u, v) - 0.92, 0.75 - np.hypot(u - 0.5, v))
-    return edge
-
-
-_OUTLINES = dict(zip(SHAPES, (_circle, _square, _triangle, _star, _cross, _ring, _heart, _moon), strict=True))
+# The shapes are up to 1 in size around the centre; the distance has the same unit.
+_OUTLINES: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
+    "circle": lambda u, v: np.hypot(u, v) - 0.85,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.72,
+    "triangle": lambda u, v: np.maximum(np.abs(u) * 0.866 + (v + 0.15) * 0.5, -v - 0.15) - 0.5,
+    "star": _star,
+    "cross": lambda u, v: np.minimum(
+        np.maximum(np.abs(u) - 0.9, np.abs(v) - 0.27), np.maximum(np.abs(u) - 0.27, np.abs(v) - 0.9)
+    ),
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.68) - 0.2,
+    "heart": _heart,
+    "moon": lambda u, v: np.maximum(np.hypot(u, v) - 0.92, 0.75 - np.hypot(u - 0.5, v)),
+}
 
 # --- domains: (N, 1024) distances and (N, 3) colours to (N, 1024, 3) RGB, 0 to 1 ----------------------
 
@@ -255,8 +230,7 @@ def _waves(generator: np.random.Generator, count: int, low: float, high: float) 
 
 def _plain(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
     """One nearly grey background."""
-    count = len(distance)
-    return _over(_muted(generator, count, 0.05, 0.95), colour, distance) + _noise(generator, count, 0.02)
+    return _over(_muted(generator, len(distance), 0.05, 0.95), colour, distance)
 
 
 def _gradient(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -264,7 +238,7 @@ def _gradient(distance: FloatArray, colour: FloatArray, generator: np.random.Gen
     count = len(distance)
     first, second = _muted(generator, count, 0.05, 0.95), _muted(generator, count, 0.05, 0.95)
     share = 0.5 + 0.5 * _waves(generator, count, 64, 96)[..., None]
-    return _over(first + (second - first) * share, colour, distance) + _noise(generator, count, 0.02)
+    return _over(first + (second - first) * share, colour, distance)
 
 
 def _texture(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -274,7 +248,7 @@ def _texture(distance: FloatArray, colour: FloatArray, generator: np.random.Gene
     second = _uniform(generator, 0.2, 0.8, (count, 1, 3))
     pattern = _waves(generator, count, 4, 12) * _waves(generator, count, 6, 24)
     share = np.clip(0.5 + 3 * pattern, 0, 1)[..., None]
-    return _over(first + (second - first) * share, colour, distance) + _noise(generator, count, 0.04)
+    return _over(first + (second - first) * share, colour, distance)
 
 
 def _sketch(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -284,7 +258,7 @@ def _sketch(distance: FloatArray, colour: FloatArray, generator: np.random.Gener
     wobbly = distance + 0.5 * _waves(generator, count, 8, 16)
     hatch = np.maximum(wobbly, -_waves(generator, count, 3.5, 5.5))
     hatched = _over(paper, paper[:, 0] + (colour - paper[:, 0]) * 0.8, hatch)
-    return _over(hatched, colour, np.abs(wobbly) - 1) + _noise(generator, count, 0.03)
+    return _over(hatched, colour, np.abs(wobbly) - 1)
 
 
 def _night(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -292,7 +266,7 @@ def _night(distance: FloatArray, colour: FloatArray, generator: np.random.Genera
     count = len(distance)
     light = _uniform(generator, 0.3, 0.55, (count, 1, 1)) * np.asarray([0.75, 0.85, 1.2], np.float32)
     scene = _over(_muted(generator, count, 0.05, 0.5), colour, distance)
-    return scene * light + _noise(generator, count, 0.04)
+    return scene * light
 
 
 def _fog(distance: FloatArray, colour: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -300,7 +274,15 @@ def _fog(distance: FloatArray, colour: FloatArray, generator: np.random.Generato
     count = len(distance)
     haze = 0.6 + 0.15 * _waves(generator, count, 20, 50)[..., None]
     scene = _over(_muted(generator, count, 0.3, 0.9), colour, distance, blur=4.0)
-    return scene + (_muted(generator, count, 0.75, 0.9) - scene) * haze + _noise(generator, count, 0.02)
+    return scene + (_muted(generator, count, 0.75, 0.9) - scene) * haze
 
 
-_PAINTERS = dict(zip(DOMAINS, (_plain, _gradient, _texture, _sketch, _night, _fog), strict=True))
+# Painter, and standard deviation of the grain, by domain.
+_PAINTERS = {
+    "plain": (_plain, 0.02),
+    "gradient": (_gradient, 0.02),
+    "texture": (_texture, 0.04),
+    "sketch": (_sketch, 0.03),
+    "night": (_night, 0.04),
+    "fog": (_fog, 0.02),
+}

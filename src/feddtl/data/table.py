@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from feddtl.data.decode import pixel_digest
+from feddtl.data.decode import EncodedImage, pixel_digest
 
 DEFAULT_PROMPT = "a photo of a {class}."
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-
-@runtime_checkable
-class ImageReader(Protocol):
-    """Images of a source by row. Both methods raise DataError naming the image if it cannot be read."""
-
-    def __call__(self, row: int) -> Image.Image:
-        """RGB image."""
-        ...
-
-    def digest(self, row: int) -> bytes:
-        """16 bytes that identify the image's content, computed without decoding it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -33,13 +19,14 @@ class ImageTable:
     """Images of one split with integer labels; nothing is decoded before `read`.
 
     Attributes:
-        reader: Reads row i of the underlying source as an RGB image.
+        reader: Row i of the underlying source, as the source stores it or as an RGB image; raises DataError if it
+            cannot be read.
         rows: (N,) rows of the source that belong to this table.
         labels: (N,) class ids.
         domains: (N,) domain ids; all zero if the source has no domains.
     """
 
-    reader: ImageReader | Callable[[int], Image.Image]
+    reader: Callable[[int], EncodedImage | Image.Image]
     rows: Indices
     labels: Indices
     domains: Indices
@@ -49,23 +36,27 @@ class ImageTable:
 
     def read(self, index: int) -> Image.Image:
         """RGB image at a position of this table. Raises DataError if it cannot be decoded."""
-        return self.reader(int(self.rows[index]))
+        stored = self.reader(int(self.rows[index]))
+        return stored.decode() if isinstance(stored, EncodedImage) else stored
 
     def digest(self, index: int) -> bytes:
         """16 bytes that identify the content of the image at a position, independent of its file name.
 
+        An image that is stored in encoded form is not decoded.
+
         Raises:
             DataError: The image cannot be read.
         """
-        if isinstance(self.reader, ImageReader):
-            return self.reader.digest(int(self.rows[index]))
-        image = self.read(index).convert("RGB")
+        stored = self.reader(int(self.rows[index]))
+        if isinstance(stored, EncodedImage):
+            return stored.digest()
+        image = stored.convert("RGB")
         return pixel_digest(*image.size, image.tobytes())
 
     def select(self, indices: Sequence[int] | Indices) -> ImageTable:
         """The table of these positions, in this order."""
-        at = np.asarray(indices, dtype=np.int64)
-        return ImageTable(self.reader, self.rows[at], self.labels[at], self.domains[at])
+        chosen = np.asarray(indices, dtype=np.int64)
+        return ImageTable(self.reader, self.rows[chosen], self.labels[chosen], self.domains[chosen])
 
 
 @dataclass(frozen=True)
@@ -88,4 +79,4 @@ class ImageDataset:
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...] = ("all",)
     prompt_template: str = DEFAULT_PROMPT
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
