@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.federation.processes import Processes, program
 from feddtl.config import Experiment
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.launch.connection import client_name
-from feddtl.launch.processes import free_port, toml_text
+from feddtl.launch.connection import client_name, toml_text
+from feddtl.launch.processes import free_port
 
 FEDDTL = (sys.executable, "-m", "feddtl")
 SERVER, SUBMIT = "server", "submit"

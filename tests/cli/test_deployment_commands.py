@@ -120,9 +120,9 @@ def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):
     """The settings of a run that goes on are its own."""
     asked = []
 
-    def submit(state, experiment, output, *, resume, track, tell):
+    def submit(state, experiment, output, *, resume, track, show):
         asked.append((experiment.rounds, output, resume))
-        tell("round 1/4 sft")
+        show("round 1/4 sft")
 
     monkeypatch.setattr("feddtl.launch.submission.submit", submit)
     answer = feddtl("submit", "--resume", finished)

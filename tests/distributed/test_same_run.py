@@ -22,8 +22,9 @@ from distributed.federation import background, feddtl, says, wait_until
 from feddtl.config import DeploymentConfig, ScheduleConfig
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.launch.flower_cli import COMPLETED, FlowerCli
-from feddtl.launch.processes import flower_environment, flower_program, free_port, running, toml_text
+from feddtl.launch.connection import toml_text
+from feddtl.launch.processes import FlowerCli, flower_environment, flower_program, free_port, running_with_lines
+from feddtl.launch.submission import COMPLETED, run_status
 
 APP = Path(__file__).parents[2] / "integrations" / "flower"
 ROUNDS = 3
@@ -124,13 +125,13 @@ def test_simulation_over_ray(experiment, in_one_process, tmp_path):
         *(flower_program("flwr"), "run", str(APP), "feddtl", "--format", "json"),
         *("--run-config", str(tmp_path / "run.toml"), "--federation-config", f"num-supernodes={CLIENTS}"),
     ]
-    with running(superlink, environment, folder):
+    with running_with_lines(superlink, environment, folder, print):
         wait_until(lambda: listens(port), "SuperLink never listened")
         started = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         run = int(json.loads(started.stdout)["run-id"])
         cli = FlowerCli(home, folder)
-        wait_until(lambda: cli.status(run).finished, "the run never finished", 1000)
-        status = cli.status(run)
+        wait_until(lambda: run_status(cli, run).finished, "the run never finished", 1000)
+        status = run_status(cli, run)
     assert status.status == COMPLETED, status.details
     assert_same_run(tmp_path / "run", in_one_process)
 

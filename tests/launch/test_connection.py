@@ -1,6 +1,8 @@
-"""Addresses, servers that do not answer, and folders of keys, whole or the part of one machine."""
+"""Addresses, servers that do not answer, Flower's configuration, and folders of keys, whole or for one machine."""
 
 from __future__ import annotations
+
+import tomllib
 
 import pytest
 from hypothesis import given
@@ -13,10 +15,16 @@ from feddtl.launch.connection import (
     client_keys,
     failed_attempts,
     proxy_variable,
+    public_keys,
+    read_connection,
     server_keys,
+    toml_text,
     unreachable,
+    write_connection,
 )
 from feddtl.launch.processes import free_port
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,9}){0,3}", fullmatch=True)
 FILES = (
@@ -78,6 +86,21 @@ def test_attempts_end_when_the_server_answers(tmp_path, monkeypatch):
     assert list(failed_attempts(address, tmp_path / "ca.crt", 0)) == ["Connection refused", "No route to host"]
 
 
+def test_the_server_and_its_authority_are_named_in_the_home_folder(tmp_path):
+    address, authority = Address("::1", 9092), tmp_path / "a 'b'" / "ca.crt"
+    write_connection(tmp_path, address, authority)
+    assert tomllib.loads((tmp_path / "config.toml").read_text())["superlink"] == {
+        "default": "feddtl",
+        "feddtl": {"address": "[::1]:9092", "root-certificates": str(authority)},
+    }
+    assert read_connection(tmp_path) == (address, authority)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]*", fullmatch=True), TEXTS | st.booleans() | st.integers(0, 9)))
+def test_python_reads_what_was_written(values):
+    assert tomllib.loads(toml_text(values)) == values
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in FILES:
@@ -91,9 +114,9 @@ def test_the_whole_folder_and_the_part_of_a_party_are_the_same(folder, monkeypat
     monkeypatch.chdir(folder)
     assert server_keys(folder) == server_keys(folder / "server") == server_keys(type(folder)("server"))
     assert client_keys(folder, 1) == client_keys(folder / "client-1", 1)
-    assert [path.name for path in server_keys(folder).clients] == ["client-0.pub", "client-1.pub"]
-    assert server_keys(folder).key.read_text() == "server/server.key"
-    assert client_keys(folder, 1).key.read_text() == "client-1/node.key"
+    assert [path.name for path in public_keys(server_keys(folder))] == ["client-0.pub", "client-1.pub"]
+    assert (server_keys(folder) / "server.key").read_text() == "server/server.key"
+    assert (client_keys(folder, 1) / "node.key").read_text() == "client-1/node.key"
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "server.crt", "server.key"])

@@ -8,27 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 from urllib.request import proxy_bypass_environment
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from feddtl.errors import DeploymentError
 from feddtl.launch import processes
 from feddtl.launch.processes import (
-    empty_folder,
     ended_by_sigterm,
     flower_environment,
     require_flower,
     running,
     running_with_lines,
-    toml_text,
 )
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 STUBBORN = [sys.executable, "-c", DEAF]
@@ -64,7 +58,7 @@ def test_a_process_ends_with_its_block(tmp_path):
 
 def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
-    with running(STUBBORN, os.environ, tmp_path, subprocess.PIPE) as process:
+    with running(STUBBORN, os.environ, tmp_path) as process:
         assert process.stdout.readline() == "deaf\n"
     assert process.returncode == -signal.SIGKILL
 
@@ -74,7 +68,7 @@ def test_what_a_process_started_does_not_outlive_it(tmp_path, goes):
     """Whether the process ended by itself before or is told to."""
     rest = {"exits": "", "sleeps": "import time; time.sleep(600)"}[goes]
     body = f"import subprocess; print(subprocess.Popen({SLEEPER!r}).pid, flush=True); {rest}"
-    with running([sys.executable, "-c", body], os.environ, tmp_path, subprocess.PIPE) as process:
+    with running([sys.executable, "-c", body], os.environ, tmp_path) as process:
         helper = int(process.stdout.readline())
         if goes == "exits":
             process.wait()
@@ -85,7 +79,7 @@ def test_what_a_process_started_does_not_outlive_it(tmp_path, goes):
 def test_what_a_process_started_is_killed_if_it_does_not_heed_sigterm(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
     body = f"import subprocess; print(subprocess.Popen({STUBBORN!r}, stdout=2).pid, flush=True)"
-    with running([sys.executable, "-c", body], os.environ, tmp_path, subprocess.PIPE, subprocess.PIPE) as process:
+    with running([sys.executable, "-c", body], os.environ, tmp_path, errors=subprocess.PIPE) as process:
         helper = int(process.stdout.readline())
         assert process.stderr.readline() == "deaf\n"
     limit = time.monotonic() + 10
@@ -105,7 +99,7 @@ def test_the_cache_is_where_the_user_named_it(tmp_path, monkeypatch, named, give
 def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
     """0xff is in no UTF-8 text; a file name or a library's message may have it."""
     odd = "import sys; sys.stdout.buffer.write(b'caf\\xff\\nlast\\n')"
-    with running([sys.executable, "-c", odd], os.environ, tmp_path, subprocess.PIPE) as process:
+    with running([sys.executable, "-c", odd], os.environ, tmp_path) as process:
         assert process.stdout.read().splitlines() == ["caf\N{REPLACEMENT CHARACTER}", "last"]
 
 
@@ -192,23 +186,9 @@ def test_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch, name):
     assert [bool(proxy_bypass_environment(host)) for host in hosts] == [True, True, True, True, False]
 
 
-def test_a_working_directory_with_something_in_it_is_refused(tmp_path):
-    folder = empty_folder(tmp_path / "a" / "empty")
-    assert empty_folder(folder) == folder
-    (folder / "torch.py").touch()
-    with pytest.raises(DeploymentError, match="is not empty"):
-        empty_folder(folder)
-    assert (folder / "torch.py").exists()
-
-
 def test_without_flower_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(processes, "find_spec", lambda name: None)
     with pytest.raises(DeploymentError, match="needs Flower") as caught:
         require_flower()
     assert "[flower]" in caught.value.hint
     assert "make install-flower" in caught.value.hint
-
-
-@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]*", fullmatch=True), TEXTS | st.booleans() | st.integers(0, 9)))
-def test_python_reads_what_was_written(values):
-    assert tomllib.loads(toml_text(values)) == values

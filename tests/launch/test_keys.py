@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from feddtl.errors import ConfigError, DeploymentError, RunError
-from feddtl.launch.connection import Address, client_keys, server_keys, unreachable
+from feddtl.launch.connection import Address, client_keys, public_keys, server_keys, unreachable
 from feddtl.launch.keys import write_keys
 
 
@@ -74,17 +74,17 @@ def test_a_client_gets_its_own_key_alone(keys):
 def test_a_node_key_is_of_a_curve_that_flower_takes_and_the_server_has_its_public_half(keys):
     public = set()
     for client in range(2):
-        private = load_ssh_private_key(client_keys(keys, client).key.read_bytes(), password=None)
+        private = load_ssh_private_key((client_keys(keys, client) / "node.key").read_bytes(), password=None)
         assert isinstance(private, ec.EllipticCurvePrivateKey)
         assert private.curve.name == "secp384r1"
         half = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-        assert server_keys(keys).clients[client].read_bytes().strip() == half
+        assert public_keys(server_keys(keys))[client].read_bytes().strip() == half
         public.add(half)
     assert len(public) == 2
 
 
 def test_the_certificate_names_the_hosts_and_the_loopback_interface(keys):
-    certificate = x509.load_pem_x509_certificate(server_keys(keys).certificate.read_bytes())
+    certificate = x509.load_pem_x509_certificate((server_keys(keys) / "server.crt").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(names.get_values_for_type(x509.DNSName)) == {"federation.example.org", "localhost"}
     assert set(names.get_values_for_type(x509.IPAddress)) == set(map(ip_address, ("192.0.2.7", "127.0.0.1", "::1")))
@@ -93,7 +93,7 @@ def test_the_certificate_names_the_hosts_and_the_loopback_interface(keys):
 
 
 def test_the_server_is_known_by_its_authority(keys, listening):
-    assert unreachable(listening, client_keys(keys, 0).authority) == ""
+    assert unreachable(listening, client_keys(keys, 0) / "ca.crt") == ""
 
 
 def test_another_authority_knows_nothing_of_it(listening, tmp_path):
@@ -119,7 +119,7 @@ def test_what_is_no_host_is_refused(tmp_path, host):
 
 def test_the_longest_validity_that_is_allowed_can_be_written(tmp_path):
     write_keys(tmp_path / "keys", ("localhost",), clients=1, days=36500)
-    certificate = x509.load_pem_x509_certificate(server_keys(tmp_path / "keys").certificate.read_bytes())
+    certificate = x509.load_pem_x509_certificate((server_keys(tmp_path / "keys") / "server.crt").read_bytes())
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 36501
 
 

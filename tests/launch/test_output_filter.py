@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feddtl.launch.processes import OutputFilter
+from feddtl.launch.programs import OutputFilter
 
 ROUTINE = [
     "\x1b[92mINFO \x1b[0m:      Starting Flower SuperLink\n",

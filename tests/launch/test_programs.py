@@ -13,7 +13,7 @@ from launch.fake_programs import fake_program
 
 from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch import programs
-from feddtl.launch.connection import PROXY_VARIABLES, Address, ClientKeys, ServerKeys
+from feddtl.launch.connection import PROXY_VARIABLES, Address
 from feddtl.launch.programs import serve_forever, take_part_forever
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +35,10 @@ class EnoughError(Exception):
     """Ends what would go on for ever."""
 
 
-def take_part(tmp_path: Path, note=print, **changes: object) -> None:
-    keys = ClientKeys(tmp_path / "ca.crt", tmp_path / "node.key")
-    settings = {"client": 2, "server": SERVER, "keys": keys, "state": tmp_path / "state", "data": None, "model": None}
-    take_part_forever(**{**settings, **changes}, note=note)
+def take_part(tmp_path: Path, **changes: object) -> None:
+    state = tmp_path / "state"
+    settings = {"client": 2, "server": SERVER, "keys": tmp_path, "state": state, "data": None, "model": None}
+    take_part_forever(**{**settings, **changes})
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def notes_of(tmp_path, monkeypatch):
 
     def ask(host):
         notes = []
-        keys = ServerKeys(*[tmp_path] * 3, ())
+        monkeypatch.setattr(programs, "say", notes.append)
         with pytest.raises(DeploymentError, match="stopped here"):
-            serve_forever(Address(host, 9092), keys, tmp_path, note=notes.append)
+            serve_forever(Address(host, 9092), tmp_path, tmp_path)
         return notes
 
     return ask
@@ -65,7 +65,7 @@ def notes_of(tmp_path, monkeypatch):
 def test_a_server_that_others_reach_says_what_they_can_do(notes_of, host):
     """A private address too: whether all who reach it are trusted is not for the server to know."""
     (note,) = notes_of(host)
-    assert "submit runs, which execute code of their choice on this machine and on every client's" in note
+    assert "submit runs, which execute any code on this machine and on every client's" in note
     assert str(Address(host, 9092)) in note
     page = note.split("see ")[1].rstrip(".")
     assert (ROOT / page).is_file()
@@ -84,26 +84,32 @@ def hurry(monkeypatch):
     monkeypatch.setattr(programs, "SECONDS_BETWEEN_ATTEMPTS", 0)
 
 
-def notes_until_it_ends(tmp_path, **changes):
-    """What a client says until its SuperNode ended by itself, with exit code 3."""
-    notes = []
+@pytest.fixture
+def notes_until_it_ends(tmp_path, monkeypatch, hurry):
+    """What a client prints until its SuperNode ended by itself, with exit code 3."""
 
-    def note(text):
-        notes.append(text)
-        if "exit code 3" in text:
-            raise EnoughError
+    def run(**changes):
+        notes = []
 
-    with pytest.raises(EnoughError):
-        take_part(tmp_path, note, **changes)
-    return notes
+        def note(text):
+            notes.append(text)
+            if "exit code 3" in text:
+                raise EnoughError
+
+        monkeypatch.setattr(programs, "say", note)
+        with pytest.raises(EnoughError):
+            take_part(tmp_path, **changes)
+        return notes
+
+    return run
 
 
-def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, capsys):
+def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, notes_until_it_ends, capsys):
     calls = fake_program(tmp_path / "bin", "flower-supernode", SUPERNODE, monkeypatch)
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "")
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "0.JPG").touch()
-    notes = notes_until_it_ends(tmp_path, data=tmp_path)
+    notes = notes_until_it_ends(data=tmp_path)
     assert len(calls.read_text().splitlines()) == 2
     refused = notes[1]
     assert "for about a minute" in refused
@@ -113,14 +119,14 @@ def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, hurry, ca
     assert node == {"partition-id": 2, "data": str(tmp_path)}
 
 
-def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monkeypatch, hurry):
+def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monkeypatch, notes_until_it_ends):
     """Where a proxy is the only way out, a server that does not answer directly is none to wait for."""
     fake_program(tmp_path / "bin", "flower-supernode", "sys.exit(3)", monkeypatch)
     monkeypatch.setattr(
         "feddtl.launch.connection.unreachable", lambda address, authority: pytest.fail("asked directly")
     )
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example.org")
-    notes = notes_until_it_ends(tmp_path)
+    notes = notes_until_it_ends()
     assert notes[0].startswith(f"HTTPS_PROXY is set, so {SERVER} is reached through")
     assert "no_proxy" in notes[0]
     assert "secret" not in " ".join(notes)
@@ -130,11 +136,21 @@ def test_a_server_that_is_away_is_waited_for_and_named_once(tmp_path, monkeypatc
     answers = iter(["Connection refused", "Connection refused", "No route to host", ""])
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: next(answers))
     notes = []
-    programs._wait_for_server(SERVER, tmp_path / "ca.crt", notes.append)
+    monkeypatch.setattr(programs, "say", notes.append)
+    programs._wait_for_server(SERVER, tmp_path / "ca.crt")
     assert notes == [
         f"The server at {SERVER} cannot be reached: {reason}. Waiting for it."
         for reason in ("Connection refused", "No route to host")
     ]
+
+
+def test_a_working_directory_with_files_in_it_is_refused(tmp_path):
+    folder = programs._empty_folder(tmp_path / "a" / "empty")
+    assert programs._empty_folder(folder) == folder
+    (folder / "torch.py").touch()
+    with pytest.raises(DeploymentError, match="is not empty"):
+        programs._empty_folder(folder)
+    assert (folder / "torch.py").exists()
 
 
 @pytest.mark.parametrize("flag", ["data", "model"])

@@ -16,11 +16,9 @@ from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.launch import submission
-from feddtl.launch.connection import Address
-from feddtl.launch.flower_cli import FlowerCli, RunStatus, UnknownRunError
-from feddtl.launch.processes import ended_by_sigterm
-from feddtl.launch.submission import submit
-from feddtl.marked_lines import MARK
+from feddtl.launch.connection import Address, write_connection
+from feddtl.launch.processes import FlowerCli, ended_by_sigterm
+from feddtl.launch.submission import RunStatus, submit
 
 FOLDER_APP = Path(__file__).parents[2] / "integrations" / "flower" / "pyproject.toml"
 # Takes a run, prints a log, and says how it ended; what it was given is kept.
@@ -48,7 +46,8 @@ elif word == "stop":
 
 FINISHED = RunStatus("finished:completed", "")
 RUNNING = RunStatus("running", "")
-BUSY = DeploymentError("The server does not say how run 1 stands.")
+BUSY = "Connection to the SuperLink is unavailable."
+UNKNOWN = "[code: 16] Run ID not found."
 ACCEPTED = "run 7 was accepted; it starts when the clients, which may be busy with another run, have answered"
 
 
@@ -72,7 +71,7 @@ def server(tmp_path, monkeypatch):
         make.calls = fake_program(tmp_path / "bin", "flwr", body, monkeypatch)
         home = tmp_path / "state" / "flower"
         home.mkdir(parents=True)
-        FlowerCli(home, home).connect_to(Address("localhost", 9092), home / "ca.crt")
+        write_connection(home, Address("localhost", 9092), home / "ca.crt")
         monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "")
         return home.parent
 
@@ -87,14 +86,14 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
     """No file is named."""
     monkeypatch.chdir(tmp_path)
     experiment = Experiment(rounds=7, model='Größe "14"', data=DataConfig(source="someone/pictures"))
-    told = []
-    submit(server(), experiment, Path("out"), resume=True, tell=told.append, track=["tensorboard"])
+    shown = []
+    submit(server(), experiment, Path("out"), resume=True, show=shown.append, track=["tensorboard"])
     values = tomllib.loads(Path(f"{server.calls}.run.toml").read_text(encoding="utf-8"))
     assert values["output"] == str(tmp_path / "out")
     assert values["resume"] is True
     assert values["track"] == "tensorboard"
     assert experiment_from_dict(json.loads(values["settings"])) == experiment
-    assert told == [ACCEPTED, "round 1/2 sft"]
+    assert shown == [ACCEPTED, "round 1/2 sft"]
     assert [words[0] for words in calls(server.calls)] == ["run", "log", "ls"]
 
 
@@ -105,41 +104,41 @@ def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
         "ServerApp failed with exception: feddtl: out holds a run.\nGive another --output.",
         "ERROR :     ServerApp raised an exception\nTraceback (most recent call last):\nfeddtl.errors.RunError: used\n",
     )
-    told = []
+    shown = []
     with pytest.raises(DeploymentError) as caught:
-        submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
+        submit(state, Experiment(), tmp_path, resume=False, show=shown.append)
     assert caught.value.message == "The run ended as finished:failed: out holds a run."
     assert caught.value.hint == "Give another --output."
-    assert told == [ACCEPTED, "round 1/2 sft"]
+    assert shown == [ACCEPTED, "round 1/2 sft"]
 
 
-def test_a_failure_outside_of_feddtl_is_told_in_flowers_words(server, tmp_path):
+def test_a_failure_outside_of_feddtl_is_shown_in_flowers_words(server, tmp_path):
     with pytest.raises(DeploymentError, match="finished:failed: No heartbeat") as caught:
-        submit(server("finished:failed", "No heartbeat"), Experiment(), tmp_path, resume=False, tell=print)
+        submit(server("finished:failed", "No heartbeat"), Experiment(), tmp_path, resume=False, show=print)
     assert "feddtl submit --resume" in caught.value.hint
 
 
 def test_only_the_lines_of_feddtl_are_shown(server, tmp_path):
     note = "note: Client 1: ERROR : ServerApp raised an exception"
-    told = []
+    shown = []
     state = server("finished:completed", "", f"WARNING : old\nfeddtl: {note}\nodd\nfeddtl: round 2/2 sft\n")
-    submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
-    assert told[-2:] == [note, "round 2/2 sft"]
+    submit(state, Experiment(), tmp_path, resume=False, show=shown.append)
+    assert shown[-2:] == [note, "round 2/2 sft"]
 
 
 def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
     with pytest.raises(DeploymentError, match=r"finished:stopped\.") as caught:
-        submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, tell=print)
+        submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, show=print)
     assert "feddtl submit --resume" in caught.value.hint
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
 def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
-    def tell(line: str) -> None:
+    def show(line: str) -> None:
         raise end
 
     with pytest.raises(end):
-        submit(server(), Experiment(), tmp_path, resume=False, tell=tell)
+        submit(server(), Experiment(), tmp_path, resume=False, show=show)
     assert calls(server.calls)[-1][:2] == ["stop", "7"]
 
 
@@ -148,23 +147,23 @@ def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, int
     """The start is let finish: the server may have taken the run. A terminal's Ctrl-C does not reach `flwr`."""
     state = server(sent=number)
     with pytest.raises(end), ended_by_sigterm(143):
-        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+        submit(state, Experiment(), tmp_path, resume=False, show=print)
     assert [words[0] for words in calls(server.calls)] == ["run", "stop"]
     assert calls(server.calls)[1][1] == "7"
     assert os.getsid(0) not in {words[-1] for words in calls(server.calls)}
 
 
-def test_who_is_interrupted_and_cannot_stop_the_run_is_told(server, interruptible, tmp_path):
+def test_who_is_interrupted_and_cannot_stop_the_run_is_shown(server, interruptible, tmp_path):
     with pytest.raises(DeploymentError, match="Run 7 may still be running"):
-        submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, tell=print)
+        submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, show=print)
 
 
 def test_a_server_that_was_started_a_moment_ago_is_waited_for(server, tmp_path, monkeypatch):
-    state, answers, told = server(), iter(["Connection refused", "Connection refused", ""]), []
+    state, answers, shown = server(), iter(["Connection refused", "Connection refused", ""]), []
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: next(answers))
     monkeypatch.setattr("feddtl.launch.submission.SECONDS_BETWEEN_ATTEMPTS", 0.0)
-    submit(state, Experiment(), tmp_path, resume=False, tell=told.append)
-    assert told == ["waiting for the server at localhost:9092", ACCEPTED, "round 1/2 sft"]
+    submit(state, Experiment(), tmp_path, resume=False, show=shown.append)
+    assert shown == ["waiting for the server at localhost:9092", ACCEPTED, "round 1/2 sft"]
 
 
 def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monkeypatch):
@@ -172,7 +171,7 @@ def test_a_server_that_ended_is_named_and_nothing_is_sent(server, tmp_path, monk
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "Connection refused")
     monkeypatch.setattr("feddtl.launch.submission.SECONDS_TO_REACH", -1.0)
     with pytest.raises(DeploymentError, match=r"localhost:9092: Connection refused; nothing was submitted"):
-        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+        submit(state, Experiment(), tmp_path, resume=False, show=print)
     assert not server.calls.exists()
 
 
@@ -181,13 +180,13 @@ def test_a_connection_that_is_damaged_is_named(server, tmp_path, content):
     state = server()
     (state / "flower" / "config.toml").write_text(content)
     with pytest.raises(DeploymentError, match=r"config\.toml does not name the server") as caught:
-        submit(state, Experiment(), tmp_path, resume=False, tell=print)
+        submit(state, Experiment(), tmp_path, resume=False, show=print)
     assert "--state" in caught.value.hint
 
 
 def test_without_a_server_nothing_is_sent(tmp_path):
     with pytest.raises(DeploymentError, match="No `feddtl server`") as caught:
-        submit(tmp_path, Experiment(), tmp_path / "out", resume=False, tell=print)
+        submit(tmp_path, Experiment(), tmp_path / "out", resume=False, show=print)
     assert "--state" in caught.value.hint
 
 
@@ -204,65 +203,56 @@ def test_the_app_has_the_settings_of_the_folder_and_modules_that_exist():
         assert f"from {module} import {attribute}\n" in theirs_module.with_suffix(".py").read_text()
 
 
-class BrokenLog:
-    """A server whose log of a run breaks off after a few lines, and begins anew when it is asked for again.
-
-    Args:
-        logs: What each log command prints.
-        states: What the server says of the run, one for each time it is asked; an exception is raised.
-    """
-
-    def __init__(self, folder, logs, states):
-        self.home = self.folder = folder
-        self.logs, self.states = list(logs), list(states)
-
-    def log_command(self, run):
-        marked = "".join(f"{MARK}{line}\n" for line in self.logs.pop(0).split())
-        return ["printf", "INFO : Flower's own\n%s", marked]
-
-    def status(self, run):
-        state = self.states.pop(0)
-        if isinstance(state, Exception):
-            raise state
-        return state
-
-    def manual_commands(self, run):
-        return f"flwr stop {run}"
+# Prints the next of several logs.
+LOG = """
+open(CALLS, "a").write("log\\n")
+print("INFO : Flower's own")
+for word in LOGS[len(open(CALLS).readlines()) - 1].split():
+    print("feddtl: " + word)
+"""
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
+def follow(tmp_path, monkeypatch):
+    """Follows a run whose log breaks off after a few lines, and starts from the first line when requested again."""
     monkeypatch.setattr(submission, "SECONDS_TO_FINISH", 0.0)
     monkeypatch.setattr(submission, "SECONDS_BETWEEN_CHECKS", 0.0)
 
+    def run(logs, states):
+        """The status at the end, and the lines that were shown; a state is a run's status or an error."""
+        fake_program(tmp_path / "bin", "flwr", f"LOGS = {logs!r}\n{LOG}", monkeypatch)
+        monkeypatch.setattr(FlowerCli, "call", lambda cli, *words: answer(states.pop(0)))
+        shown = []
+        return submission._follow(FlowerCli(tmp_path, tmp_path), 1, shown.append), shown
 
-def follow(cli):
-    told = []
-    return submission._follow(cli, 1, told.append), told
-
-
-def test_a_log_that_breaks_off_is_taken_up_where_it_was(tmp_path, no_waiting):
-    cli = BrokenLog(tmp_path, ["1 2", "1 2 3"], [RUNNING, FINISHED])
-    assert follow(cli) == (FINISHED, ["1", "2", "3"])
-
-
-def test_a_log_that_is_shorter_the_second_time_is_not_repeated_the_third(tmp_path, no_waiting):
-    cli = BrokenLog(tmp_path, ["a b", "a", "a b c"], [RUNNING, RUNNING, FINISHED])
-    assert follow(cli) == (FINISHED, ["a", "b", "c"])
+    return run
 
 
-def test_a_server_that_is_busy_for_a_moment_is_asked_again(tmp_path, no_waiting):
-    cli = BrokenLog(tmp_path, ["a"], [BUSY, BUSY, FINISHED])
-    assert follow(cli) == (FINISHED, ["a"])
+def answer(state):
+    if isinstance(state, RunStatus):
+        return {"runs": [{"status": state.status, "status-details": state.details}]}, ""
+    return {}, state
 
 
-def test_a_server_that_is_gone_ends_it_and_leaves_the_run(tmp_path, no_waiting, monkeypatch):
+def test_a_log_that_breaks_off_is_continued(follow):
+    assert follow(["1 2", "1 2 3"], [RUNNING, FINISHED]) == (FINISHED, ["1", "2", "3"])
+
+
+def test_a_log_that_is_shorter_the_second_time_is_not_repeated_the_third(follow):
+    assert follow(["a b", "a", "a b c"], [RUNNING, RUNNING, FINISHED]) == (FINISHED, ["a", "b", "c"])
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(follow):
+    assert follow(["a"], [BUSY, BUSY, FINISHED]) == (FINISHED, ["a"])
+
+
+def test_a_server_that_has_ended_ends_the_command_and_leaves_the_run(follow, monkeypatch):
     monkeypatch.setattr(submission, "SECONDS_WITHOUT_ANSWER", -1.0)
-    with pytest.raises(DeploymentError, match=r"Run 1 .* may still be running.* does not say") as caught:
-        follow(BrokenLog(tmp_path, ["a"], [BUSY]))
-    assert caught.value.hint == "flwr stop 1"
+    with pytest.raises(DeploymentError, match=r"Run 1 .* may still be running.* does not report") as caught:
+        follow(["a"], [BUSY])
+    assert "flwr stop 1 feddtl" in caught.value.hint
 
 
-def test_a_run_that_the_server_does_not_have_is_not_asked_for_again(tmp_path, no_waiting):
-    with pytest.raises(UnknownRunError, match="does not know run 1"):
-        follow(BrokenLog(tmp_path, ["a"], [UnknownRunError("The server does not know run 1.")]))
+def test_a_run_that_the_server_does_not_have_is_not_asked_for_again(follow):
+    with pytest.raises(DeploymentError, match="does not know run 1"):
+        follow(["a"], [UNKNOWN])

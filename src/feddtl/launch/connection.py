@@ -1,18 +1,22 @@
-"""What a connection between a client and a server needs: an address, the folders of keys, and a server that answers."""
+"""What a connection between a client and a server needs: an address, keys, and a server that answers."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import socket
 import ssl
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError, DeploymentError
+from feddtl.storage import write_text_atomic
 
+CONNECTION = "feddtl"  # name of the server in Flower's configuration
 SECONDS_TO_ANSWER = 10.0
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")  # Flower uses the first that is set
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -56,12 +60,7 @@ def is_host(text: str) -> bool:
 
 
 def proxy_variable(address: Address, environment: Mapping[str, str]) -> str:
-    """Name of the variable that sends Flower to a server through a proxy; empty where the connection is direct.
-
-    Args:
-        address: Address of the server.
-        environment: Environment of Flower's process.
-    """
+    """Name of the variable that sends Flower to a server through a proxy; empty if the connection is direct."""
     names = [name.strip().lower().lstrip(".") for name in environment.get("no_proxy", "").split(",")]
     host = address.host.lower()
     if any(name in ("*", host) or (name and host.endswith(f".{name}")) for name in names):
@@ -100,41 +99,47 @@ def unreachable(address: Address, authority: Path) -> str:
 
 
 def failed_attempts(address: Address, authority: Path, pause: float) -> Iterator[str]:
-    """The reason of each failed attempt to reach a server; ends when the server answers.
+    """The reason of each failed attempt to reach a server, `pause` seconds apart; ends when the server answers.
 
-    Args:
-        address: Address of the server.
-        authority: See `unreachable`, which also says what is raised.
-        pause: Seconds between two attempts.
+    Raises what `unreachable` raises.
     """
     while reason := unreachable(address, authority):
         yield reason
         time.sleep(pause)
 
 
-@dataclass(frozen=True)
-class ServerKeys:
-    """The files that a server needs, as absolute paths.
+def write_connection(home: Path, address: Address, authority: Path) -> None:
+    """Write a server's address and the certificate of its authority into a home folder of Flower."""
+    default = "[superlink]\n" + toml_text({"default": CONNECTION})
+    server = toml_text({"address": str(address), "root-certificates": str(authority)})
+    write_text_atomic(home / "config.toml", f"{default}[superlink.{CONNECTION}]\n{server}")
 
-    Attributes:
-        authority: Certificate of the authority.
-        certificate: The server's certificate.
-        key: The server's private key.
-        clients: Public keys of the clients, sorted by name.
+
+def read_connection(home: Path) -> tuple[Address, Path]:
+    """What `write_connection` wrote. Raises DeploymentError if there is no file, or if it contains anything else."""
+    file = home / "config.toml"
+    try:
+        server = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][CONNECTION]
+        return Address.parse(server["address"]), Path(server["root-certificates"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise DeploymentError(
+            f"No `feddtl server` on this machine keeps its state in {home.parent}.",
+            "Start the server on this machine first, and give both commands the same --state.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise DeploymentError(
+            f"{file} does not name the server ({type(error).__name__}); nothing was submitted.",
+            "`feddtl server` writes this file when it starts. Restart it with the same --state.",
+        ) from None
+
+
+def toml_text(values: Mapping[str, str | float | bool]) -> str:
+    """TOML with a line for each value. The keys must be bare keys.
+
+    A JSON string is also a TOML string, provided that non-ASCII characters are left as they are and DEL is escaped.
     """
-
-    authority: Path
-    certificate: Path
-    key: Path
-    clients: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class ClientKeys:
-    """The authority's certificate and the client's private key, as absolute paths."""
-
-    authority: Path
-    key: Path
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return "".join(lines).replace("\x7f", "\\u007f")
 
 
 def client_name(client: int) -> str:
@@ -142,50 +147,49 @@ def client_name(client: int) -> str:
     return f"client-{client}"
 
 
-def server_keys(folder: Path) -> ServerKeys:
-    """The server's keys in the folder that `feddtl keys` wrote, or in its subfolder `server`.
+def server_keys(folder: Path) -> Path:
+    """The server's complete folder of keys: one that `feddtl keys` wrote, or the subfolder `server` in it.
 
     Raises:
         ConfigError: A file is missing, or there is no public key of a client.
     """
-    folder = _subfolder(folder, "server")
-    clients = tuple(sorted((folder / CLIENTS).glob("*.pub")))
-    keys = ServerKeys(folder / AUTHORITY, folder / CERTIFICATE, folder / SERVER_KEY, clients)
-    for path in (keys.authority, keys.certificate, keys.key):
-        _require_file(path, "Set --keys to the folder that `feddtl keys` wrote, or to its subfolder server/.")
-    if not clients:
+    hint = "Set --keys to the folder that `feddtl keys` wrote, or to its subfolder server/."
+    folder = _key_folder(folder, "server", (AUTHORITY, CERTIFICATE, SERVER_KEY), hint)
+    if not public_keys(folder):
         raise ConfigError(
             f"{folder / CLIENTS} holds no public key of a client, so no client could connect.",
             "Put the clients' .pub files there, or write new keys with `feddtl keys`.",
         )
-    return keys
+    return folder
 
 
-def client_keys(folder: Path, client: int) -> ClientKeys:
-    """A client's keys in its own folder, or in the folder that `feddtl keys` wrote.
+def public_keys(folder: Path) -> list[Path]:
+    """The clients' public keys in the server's folder, sorted by name."""
+    return sorted((folder / CLIENTS).glob("*.pub"))
+
+
+def client_keys(folder: Path, client: int) -> Path:
+    """A client's complete folder of keys: the folder itself, or the client's subfolder in what `feddtl keys` wrote.
 
     Raises:
         ConfigError: A file is missing, or the folder's name is that of another client.
     """
-    name = folder.expanduser().absolute().name
-    if CLIENT_FOLDER.fullmatch(name) and name != client_name(client):
+    expected, name = client_name(client), folder.expanduser().absolute().name
+    if CLIENT_FOLDER.fullmatch(name) and name != expected:
         raise ConfigError(
             f"--keys {folder} holds the keys of {name}, but --id is {client}; nothing was started.",
-            f"Set --keys to {client_name(client)}/, or --id to the number in the folder's name.",
+            f"Set --keys to {expected}/, or --id to the number in the folder's name.",
         )
-    folder = _subfolder(folder, client_name(client))
-    keys = ClientKeys(folder / AUTHORITY, folder / NODE_KEY)
-    for path in (keys.authority, keys.key):
-        _require_file(path, f"Set --keys to the folder {client_name(client)}/ that `feddtl keys` wrote.")
-    return keys
+    hint = f"Set --keys to the folder {expected}/ that `feddtl keys` wrote."
+    return _key_folder(folder, expected, (AUTHORITY, NODE_KEY), hint)
 
 
-def _subfolder(folder: Path, name: str) -> Path:
-    """The subfolder with this name if there is one, or else the folder itself, as an absolute path."""
+def _key_folder(folder: Path, name: str, files: tuple[str, ...], hint: str) -> Path:
+    """A folder, or its subfolder with this name if there is one, as an absolute path. Raises ConfigError."""
     folder = folder.expanduser().absolute()
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def _require_file(path: Path, hint: str) -> None:
-    if not path.is_file():
-        raise ConfigError(f"There is no {path}.", hint)
+    if (folder / name).is_dir():
+        folder = folder / name
+    for file in files:
+        if not (folder / file).is_file():
+            raise ConfigError(f"There is no {folder / file}.", hint)
+    return folder

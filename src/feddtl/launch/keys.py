@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddtl.errors import ConfigError, RunError
@@ -34,15 +34,11 @@ from feddtl.storage import new_folder
 
 # Flower's node authentication demands a NIST curve; this is the largest that every TLS library supports.
 CURVE = ec.SECP384R1
-MAX_DAYS = 36500  # a certificate cannot hold a date after the year 9999
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority: its private key, and the certificate that it signed for itself."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
+MAX_DAYS = 36500  # a certificate cannot contain a date after the year 9999
+KEY_USES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> None:
@@ -66,82 +62,82 @@ def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> N
         raise RunError(f"{folder} already exists; nothing was changed.", "Name a new folder: keys are never replaced.")
     # SuperLink's own processes connect to it over the loopback interface.
     names = [_subject_alternative_name(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
-    authority = _make_authority(days)
-    certificate, key = _pem(authority.certificate), ec.generate_private_key(CURVE())
+    signer, key = ec.generate_private_key(CURVE()), ec.generate_private_key(CURVE())
+    authority = _authority_certificate(signer, days)
     with new_folder(folder, mode=0o700) as draft:
-        _write_folder(draft / "ca", certificate, {"ca.key": _private_pem(authority.key)})
-        _write_folder(draft / "server", certificate, {SERVER_KEY: _private_pem(key)})
-        (draft / "server" / CERTIFICATE).write_bytes(_pem(_sign_server(authority, key.public_key(), names, days)))
+        _write_folder(draft / "ca", authority, "ca.key", signer, PrivateFormat.PKCS8)
+        _write_folder(draft / "server", authority, SERVER_KEY, key, PrivateFormat.PKCS8)
+        (draft / "server" / CERTIFICATE).write_bytes(_server_certificate(key, signer, names, days))
         (draft / "server" / CLIENTS).mkdir(mode=0o700)
         for name in map(client_name, range(clients)):
             key = ec.generate_private_key(CURVE())
-            public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-            _write_folder(draft / name, certificate, {NODE_KEY: _private_pem(key, serialization.PrivateFormat.OpenSSH)})
+            _write_folder(draft / name, authority, NODE_KEY, key, PrivateFormat.OpenSSH)
+            public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
             for path in (draft / name / "node.pub", draft / "server" / CLIENTS / f"{name}.pub"):
                 path.write_bytes(public + b"\n")
 
 
-def _write_folder(folder: Path, authority: bytes, private: Mapping[str, bytes]) -> None:
-    """A folder with the authority's certificate and private files."""
+def _write_folder(
+    folder: Path, authority: bytes, name: str, key: ec.EllipticCurvePrivateKey, form: PrivateFormat
+) -> None:
+    """A new folder with the authority's certificate and a private key."""
     folder.mkdir(mode=0o700)
     (folder / AUTHORITY).write_bytes(authority)
-    for name, content in private.items():
-        # Created with its final permissions, so that nobody else can read it at any moment.
-        with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
+    # Created with its final permissions, so that nobody else can read it at any moment.
+    with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, form, NoEncryption()))
 
 
-def _make_authority(days: int) -> Authority:
-    key = ec.generate_private_key(CURVE())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "feddtl certificate authority")])
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
+def _authority_certificate(key: ec.EllipticCurvePrivateKey, days: int) -> bytes:
+    usage = _key_usage("key_cert_sign", "crl_sign")
+    extensions = [x509.BasicConstraints(ca=True, path_length=0), usage]
+    return _certificate("feddtl certificate authority", key.public_key(), key, days, extensions)
+
+
+def _server_certificate(
+    key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, names: Sequence[x509.GeneralName], days: int
+) -> bytes:
+    extensions = [
+        x509.SubjectAlternativeName(names),
+        x509.BasicConstraints(ca=False, path_length=None),
+        _key_usage("digital_signature"),
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
+    ]
+    return _certificate("feddtl server", key.public_key(), signer, days, extensions)
+
+
+def _certificate(
+    subject: str,
+    public: ec.EllipticCurvePublicKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: int,
+    extensions: Sequence[x509.ExtensionType],
+) -> bytes:
+    """A certificate that the authority signs, as PEM."""
+    begins = datetime.now(UTC) - timedelta(days=1)  # because the clocks of two machines may differ
     builder = (
-        _certificate(name, key.public_key(), days)
-        .issuer_name(name)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return Authority(key, builder.sign(key, hashes.SHA384()))
-
-
-def _sign_server(
-    authority: Authority, public: ec.EllipticCurvePublicKey, names: Sequence[x509.GeneralName], days: int
-) -> x509.Certificate:
-    """A TLS server certificate for these names."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "feddtl server")])
-    builder = (
-        _certificate(name, public, days)
-        .issuer_name(authority.certificate.subject)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
-    )
-    return builder.sign(authority.key, hashes.SHA384())
-
-
-def _certificate(name: x509.Name, public: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-    # Valid from yesterday, because the clocks of two machines may differ.
-    begins = datetime.now(UTC) - timedelta(days=1)
-    return (
         x509.CertificateBuilder()
-        .subject_name(name)
+        .subject_name(_common_name(subject))
+        .issuer_name(_common_name("feddtl certificate authority"))
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(begins)
         .not_valid_after(begins + timedelta(days=days + 1))
     )
+    for extension in (*extensions, x509.SubjectKeyIdentifier.from_public_key(public)):
+        critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+        builder = builder.add_extension(extension, critical=critical)
+    pem: bytes = builder.sign(signer, hashes.SHA384()).public_bytes(Encoding.PEM)
+    return pem
 
 
-def _key_usage(**allowed: bool) -> x509.KeyUsage:
-    every = (
-        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
-        *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-    )
-    return x509.KeyUsage(**{use: allowed.get(use, False) for use in every})
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _key_usage(*uses: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{use: use in uses for use in KEY_USES})
 
 
 def _subject_alternative_name(host: str) -> x509.GeneralName:
@@ -154,15 +150,3 @@ def _subject_alternative_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    pem: bytes = certificate.public_bytes(serialization.Encoding.PEM)
-    return pem
-
-
-def _private_pem(
-    key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8
-) -> bytes:
-    pem: bytes = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    return pem

@@ -1,11 +1,10 @@
-"""Flower's processes: how they are started, which of their output is shown, and that none outlives its command."""
+"""Flower's processes: how they are started, what `flwr` answers, and that no process outlives its command."""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,28 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import LOOPBACK
-from feddtl.marked_lines import unmarked
 from feddtl.state_folder import CACHE
-from feddtl.storage import storage_errors
 
 SECONDS_TO_STOP = 20.0
 SECONDS_TO_READ = 5.0  # the last output of a process that has ended
 SECONDS_BETWEEN_CHECKS = 0.05
-NO_SIGNAL = 0  # kill(2) then only tells whether the process group exists
+NO_SIGNAL = 0  # kill(2) then only reports whether the process group exists
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# A line of Python's logging begins with its level; Flower's HTTP server puts the time before it.
-LEVEL = re.compile(r"(?:\S+Z )?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
-TRACEBACK = re.compile(r"Traceback \(most recent call last\):|Exception in thread ")
-ROUTINE = ("DEBUG", "INFO")
 
 
 def require_flower() -> None:
@@ -81,30 +74,38 @@ def flower_program(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
-def toml_text(values: Mapping[str, str | float | bool]) -> str:
-    """TOML with a line for each value. The keys must be bare keys.
+@dataclass(frozen=True)
+class FlowerCli:
+    """Flower's command line, `flwr`.
 
-    A JSON string is also a TOML string, provided that non-ASCII characters are left as they are and DEL is escaped.
+    Attributes:
+        home: FLWR_HOME, which names the server; see `write_connection`.
+        folder: Empty working directory.
     """
-    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
-    return "".join(lines).replace("\x7f", "\\u007f")
 
+    home: Path
+    folder: Path
 
-def empty_folder(path: Path) -> Path:
-    """A working directory in which Python cannot find a module by accident.
-
-    Raises:
-        DeploymentError: The folder is not empty.
-        RunError: The folder cannot be created.
-    """
-    with storage_errors(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise DeploymentError(
-                f"{path}, the working directory of Flower's processes, is not empty; nothing was changed.",
-                "Move its files elsewhere.",
-            )
-    return path
+    def call(self, *words: str) -> tuple[dict[str, Any], str]:
+        """The answer to a command, and its error on one line. The command ignores the terminal's Ctrl-C."""
+        done = subprocess.run(
+            [flower_program("flwr"), *words, "--format", "json"],
+            env=flower_environment(self.home),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            start_new_session=True,
+        )
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            return {}, " ".join((done.stderr or done.stdout).split())
+        answer = answer if isinstance(answer, dict) else {}
+        # What `flwr` printed before its error ends with an empty line.
+        error = str(answer.get("error-message", "Flower gave no reason.")).strip().rpartition("\n\n")[2]
+        return answer, " ".join(error.split())
 
 
 def free_port() -> int:
@@ -115,50 +116,22 @@ def free_port() -> int:
     return port
 
 
-class OutputFilter:
-    """Shows, on standard error, the lines of a Flower process that concern its user.
-
-    These are feddtl's own lines, and Flower's warnings and errors with the lines that follow them, except tracebacks.
-
-    Args:
-        verbose: Show every line.
-    """
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._verbose = verbose
-        self._continued = False  # whether a line without a level belongs to a line that was shown
-
-    def show(self, line: str) -> None:
-        """Show a line, which ends with a line break, or leave it out."""
-        plain = COLOUR.sub("", line)
-        own = unmarked(plain) is not None
-        if level := LEVEL.match(plain):
-            self._continued = level[1] not in ROUTINE
-        elif own or TRACEBACK.match(plain):
-            self._continued = False
-        if self._verbose or own or self._continued:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-
-
 @contextmanager
 def running(
     command: Sequence[str],
     environment: Mapping[str, str],
     folder: Path,
-    output: int | None = None,
-    errors: int | None = subprocess.STDOUT,
+    errors: int = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with the block, however the block ends, and with this process, however this process ends.
 
-    The processes that it started end too, unless they are in another session.
+    The processes that it started end too, unless they are in another session. Its output is a pipe.
 
     Args:
         command: Program and arguments.
         environment: The complete environment.
         folder: Working directory.
-        output: Where standard output goes. None: to this process's standard error; `subprocess.PIPE`: to the caller.
-        errors: Where standard error goes; by default to the same place as the output.
+        errors: Where standard error goes; by default to the same pipe as standard output.
     """
     # In a session of its own it does not get the terminal's Ctrl-C: this process decides when it ends.
     process = subprocess.Popen(
@@ -166,7 +139,7 @@ def running(
         env=environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno() if output is None else output,
+        stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
         errors="replace",  # if reading failed at an odd byte, the pipe would fill up and block the process
@@ -176,7 +149,7 @@ def running(
     try:
         yield process
     finally:
-        stop(process)
+        _stop(process)
 
 
 @contextmanager
@@ -198,7 +171,7 @@ def running_with_lines(
                     on_line(line)
 
     try:
-        with running(command, environment, folder, subprocess.PIPE) as process:
+        with running(command, environment, folder) as process:
             assert process.stdout is not None
             thread = threading.Thread(target=pass_on, args=(process.stdout,), daemon=True)
             thread.start()
@@ -212,7 +185,7 @@ def running_with_lines(
             thread.join(SECONDS_TO_READ)
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[str]) -> None:
     """End a process that leads a session, then the rest of its group: by SIGTERM, and if that fails by SIGKILL."""
     if process.poll() is None:
         process.terminate()
@@ -231,23 +204,14 @@ def _stop_group(group: int) -> None:
     all other numbers: right after the leader's end the number belongs to this group or to none.
     """
     deadline = time.monotonic() + SECONDS_TO_STOP
-    number: int = signal.SIGTERM
-    while _signal_group(group, number):
-        with suppress(ChildProcessError):  # as process 1 of a container, this process inherits them
-            os.waitpid(-group, os.WNOHANG)
-        if number == signal.SIGKILL:
-            return
-        number = signal.SIGKILL if time.monotonic() > deadline else NO_SIGNAL
-        time.sleep(SECONDS_BETWEEN_CHECKS)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """Send a signal to a group; whether the group exists."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS: PermissionError if all its processes have ended
-        return False
-    return True
+    with suppress(ProcessLookupError, PermissionError):  # the group has ended; macOS then raises PermissionError
+        os.killpg(group, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            with suppress(ChildProcessError):  # as process 1 of a container, this process inherits them
+                os.waitpid(-group, os.WNOHANG)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+            os.killpg(group, NO_SIGNAL)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _end_with_parent() -> Callable[[], None]:
@@ -272,24 +236,3 @@ def ended_by_sigterm(code: int) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def signals_deferred() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM have no effect; the first of them takes effect after the block.
-
-    A block that fails ends with its own error, and the signals are dropped.
-    """
-    received: list[int] = []
-
-    def defer(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feddtl.data.image_files import holds_images
 from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch.connection import (
+    AUTHORITY,
+    CERTIFICATE,
+    CONNECTION,
+    NODE_KEY,
     PORTS,
+    SERVER_KEY,
     Address,
-    ClientKeys,
-    ServerKeys,
     client_name,
     failed_attempts,
     is_host,
     proxy_variable,
-)
-from feddtl.launch.flower_cli import FlowerCli
-from feddtl.launch.processes import (
-    OutputFilter,
-    empty_folder,
-    flower_environment,
-    flower_program,
-    free_port,
-    running_with_lines,
+    public_keys,
     toml_text,
+    write_connection,
 )
+from feddtl.launch.processes import FlowerCli, flower_environment, flower_program, free_port, running_with_lines
+from feddtl.marked_lines import say, unmarked
 from feddtl.methods.catalog import with_absolute_file
 from feddtl.state_folder import STATE
 from feddtl.storage import storage_errors, write_text_atomic
@@ -39,12 +39,17 @@ from feddtl.units import counted
 SECONDS_TO_START, SECONDS_BETWEEN_CHECKS = 120.0, 0.2
 SECONDS_BETWEEN_ATTEMPTS = 10.0
 SEE_LOG = "See Flower's error above; --verbose shows its whole log."
-LISTEN_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how this machine reaches such a server
-ACTIVATION_FAILED = "[code: 2004]"  # from flwr.supercore.error.ApiErrorCode
+OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # by which this machine reaches a server that listens everywhere
+# Codes of Flower's errors, from flwr.supercore.error.ApiErrorCode.
+KEY_IN_USE, ACTIVATION_FAILED = "[code: 23]", "[code: 2004]"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# A line of Python's logging begins with its level; Flower's HTTP server puts the time before it.
+LEVEL = re.compile(r"(?:\S+Z )?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+TRACEBACK = re.compile(r"Traceback \(most recent call last\):|Exception in thread ")
 CONTROL_IS_OPEN = (
-    "Anyone who can reach {address} can submit runs, which execute code of their choice on this machine and on every "
-    "client's. The clients' keys do not prevent that. Let only a private network reach this address, or listen on "
-    "127.0.0.1 behind a proxy: see docs/explanation/security.md."
+    "Anyone who can reach {address} can submit runs, which execute any code on this machine and on every client's. "
+    "The clients' keys do not prevent that. Let only a private network reach this address, or listen on 127.0.0.1 "
+    "behind a proxy: see docs/explanation/security.md."
 )
 REFUSED = (
     "The server refuses this client. After a client was killed or lost power, the server considers it connected for "
@@ -53,16 +58,13 @@ REFUSED = (
 )
 
 
-def serve_forever(
-    listen: Address, keys: ServerKeys, state: Path, *, note: Callable[[str], None], verbose: bool = False
-) -> None:
+def serve_forever(listen: Address, keys: Path, state: Path, *, verbose: bool = False) -> None:
     """Run a SuperLink until this process receives a signal to end.
 
     Args:
         listen: Address to listen on.
-        keys: The server's keys.
+        keys: Folder that `server_keys` returned.
         state: Folder for the connection, which `feddtl submit` reads, and for the apps of the runs.
-        note: Called with what the user should know.
         verbose: Show Flower's whole log.
 
     Raises:
@@ -72,31 +74,29 @@ def serve_forever(
     """
     _require_free(listen)
     if not _is_loopback(listen.host):
-        note(CONTROL_IS_OPEN.format(address=listen))
-    cli = FlowerCli(_private_folder(state / "flower"), empty_folder(state / "empty"))
-    local = Address(LISTEN_EVERYWHERE.get(listen.host, listen.host), listen.port)
-    cli.connect_to(local, keys.authority)
+        say(CONTROL_IS_OPEN.format(address=listen))
+    cli = FlowerCli(_private_folder(state / "flower"), _empty_folder(state / "empty"))
+    address = Address(OWN_ADDRESS.get(listen.host, listen.host), listen.port)
+    write_connection(cli.home, address, keys / AUTHORITY)
     output = OutputFilter(verbose=verbose)
-    with running_with_lines(
-        _superlink(listen, keys), flower_environment(cli.home), cli.folder, output.show
-    ) as superlink:
-        _wait_until_it_answers(superlink, local, keys.authority)
-        for public_key in keys.clients:
-            cli.register(public_key)
-        note(f"The server listens on {listen} for {counted(len(keys.clients), 'client')}; Ctrl-C stops it.")
+    environment = flower_environment(cli.home)
+    with running_with_lines(_superlink(listen, keys), environment, cli.folder, output.show) as superlink:
+        _wait_until_it_answers(superlink, address, keys / AUTHORITY)
+        for key in public_keys(keys):
+            register(cli, key)
+        say(f"The server listens on {listen} for {counted(len(public_keys(keys)), 'client')}; Ctrl-C stops it.")
         raise _ended(superlink.wait())
 
 
 def take_part_forever(
     client: int,
     server: Address,
-    keys: ClientKeys,
+    keys: Path,
     state: Path,
     data: Path | None,
     model: Path | None,
     *,
     method: str = "",
-    note: Callable[[str], None],
     verbose: bool = False,
 ) -> None:
     """Keep a SuperNode running until this process is told to end; wait while the server cannot be reached.
@@ -104,12 +104,11 @@ def take_part_forever(
     Args:
         client: Id from 0.
         server: Address of the server.
-        keys: The client's keys.
+        keys: Folder that `client_keys` returned.
         state: Folder for what the client keeps.
         data: The client's images, or its copy of the data set; None: where the experiment says.
         model: The client's copy of the CLIP; None: where the experiment says.
         method: FILE.py:Class of a method that is not part of feddtl and may run here; empty: none.
-        note: Called with what the user should know.
         verbose: Show Flower's whole log.
 
     Raises:
@@ -123,20 +122,43 @@ def take_part_forever(
     if method:
         paths["method"] = with_absolute_file(method)
     write_text_atomic(home / "node.toml", toml_text({"partition-id": client, **paths}))
-    folder = empty_folder(home / "empty")
+    folder = _empty_folder(home / "empty")
     environment = {**flower_environment(home), STATE: str(state)}
     if proxy := proxy_variable(server, environment):  # only the variable's name: its value may contain a password
-        note(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
+        say(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
     while True:
         if not proxy:
-            _wait_for_server(server, keys.authority, note)
-        note(f"Client {client} connects to {server}; Ctrl-C stops it.")
+            _wait_for_server(server, keys / AUTHORITY)
+        say(f"Client {client} connects to {server}; Ctrl-C stops it.")
         end = _run_supernode(_supernode(server, keys, home / "node.toml"), environment, folder, verbose=verbose)
-        note(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
+        say(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
         time.sleep(SECONDS_BETWEEN_ATTEMPTS)
 
 
-def _run_supernode(command: list[str], environment: dict[str, str], folder: Path, *, verbose: bool) -> str:
+class OutputFilter:
+    """Shows, on standard error, the lines of a Flower process that concern its user.
+
+    These are feddtl's own lines, and Flower's warnings and errors with the lines that follow them, except tracebacks.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._continued = False  # whether a line without a level belongs to a line that was shown
+
+    def show(self, line: str) -> None:
+        """Show a line, which ends with a line break, or leave it out."""
+        plain = COLOUR.sub("", line)
+        own = unmarked(plain) is not None
+        if level := LEVEL.match(plain):
+            self._continued = level[1] not in ("DEBUG", "INFO")
+        elif own or TRACEBACK.match(plain):
+            self._continued = False
+        if self._verbose or own or self._continued:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+def _run_supernode(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, verbose: bool) -> str:
     """Run a SuperNode until it ends; why it ended."""
     output, refused = OutputFilter(verbose=verbose), False
 
@@ -150,33 +172,45 @@ def _run_supernode(command: list[str], environment: dict[str, str], folder: Path
     return REFUSED if refused else f"SuperNode ended with exit code {code}."
 
 
-def _wait_for_server(server: Address, authority: Path, note: Callable[[str], None]) -> None:
-    told = ""
+def _wait_for_server(server: Address, authority: Path) -> None:
+    shown = ""
     for reason in failed_attempts(server, authority, SECONDS_BETWEEN_ATTEMPTS):
-        if reason != told:
-            note(f"The server at {server} cannot be reached: {reason}. Waiting for it.")
-            told = reason
+        if reason != shown:
+            say(f"The server at {server} cannot be reached: {reason}. Waiting for it.")
+            shown = reason
 
 
-def _wait_until_it_answers(superlink: subprocess.Popen[str], local: Address, authority: Path) -> None:
+def _wait_until_it_answers(superlink: subprocess.Popen[str], address: Address, authority: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
-    for _ in failed_attempts(local, authority, SECONDS_BETWEEN_CHECKS):
+    for _ in failed_attempts(address, authority, SECONDS_BETWEEN_CHECKS):
         if (code := superlink.poll()) is not None:
             raise _ended(code)
         if time.monotonic() > deadline:
-            raise DeploymentError(f"SuperLink does not answer at {local} after {SECONDS_TO_START:g} seconds.", SEE_LOG)
+            raise DeploymentError(
+                f"SuperLink does not answer at {address} after {SECONDS_TO_START:g} seconds.", SEE_LOG
+            )
 
 
 def _ended(code: int) -> DeploymentError:
     return DeploymentError(f"SuperLink ended unexpectedly with exit code {code}.", SEE_LOG)
 
 
-def _superlink(listen: Address, keys: ServerKeys) -> list[str]:
+def register(cli: FlowerCli, public_key: Path) -> None:
+    """Allow the client with this key to connect, if it may not already. Raises DeploymentError."""
+    answer, error = cli.call("supernode", "register", str(public_key), CONNECTION, "--name", public_key.stem)
+    if not answer.get("success") and KEY_IN_USE not in error:
+        raise DeploymentError(
+            f"The server does not accept the key {public_key}: {error}",
+            "Use a client's .pub file that `feddtl keys` wrote.",
+        )
+
+
+def _superlink(listen: Address, keys: Path) -> list[str]:
     """The command that starts SuperLink."""
     return [
         flower_program("flower-superlink"),
-        *("--host", listen.host, "--port", str(listen.port), "--ssl-ca-certfile", str(keys.authority)),
-        *("--ssl-certfile", str(keys.certificate), "--ssl-keyfile", str(keys.key)),
+        *("--host", listen.host, "--port", str(listen.port), "--ssl-ca-certfile", str(keys / AUTHORITY)),
+        *("--ssl-certfile", str(keys / CERTIFICATE), "--ssl-keyfile", str(keys / SERVER_KEY)),
         # No --database: under load SuperLink's own processes find its SQLite file locked, and end. Nothing is lost
         # without it: keys are registered at each start, and a run's progress is in its own folder.
         *("--isolation", "subprocess"),
@@ -184,12 +218,12 @@ def _superlink(listen: Address, keys: ServerKeys) -> list[str]:
     ]
 
 
-def _supernode(server: Address, keys: ClientKeys, node_config: Path) -> list[str]:
+def _supernode(server: Address, keys: Path, node_config: Path) -> list[str]:
     """The command that starts a SuperNode, on a port that is free now."""
     return [
         flower_program("flower-supernode"),
-        *("--superlink", str(server), "--root-certificates", str(keys.authority)),
-        *("--auth-supernode-private-key", str(keys.key), "--node-config", str(node_config)),
+        *("--superlink", str(server), "--root-certificates", str(keys / AUTHORITY)),
+        *("--auth-supernode-private-key", str(keys / NODE_KEY), "--node-config", str(node_config)),
         *("--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(free_port())),
     ]
 
@@ -198,6 +232,17 @@ def _private_folder(path: Path) -> Path:
     """The folder, which is created for its owner alone. Raises RunError."""
     with storage_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _empty_folder(path: Path) -> Path:
+    """A working directory in which Python cannot find a module by accident. Raises RunError and DeploymentError."""
+    with storage_errors(path):
+        if any(_private_folder(path).iterdir()):
+            raise DeploymentError(
+                f"{path}, the working directory of Flower's processes, is not empty; nothing was changed.",
+                "Move its files elsewhere.",
+            )
     return path
 
 

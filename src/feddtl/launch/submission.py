@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import NamedTuple
 
 from feddtl.config import Experiment
 from feddtl.errors import DeploymentError
 from feddtl.experiment_file import experiment_to_dict
-from feddtl.launch.connection import failed_attempts
-from feddtl.launch.flower_cli import COMPLETED, FlowerCli, RunStatus, UnknownRunError
-from feddtl.launch.processes import flower_environment, running, signals_deferred, toml_text
+from feddtl.launch.connection import CONNECTION, Address, failed_attempts, read_connection, toml_text
+from feddtl.launch.processes import FlowerCli, flower_environment, flower_program, running
 from feddtl.marked_lines import MARK, unmarked
 
 SECONDS_TO_REACH, SECONDS_BETWEEN_ATTEMPTS = 15.0, 0.5  # a server that has just been started
 SECONDS_BETWEEN_CHECKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is requested again
 SECONDS_WITHOUT_ANSWER = 60.0  # that a server may be too busy to report the status of a run
+COMPLETED = "finished:completed"
+NO_SUCH_RUN, ALREADY_FINISHED = "[code: 16]", "[code: 18]"  # from flwr.supercore.error.ApiErrorCode
 # Flower loads the modules from the environment in which it runs, so the app consists of this description alone.
 APP = """\
 [project]
@@ -46,13 +52,25 @@ track = ""
 """
 
 
+class RunStatus(NamedTuple):
+    """The status of a run in Flower's words (running, finished:completed, finished:failed, …), and why it failed."""
+
+    status: str
+    details: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended, for whatever reason."""
+        return self.status.startswith("finished")
+
+
 def submit(
     state: Path,
     experiment: Experiment,
     output: Path,
     *,
     resume: bool,
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
     track: Sequence[str] = (),
 ) -> None:
     """Run an experiment on the server of this machine, and wait for its end.
@@ -64,114 +82,152 @@ def submit(
         experiment: What to run. Its paths are absolute, because the server has a different working directory.
         output: Folder of the run on the server's machine.
         resume: Resume from the last checkpoint in `output`.
-        tell: Called with each line of progress.
+        show: Called with each line of progress.
         track: Trackers of the run, on the server.
 
     Raises:
         DeploymentError: There is no server, the run did not finish, or the server could not be told to stop it.
     """
-    home = state / "flower"
-    if not (home / "config.toml").is_file():
-        raise DeploymentError(
-            f"No `feddtl server` on this machine keeps its state in {state}.",
-            "Start the server on this machine first, and give both commands the same --state.",
-        )
-    with TemporaryDirectory(prefix="feddtl-submit-") as scratch:
-        folder = Path(scratch)
-        cli = FlowerCli(home, folder / "empty")
-        cli.folder.mkdir()
-        _wait_for_server(cli, tell)
-        run_config = _write_run_config(folder, experiment, output, resume, track)
-        status = _run(cli, _write_app(folder / "feddtl"), run_config, tell)
-    if status.status != COMPLETED:
-        raise _not_completed(status)
-
-
-def _run(cli: FlowerCli, app: Path, run_config: Path, tell: Callable[[str], None]) -> RunStatus:
-    """Start a run and follow it; its status at the end. An interruption stops the run."""
-    run: int | None = None
-    try:
-        with signals_deferred():  # an interrupted `flwr run` could leave a run whose id nobody knows
-            run = cli.start(app, run_config)
-        tell(f"run {run} was accepted; it starts when the clients, which may be busy with another run, have answered")
-        return _follow(cli, run, tell)
-    except (KeyboardInterrupt, SystemExit):
-        if run is not None:
-            with signals_deferred():
-                cli.stop(run)
-        raise
-
-
-def _wait_for_server(cli: FlowerCli, tell: Callable[[str], None]) -> None:
-    """Return when the server answers. Raises DeploymentError if it does not within SECONDS_TO_REACH."""
-    address, authority = cli.server()
-    deadline, told = time.monotonic() + SECONDS_TO_REACH, False
-    for reason in failed_attempts(address, authority, SECONDS_BETWEEN_ATTEMPTS):
-        if time.monotonic() > deadline:
-            raise DeploymentError(
-                f"No server answers at {address}: {reason}; nothing was submitted.", "Start `feddtl server`."
-            )
-        if not told:
-            tell(f"waiting for the server at {address}")
-            told = True
-
-
-def _write_app(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(APP.format(version=version("feddtl")), encoding="utf-8")
-    return folder
-
-
-def _write_run_config(folder: Path, experiment: Experiment, output: Path, resume: bool, track: Sequence[str]) -> Path:
-    path = folder / "run.toml"
+    address, authority = read_connection(state / "flower")
     values: dict[str, str | float | bool] = {
         "settings": json.dumps(experiment_to_dict(experiment)),
         "output": str(output.absolute()),
         "resume": resume,
         "track": ",".join(track),
     }
-    path.write_text(toml_text(values), encoding="utf-8")
-    return path
+    with TemporaryDirectory(prefix="feddtl-submit-") as scratch:
+        run_config, app, empty = (Path(scratch) / name for name in ("run.toml", "feddtl", "empty"))
+        app.mkdir()
+        empty.mkdir()
+        (app / "pyproject.toml").write_text(APP.format(version=version("feddtl")), encoding="utf-8")
+        run_config.write_text(toml_text(values), encoding="utf-8")
+        _wait_for_server(address, authority, show)
+        status = _run(FlowerCli(state / "flower", empty), app, run_config, show)
+    if status.status != COMPLETED:
+        raise _not_completed(status)
 
 
-def _follow(cli: FlowerCli, run: int, tell: Callable[[str], None]) -> RunStatus:
+def _wait_for_server(address: Address, authority: Path, show: Callable[[str], None]) -> None:
+    """Return when the server answers. Raises DeploymentError if it does not within SECONDS_TO_REACH."""
+    deadline = time.monotonic() + SECONDS_TO_REACH
+    for attempt, reason in enumerate(failed_attempts(address, authority, SECONDS_BETWEEN_ATTEMPTS)):
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"No server answers at {address}: {reason}; nothing was submitted.", "Start `feddtl server`."
+            )
+        if attempt == 0:
+            show(f"waiting for the server at {address}")
+
+
+def _run(cli: FlowerCli, app: Path, run_config: Path, show: Callable[[str], None]) -> RunStatus:
+    """Start a run and follow it; its status at the end. An interruption stops the run."""
+    run: int | None = None
+    try:
+        with signals_deferred():  # an interrupted `flwr run` could leave a run whose id nobody knows
+            run = start_run(cli, app, run_config)
+        show(f"run {run} was accepted; it starts when the clients, which may be busy with another run, have answered")
+        return _follow(cli, run, show)
+    except (KeyboardInterrupt, SystemExit):
+        if run is not None:
+            with signals_deferred():
+                stop_run(cli, run)
+        raise
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM have no effect; the first of them takes effect after the block.
+
+    A block that fails ends with its own error, and the signals are dropped.
+    """
+    received: list[int] = []
+
+    def defer(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+def start_run(cli: FlowerCli, app: Path, run_config: Path) -> int:
+    """Start a run of an app folder with the values of a TOML file; the run's id. Raises DeploymentError."""
+    answer, error = cli.call("run", str(app), CONNECTION, "--run-config", str(run_config))
+    if not answer.get("run-id"):
+        raise DeploymentError(f"The server did not accept the run: {error}", "Check that `feddtl server` is running.")
+    return int(answer["run-id"])
+
+
+def run_status(cli: FlowerCli, run: int) -> RunStatus:
+    """The status of a run, from a server that may be too busy to answer at once.
+
+    Raises:
+        DeploymentError: The server has no such run, or does not answer for SECONDS_WITHOUT_ANSWER.
+    """
+    deadline = time.monotonic() + SECONDS_WITHOUT_ANSWER
+    while True:
+        answer, error = cli.call("ls", CONNECTION, "--run-id", str(run))
+        if runs := answer.get("runs"):
+            return RunStatus(str(runs[0]["status"]), str(runs[0].get("status-details") or ""))
+        if NO_SUCH_RUN in error:
+            raise DeploymentError(
+                f"The server does not know run {run}: it has restarted since, which ended the run.",
+                "If the run wrote a checkpoint, resume it with: feddtl submit --resume DIR.",
+            )
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"Run {run} is no longer followed, but may still be running. "
+                f"The server does not report the status of run {run}: {error}",
+                _manual_commands(cli, run),
+            )
+        time.sleep(SECONDS_BETWEEN_CHECKS)
+
+
+def stop_run(cli: FlowerCli, run: int) -> None:
+    """Stop a run, unless it has ended already. Raises DeploymentError."""
+    answer, error = cli.call("stop", str(run), CONNECTION)
+    if not answer.get("success") and not any(code in error for code in (ALREADY_FINISHED, NO_SUCH_RUN)):
+        raise DeploymentError(
+            f"Run {run} may still be running, because the server could not be told to stop it: {error}",
+            _manual_commands(cli, run),
+        )
+
+
+def _manual_commands(cli: FlowerCli, run: int) -> str:
+    """The commands with which a user inspects and stops a run that is no longer followed."""
+    home = shlex.quote(str(cli.home))
+    flwr = f"FLWR_HOME={home} FLWR_TELEMETRY_ENABLED=0 {shlex.quote(flower_program('flwr'))}"
+    return f"Status: {flwr} ls {CONNECTION} --run-id {run}. Stop: {flwr} stop {run} {CONNECTION}"
+
+
+def _follow(cli: FlowerCli, run: int, show: Callable[[str], None]) -> RunStatus:
     """Pass on a run's lines until the run ends; its status then.
 
     The log of a busy server may end before the run. A new log then starts again from the first line.
     """
-    told = 0
+    shown = 0
     while True:
-        lines = 0
-        for lines, line in enumerate(_own_lines(cli, run), start=1):
-            if lines > told:
-                tell(line)
-        told = max(told, lines)
+        count = 0
+        for count, line in enumerate(_own_lines(cli, run), start=1):
+            if count > shown:
+                show(line)
+        shown = max(shown, count)
         deadline = time.monotonic() + SECONDS_TO_FINISH
-        while not (status := _status(cli, run)).finished and time.monotonic() < deadline:
+        while not (status := run_status(cli, run)).finished and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_CHECKS)
         if status.finished:
             return status
 
 
-def _status(cli: FlowerCli, run: int) -> RunStatus:
-    """The status of a run, from a server that may be too busy to answer at once."""
-    deadline = time.monotonic() + SECONDS_WITHOUT_ANSWER
-    while True:
-        try:
-            return cli.status(run)
-        except UnknownRunError:
-            raise
-        except DeploymentError as error:
-            if time.monotonic() > deadline:
-                message = f"Run {run} is no longer followed, but may still be running. {error.message}"
-                raise DeploymentError(message, cli.manual_commands(run)) from None
-        time.sleep(SECONDS_BETWEEN_CHECKS)
-
-
 def _own_lines(cli: FlowerCli, run: int) -> Iterator[str]:
     """The lines in a run's log that feddtl printed, without Flower's."""
-    environment = flower_environment(cli.home)
-    with running(cli.log_command(run), environment, cli.folder, subprocess.PIPE, subprocess.DEVNULL) as log:
+    command = [flower_program("flwr"), "log", str(run), CONNECTION, "--stream"]
+    with running(command, flower_environment(cli.home), cli.folder, errors=subprocess.DEVNULL) as log:
         assert log.stdout is not None
         for line in log.stdout:
             if (text := unmarked(line)) is not None:
@@ -179,7 +235,7 @@ def _own_lines(cli: FlowerCli, run: int) -> Iterator[str]:
 
 
 def _not_completed(status: RunStatus) -> DeploymentError:
-    """How a run ended: with the error of its server, which feddtl marks, or with what Flower says."""
+    """How a run ended: with the error of its server, which feddtl marks, or with Flower's details."""
     message, _, hint = status.details.rpartition(MARK)[2].partition("\n")
     return DeploymentError(
         f"The run ended as {status.status}{f': {message}' if message else '.'}",

@@ -11,7 +11,6 @@ import tyro
 from feddtl.cli.command import Command
 from feddtl.cli.flags import UNSAID, FolderFlag
 from feddtl.cli.services import STOPPED, state_of
-from feddtl.marked_lines import say
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,5 @@ class Client(Command):
         server, keys = Address.parse(self.server), client_keys(self.keys, self.id)
         state, files = state_of(self.state), {"data": self.data, "model": self.model}
         with ended_by_sigterm(STOPPED):
-            take_part_forever(
-                self.id, server, keys, state, **files, method=self.method or "", note=say, verbose=self.verbose
-            )
+            take_part_forever(self.id, server, keys, state, **files, method=self.method or "", verbose=self.verbose)
         return 1

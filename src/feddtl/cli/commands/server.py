@@ -11,7 +11,6 @@ import tyro
 from feddtl.cli.command import Command
 from feddtl.cli.flags import FolderFlag
 from feddtl.cli.services import STOPPED, state_of
-from feddtl.marked_lines import say
 
 
 @dataclass(frozen=True)
@@ -42,5 +41,5 @@ class Server(Command):
 
         listen, state = Address(self.host, self.port), state_of(self.state) / "server"
         with ended_by_sigterm(STOPPED):
-            serve_forever(listen, server_keys(self.keys), state, note=say, verbose=self.verbose)
+            serve_forever(listen, server_keys(self.keys), state, verbose=self.verbose)
         return 1

@@ -68,7 +68,7 @@ class Submit(ExperimentCommand):
                 output,
                 resume=self.resume is not None,
                 track=self.track,
-                tell=lambda line: None if self.quiet or self.json else print(line, file=sys.stderr),
+                show=lambda line: None if self.quiet or self.json else print(line, file=sys.stderr),
             )
 
     def _print_summary(self, output: Path) -> None:
