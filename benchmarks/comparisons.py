@@ -94,7 +94,7 @@ def evaluation(bench: Bench) -> list[Row]:
     ours.evaluate()
     loop = bench.opponent.loop(bench.workload, load_federation(bench.workload))
     state = loop.start()
-    text, own = loop.broadcast(state), [state.visual] * bench.workload.clients
+    text, own = loop.broadcast(state), [state.image] * bench.workload.clients
     sides = {"ours": ours.evaluate, "reference": lambda: loop.evaluate(state, own, text)}
     samples = alternate(sides, bench.repeats)
     note = describe(bench.opponent.image)
@@ -134,7 +134,7 @@ def _text_loop(workload: Workload, compute: Compute, classes: int) -> Callable[[
     state = loop.start()
     generator = torch.Generator().manual_seed(0)
     results = [
-        (state.visual, normalize(torch.randn(len(part), joint, generator=generator), dim=-1).to(compute.device), 0.0)
+        (state.image, normalize(torch.randn(len(part), joint, generator=generator), dim=-1).to(compute.device), 0.0)
         for part in parts
     ]
     return lambda: loop.aggregate(state, results, 1)

@@ -108,8 +108,8 @@ def _image_trial(workload: Workload, compute: Compute) -> Callable[[], object]:
     pixels = torch.randn(TRIAL_IMAGES, 3, shape.side, shape.side, generator=generator)
     images = Images(pixels, torch.arange(TRIAL_IMAGES) % 10).to(compute)
     text = normalize(torch.randn(10, shape.joint, generator=generator), dim=-1).to(compute.device)
-    visual = client.tower.get()
-    return lambda: client.fit("sft", visual, visual, text, images, seeded(0), 0, 1)
+    image = client.tower.get()
+    return lambda: client.fit("sft", image, image, text, images, seeded(0), 0, 1)
 
 
 def _text_trial(workload: Workload, compute: Compute, classes: int) -> Callable[[], object]:

@@ -61,17 +61,17 @@ class Client:
         return normalize(torch.cat([self.features(part) for part in parts]), dim=-1)
 
     def fit(
-        self, stage: str, visual: Adapter, anchor: Adapter, text: Tensor, images: Images, draws: Draws, *key: int
+        self, stage: str, image: Adapter, anchor: Adapter, text: Tensor, images: Images, draws: Draws, *key: int
     ) -> tuple[Adapter, Tensor, float]:
         """A client's round, 'sft' or 'rl'; `key` is (client, round).
 
         Returns:
             The tuned adapter, unit embeddings of the training images under it, and the mean loss.
         """
-        self.tower.set(visual)
+        self.tower.set(image)
         optimizer, order = self.tower.optimizer(), draws("batch-order", *key)
         if stage == "rl":
-            rl_loss = self._start_rl(visual, anchor, text, images, draws("rollout-noise", *key))
+            rl_loss = self._start_rl(image, anchor, text, images, draws("rollout-noise", *key))
         epochs = self.settings.sft_epochs if stage == "sft" else self.settings.rl_epochs
         total = torch.zeros((), device=self.compute.device, dtype=self.compute.joint_dtype)
         for _ in range(epochs):
@@ -88,12 +88,12 @@ class Client:
         return self.tower.get(), self.embed(images.pixels), float(total) / (len(images.labels) * epochs)
 
     def _start_rl(
-        self, visual: Adapter, anchor: Adapter, text: Tensor, images: Images, generator: torch.Generator
+        self, image: Adapter, anchor: Adapter, text: Tensor, images: Images, generator: torch.Generator
     ) -> Callable[[Tensor], Tensor]:
         """Load the frozen roles, draw the round's noise, and return the loss of a batch."""
         s = self.settings
-        self.tower.set(visual, "received")
-        self.tower.set(mixed(anchor, visual, s.anchor_weight), "reference")
+        self.tower.set(image, "received")
+        self.tower.set(mixed(anchor, image, s.anchor_weight), "reference")
         noise = s.noise_std * torch.randn((s.group_size, len(images.labels), text.shape[1]), generator=generator)
         noise = noise.to(self.compute.device)
 
@@ -213,8 +213,8 @@ class ReferenceLoop:
 
     def start(self) -> State:
         """Fresh adapters; B = 0, so the anchor is the pre-trained tower."""
-        visual = self.client.tower.get()
-        return State(visual, self.server.tower.get(), visual)
+        image = self.client.tower.get()
+        return State(image, self.server.tower.get(), image)
 
     def stage(self, number: int) -> str:
         """Stage of a round, from 1."""
@@ -223,7 +223,7 @@ class ReferenceLoop:
     def local(self, state: State, text: Tensor, number: int) -> list[tuple[Adapter, Tensor, float]]:
         """Every client's round."""
         return [
-            self.client.fit(self.stage(number), state.visual, state.anchor, text, images, self.draws, client, number)
+            self.client.fit(self.stage(number), state.image, state.anchor, text, images, self.draws, client, number)
             for client, images in enumerate(self.clients)
         ]
 
@@ -235,11 +235,11 @@ class ReferenceLoop:
 
     def aggregate(self, state: State, results: Sequence[tuple[Adapter, Tensor, float]], number: int) -> State:
         """Weighted average of the image adapters, then text training."""
-        visual = average([adapter for adapter, _, _ in results], [len(images.labels) for images in self.clients])
+        image = average([adapter for adapter, _, _ in results], [len(images.labels) for images in self.clients])
         labels = torch.cat([images.labels for images in self.clients])
         uploaded = Images(torch.cat([embeddings for _, embeddings, _ in results]), labels)
         text = self.server.train(state.text, self.base_tokens, uploaded, self.draws("server-batch-order", number))
-        return State(visual, text, visual if self.stage(number) == "sft" else state.anchor)
+        return State(image, text, image if self.stage(number) == "sft" else state.anchor)
 
     @torch.no_grad()
     def evaluate(self, state: State, own: Sequence[Adapter], text: Tensor) -> dict[str, float]:
@@ -250,8 +250,8 @@ class ReferenceLoop:
             if len(share)
         ]
         self.server.tower.set(state.text)
-        base = self._accuracy(state.visual, self.base, self.server.encode(self.base_tokens))
-        novel = self._accuracy(state.visual, self.novel, self.server.encode(self.novel_tokens))
+        base = self._accuracy(state.image, self.base, self.server.encode(self.base_tokens))
+        novel = self._accuracy(state.image, self.novel, self.server.encode(self.novel_tokens))
         return {"local": sum(local) / len(local), "base": base, "novel": novel}
 
     def _accuracy(self, adapter: Adapter, images: Images, text: Tensor) -> float:

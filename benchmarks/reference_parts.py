@@ -106,7 +106,7 @@ class Federation:
 class State:
     """What the server keeps between rounds."""
 
-    visual: Adapter
+    image: Adapter
     text: Adapter
     anchor: Adapter
 

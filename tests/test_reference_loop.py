@@ -29,7 +29,7 @@ from benchmarks.reference_parts import Compute, Federation, Images, Settings, St
 CLOSE = {"rtol": 0, "atol": 1e-8}
 PREFIX = "base_model.model."
 # By their name in the plain loop, groups of the server state.
-GROUPS = {"visual": "shared", "text": "text", "anchor": "anchor"}
+GROUPS = {"image": "shared", "text": "text", "anchor": "anchor"}
 # The reference has one batch size, which leaves a remainder for every client; a clip range narrow enough to act, and
 # an uneven mix of anchor and received model.
 TELLING = {"server": {"batch_size": 3}, "rl": {"clip": 0.02, "anchor_weight": 0.8}}
@@ -130,7 +130,7 @@ def test_a_round_gives_feddtls_adapters(
         torch.testing.assert_close(embeddings, update.samples["embeddings"], **CLOSE)
 
     after, their_after = server_step(method, state, updates).state, loop.aggregate(theirs, results, round_number)
-    for group in ("visual", "text", "anchor"):
+    for group in ("image", "text", "anchor"):
         assert_same(getattr(their_after, group), select_prefix(after.tensors, GROUPS[group]))
 
     sets = double_federation.sets(method, torch.float64)
@@ -154,7 +154,7 @@ def test_whole_run_gives_feddtls_final_adapters(double_federation, make_experime
         state = server_step(method, state, [method.client_update(payload, data, {}) for data in clients]).state
     final, records = loop.run()
     assert len(records) == experiment.rounds
-    for group in ("visual", "text", "anchor"):
+    for group in ("image", "text", "anchor"):
         assert_same(getattr(final, group), select_prefix(state.tensors, GROUPS[group]))
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def progress(number: int, **record: Any) -> Progress:
     """State after a round, with a personal tensor of client 2."""
     shared = torch.full((2, 3), float(number))
-    state = ServerState(number, {"visual/a": shared, "anchor/a": shared, "count": torch.tensor([number])})
+    state = ServerState(number, {"image/a": shared, "anchor/a": shared, "count": torch.tensor([number])})
     always = {"stage": "sft", "lost": [], "train": {}, "bytes_up": 1, "bytes_down": 1}
     always |= {"virtual_seconds": 0.5, "seconds": {"steps": 1.0}}
     records = tuple(made_record(done, **{**always, **record}) for done in range(1, number + 1))
@@ -172,12 +172,12 @@ def test_a_bit_that_flipped_is_noticed(folder: RunFolder) -> None:
 
 def test_adapters_are_replaced_as_a_whole(folder: RunFolder) -> None:
     factors = {f"vision_model.x{A_SUFFIX}": torch.ones(2, 3), f"vision_model.x{B_SUFFIX}": torch.ones(4, 2)}
-    folder.write_adapters({"visual": Lora(factors, 1.0), "text": Lora(factors, 1.0)}, "tiny-clip")
-    folder.write_adapters({"visual": Lora(factors, 2.0)}, "tiny-clip")
-    assert names(folder.path / "adapter") == ["visual"]
-    assert load_adapter(folder.path / "adapter" / "visual").scaling == 2.0
+    folder.write_adapters({"image": Lora(factors, 1.0), "text": Lora(factors, 1.0)}, "tiny-clip")
+    folder.write_adapters({"image": Lora(factors, 2.0)}, "tiny-clip")
+    assert names(folder.path / "adapter") == ["image"]
+    assert load_adapter(folder.path / "adapter" / "image").scaling == 2.0
     folder.write_adapters({}, "tiny-clip")
-    assert names(folder.path / "adapter") == ["visual"]
+    assert names(folder.path / "adapter") == ["image"]
 
 
 def test_records_are_read_as_they_were_written(folder: RunFolder) -> None:

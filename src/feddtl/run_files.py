@@ -6,7 +6,7 @@ federation.json             of a run with clients elsewhere: its name among them
 metrics.jsonl summary.json  records of the rounds done; the outcome
 predictions.safetensors     what each test image is taken for, before and after training
 checkpoints/round-0007/{state.safetensors, progress.json}
-adapter/{visual, text}/     in PEFT's format, or, of a method without LoRA,
+adapter/{image, text}/      in PEFT's format, or, of a method without LoRA,
 tensors/                    shared.safetensors, client-3.safetensors
 """
 

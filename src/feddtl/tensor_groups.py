@@ -1,4 +1,4 @@
-"""Groups of named tensors inside one flat dictionary: 'visual/<name>', 'anchor/<name>'."""
+"""Groups of named tensors inside one flat dictionary: 'image/<name>', 'anchor/<name>'."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_export_is_an_ordinary_clip_that_answers_as_the_run_does(bench: Bench, f
     merged = logits(CLIPModel.from_pretrained("model"), Path("model"), files)
 
     adapted = CLIPModel.from_pretrained(bench.clip)
-    for tower in ("visual", "text"):
+    for tower in ("image", "text"):
         adapted = PeftModel.from_pretrained(adapted, finished / "adapter" / tower).merge_and_unload()
     torch.testing.assert_close(merged, logits(adapted, bench.clip, files))
 

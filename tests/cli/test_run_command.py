@@ -69,7 +69,7 @@ def test_fedlora_sends_both_towers_and_no_embedding(bench: Bench, tmp_path: Path
 
 
 def test_adapters_of_both_towers_are_written(finished: Path) -> None:
-    for tower, model in (("visual", "vision_model"), ("text", "text_model")):
+    for tower, model in (("image", "vision_model"), ("text", "text_model")):
         folder = finished / "adapter" / tower
         assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
         tensors = load_file(folder / "adapter_model.safetensors")

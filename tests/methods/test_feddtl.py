@@ -82,7 +82,7 @@ def test_broadcast_holds_no_text_tower_and_nothing_of_an_image(federation, metho
 
 
 @pytest.mark.parametrize("done", [0, 2])
-def test_uplink_holds_visual_lora_unit_embeddings_and_labels_only(federation, method, randomised, done):
+def test_uplink_holds_image_lora_unit_embeddings_and_labels_only(federation, method, randomised, done):
     """One vector of the joint space per image; patch tokens, activations and pixels stay. Nothing is kept either."""
     data = federation.clients(method)[0]
     payload = method.broadcast(randomised(method.init_server(), done))
@@ -142,17 +142,17 @@ def test_anchor_follows_sft_and_is_frozen_in_rl(federation, method):
     state, anchors = method.init_server(), []
     for number in (1, 2, 3, 4):
         state = one_round(method, state, clients)[2].state
-        visual, anchor = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "anchor")
+        shared, anchor = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "anchor")
         anchors.append(anchor)
         assert state.round == number
-        assert equal(anchor, visual) == (number <= 2)
+        assert equal(anchor, shared) == (number <= 2)
     assert not equal(anchors[0], anchors[1])
     assert equal(anchors[1], anchors[2])
     assert equal(anchors[1], anchors[3])
 
 
 def test_server_training_changes_the_text_lora_only(federation, make_experiment):
-    """With and without epochs on the server, the same visual average; without, the text LoRA stands still."""
+    """With and without epochs on the server, the image tower's average is the same; without, the text LoRA stays."""
     after = {}
     for epochs in (0, 2):
         method = build_method(federation.task, make_experiment(server={"epochs": epochs}))
@@ -228,9 +228,9 @@ def test_client_model_is_its_image_tower_with_the_text_tower_it_was_sent(federat
 def test_adapters_for_export_are_those_of_the_classifier(federation, method, randomised):
     state = randomised(method.init_server(), 4)
     adapters = method.adapters(state)
-    assert set(adapters) == {"visual", "text"}
+    assert set(adapters) == {"image", "text"}
     clip, data = federation.task.clip, federation.clients(method)[0]
-    features = clip.image.features(data.activations.all(), 2, adapters["visual"])
+    features = clip.image.features(data.activations.all(), 2, adapters["image"])
     classifier = method.classifier(state)
     torch.testing.assert_close(
         torch.nn.functional.normalize(features, dim=-1), classifier.image_features(data.activations.all())

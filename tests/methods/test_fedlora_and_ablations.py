@@ -49,7 +49,7 @@ def test_fedlora_moves_both_towers(federation, make_experiment):
     payload = method.broadcast(state)
     updates = [method.client_update(payload, data, {}) for data in federation.clients(method)]
     after = server_step(method, state, updates).state
-    for tower in ("visual", "text"):
+    for tower in ("image", "text"):
         for update in updates:
             moved = select_prefix(update.weights, tower)
             start = select_prefix(select_prefix(state.tensors, "shared"), tower)
@@ -63,7 +63,7 @@ def test_fedlora_sends_both_towers_and_in_rl_the_anchor(federation, make_experim
     for done, groups in ((0, {"shared"}), (2, {"shared", "anchor"})):
         payload = method.broadcast(randomised(method.init_server(), done))
         assert {name.split("/")[0] for name in payload.tensors} == groups
-        assert {name.split("/")[1] for name in payload.tensors} == {"visual", "text"}
+        assert {name.split("/")[1] for name in payload.tensors} == {"image", "text"}
 
 
 def test_fedlora_anchor_is_frozen_after_the_last_sft_round(rows):
@@ -85,7 +85,7 @@ def test_fedlora_client_model_has_its_own_two_towers(federation, make_experiment
     assert not torch.allclose(
         own.image_features(data.activations.all()), received.image_features(data.activations.all())
     )
-    assert method.adapters(state).keys() == {"visual", "text"}
+    assert method.adapters(state).keys() == {"image", "text"}
 
 
 @pytest.mark.parametrize(("one_stage", "two_stage"), [("FedLoRA", "+ two-stage"), ("+ decoupled", "FedDTL")])
@@ -105,7 +105,7 @@ def test_all_rows_start_from_the_same_adapters(rows):
     for method, states in rows.values():
         adapters = method.adapters(states[0])
         starts.append(
-            {**add_prefix("visual", adapters["visual"].factors), **add_prefix("text", adapters["text"].factors)}
+            {**add_prefix("image", adapters["image"].factors), **add_prefix("text", adapters["text"].factors)}
         )
     assert all(equal(start, starts[0]) for start in starts)
     assert {method.first_image_block for method, _ in rows.values()} == {2}
@@ -122,7 +122,7 @@ def test_first_client_step_is_the_same_coupled_and_decoupled(federation, make_ex
         method = build_method(federation.task, experiment)
         data = federation.clients(method)[0]
         updates[name] = method.client_update(method.broadcast(method.init_server()), data, {})
-    coupled = select_prefix(updates["fedlora"].weights, "visual")
+    coupled = select_prefix(updates["fedlora"].weights, "image")
     decoupled = updates["feddtl"].weights
     assert coupled.keys() == decoupled.keys()
     for name in coupled:

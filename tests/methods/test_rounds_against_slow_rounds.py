@@ -52,7 +52,7 @@ def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomise
     experiment = make_experiment()
     method = build_method(double_federation.task, experiment)
     state = in_double(randomised(method.init_server(), round_number=1))
-    visual, text = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "text")
+    image, text = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "text")
     payload = method.broadcast(state)
     embeddings = slow.text_embeddings(text).detach()
     assert_close(payload.tensors["text_embeddings"], embeddings)
@@ -61,11 +61,9 @@ def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomise
     for data in clients_of(double_federation, method):
         update = method.client_update(payload, data, {})
         pixels, labels = double_federation.pixels(data.client), data.labels.tolist()
-        factors, metrics = slow_sft(
-            slow, visual, lambda factors: embeddings, pixels, labels, experiment, data.client, 2
-        )
+        factors, metrics = slow_sft(slow, image, lambda factors: embeddings, pixels, labels, experiment, data.client, 2)
         assert_same_tensors(update.weights, factors)
-        assert_moved(visual, update.weights)
+        assert_moved(image, update.weights)
         assert {name: update.metrics[name] for name in metrics} == pytest.approx(metrics, abs=CLOSE)
         features = slow.image_features(factors, pixels.double()).detach()
         uploads.append(features / features.norm(dim=-1, keepdim=True))

@@ -83,7 +83,7 @@ def test_embeddings_are_unit_vectors(federation, make_experiment, randomised):
 
 def test_groups_of_names_are_put_on_and_taken_off():
     tensors = {"x": torch.tensor(1.0), "y/z": torch.tensor(2.0)}
-    grouped = {**add_prefix("visual", tensors), **add_prefix("visual2", {"w": torch.tensor(3.0)})}
-    assert set(grouped) == {"visual/x", "visual/y/z", "visual2/w"}
-    assert select_prefix(grouped, "visual") == tensors
+    grouped = {**add_prefix("image", tensors), **add_prefix("image2", {"w": torch.tensor(3.0)})}
+    assert set(grouped) == {"image/x", "image/y/z", "image2/w"}
+    assert select_prefix(grouped, "image") == tensors
     assert select_prefix(grouped, "vis") == {}

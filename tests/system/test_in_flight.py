@@ -11,7 +11,7 @@ from feddtl.system.in_flight import Job, UpdatesInFlight
 
 
 def job(number, arrival, *, version=0, lost=False):
-    begun = ServerState(1, {"visual/a": torch.full((2,), float(version)), "text/b": torch.ones(1)})
+    begun = ServerState(1, {"image/a": torch.full((2,), float(version)), "text/b": torch.ones(1)})
     return Job(number, number + 10, version, arrival, lost, begun)
 
 
@@ -34,7 +34,7 @@ def flat(in_flight):
 def test_updates_in_flight_that_were_written_and_read_are_the_same():
     """Seconds that float32 does not hold; two jobs that were sent the same state, which is there once."""
     momentum = ServerMomentum(
-        {"visual/a": torch.ones(2)}, {"visual/a": torch.full((2,), 1 / 3, dtype=torch.float64)}, 1 / 7
+        {"image/a": torch.ones(2)}, {"image/a": torch.full((2,), 1 / 3, dtype=torch.float64)}, 1 / 7
     )
     jobs = (job(3, 0.1 + 0.2, version=2), job(4, 1e9 + 1 / 3, version=2), job(6, 2.0, version=5, lost=True))
     in_flight = UpdatesInFlight(100 / 3, 7, 5, momentum, jobs)

@@ -166,7 +166,7 @@ class Method(ABC):
         """How many numbers are trained."""
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
-        """Trained LoRA by tower ('visual', 'text'), for export; empty where the method has none."""
+        """Trained LoRA by tower ('image', 'text'), for export; empty where the method has none."""
         return {}
 
     def trained_tensors(self, state: ServerState) -> Tensors:

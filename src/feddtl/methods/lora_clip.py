@@ -29,7 +29,7 @@ MAX_CLIENTS_TOGETHER = 16
 class LoraClip:
     """The frozen CLIP of a task with the places where its adapters go.
 
-    Factors are keyed 'visual/<layer>…' and 'text/<layer>…'.
+    Factors are keyed 'image/<layer>…' and 'text/<layer>…'.
     """
 
     def __init__(self, task: Task, config: LoraConfig) -> None:
@@ -54,7 +54,7 @@ class LoraClip:
         image = self.clip.image.stack.layer_shapes(self.first_image_block, config.target_names)
         text = self.clip.text.stack.layer_shapes(self.first_text_block, config.target_names)
         return {
-            **add_prefix("visual", init_factors(image, config.rank, seed)),
+            **add_prefix("image", init_factors(image, config.rank, seed)),
             **add_prefix("text", init_factors(text, config.rank, seed)),
         }
 
@@ -106,10 +106,10 @@ class LoraClip:
             return 1
         return max(1, min(MAX_CLIENTS_TOGETHER, self.clip.image.images_per_pass // batch_size))
 
-    def classifier(self, visual: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> LoraClassifier:
+    def classifier(self, image: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> LoraClassifier:
         """Classifier with these factors in the two towers."""
         template, blocks = self._task.prompt_template, (self.first_image_block, self.first_text_block)
-        return LoraClassifier(self.clip, template, *blocks, self.lora(visual), self.lora(text))
+        return LoraClassifier(self.clip, template, *blocks, self.lora(image), self.lora(text))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class FedDTL(LoraMethod):
 
     def initial_shared(self) -> Tensors:
         """Fresh LoRA of the image tower."""
-        return select_prefix(self.model.init_factors(), "visual")
+        return select_prefix(self.model.init_factors(), "image")
 
     def init_server(self) -> ServerState:
         """Fresh LoRA in both towers; the anchor starts as the pre-trained image tower."""
@@ -55,7 +55,10 @@ class FedDTL(LoraMethod):
         return with_text(super().init_server(), text)
 
     def broadcast(self, state: ServerState) -> Payload:
-        """Visual LoRA and text embeddings T (C, e); those of novel classes that clients score; in RL the SFT anchor."""
+        """LoRA of the image tower, in the RL stage with its SFT anchor, and text embeddings T (C, e).
+
+        Embeddings of the novel classes go along if clients score them.
+        """
         payload = super().broadcast(state)
         with torch.no_grad():
             embeddings = self.model.encode_text(select_prefix(state.tensors, TEXT))[0]
@@ -83,39 +86,39 @@ class FedDTL(LoraMethod):
         return [self._limited(data, share, round_number) for data, share in zip(clients, shares, strict=True)]
 
     def expected_update(self, payload: Payload) -> ExpectedUpdate:
-        """Visual LoRA, and unit embeddings with their labels."""
+        """The LoRA of the image tower, and unit embeddings with their labels."""
         width = payload.tensors["text_embeddings"].shape[-1]
         return ExpectedUpdate(select_prefix(payload.tensors, SHARED), {"embeddings": width}, ("labels",))
 
     def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
-        """The aggregated visual LoRA, and text LoRA that is tuned on the uploaded embeddings."""
+        """The aggregated LoRA of the image tower, and that of the text tower, tuned on the uploaded embeddings."""
         reached = super().next_state(state, aggregated, updates)
         text, metrics = self._train_text(select_prefix(state.tensors, TEXT), updates, state.round + 1)
         return NextState(with_text(reached.state, text), {**reached.metrics, **metrics})
 
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """Global model, or a client's tuned image tower with the text tower it was broadcast."""
-        visual = self.trained_tensors(state) if update is None else update.weights
-        return self.model.classifier(visual, select_prefix(state.tensors, TEXT))
+        image = self.trained_tensors(state) if update is None else update.weights
+        return self.model.classifier(image, select_prefix(state.tensors, TEXT))
 
     def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
         """Image tower, received or tuned, with the text embeddings that came with it: a client has no text tower."""
-        visual = select_prefix(payload.tensors, SHARED) if update is None else update.weights
+        image = select_prefix(payload.tensors, SHARED) if update is None else update.weights
         texts = {self.task.class_names: payload.tensors["text_embeddings"]}
         if self.task.novel_names:
             texts[self.task.novel_names] = payload.tensors["novel_text_embeddings"]
-        return ReceivedClassifier(self.model, self.model.lora(visual), texts)
+        return ReceivedClassifier(self.model, self.model.lora(image), texts)
 
     def trained_parameters(self) -> TrainedParameters:
         """LoRA of the image tower on the clients, of the text tower on the server."""
         factors = self.model.init_factors()
-        visual, text = (count_parameters(select_prefix(factors, tower)) for tower in ("visual", "text"))
-        return TrainedParameters(shared=visual, server=text)
+        image, text = (count_parameters(select_prefix(factors, tower)) for tower in ("image", "text"))
+        return TrainedParameters(shared=image, server=text)
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """LoRA of both towers."""
         return {
-            "visual": self.model.lora(self.trained_tensors(state)),
+            "image": self.model.lora(self.trained_tensors(state)),
             "text": self.model.lora(select_prefix(state.tensors, TEXT)),
         }
 
@@ -164,12 +167,12 @@ class ReceivedClassifier:
 
     Attributes:
         model: CLIP and where its adapters go.
-        visual: Adapter of the image tower.
+        image_lora: Adapter of the image tower.
         texts: Unit text embeddings (C, e) by class list.
     """
 
     model: LoraClip
-    visual: Lora
+    image_lora: Lora
     texts: Mapping[tuple[str, ...], Tensor]
 
     @property
@@ -180,7 +183,7 @@ class ReceivedClassifier:
     @torch.no_grad()
     def image_features(self, activations: Tensor) -> Tensor:
         """Unit image embeddings (B, e) from activations (B, S, d)."""
-        features = self.model.clip.image.features(activations, self.model.first_image_block, self.visual)
+        features = self.model.clip.image.features(activations, self.model.first_image_block, self.image_lora)
         return normalize(features, dim=-1)
 
     def text_embeddings(self, class_names: Sequence[str]) -> Tensor:

@@ -18,7 +18,7 @@ from feddtl.tensor_groups import select_prefix
 
 
 class FedLoRA(LoraMethod):
-    """Federated averaging of two-tower LoRA, named 'visual/…' and 'text/…'."""
+    """Federated averaging of two-tower LoRA, named 'image/…' and 'text/…'."""
 
     def initial_shared(self) -> Tensors:
         """Fresh LoRA of both towers."""
@@ -26,7 +26,7 @@ class FedLoRA(LoraMethod):
 
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
         """Projected features (B, e) under the LoRA of the image tower."""
-        adapter = self.model.lora(select_prefix(tensors, "visual"))
+        adapter = self.model.lora(select_prefix(tensors, "image"))
         return self.clip.image.features(activations, self.first_image_block, adapter)
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
@@ -39,7 +39,7 @@ class FedLoRA(LoraMethod):
         self, tensors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor
     ) -> Tensor:
         """See `LoraClip.encode_images`."""
-        return self.model.encode_images([select_prefix(own, "visual") for own in tensors], activations, owners)
+        return self.model.encode_images([select_prefix(own, "image") for own in tensors], activations, owners)
 
     def text_embeddings_of_clients(self, tensors: Sequence[Mapping[str, Tensor]], payload: Payload) -> Tensor:
         """See `LoraClip.encode_text`."""
@@ -48,4 +48,4 @@ class FedLoRA(LoraMethod):
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """LoRA of both towers."""
         factors = self.trained_tensors(state)
-        return {tower: self.model.lora(select_prefix(factors, tower)) for tower in ("visual", "text")}
+        return {tower: self.model.lora(select_prefix(factors, tower)) for tower in ("image", "text")}
