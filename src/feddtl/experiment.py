@@ -253,7 +253,7 @@ def load_model(
         return clip
     first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
     if kernels is None:
-        measured = clip if clip.image.is_loaded else load(towers=frozenset(("image",)))
+        measured = clip if clip.image.stack.is_loaded else load(towers=frozenset(("image",)))
         kernels = choose_kernels(measured, first_block, compute.precision, compute.attention, folder)
     clip.use(kernels)
     return clip

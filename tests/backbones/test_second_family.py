@@ -21,7 +21,7 @@ from feddtl.experiment import prepare
 from feddtl.models.backbone import Backbone
 from feddtl.models.digests import digests_in_memory
 from feddtl.models.image_tower import ImageTower
-from feddtl.models.modules import Encoder, hold
+from feddtl.models.modules import assign_weights, plain_encoder
 from feddtl.models.preprocess import PlainTransform, Preprocessing
 from feddtl.models.text_tower import TextTower
 from feddtl.models.towers import BlockStack
@@ -38,29 +38,28 @@ class ToyModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.image = Encoder(BLOCKS)
-        self.text = Encoder(BLOCKS)
+        self.image = plain_encoder(BLOCKS)
+        self.text = plain_encoder(BLOCKS)
         self.patches = nn.Linear(3 * PATCH**2, WIDTH)
         self.head = nn.Linear(WIDTH, 1)
         self.letters = nn.Embedding(256, WIDTH)
-        self.places = nn.Embedding(LENGTH, WIDTH)
+        self.positions = nn.Embedding(LENGTH, WIDTH)
         generator = torch.Generator().manual_seed(0)
         drawn = {name: 0.2 * torch.randn(w.shape, generator=generator) for name, w in self.state_dict().items()}
-        hold(self, drawn, torch.device("cpu"))
+        assign_weights(self, drawn, torch.device("cpu"))
 
 
 class ToyImageTower(ImageTower):
-    width = feature_width = WIDTH
+    feature_width = WIDTH
     tokens = (SIDE // PATCH) ** 2
-    is_loaded = True
     architecture = None
 
     def __init__(self, model):
         half = (0.5, 0.5, 0.5)
         plain = PlainTransform((SIDE, SIDE), (SIDE, SIDE), Image.Resampling.BILINEAR, 255.0, half, half)
         preprocessing = Preprocessing(lambda: None, {"side": SIDE}, lambda processor: plain)
-        stack = BlockStack(model.image, "image.layers", HEADS, causal=False)
-        super().__init__(stack, preprocessing, "toy", torch.device("cpu"))
+        stack = BlockStack(model.image.layers, "image.layers", HEADS, causal=False)
+        super().__init__(stack, preprocessing, "toy")
         self.model = model
 
     def prefix_digests(self, stop):
@@ -85,10 +84,8 @@ class ToyImageTower(ImageTower):
 
 
 class ToyTextTower(TextTower):
-    width = WIDTH
-
     def __init__(self, model):
-        super().__init__(BlockStack(model.text, "text.layers", HEADS, causal=False), torch.device("cpu"))
+        super().__init__(BlockStack(model.text.layers, "text.layers", HEADS, causal=False))
         self.model = model
 
     def tokenize_anew(self, prompts):
@@ -97,7 +94,7 @@ class ToyTextTower(TextTower):
         return ids, torch.full((len(ids),), LENGTH - 1)
 
     def embed(self, ids):
-        return self.model.letters(ids) + self.model.places.weight
+        return self.model.letters(ids) + self.model.positions.weight
 
     def embed_words(self, text):
         return self.model.letters(torch.tensor(list(text.encode())))
@@ -106,7 +103,7 @@ class ToyTextTower(TextTower):
         ids, positions = self.tokenize(prompts)
         # Padding makes room, so that the length stays that of training.
         rest = self.model.letters(ids[:, instead_of : instead_of + LENGTH - len(context)])
-        return torch.cat([context.expand(len(ids), -1, -1), rest], dim=1) + self.model.places.weight, positions
+        return torch.cat([context.expand(len(ids), -1, -1), rest], dim=1) + self.model.positions.weight, positions
 
     def replace_context(self, hidden, context):
         return torch.cat([context.expand(len(hidden), -1, -1), hidden[:, len(context) :]], dim=1)

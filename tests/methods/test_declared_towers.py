@@ -55,14 +55,14 @@ def test_kernels_are_measured_on_an_image_tower_that_is_there(make_experiment, c
     measured = []
 
     def choose(clip, first_block, precision, attention, folder):
-        measured.append(clip.image.is_loaded)
+        measured.append(clip.image.stack.is_loaded)
         return Kernels(None, "eager")
 
     monkeypatch.setattr(experiments, "choose_kernels", choose)
     experiment = make_experiment(method="feddtl", model=clip.source)
     loaded = experiments.load_model(experiment, towers=towers)
     assert measured == [True]
-    assert loaded.image.is_loaded == (towers != {"text"})
+    assert loaded.image.stack.is_loaded == (towers != {"text"})
     assert loaded.text.stack.kernels.attention == "eager"
     experiments.load_model(experiment, Kernels(None, "sdpa"), towers)
     assert measured == [True]

@@ -33,7 +33,9 @@ def task(clip):
     for part in (model.text_model.embeddings, model.text_projection, model.visual_projection):
         part.to_empty(device="cpu")
     processor = CLIPImageProcessorPil()
-    image, text = ClipImageTower(model, Preprocessing.of(processor)), ClipTextTower(model, tokenizer)
+    cpu = torch.device("cpu")
+    image = ClipImageTower(model, Preprocessing.of(processor), device=cpu)
+    text = ClipTextTower(model, tokenizer, cpu)
     large = Clip("ViT-B/16", image, text, 100.0, model, tokenizer, processor)
     assert (large.image.width, large.text.width, large.image.feature_width, large.image.tokens) == (768, 512, 512, 197)
     assert len(large.image.stack) == len(large.text.stack) == 12

@@ -54,12 +54,12 @@ def test_one_token_of_the_last_block_is_that_of_the_whole_block(make_double_clip
     last = len(stack) - 1
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(4, 6, 32, generator=generator, dtype=torch.float64, requires_grad=True)
-    rows = torch.tensor([0, 5, 2, 3])
+    positions = torch.tensor([0, 5, 2, 3])
     shapes = stack.layer_shapes(last, ALL_TARGETS)
     members = [Lora({n: t.requires_grad_() for n, t in random_factors(shapes, seed=s).items()}, 1.5) for s in (1, 2)]
     adapter = grouped(members, torch.tensor([0, 1, 1, 0]))
-    ours = stack.run_to_rows(hidden, last, rows, adapter)
-    whole = stack.run(hidden, last, adapter)[torch.arange(4), rows]
+    ours = stack.run_and_read(hidden, last, positions, adapter)
+    whole = stack.run(hidden, last, adapter)[torch.arange(4), positions]
     torch.testing.assert_close(ours, whole, rtol=1e-11, atol=1e-12)
     leaves = [hidden, *(factor for member in members for factor in member.factors.values())]
     weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)

@@ -79,7 +79,7 @@ def test_each_party_holds_its_own_weights_alone(clip):
 def test_shapes_of_a_tower_that_is_not_loaded_are_known(clip):
     """The server of FedDTL draws the first LoRA of an image tower that it has not got."""
     text = load_clip(clip.source, towers={"text"})
-    assert not text.image.is_loaded
+    assert not text.image.stack.is_loaded
     assert (text.image.width, text.image.feature_width, text.image.tokens) == (32, 24, 5)
     assert text.image.stack.layer_shapes(2, ("q_proj", "fc1")) == clip.image.stack.layer_shapes(2, ("q_proj", "fc1"))
     assert text.image.device == torch.device("cpu")

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from feddtl.backbones.clip import load_clip
 from feddtl.errors import ConfigError, ModelError
 from feddtl.models.lora import Lora
-from feddtl.models.towers import pick_rows, up_to_row_mask
+from feddtl.models.towers import mask_up_to, tokens_at
 
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 PROMPTS = ["a photo of a cat.", "a", "an oil painting of a great crested grebe.", "zebra, or the like"]
@@ -127,14 +127,15 @@ def test_prompt_that_fills_the_context_is_taken_and_one_token_more_is_refused(do
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_one_row_of_the_last_block_equals_all_rows(double_clip, random_factors, tower):
-    """Only the row that is read goes through the last block; adapters on every layer, every row asked once."""
+def test_one_token_of_the_last_block_equals_all_tokens(double_clip, random_factors, tower):
+    """Only the token that is read goes through the last block; adapters on every layer, every position read once."""
     stack = getattr(double_clip, tower).stack
     lora = Lora(random_factors(stack.layer_shapes(1, ALL_TARGETS)), 0.7)
     hidden = torch.randn(6, 6, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     everything = stack.run(hidden, 1, lora)
-    rows = torch.tensor([3, 0, 5, 1, 4, 2])
-    torch.testing.assert_close(stack.run_to_rows(hidden, 1, rows, lora), everything[torch.arange(6), rows], **EXACT)
+    positions = torch.tensor([3, 0, 5, 1, 4, 2])
+    read = stack.run_and_read(hidden, 1, positions, lora)
+    torch.testing.assert_close(read, everything[torch.arange(6), positions], **EXACT)
 
 
 def test_text_tower_reads_no_later_token(double_clip):
@@ -216,14 +217,14 @@ def test_layer_shapes_are_those_of_the_state_dict(clip, tower):
     assert not any(".0." in name for name in shapes)
 
 
-def test_pick_rows_takes_one_token_of_each_sequence():
+def test_tokens_at_takes_one_token_of_each_sequence():
     hidden = torch.arange(12.0).view(2, 3, 2)
-    assert pick_rows(hidden, torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    assert tokens_at(hidden, torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
 
 
-def test_row_mask_ends_at_the_row():
-    """Row 0 sees itself only; row 2 of 4 sees three tokens."""
-    mask = up_to_row_mask(torch.tensor([0, 2]), 4)
+def test_mask_ends_at_the_position():
+    """Token 0 attends to itself only; token 2 of 4 attends to three tokens."""
+    mask = mask_up_to(torch.tensor([0, 2]), 4)
     assert mask.shape == (2, 1, 4)
     assert mask[:, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 

@@ -1,4 +1,4 @@
-"""The image half of a backbone: images to projected features. It lives on the clients."""
+"""The image half of a backbone: images to projected features. It runs on the clients."""
 
 from __future__ import annotations
 
@@ -18,31 +18,24 @@ from feddtl.models.towers import Adapter, Beside, BlockStack
 class ImageTower(ABC):
     """Images to projected features, in four steps: embed, blocks, pool, project.
 
-    A backbone implements the abstract methods. Which of the S tokens stand for patches, and how they become one vector,
-    is known to it alone.
+    A backbone implements the abstract methods. It alone knows which of the S tokens are patches and how they are pooled.
 
     Args:
         stack: Its blocks.
         preprocessing: Of its images.
         name: Of the model, for readers.
+
+    Attributes:
         device: Where it computes.
+        width: d, of the hidden states.
     """
 
-    def __init__(self, stack: BlockStack, preprocessing: Preprocessing, name: str, device: torch.device) -> None:
+    def __init__(self, stack: BlockStack, preprocessing: Preprocessing, name: str) -> None:
         self.stack = stack
         self.preprocessing = preprocessing
         self.name = name
-        self.device = device
-
-    @property
-    @abstractmethod
-    def is_loaded(self) -> bool:
-        """Whether its weights are here, and not only their shapes."""
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """d: width of the hidden states."""
+        self.device = stack.device
+        self.width = stack.width
 
     @property
     @abstractmethod
@@ -52,16 +45,16 @@ class ImageTower(ABC):
     @property
     @abstractmethod
     def tokens(self) -> int:
-        """S: tokens of an image, those included that are no patch."""
+        """S: tokens of an image, including those that are not patches."""
 
     @property
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
-        """What beside the weights decides the output, as JSON."""
+        """Everything besides the weights that determines the output, as JSON."""
 
     @abstractmethod
     def prefix_digests(self, stop: int) -> dict[str, str]:
-        """Hashes of the weights that decide what `prefix` gives for a block, by name."""
+        """Hashes, by name, of the weights that determine the output of `prefix` for a block."""
 
     @abstractmethod
     def embed(self, pixel_values: Tensor) -> Tensor:
@@ -85,17 +78,17 @@ class ImageTower(ABC):
         beside: Beside | None = None,
         attention: AttentionKernel | None = None,
     ) -> Tensor:
-        """One vector (B, d) an image: the blocks from `first_block` on, then the pooling.
+        """One vector (B, d) per image: the blocks from `first_block` on, then the pooling.
 
-        The blocks belong to it because a tower that reads one token can spare the last block all others, see
-        `BlockStack.run_to_rows`; a tower that reads all of them calls `BlockStack.run`.
+        Pooling includes the blocks because a tower that reads one token can skip all others in the last block (see
+        `BlockStack.run_and_read`). A tower that reads all tokens calls `BlockStack.run`.
 
         Args:
             hidden: (B, S, d) input of `first_block`, which is below the number of blocks.
             first_block: First block to run.
             adapter: Adapters of its layers.
             beside: What is added to the output of each block.
-            attention: Taken in place of the chosen kernel.
+            attention: Overrides the chosen kernel.
         """
 
     @abstractmethod
@@ -109,7 +102,7 @@ class ImageTower(ABC):
 
     @property
     def images_per_pass(self) -> int:
-        """Images that one pass through the blocks should hold."""
+        """How many images to run through the blocks in one pass."""
         return self.stack.sequences_per_pass(self.tokens)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
@@ -118,15 +111,15 @@ class ImageTower(ABC):
 
     @torch.no_grad()
     def prefix(self, pixel_values: Tensor, stop: int) -> Tensor:
-        """What never changes of an image: (B, S, d), the input of block `stop`, from (B, 3, H, W) pixel values.
+        """Output of the frozen blocks: (B, S, d), the input of block `stop`, from (B, 3, H, W) pixel values.
 
-        Where `stop` is the number of blocks, nothing changes at all: (B, e), the projected features.
+        If `stop` is the number of blocks, no block changes: (B, e), the projected features.
         """
         if len(pixel_values) > self.images_per_pass:
             parts = torch.split(pixel_values, self.images_per_pass)
             return torch.cat([self.prefix(part, stop) for part in parts])
         hidden = self.embed(pixel_values)
-        # Without a backward pass the fused kernel is the faster one, and what is kept depends on no choice.
+        # Without a backward pass the fused kernel is faster, and stored activations must not depend on a choice.
         if stop == len(self.stack):
             return self.project(self.pool(hidden, 0, attention="sdpa"))
         return self.stack.run(hidden, 0, stop=stop, attention="sdpa")
@@ -134,7 +127,7 @@ class ImageTower(ABC):
     def features(
         self, activations: Tensor, first_block: int, adapter: Adapter = None, beside: Beside | None = None
     ) -> Tensor:
-        """Projected features (B, e), before normalisation, from what `prefix` gives for `first_block`."""
+        """Projected features (B, e), before normalisation, from the output of `prefix` for `first_block`."""
         if first_block == len(self.stack):
             return activations
         return self.project(self.pool(activations, first_block, adapter, beside=beside))

@@ -1,10 +1,10 @@
-"""The text half of a backbone: class names to projected features. It lives on FedDTL's server."""
+"""The text half of a backbone: class names to projected features. In FedDTL it runs on the server."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,37 +13,33 @@ from feddtl.models.kernels import AttentionKernel
 from feddtl.models.towers import Adapter, Beside, BlockStack
 
 # Base, novel and all classes, below the trained blocks and from the start.
-REMEMBERED_TEXTS = 6
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+CACHED_TEXTS = 6
 
 
 class TextTower(ABC):
     """Texts to projected features, in five steps: tokenize, embed, blocks, pool, project.
 
-    A backbone implements the abstract methods. Every text goes with a position, (C,): the token that the tower reads.
-    Callers hand positions on and do not compute with them.
+    A backbone implements the abstract methods. Every text has a position, (C,): that of the token that the tower reads.
+    Callers pass positions on and do not compute with them.
 
     Args:
         stack: Its blocks.
+
+    Attributes:
         device: Where it computes.
+        width: d, of the hidden states.
     """
 
-    def __init__(self, stack: BlockStack, device: torch.device) -> None:
+    def __init__(self, stack: BlockStack) -> None:
         self.stack = stack
-        self.device = device
-        self._tokens: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
-        self._prefixes: dict[tuple[tuple[str, ...], int, torch.dtype], tuple[Tensor, Tensor]] = {}
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """d: width of the hidden states."""
+        self.device = stack.device
+        self.width = stack.width
+        self._cached_tokens = lru_cache(CACHED_TEXTS)(self.tokenize_anew)
+        self._cached_prefix = lru_cache(CACHED_TEXTS)(self._prefix)
 
     @abstractmethod
-    def tokenize_anew(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """What `tokenize` remembers. Raises ModelError for a prompt that is longer than the tower's context."""
+    def tokenize_anew(self, prompts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """As `tokenize`, which caches the result."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -60,10 +56,10 @@ class TextTower(ABC):
         Args:
             prompts: C texts.
             context: (n, d), the same for all texts.
-            instead_of: Tokens at the beginning of every text in whose place the vectors stand.
+            instead_of: Number of tokens at the beginning of every text that the vectors replace.
 
         Raises:
-            ModelError: Context and prompt together are longer than the tower's context.
+            ModelError: Vectors and prompt together are longer than the tower's context.
         """
 
     @abstractmethod
@@ -84,38 +80,35 @@ class TextTower(ABC):
         beside: Beside | None = None,
         attention: AttentionKernel | None = None,
     ) -> Tensor:
-        """One vector (C, d) a text: the blocks from `first_block` on, read at `positions`; see `ImageTower.pool`."""
-        return self.stack.run_to_rows(hidden, first_block, positions, adapter, attention, beside)
+        """One vector (C, d) per text: the blocks from `first_block` on, read at `positions`; see `ImageTower.pool`."""
+        return self.stack.run_and_read(hidden, first_block, positions, adapter, attention, beside)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (C, S) and positions (C,).
+        """Token ids (C, S) and positions (C,). Raises ModelError for a prompt longer than the tower's context.
 
-        The latest few lists are remembered: a training step asks for the same names again and again.
-
-        Raises:
-            ModelError: A prompt is longer than the tower's context.
+        The last few lists are cached, since every training step asks for the same names.
         """
-        return recall(self._tokens, tuple(prompts), lambda: self.tokenize_anew(prompts))
+        return self._cached_tokens(tuple(prompts))
+
+    def prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
+        """Output of the frozen blocks: (C, S, d), the input of block `stop`, and positions (C,).
+
+        If `stop` is the number of blocks, no block changes: (C, e), the projected features. The last few are cached,
+        since every model of a round needs the same classes.
+        """
+        return self._cached_prefix(prompts, stop, self.stack.precision)
 
     @torch.no_grad()
-    def prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
-        """What never changes of texts: (C, S, d), the input of block `stop`, and positions (C,).
-
-        Where `stop` is the number of blocks, nothing changes at all: (C, e), the projected features. The latest few are
-        remembered, since every model of a round is asked for the same classes.
-        """
-
-        def compute() -> tuple[Tensor, Tensor]:
-            ids, positions = self.tokenize(prompts)
-            hidden = self.embed(ids)
-            if stop == len(self.stack):
-                return self.project(self.pool(hidden, positions, 0, attention="sdpa")), positions
-            below = self.stack.run(hidden, 0, stop=stop, attention="sdpa")
-            # Laid out once more for other texts; until then they only take memory.
-            self.stack.release(stop)
-            return below, positions
-
-        return recall(self._prefixes, (prompts, stop, self.stack.precision), compute)
+    def _prefix(self, prompts: tuple[str, ...], stop: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`precision`, that of the stack, is part of the cache's key."""
+        ids, positions = self.tokenize(prompts)
+        hidden = self.embed(ids)
+        if stop == len(self.stack):
+            return self.project(self.pool(hidden, positions, 0, attention="sdpa")), positions
+        below = self.stack.run(hidden, 0, stop=stop, attention="sdpa")
+        # Other texts lay them out again; until then they only take memory.
+        self.stack.release(stop)
+        return below, positions
 
     def features(
         self,
@@ -125,22 +118,12 @@ class TextTower(ABC):
         adapter: Adapter = None,
         beside: Beside | None = None,
     ) -> Tensor:
-        """Projected features (C, e), before normalisation, from what `prefix` gives for `first_block`."""
+        """Projected features (C, e), before normalisation, from the output of `prefix` for `first_block`."""
         if first_block == len(self.stack):
             return hidden
         return self.project(self.pool(hidden, positions, first_block, adapter, beside=beside))
 
 
-def recall(known: dict[Key, Value], key: Key, compute: Callable[[], Value]) -> Value:
-    """What is known under a key, computed where it is not; only the latest `REMEMBERED_TEXTS` are kept."""
-    if key not in known:
-        value = compute()
-        while len(known) >= REMEMBERED_TEXTS:
-            del known[next(iter(known))]
-        known[key] = value
-    return known[key]
-
-
 def prompts_for(class_names: Sequence[str], template: str) -> list[str]:
-    """The template with each class name in place of `{class}`; underscores become blanks."""
+    """The template with `{class}` replaced by each class name; underscores become spaces."""
     return [template.replace("{class}", name.replace("_", " ")) for name in class_names]

@@ -1,12 +1,13 @@
 """The transformer blocks of a tower, walked one by one on the weights of transformers' own modules.
 
-Walking by hand is what lets frozen blocks run once, adapters be plain tensors, and the last block compute
-the one token that is read. Tests hold every tower to transformers' own forward pass.
+Walking by hand lets frozen blocks run once, adapters be plain tensors, and the last block compute only the
+token that is read. Tests compare every tower with transformers' own forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ Adapter = Lora | LoraGroup | None
 # (block, its input (B, ..., d) after the block's first norm) -> what is added to the block's output, (B, ..., d)
 Beside = Callable[[int, Tensor], Tensor]
 
-# On a CPU, a temporary above 32 MB is mapped and page-faulted anew at every use (glibc's largest threshold),
-# which costs as much as the arithmetic; further down, the processor's caches help too. See benchmarks/LOG.md.
+# On a CPU, a temporary above 32 MB (glibc's largest threshold) is mapped and page-faulted at every use, which costs
+# as much as the arithmetic. Smaller ones also profit from the processor's caches. See benchmarks/LOG.md.
 CPU_BYTES_PER_PASS = 12_000_000
-# On a GPU the pass only has to leave room for the rest.
+# On a GPU a pass only has to leave memory for the rest.
 GPU_BYTES_PER_PASS = 500_000_000
 MAX_SEQUENCES_PER_PASS = 512
 
@@ -34,17 +35,17 @@ class BlockStack:
     """The transformer blocks of one tower.
 
     Args:
-        encoder: Has the blocks as `layers`, each laid out as a CLIPEncoderLayer of transformers.
-        prefix: Name of that encoder's blocks in the model's state dict, without a trailing dot.
+        blocks: Each with the submodules of a CLIPEncoderLayer of transformers.
+        prefix: Name of `blocks` in the model's state dict, without a trailing dot.
         heads: Attention heads.
         causal: Whether a token attends to earlier tokens only.
         device: Where it computes; None: where its weights are.
     """
 
     def __init__(
-        self, encoder: Any, prefix: str, heads: int, *, causal: bool, device: torch.device | None = None
+        self, blocks: nn.ModuleList, prefix: str, heads: int, *, causal: bool, device: torch.device | None = None
     ) -> None:
-        self.blocks: nn.ModuleList = encoder.layers
+        self.blocks = blocks
         self.prefix = prefix
         self.heads = heads
         self.causal = causal
@@ -61,12 +62,22 @@ class BlockStack:
         self._frozen = {}
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory; otherwise only their shapes are known."""
+        return not next(self.blocks.parameters()).is_meta
+
+    @property
+    def width(self) -> int:
+        """d: width of the hidden states."""
+        return int(self._layer(0, "fc1").in_features)
+
+    @property
     def precision(self) -> torch.dtype:
         """Precision of the hidden states."""
         return self.kernels.precision or next(self.blocks.parameters()).dtype
 
     def resolve(self, first_block: int, key: str) -> int:
-        """Index from 0 of a block given from either end. Raises ConfigError naming the key."""
+        """Index from 0 of a block counted from either end. Raises ConfigError naming the key."""
         index = first_block + len(self) if first_block < 0 else first_block
         if not 0 <= index < len(self):
             raise ConfigError(
@@ -78,17 +89,14 @@ class BlockStack:
     def layer_shapes(self, first_block: int, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
         """(out, in) of every target layer from `first_block` on, by its name in the model's state dict."""
         shapes = {}
-        for index in range(first_block, len(self)):
-            for target in targets:
-                group = "self_attn" if target in ATTENTION_LAYERS else "mlp"
-                layer: Any = getattr(getattr(self.blocks[index], group), target)
-                shapes[f"{self.prefix}.{index}.{group}.{target}"] = (layer.out_features, layer.in_features)
+        for index, target in product(range(first_block, len(self)), targets):
+            layer = self._layer(index, target)
+            shapes[f"{self.prefix}.{_path(index, target)}"] = (layer.out_features, layer.in_features)
         return shapes
 
     def sequences_per_pass(self, tokens: int) -> int:
-        """Sequences of S tokens that one pass should hold on this device; more are cut into several passes."""
-        first: Any = self.blocks[0]
-        widest = tokens * int(first.mlp.fc1.out_features)
+        """How many sequences of S tokens to run in one pass on this device."""
+        widest = tokens * int(self._layer(0, "fc1").out_features)
         limit = CPU_BYTES_PER_PASS
         if self.device.type != "cpu":
             # The scores of eager attention count as well.
@@ -106,7 +114,7 @@ class BlockStack:
     ) -> Tensor:
         """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d).
 
-        `attention` takes the place of the chosen kernel; `beside` adds to the output of each block.
+        `attention` overrides the chosen kernel; `beside` adds to the output of each block.
         """
         hidden = hidden.to(self.precision)
         for index in range(start, len(self) if stop is None else stop):
@@ -115,33 +123,33 @@ class BlockStack:
             hidden = hidden if added is None else hidden + added
         return hidden
 
-    def run_to_rows(
+    def run_and_read(
         self,
         hidden: Tensor,
         start: int,
-        rows: Tensor,
+        positions: Tensor,
         adapter: Adapter = None,
         attention: AttentionKernel | None = None,
         beside: Beside | None = None,
     ) -> Tensor:
-        """Hidden state (B, d) of one token per sequence after the last block.
+        """Hidden state (B, d) of one token per sequence after the last block, which computes no other token.
 
         Args:
             hidden: (B, S, d) input of block `start`.
             start: First block to run.
-            rows: (B,) position of the token that is read; the last block computes no other.
-            adapter: Adapters; layers without one run plain.
+            positions: (B,) of the tokens that are read.
+            adapter: Adapters; layers without one run unchanged.
             attention: See `run`.
-            beside: See `run`; of the last block, it is asked for the token that is read.
+            beside: See `run`; for the last block, called with the tokens that are read.
         """
         last = len(self) - 1
         hidden = self.run(hidden, start, adapter, last, attention, beside)
-        added = None if beside is None else self._beside(last, pick_rows(hidden, rows), beside)
-        read = self._last_block(hidden, rows, adapter)
+        added = self._beside(last, tokens_at(hidden, positions), beside)
+        read = self._last_block(hidden, positions, adapter)
         return read if added is None else read + added
 
     def release(self, stop: int) -> None:
-        """Forget the laid-out weights of the blocks before `stop`; they come back when they are needed."""
+        """Free the laid-out weights of the blocks before `stop`; the next use lays them out again."""
         self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}
 
     def _beside(self, index: int, hidden: Tensor, beside: Beside | None) -> Tensor | None:
@@ -159,27 +167,27 @@ class BlockStack:
         merged = attended.transpose(1, 2).flatten(2)  # (B, S, d)
         return self._finish(index, hidden, merged, adapter)
 
-    def _last_block(self, hidden: Tensor, rows: Tensor, adapter: Adapter) -> Tensor:
-        """The last block for one token a sequence: (B, S, d) -> (B, d).
+    def _last_block(self, hidden: Tensor, positions: Tensor, adapter: Adapter) -> Tensor:
+        """The last block for one token per sequence: (B, S, d) -> (B, d).
 
         One query needs neither keys nor values of all tokens. With x_j the normalised tokens, head by head:
         q·(W_k x_j + b_k) = (W_kᵀ q)·x_j + a constant, which softmax drops, and
         Σ_j p_j (W_v x_j + b_v) = W_v (Σ_j p_j x_j) + b_v, since Σ_j p_j = 1.
-        That is 2·heads·S·d products a sequence in place of 2·S·d².
+        That is 2·heads·S·d products per sequence instead of 2·S·d².
         """
         index, block = len(self) - 1, self._weights(len(self) - 1)
         normed = block.norm1(hidden)
-        asking = pick_rows(normed, rows)
-        query = self._adapted(block.projection(0)(asking), index, "q_proj", asking, adapter)
+        read = tokens_at(normed, positions)
+        query = self._adapted(block.projection(0)(read), index, "q_proj", read, adapter)
         query = query.view(len(query), self.heads, -1) * (block.width // self.heads) ** -0.5  # (B, heads, d_h)
-        scores = self._asked_of_tokens(index, query, adapter) @ normed.transpose(1, 2)  # (B, heads, S)
+        scores = self._query_times_key_weight(index, query, adapter) @ normed.transpose(1, 2)  # (B, heads, S)
         if self.causal:
-            scores = scores.masked_fill(~up_to_row_mask(rows, normed.shape[1]), -torch.inf)
-        gathered = scores.softmax(dim=-1) @ normed  # (B, heads, d)
-        merged = self._values_of(index, gathered, adapter).flatten(1)  # (B, d)
-        return self._finish(index, pick_rows(hidden, rows), merged, adapter)
+            scores = scores.masked_fill(~mask_up_to(positions, normed.shape[1]), -torch.inf)
+        mean = scores.softmax(dim=-1) @ normed  # (B, heads, d)
+        merged = self._value_weight_times(index, mean, adapter).flatten(1)  # (B, d)
+        return self._finish(index, tokens_at(hidden, positions), merged, adapter)
 
-    def _asked_of_tokens(self, index: int, query: Tensor, adapter: Adapter) -> Tensor:
+    def _query_times_key_weight(self, index: int, query: Tensor, adapter: Adapter) -> Tensor:
         """W_kᵀ q of each head: (B, heads, d_h) -> (B, heads, d)."""
         weight = self._by_head(self._weights(index).projection(1).weight)  # (heads, d_h, d)
         asked = torch.einsum("bhc,hcd->bhd", query, weight)
@@ -188,19 +196,19 @@ class BlockStack:
         low = torch.einsum("bhc,hcr->bhr", query, self._by_head(low_rank.up.to(query.dtype)))
         return asked + low_rank.masked(low) @ low_rank.down.to(query.dtype)
 
-    def _values_of(self, index: int, gathered: Tensor, adapter: Adapter) -> Tensor:
-        """W_v m + b_v of each head: (B, heads, d) -> (B, heads, d_h)."""
+    def _value_weight_times(self, index: int, mean: Tensor, adapter: Adapter) -> Tensor:
+        """W_v m + b_v of each head for weighted means m of the tokens: (B, heads, d) -> (B, heads, d_h)."""
         projection = self._weights(index).projection(2)
-        values = torch.einsum("bhd,hcd->bhc", gathered, self._by_head(projection.weight))
+        values = torch.einsum("bhd,hcd->bhc", mean, self._by_head(projection.weight))
         if projection.bias is not None:
             values = values + projection.bias.view(self.heads, -1)
         if (low_rank := self._low_rank(index, "v_proj", adapter)) is None:
             return values
-        up = self._by_head(low_rank.up.to(gathered.dtype))
-        return values + torch.einsum("bhr,hcr->bhc", low_rank.lower(gathered), up)
+        up = self._by_head(low_rank.up.to(mean.dtype))
+        return values + torch.einsum("bhr,hcr->bhc", low_rank.lower(mean), up)
 
     def _finish(self, index: int, hidden: Tensor, merged: Tensor, adapter: Adapter) -> Tensor:
-        """What follows attention: output projection, MLP and both residual sums, for (B, ..., d)."""
+        """The rest of a block after attention: output projection, MLP and both residual sums, for (B, ..., d)."""
         block = self._weights(index)
         hidden = self._adapted(block.out(merged), index, "out_proj", merged, adapter) + hidden
         normed = block.norm2(hidden)
@@ -215,16 +223,16 @@ class BlockStack:
         return output if low_rank is None else low_rank.add_to(output, inputs, gain)
 
     def _low_rank(self, index: int, layer: str, adapter: Adapter) -> LowRank | None:
-        if adapter is None:
-            return None
-        group = "self_attn" if layer in ATTENTION_LAYERS else "mlp"
-        return adapter.low_rank(f"{self.prefix}.{index}.{group}.{layer}")
+        return None if adapter is None else adapter.low_rank(f"{self.prefix}.{_path(index, layer)}")
 
     def _weights(self, index: int) -> FrozenBlock:
         if index not in self._frozen:
-            require_held(next(self.blocks[index].parameters()), self.prefix)
+            require_loaded(next(self.blocks[index].parameters()), self.prefix)
             self._frozen[index] = freeze(self.blocks[index], self.kernels.precision)
         return self._frozen[index]
+
+    def _layer(self, index: int, layer: str) -> Any:
+        return self.blocks.get_submodule(_path(index, layer))
 
     def _by_head(self, matrix: Tensor) -> Tensor:
         """(d, n) -> (heads, d_h, n)."""
@@ -235,8 +243,8 @@ class BlockStack:
         return projected.view(*projected.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
-def require_held(weight: Tensor, name: str) -> None:
-    """Raise ModelError for a weight of a tower that was not loaded, of which only the shape is known."""
+def require_loaded(weight: Tensor, name: str) -> None:
+    """Raise ModelError for a weight of a tower of which only the shapes were loaded."""
     if weight.is_meta:
         raise ModelError(
             f"The weights of {name} were not loaded, because this process requested only the other tower.",
@@ -244,11 +252,16 @@ def require_held(weight: Tensor, name: str) -> None:
         )
 
 
-def pick_rows(hidden: Tensor, rows: Tensor) -> Tensor:
-    """(B, d): token rows[b] of each sequence of (B, S, d)."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), rows]
+def tokens_at(hidden: Tensor, positions: Tensor) -> Tensor:
+    """(B, d): token positions[b] of each sequence of (B, S, d)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), positions]
 
 
-def up_to_row_mask(rows: Tensor, length: int) -> Tensor:
-    """(B, 1, S) mask that lets the token at rows[b] attend to itself and earlier tokens."""
-    return (torch.arange(length, device=rows.device) <= rows[:, None])[:, None, :]
+def mask_up_to(positions: Tensor, length: int) -> Tensor:
+    """(B, 1, S) mask that lets the token at positions[b] attend to itself and earlier tokens."""
+    return (torch.arange(length, device=positions.device) <= positions[:, None])[:, None, :]
+
+
+def _path(index: int, layer: str) -> str:
+    """Name of a layer among the blocks."""
+    return f"{index}.{'self_attn' if layer in ATTENTION_LAYERS else 'mlp'}.{layer}"
