@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from plain_activations import frozen_activations
 
 from feddtl.backbones.clip import Clip, load_clip
 from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import EvaluationSets, TestImages
-from feddtl.features import frozen_activations
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method, Task
 from feddtl.methods.tables import MethodTables, settings_types

@@ -213,7 +213,7 @@ def prepare(
         if not len(table):
             return Activations.of(torch.empty(0, 0))
         found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
-        return memory.hold(found)
+        return memory.load(found)
 
     trained_here = method.trains and images_here
     clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)

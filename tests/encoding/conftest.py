@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from encoding_processes import random_table
+from plain_activations import frozen_activations
 
 import feddtl.encoding
 import feddtl.models.cache.folder
 import feddtl.models.cache.namespace
 from feddtl.config import ComputeConfig
-from feddtl.features import ImageEncoder, frozen_activations
+from feddtl.features import ImageEncoder
 
 BLOCK = 2
 # Bytes of an image at block 2 of the tiny tower in float32: 5 tokens of width 32.

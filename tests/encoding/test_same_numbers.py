@@ -6,11 +6,11 @@ import time
 
 import pytest
 import torch
+from plain_activations import frozen_activations
 
 from feddtl.backbones.clip import load_clip
 from feddtl.data.table import ImageTable
 from feddtl.errors import ModelError
-from feddtl.features import frozen_activations
 from feddtl.models.cache.packed import pack
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")

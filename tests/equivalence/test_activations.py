@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from plain_activations import frozen_activations
 
-from feddtl.features import frozen_activations
 from feddtl.methods.catalog import build_method
 from feddtl.runtimes.local import LocalRuntime, Progress
 from feddtl.tensor_groups import select_prefix

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from feddtl.errors import ModelError
-from feddtl.models.activations import Activations, DeviceMemory, HeldRows, JoinedRows, RecomputedRows, joined
+from feddtl.models.activations import Activations, DeviceMemory, JoinedRows, MemoryRows, RecomputedRows, joined
 from feddtl.models.cache.packed import Packed, RowLayout, pack
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -94,16 +94,16 @@ def test_layout_counts_the_bytes_of_a_row(precision, shape):
 def sources(rows):
     """The same rows as every kind of source that needs no disk."""
     half = len(rows) // 2
-    parts = [HeldRows(Packed(rows[:half])), RecomputedRows(len(rows) - half, lambda at: rows[half:][at])]
+    parts = [MemoryRows(Packed(rows[:half])), RecomputedRows(len(rows) - half, lambda at: rows[half:][at])]
     return {
-        "held": HeldRows(Packed(rows)),
+        "in memory": MemoryRows(Packed(rows)),
         "computed": RecomputedRows(len(rows), lambda at: rows[at]),
         "joined": JoinedRows(parts),
-        "with empty parts": JoinedRows([HeldRows(Packed(rows[:0])), *parts, HeldRows(Packed(torch.empty(0, 0)))]),
+        "with empty parts": JoinedRows([MemoryRows(Packed(rows[:0])), *parts, MemoryRows(Packed(torch.empty(0, 0)))]),
     }
 
 
-@pytest.mark.parametrize("kind", ["held", "computed", "joined", "with empty parts"])
+@pytest.mark.parametrize("kind", ["in memory", "computed", "joined", "with empty parts"])
 def test_rows_come_in_the_order_they_are_asked_for(kind):
     rows = random_rows(9, 3, 4)
     activations = Activations(sources(rows)[kind])
@@ -113,7 +113,7 @@ def test_rows_come_in_the_order_they_are_asked_for(kind):
     assert torch.equal(activations.all(), rows)
 
 
-@pytest.mark.parametrize("kind", ["held", "computed", "joined", "with empty parts"])
+@pytest.mark.parametrize("kind", ["in memory", "computed", "joined", "with empty parts"])
 def test_choices_compose(kind):
     rows = random_rows(9, 3, 4)
     chosen = Activations(sources(rows)[kind], torch.tensor([7, 1, 1, 5])).select(torch.tensor([3, 0, 2]))
@@ -132,12 +132,12 @@ def test_choosing_asks_for_no_row():
 
 def test_an_index_may_name_a_row_twice():
     rows = random_rows(3, 2)
-    assert torch.equal(Activations(HeldRows(Packed(rows)), torch.tensor([2, 0, 2])).all(), rows[[2, 0, 2]])
+    assert torch.equal(Activations(MemoryRows(Packed(rows)), torch.tensor([2, 0, 2])).all(), rows[[2, 0, 2]])
 
 
 def test_int8_rows_come_as_float32():
     packed = pack(random_rows(4, 3, 8), "int8")
-    rows = Activations(HeldRows(packed)).rows(torch.tensor([3, 1]))
+    rows = Activations(MemoryRows(packed)).rows(torch.tensor([3, 1]))
     assert rows.dtype == torch.float32
     assert torch.equal(rows, packed.floats()[[3, 1]])
 
@@ -161,12 +161,12 @@ def test_joined_parts_of_one_source_share_it():
 
 def test_on_a_cpu_activations_stay_where_they_are():
     activations = Activations.of(random_rows(3, 2))
-    assert DeviceMemory(torch.device("cpu")).hold(activations) is activations
+    assert DeviceMemory(torch.device("cpu")).load(activations) is activations
 
 
 def devices(activations):
     sources = getattr(activations._source, "sources", [activations._source])
-    return [source.packed.values.device.type if isinstance(source, HeldRows) else "elsewhere" for source in sources]
+    return [source.packed.values.device.type if isinstance(source, MemoryRows) else "elsewhere" for source in sources]
 
 
 def test_all_tables_share_one_half_of_the_free_memory():
@@ -175,21 +175,21 @@ def test_all_tables_share_one_half_of_the_free_memory():
     The meta device stands for a GPU: it keeps shapes and no numbers."""
     memory = DeviceMemory(torch.device("meta"), free=120)
     tables = [Activations.of(random_rows(count, 2)) for count in (6, 2, 1, 1)]
-    held = [memory.hold(table) for table in tables]
-    assert [devices(table) for table in held] == [["meta"], ["cpu"], ["meta"], ["cpu"]]
-    assert held[1] is tables[1]
+    loaded = [memory.load(table) for table in tables]
+    assert [devices(table) for table in loaded] == [["meta"], ["cpu"], ["meta"], ["cpu"]]
+    assert loaded[1] is tables[1]
 
 
 def test_rows_beyond_the_memory_hold_up_no_others():
     """One row that is computed anew, between two tables in memory: both go to the device, and it stays."""
     rows = random_rows(5, 2)
     source = JoinedRows(
-        [HeldRows(Packed(rows[:2])), RecomputedRows(1, lambda at: rows[2 + at]), HeldRows(Packed(rows[3:]))]
+        [MemoryRows(Packed(rows[:2])), RecomputedRows(1, lambda at: rows[2 + at]), MemoryRows(Packed(rows[3:]))]
     )
     table = Activations(source).select(torch.tensor([4, 2, 0]))
-    held = DeviceMemory(torch.device("meta"), free=1000).hold(table)
-    assert devices(held) == ["meta", "elsewhere", "meta"]
-    assert torch.equal(held._index, table._index)
+    loaded = DeviceMemory(torch.device("meta"), free=1000).load(table)
+    assert devices(loaded) == ["meta", "elsewhere", "meta"]
+    assert torch.equal(loaded._index, table._index)
     assert torch.equal(table.all(), rows[[4, 2, 0]])
 
 
@@ -199,7 +199,7 @@ def test_on_a_gpu_rows_of_both_memories_come_together(precision):
     device = torch.device("cuda", 0)
     packed = pack(random_rows(6, 3, 4), precision)
     late = RecomputedRows(1, lambda at: packed.floats()[5 + at])
-    table = Activations(JoinedRows([HeldRows(packed.pick(slice(5))), late])).select(torch.tensor([5, 2, 2]))
-    found = DeviceMemory(device).hold(table).rows(torch.tensor([1, 0]))
+    table = Activations(JoinedRows([MemoryRows(packed.pick(slice(5))), late])).select(torch.tensor([5, 2, 2]))
+    found = DeviceMemory(device).load(table).rows(torch.tensor([1, 0]))
     assert found.device == device
     assert torch.equal(found.cpu(), packed.floats()[[2, 5]])

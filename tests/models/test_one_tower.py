@@ -15,8 +15,8 @@ from transformers import CLIPModel
 
 from feddtl.backbones.clip import ClipModules, load_clip
 from feddtl.errors import ModelError
+from feddtl.features import prefix_identity
 from feddtl.models.backbone import BOTH_TOWERS
-from feddtl.models.cache.identity import prefix_identity
 from feddtl.models.model_record import MODELS
 
 PROMPTS = ("a photo of a cat.", "a photo of a great crested grebe.")
@@ -115,7 +115,7 @@ def test_hash_follows_every_weight(clip, copy, tmp_path):
 
 def test_hashes_of_an_unchanged_file_are_not_computed_again(copy, tmp_path, monkeypatch):
     first = load_clip(str(copy), towers={"image"}, remembered_in=tmp_path).digest()
-    monkeypatch.setattr("feddtl.models.weight_files.tensor_digest", lambda tensor: pytest.fail("hashed again"))
+    monkeypatch.setattr("feddtl.models.digests.tensor_digest", lambda tensor: pytest.fail("hashed again"))
     assert load_clip(str(copy), towers={"text"}, remembered_in=tmp_path).digest() == first
     status = (copy / "model.safetensors").stat()
     os.utime(copy / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -188,7 +188,7 @@ def test_second_process_imports_no_transformers_before_it_reads_an_image(clip, t
     load_clip(clip.source, towers={"image"}, remembered_in=tmp_path).digest()
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
-        "from feddtl.models.cache.identity import prefix_identity; from feddtl.backbones.clip import load_clip\n"
+        "from feddtl.features import prefix_identity; from feddtl.backbones.clip import load_clip\n"
         f"clip = load_clip({clip.source!r}, towers=['image'], remembered_in=Path({str(tmp_path)!r}))\n"
         "clip.digest(); prefix_identity(clip.image, 2, 'float16')\n"
         "print('transformers' in sys.modules, 'torch._dynamo' in sys.modules)\n"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -13,21 +12,8 @@ from feddtl.backbones.source import model_type
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
 
-
-class Load(Protocol):
-    """Loads a model of one family; see `load_backbone`."""
-
-    def __call__(
-        self,
-        source: str,
-        device: torch.device | str = "cpu",
-        *,
-        towers: Collection[Tower] | None = None,
-        remembered_in: Path | None = None,
-    ) -> Backbone:
-        """A frozen model in float32."""
-        ...
-
+# With the arguments of `load_backbone`.
+Load = Callable[..., Backbone]
 
 FAMILIES: dict[str, Load] = {"clip": load_clip}
 
@@ -49,13 +35,8 @@ def load_backbone(
             not stored.
 
     Raises:
-        ModelError: Not found, files missing or damaged, or of an unknown family.
+        ModelError: Not found, files missing or damaged, or of a family that is not in `FAMILIES`.
     """
-    return family_of(source)(source, device, towers=towers, remembered_in=remembered_in)
-
-
-def family_of(source: str) -> Load:
-    """What loads this model. Raises ModelError for a family that is not in `FAMILIES`."""
     kind = model_type(source)
     if kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
@@ -63,4 +44,4 @@ def family_of(source: str) -> Load:
             f"{source} is a '{kind}' model. There is no backbone of this type.",
             f"Use a model of one of these types: {known}. docs/how-to/add-a-backbone.md explains how to add another.",
         )
-    return FAMILIES[kind]
+    return FAMILIES[kind](source, device, towers=towers, remembered_in=remembered_in)

@@ -1,4 +1,4 @@
-"""Where the files of a model are, of which family it is, and what to say when it cannot be loaded."""
+"""Where the files of a model are, to which family it belongs, and the error if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = "config.json"
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder that a source means; None for a Hub id. Raises ModelError where there is none."""
+    """The folder that a source names; None for a Hub id. Raises ModelError if it does not exist."""
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
     if not source.startswith((".", "/", "~")) and source.count("/") == 1:
@@ -33,7 +33,7 @@ def local_folder(source: str) -> Path | None:
 
 
 def downloaded(source: str) -> Path | None:
-    """Folder of a Hub model that was downloaded earlier."""
+    """Folder of a Hub model that was downloaded earlier, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source, CONFIG)
@@ -59,7 +59,7 @@ def model_type(source: str) -> str:
 
 @contextmanager
 def model_errors(source: str) -> Iterator[None]:
-    """Turn what transformers raises for files that it cannot use into a ModelError that names the model."""
+    """Turn the errors of transformers for files that it cannot use into a ModelError that names the model."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:

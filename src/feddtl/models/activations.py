@@ -1,9 +1,10 @@
-"""What the frozen blocks gave for each image, wherever it is kept: in memory, on disk, or computed anew."""
+"""Activations of the frozen blocks by image, in memory, on disk, or computed at each use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -16,17 +17,17 @@ DEVICE_SHARE = 0.5
 
 
 class RowSource(Protocol):
-    """Rows that can be asked for by position."""
+    """Rows that are read by index."""
 
     def __len__(self) -> int: ...
 
-    def gather(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,), in this order: (B, ...) floats."""
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows at indices (B,), in this order: (B, ...) floats."""
         ...
 
 
 @dataclass(frozen=True)
-class HeldRows:
+class MemoryRows:
     """Rows in the memory of a device."""
 
     packed: Packed
@@ -34,18 +35,18 @@ class HeldRows:
     def __len__(self) -> int:
         return len(self.packed)
 
-    def gather(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,), on the device that holds them."""
-        return self.packed.pick(positions.to(self.packed.values.device, non_blocking=True)).floats()
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows on the device where they are."""
+        return self.packed.pick(indices.to(self.packed.values.device, non_blocking=True)).floats()
 
 
 @dataclass(frozen=True)
 class RecomputedRows:
-    """Rows that are computed whenever they are asked for.
+    """Rows that are computed at each use.
 
     Attributes:
-        count: Rows in all.
-        compute: Positions (B,) to rows (B, ...).
+        count: Number of rows.
+        compute: Indices (B,) to rows (B, ...).
     """
 
     count: int
@@ -54,9 +55,9 @@ class RecomputedRows:
     def __len__(self) -> int:
         return self.count
 
-    def gather(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,), computed now."""
-        return self.compute(positions)
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows, computed now."""
+        return self.compute(indices)
 
 
 class JoinedRows:
@@ -69,25 +70,25 @@ class JoinedRows:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def gather(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,); each source is asked once."""
-        owners = torch.searchsorted(self._ends, positions, right=True)
-        asked: list[int] = sorted(set(owners.tolist())) or [0]
-        if len(asked) == 1:
-            return self._from(asked[0], positions)
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows, from each source in one call."""
+        owners = torch.searchsorted(self._ends, indices, right=True)
+        used: list[int] = sorted(set(owners.tolist())) or [0]
+        if len(used) == 1:
+            return self._from(used[0], indices)
         result: Tensor | None = None
-        for owner in asked:
-            places = (owners == owner).nonzero().flatten()
-            rows = self._from(owner, positions[places])
-            result = rows.new_empty(len(positions), *rows.shape[1:]) if result is None else result
-            # Sources may lie on several devices.
-            result[places.to(result.device)] = rows.to(result.device)
+        for owner in used:
+            chosen = (owners == owner).nonzero().flatten()
+            rows = self._from(owner, indices[chosen])
+            result = rows.new_empty(len(indices), *rows.shape[1:]) if result is None else result
+            # Sources may be on several devices.
+            result[chosen.to(result.device)] = rows.to(result.device)
         assert result is not None
         return result
 
-    def _from(self, owner: int, positions: Tensor) -> Tensor:
+    def _from(self, owner: int, indices: Tensor) -> Tensor:
         source = self.sources[owner]
-        return source.gather(positions - (int(self._ends[owner]) - len(source)))
+        return source.gather(indices - (int(self._ends[owner]) - len(source)))
 
 
 class Activations:
@@ -95,7 +96,7 @@ class Activations:
 
     Args:
         source: Where the rows are.
-        index: (N,) position in the source of each row; None: all rows as they come.
+        index: (N,) index in the source of each row; None: all rows in their order.
     """
 
     def __init__(self, source: RowSource, index: Tensor | None = None) -> None:
@@ -105,37 +106,37 @@ class Activations:
     @staticmethod
     def of(rows: Tensor) -> Activations:
         """Rows (N, ...) that are in memory."""
-        return Activations(HeldRows(Packed(rows)))
+        return Activations(MemoryRows(Packed(rows)))
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def rows(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,): (B, S, d) activations or (B, e) final features.
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows at indices (B,): (B, S, d) activations or (B, e) final features.
 
-        They come in the float precision they are kept in (float32 for int8), on the device that holds them.
+        They are on the device and in the float precision in which they are stored (float32 for int8).
 
         Raises:
             RunError: They are on disk and can no longer be read.
-            DataError: They are computed anew and an image can no longer be read.
+            DataError: They are computed at each use and an image can no longer be read.
         """
-        return self._source.gather(self._index[positions.cpu()])
+        return self._source.gather(self._index[indices.cpu()])
 
     def all(self) -> Tensor:
         """All rows."""
         return self._source.gather(self._index)
 
-    def select(self, positions: Tensor) -> Activations:
-        """The rows at these positions, in this order, without copying them."""
-        return Activations(self._source, self._index[positions.cpu()])
+    def select(self, indices: Tensor) -> Activations:
+        """The rows at these indices, in this order, without copying them."""
+        return Activations(self._source, self._index[indices.cpu()])
 
 
 class DeviceMemory:
-    """What of a GPU's memory is for activations: a share of what was free at first, for all tables together.
+    """A GPU's memory for activations: a share of what was free at first, for all tables together.
 
     Args:
-        device: The GPU, or another device, which is given none.
-        free: Its free bytes; None: asked for where it is a GPU.
+        device: The GPU, or another device, to which nothing is copied.
+        free: Its free bytes; None: asked of the GPU.
     """
 
     def __init__(self, device: torch.device, free: int | None = None) -> None:
@@ -144,10 +145,10 @@ class DeviceMemory:
         self._device = device
         self._left = int(DEVICE_SHARE * free)
 
-    def hold(self, activations: Activations) -> Activations:
-        """The same activations; rows in the computer's memory are copied to the device as far as there is room.
+    def load(self, activations: Activations) -> Activations:
+        """The same activations; rows in the computer's memory are copied to the device while there is room.
 
-        Rows that come from a disk, or are computed anew, stay what they are and hold up no others.
+        Rows on disk and rows that are computed at each use stay as they are.
         """
         source = self._copied(activations._source)
         return activations if source is activations._source else Activations(source, activations._index)
@@ -157,12 +158,12 @@ class DeviceMemory:
             copies = [self._copied(part) for part in source.sources]
             changed = any(copy is not part for copy, part in zip(copies, source.sources, strict=True))
             return JoinedRows(copies) if changed else source
-        if not isinstance(source, HeldRows) or source.packed.values.device == self._device:
+        if not isinstance(source, MemoryRows) or source.packed.values.device == self._device:
             return source
         if not 0 < source.packed.nbytes <= self._left:
             return source
         self._left -= source.packed.nbytes
-        return HeldRows(source.packed.to(self._device))
+        return MemoryRows(source.packed.to(self._device))
 
 
 def joined(parts: Sequence[Activations]) -> Activations:
@@ -171,11 +172,7 @@ def joined(parts: Sequence[Activations]) -> Activations:
     if len(filled) <= 1:
         return (filled or list(parts) or [Activations.of(torch.empty(0, 0))])[0]
     sources = list({id(part._source): part._source for part in filled}.values())
-    starts = dict(zip(map(id, sources), [0, *_ends(sources)], strict=False))
+    ends = accumulate(map(len, sources), initial=0)
+    starts = dict(zip(map(id, sources), ends, strict=False))
     index = torch.cat([part._index + starts[id(part._source)] for part in filled])
     return Activations(sources[0] if len(sources) == 1 else JoinedRows(sources), index)
-
-
-def _ends(sources: Sequence[RowSource]) -> list[int]:
-    ends: list[int] = torch.tensor([len(source) for source in sources]).cumsum(0).tolist()
-    return ends

@@ -1,4 +1,4 @@
-"""Hashes of weights by name: what server and clients compare, and what names a model's activations in the cache."""
+"""Hashes of weights by name: server and clients compare them, and the cache names a model's activations by them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Names in CLIPModel's state dict to the hash of each tensor as it computes, in float32.
+# Names in the model's state dict to the hash of each tensor in float32, as it computes.
 Digests = Callable[[Collection[str]], dict[str, str]]
 
 
 def digests_in_memory(model: Any) -> Digests:
-    """Hashes of the weights that a module has when it is asked."""
+    """Hashes of the weights that a module has at the time of the call."""
 
-    def of(names: Collection[str]) -> dict[str, str]:
-        weights = model.state_dict()
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(names, pool.map(lambda name: tensor_digest(weights[name]), names), strict=True))
+    def digests(names: Collection[str]) -> dict[str, str]:
+        return digest_each(names, model.state_dict().__getitem__)
 
-    return of
+    return digests
+
+
+def digest_each(names: Collection[str], read: Callable[[str], Tensor]) -> dict[str, str]:
+    """`tensor_digest` of each tensor, in threads. `read` gives a tensor by name."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: tensor_digest(read(name)), names), strict=True))
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -18,7 +18,7 @@ from feddtl.models.towers import Adapter, Beside, BlockStack
 class ImageTower(ABC):
     """Images to projected features, in four steps: embed, blocks, pool, project.
 
-    A backbone implements the abstract methods. It alone knows which of the S tokens are patches and how they are pooled.
+    A backbone implements the abstract methods. It alone knows which of the S tokens are patches, and how to pool them.
 
     Args:
         stack: Its blocks.

@@ -1,4 +1,4 @@
-"""Which precision and attention kernel are fastest on this device for this model: measured once, remembered."""
+"""The fastest precision and attention kernel for a model on this device, measured once and stored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -19,20 +20,20 @@ from feddtl.models.lora import A_SUFFIX, Lora, init_factors
 from feddtl.models.remembered import read_remembered, remember
 
 REMEMBERED = "kernels.json"
-# Elsewhere a clock sees when work is queued and not when it is done.
+# On other devices a clock measures when work is queued, not when it is done.
 MEASURED_DEVICES = ("cpu", "cuda")
-# bfloat16 costs accuracy in the last digits, and timings are noisy: the plainer choice stays unless it clearly loses.
+# bfloat16 costs accuracy in the last digits, and timings are noisy: the simpler choice wins unless clearly slower.
 WORTH_BFLOAT16 = 1.2
 WORTH_EAGER = 1.1
-# Candidates take turns, so that a busy moment meets all of them, and the best time counts: what else the machine
-# does can only add to it.
+# Candidates take turns, so that a busy moment affects all of them. The best time counts, since other work on the
+# machine can only add to it.
 LEAST_TURNS, MOST_TURNS = 3, 20
 SECONDS_TO_SPEND = 1.5
 MOST_IMAGES = 320
-# A processor without instructions for bfloat16 multiplies a hundred times slower: minutes for a single step of ViT-B.
-# Products are half of a step or more, so nothing else makes up for some times the time.
+# A processor without instructions for bfloat16 multiplies a hundred times slower: minutes for one step of ViT-B. Matrix
+# products are at least half of a step, so nothing else makes up for a factor of this size.
 HOPELESS = 4.0
-PROBE = 256  # rows and columns of the product that shows it
+PROBE = 256  # rows and columns of the matrices whose product is timed
 
 PrecisionName = Literal["float32", "bfloat16"]
 Candidate = tuple[PrecisionName, AttentionKernel]
@@ -47,42 +48,38 @@ def choose_kernels(
 ) -> Kernels:
     """The fastest kernels for a training step of the image tower's blocks from `first_block` on.
 
-    What is asked for is taken as it is; the rest is measured on a CPU and on CUDA, a few seconds on a model of ViT-B's
-    size, and float32 with sdpa elsewhere.
+    'auto' is measured on a CPU and on CUDA, which takes a few seconds for a ViT-B; on other devices it means float32
+    and sdpa.
 
     Args:
         clip: The model on its device.
         first_block: First trained block of the image tower.
-        precision: Wanted precision, or 'auto'.
-        attention: Wanted kernel, or 'auto'.
-        remembered_in: Folder where measurements are kept, so that runs on one machine choose alike; None: nowhere.
+        precision: Requested precision, or 'auto'.
+        attention: Requested kernel, or 'auto'.
+        remembered_in: Folder for the measurements, so that all runs on a machine choose alike; None: not stored.
     """
-    candidates: list[Candidate] = [
-        (kept, kernel)
-        for kept in ("float32", "bfloat16")
-        for kernel in ("sdpa", "eager")
-        if precision in ("auto", kept) and attention in ("auto", kernel)
-    ]
+    precisions: list[PrecisionName] = ["float32", "bfloat16"] if precision == "auto" else [precision]
+    kernels: list[AttentionKernel] = ["sdpa", "eager"] if attention == "auto" else [attention]
+    candidates = list(product(precisions, kernels))
     if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
         return as_kernels(*candidates[0])
     file = None if remembered_in is None else remembered_in / REMEMBERED
     seconds = read_remembered(file).get(key := _key(clip.image, first_block), {})
-    missing = [candidate for candidate in candidates if "/".join(candidate) not in seconds]
-    if missing:
+    if missing := [candidate for candidate in candidates if "/".join(candidate) not in seconds]:
         measured = best_seconds(clip.image, first_block, [as_kernels(*pair) for pair in missing])
         seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
         remember(file, key, seconds)
 
     def seconds_of(pair: Candidate) -> float:
-        # JSON has no infinity: it was remembered as null.
-        known = seconds["/".join(pair)]
-        return math.inf if known is None else float(known)
+        # JSON has no infinity: it is stored as null.
+        stored = seconds["/".join(pair)]
+        return math.inf if stored is None else float(stored)
 
     return as_kernels(*prefer(candidates, seconds_of))
 
 
 def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -> Candidate:
-    """The fastest candidate, leaning towards float32 and sdpa by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
+    """The fastest candidate, where bfloat16 and eager count as slower by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
 
     def handicapped(pair: Candidate) -> float:
         slower = WORTH_BFLOAT16 if pair[0] == "bfloat16" else 1.0
@@ -92,28 +89,21 @@ def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -
 
 
 def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]) -> list[float]:
-    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels;
-    infinite for one that is not worth a step, or needs more memory than there is."""
+    """Best seconds per image of a training step of the blocks from `first_block` on, for each choice of kernels.
+
+    Infinite for bfloat16 on a processor without it, and for a step that needs more memory than the device has.
+    """
     before, begun = tower.stack.kernels, time.perf_counter()
     best = [math.inf] * len(choices)
-    hopeful = [
-        index
-        for index, kernels in enumerate(choices)
-        if kernels.precision != torch.bfloat16 or not bfloat16_is_hopeless(tower.device)
-    ]
-
-    def measure(index: int) -> float:
-        tower.stack.use(choices[index])
-        step = _training_step(tower, min(first_block, len(tower.stack) - 1))
-        # The first step of a kind also pays for what is set up once.
-        return math.inf if math.isinf(_seconds(step)) else _seconds(step)
-
     try:
         for turn in range(1 + MOST_TURNS):
             if turn > LEAST_TURNS and time.perf_counter() - begun > SECONDS_TO_SPEND:
                 break
-            for index in hopeful:
-                best[index] = min(best[index], measure(index))
+            for index, kernels in enumerate(choices):
+                if kernels.precision != torch.bfloat16 or not bfloat16_is_hopeless(tower.device):
+                    tower.stack.use(kernels)
+                    step = _training_step(tower, min(first_block, len(tower.stack) - 1))
+                    best[index] = min(best[index], _seconds(step))
     finally:
         tower.stack.use(before)
     return best
@@ -131,15 +121,17 @@ def bfloat16_is_hopeless(device: torch.device) -> bool:
 
 
 def _seconds(step: Callable[[], float]) -> float:
-    """Seconds of a step; infinite where the device's memory is too small for it."""
+    """Seconds of a step; infinite if the device's memory is too small for it."""
     try:
+        # The first step also pays for one-time setup.
+        step()
         return step()
     except torch.OutOfMemoryError:
         return math.inf
 
 
 def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
-    """A step on a pass of random activations that, called, takes these seconds per image."""
+    """A training step on one pass of random activations, which returns its seconds per image."""
     generator = torch.Generator().manual_seed(0)
     count = min(tower.images_per_pass, MOST_IMAGES)
     hidden = torch.randn(count, tower.tokens, tower.width, generator=generator)
@@ -156,21 +148,20 @@ def _training_step(tower: ImageTower, first_block: int) -> Callable[[], float]:
 
 
 def _timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of some work, all of it."""
-    _wait(device)
-    begun = time.perf_counter()
+    """Seconds until the device has done some work."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    begun = now()
     work()
-    _wait(device)
-    return time.perf_counter() - begun
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return now() - begun
 
 
 def _key(tower: ImageTower, first_block: int) -> str:
-    """Everything that decides the timings: device, library, threads, shapes."""
+    """Everything that determines the timings: device, library, threads, shapes."""
     stack, device = tower.stack, tower.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}"
     shape = f"{len(stack)} blocks of {tower.width}, {stack.heads} heads, {tower.tokens} tokens, from {first_block}"

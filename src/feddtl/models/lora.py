@@ -1,7 +1,7 @@
 """Low-rank adapters as plain named tensors: W = W_0 + (alpha/rank)·B·A (Hu et al. 2022).
 
-Names are those of Hugging Face's CLIPModel state dict with `.lora_A.weight` / `.lora_B.weight` behind the
-layer, so that a file in PEFT's format needs no translation.
+Names are those of layers in the model's state dict with the suffix `.lora_A.weight` or `.lora_B.weight`, as in PEFT's
+files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ B_SUFFIX = ".lora_B.weight"
 
 @dataclass(frozen=True)
 class LowRank:
-    """What adapters add to one layer: up · (mask ∘ down · x).
+    """The output that adapters add to one layer: up · (mask ∘ down · x).
 
     Attributes:
         down: (R, in).
-        up: (out, R), with alpha/rank in it.
+        up: (out, R), multiplied by alpha/rank.
         mask: (B, R) of 0 and 1: which of the R directions belong to each sequence; None: all of them.
     """
 
@@ -55,10 +55,10 @@ class LowRank:
 
 
 def stacked(parts: Sequence[LowRank | None], width: int) -> LowRank | None:
-    """What is added to layers of this output width that share their input, their outputs one behind another.
+    """One LowRank for layers of this output width that share their input and whose outputs are concatenated.
 
-    With down = [down_1; …; down_n] and up = diag(up_1, …, up_n), n small products are one. A layer without an adapter
-    gets zeros; None where none has one.
+    With down = [down_1; …; down_n] and up = diag(up_1, …, up_n), n small products become one. A layer without an
+    adapter gets zeros. None if no layer has one.
     """
     present = [part for part in parts if part is not None]
     if not present:
@@ -82,7 +82,7 @@ class Lora:
     scaling: float
 
     def low_rank(self, layer: str) -> LowRank | None:
-        """What is added to a layer; None where it has no adapter."""
+        """The adapter of one layer; None if it has none."""
         if layer + A_SUFFIX not in self.factors:
             return None
         return LowRank(self.factors[layer + A_SUFFIX], self.scaling * self.factors[layer + B_SUFFIX])
@@ -90,10 +90,10 @@ class Lora:
 
 @dataclass(frozen=True)
 class LoraGroup:
-    """Adapters of several clients in one batch: each sequence is changed by its owner's alone.
+    """Adapters of several clients in one batch; each sequence is changed only by its owner's.
 
-    The factors are concatenated, [B_1 … B_K] · diag(mask) · [A_1; …; A_K], so that K small products are one and
-    the frozen product, which all share, is one as well.
+    The factors are concatenated, [B_1 … B_K] · diag(mask) · [A_1; …; A_K], so that K small products become one, and the
+    frozen product is computed once for all.
 
     Attributes:
         members: One adapter per client, all of the same layers and rank.
@@ -104,7 +104,7 @@ class LoraGroup:
     owners: Tensor
 
     def low_rank(self, layer: str) -> LowRank | None:
-        """What is added to a layer; None where it has no adapter."""
+        """The adapters of one layer; None if it has none."""
         parts = [part for member in self.members if (part := member.low_rank(layer)) is not None]
         if not parts:
             return None
@@ -115,7 +115,7 @@ class LoraGroup:
 
 
 def grouped(members: Sequence[Lora], owners: Tensor) -> Lora | LoraGroup:
-    """One adapter for a batch whose sequences belong to several members; a single member needs no mask."""
+    """The adapter of a batch whose sequences belong to several members; a single member needs no mask."""
     return members[0] if len(members) == 1 else LoraGroup(members, owners)
 
 
@@ -125,11 +125,10 @@ def init_factors(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) ->
     Kaiming-uniform with a = √5 and fan-in n is U(-1/√n, 1/√n).
     """
     factors: Tensors = {}
-    for name, (rows, columns) in sorted(shapes.items()):
-        generator = torch_generator(seed, f"lora/{name}")
-        uniform = torch.rand(rank, columns, generator=generator)
-        factors[name + A_SUFFIX] = (2 * uniform - 1) / math.sqrt(columns)
-        factors[name + B_SUFFIX] = torch.zeros(rows, rank)
+    for name, (outputs, inputs) in sorted(shapes.items()):
+        uniform = torch.rand(rank, inputs, generator=torch_generator(seed, f"lora/{name}"))
+        factors[name + A_SUFFIX] = (2 * uniform - 1) / math.sqrt(inputs)
+        factors[name + B_SUFFIX] = torch.zeros(outputs, rank)
     return factors
 
 
@@ -139,21 +138,13 @@ def layer_names(factors: Mapping[str, Tensor]) -> list[str]:
 
 
 def mix(parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
-    """Factors whose product is Σ_i w_i · B_i A_i, exact: ranks add up.
-
-    B A = [w_1 B_1 … w_n B_n] · [A_1; …; A_n].
-    """
-    return {
-        name: mixed
-        for layer in layer_names(parts[0])
-        for name, mixed in (
-            (layer + A_SUFFIX, torch.cat([part[layer + A_SUFFIX] for part in parts], dim=0)),
-            (
-                layer + B_SUFFIX,
-                torch.cat([w * part[layer + B_SUFFIX] for part, w in zip(parts, weights, strict=True)], dim=1),
-            ),
-        )
-    }
+    """Factors whose product is exactly Σ_i w_i · B_i A_i = [w_1 B_1 … w_n B_n] · [A_1; …; A_n]; the ranks add up."""
+    mixed: Tensors = {}
+    for layer in layer_names(parts[0]):
+        weighted = [weight * part[layer + B_SUFFIX] for part, weight in zip(parts, weights, strict=True)]
+        mixed[layer + A_SUFFIX] = torch.cat([part[layer + A_SUFFIX] for part in parts], dim=0)
+        mixed[layer + B_SUFFIX] = torch.cat(weighted, dim=1)
+    return mixed
 
 
 def truncate(factors: Mapping[str, Tensor], rank: int) -> Tensors:

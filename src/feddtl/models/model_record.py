@@ -1,8 +1,7 @@
-"""What was read of a model's files once, for the processes that come after: settings and hashes of its weights.
+"""A model's settings and hashes of its weights, stored in the cache folder for later processes.
 
-Reading the settings takes transformers, which takes longer to import than a small client trains, and hashing takes all
-bytes of the weights. Both are remembered in the cache folder under the model's folder, and hold as long as the names,
-sizes and times of its files stay the same.
+Reading the settings requires transformers, which takes longer to import than a small client trains, and hashing reads
+all bytes of the weights. Entries are valid as long as the names, sizes and times of the model's files are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from feddtl.models.digests import Digests
 from feddtl.models.remembered import read_remembered, remember
 
 MODELS = "models.json"
-# Of an entry: another format is another entry.
+# Raised when the format of an entry changes.
 FORMAT = 1
 DESCRIBED = (".json", ".safetensors")
 
@@ -25,11 +24,11 @@ Settings = dict[str, Any]
 
 
 class ModelRecord:
-    """What is known of the files of a model.
+    """What is known about the files of a model.
 
     Args:
         folder: Of the model.
-        remembered_in: The cache folder; None: nothing is remembered.
+        remembered_in: The cache folder; None: nothing is stored.
 
     Raises:
         ModelError: The folder cannot be listed.
@@ -39,44 +38,39 @@ class ModelRecord:
         self._folder = str(folder.resolve())
         self._file = None if remembered_in is None else remembered_in / MODELS
         try:
-            found = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
+            status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
         except OSError as error:
             raise ModelError(
                 f"Cannot read the model folder {folder}: {error.strerror}.", "Check your permissions."
             ) from None
-        self._files = {name: [status.st_size, status.st_mtime_ns] for name, status in found.items()}
+        files = {name: [of.st_size, of.st_mtime_ns] for name, of in status.items()}
+        self._stamp: dict[str, Any] = {"format": FORMAT, "files": files, "transformers": version("transformers")}
 
     def settings(self, read: Callable[[], Settings]) -> Settings:
-        """Settings as JSON, read where they are not known."""
+        """Settings as JSON. `read` is called if they are not known."""
         known = self._known()
         if "settings" not in known:
             known["settings"] = read()
-            self._keep(known)
+            remember(self._file, self._folder, known)
         settings: Settings = known["settings"]
         return settings
 
     def digests(self, compute: Digests) -> Digests:
-        """Hashes of weights; those that are not known are computed."""
+        """Hashes of weights. `compute` is called for those that are not known."""
 
-        def of(names: Collection[str]) -> dict[str, str]:
+        def digests(names: Collection[str]) -> dict[str, str]:
             known = self._known()
-            digests: dict[str, str] = known.setdefault("digests", {})
-            if missing := [name for name in names if name not in digests]:
-                digests |= compute(missing)
-                self._keep(known)
-            return {name: digests[name] for name in names}
+            found: dict[str, str] = known.setdefault("digests", {})
+            if missing := [name for name in names if name not in found]:
+                found |= compute(missing)
+                remember(self._file, self._folder, known)
+            return {name: found[name] for name in names}
 
-        return of
-
-    @property
-    def _stamp(self) -> dict[str, Any]:
-        return {"format": FORMAT, "files": self._files, "transformers": version("transformers")}
+        return digests
 
     def _known(self) -> dict[str, Any]:
+        """The entry of these files; a new one if it is missing or describes other files."""
         entry = read_remembered(self._file).get(self._folder)
         if isinstance(entry, dict) and all(entry.get(key) == value for key, value in self._stamp.items()):
             return entry
-        return {}
-
-    def _keep(self, known: dict[str, Any]) -> None:
-        remember(self._file, self._folder, {**known, **self._stamp})
+        return dict(self._stamp)

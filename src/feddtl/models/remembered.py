@@ -1,4 +1,4 @@
-"""Small JSON files beside the cache: what one process measured or read, and the next need not."""
+"""Small JSON files in the cache folder, with which one process saves the next a measurement or an import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feddtl.storage import write_json_atomic
 
 
 def read_remembered(file: Path | None) -> dict[str, Any]:
-    """Entries by key; none where there is no file or it cannot be read, since they can be found out again."""
+    """Entries by key; none without a file or if it cannot be read, since they can be determined again."""
     try:
         content = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -21,10 +21,10 @@ def read_remembered(file: Path | None) -> dict[str, Any]:
 
 
 def remember(file: Path | None, key: str, entry: Any) -> None:
-    """Keep an entry; where the folder cannot be written, or there is none, the next process finds it out again."""
+    """Store an entry. Nothing is stored without a file or if it cannot be written."""
     if file is None:
         return
     with suppress(OSError, RunError):
-        # Activations of private images may come to lie beside it.
+        # Activations of private images may be stored in the same folder.
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json_atomic(file, {**read_remembered(file), key: entry})

@@ -2,7 +2,6 @@
 
 | module | holds |
 |---|---|
-| `identity` | everything that decides the activations of a namespace, as a key |
 | `folder` | the cache folder: contents, clearing, the cap and who goes first |
 | `namespace` | one model, preprocessing, block and precision: find, claim, add |
 | `claims` | which process computes which image |

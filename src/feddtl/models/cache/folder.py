@@ -42,7 +42,7 @@ class CacheEntry:
 
     Attributes:
         path: Its folder.
-        identity: What decides its activations; see `feddtl.models.cache.identity`.
+        identity: What decides its activations; see `feddtl.features.prefix_identity`.
         images: Views of images in it.
         nbytes: Bytes on disk.
         last_used: Seconds since the epoch.

@@ -32,7 +32,7 @@ MOST_SEGMENTS = 256
 _EXTRA_BYTES = KEY_BYTES + 8
 HEADER_BYTES = 1024
 
-Place = tuple[Segment, int]
+Location = tuple[Segment, int]
 
 
 class CacheNamespace:
@@ -66,9 +66,9 @@ class CacheNamespace:
     def _row_bytes(self) -> int:
         return self.layout.nbytes + _EXTRA_BYTES
 
-    def find(self, keys: Collection[bytes]) -> dict[bytes, Place]:
+    def find(self, keys: Collection[bytes]) -> dict[bytes, Location]:
         """Where the rows of these keys are, for those that are there; what is found counts as used now."""
-        wanted, found = set(keys), dict[bytes, Place]()
+        wanted, found = set(keys), dict[bytes, Location]()
         for path in sorted(self._home.glob(f"{SEGMENT}*{SEGMENT_SUFFIX}")) if wanted else []:
             segment = self._open(path)
             hits = [] if segment is None else [at for at, key in enumerate(segment.keys) if key in wanted]

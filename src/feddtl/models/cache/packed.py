@@ -1,4 +1,4 @@
-"""How activations are kept: float32, 16 bit, or int8 with a scale per token."""
+"""How activations are stored: float32, 16 bit, or int8 with a scale per token."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ INT8_LARGEST = 127
 
 @dataclass(frozen=True)
 class Packed:
-    """N rows as they are kept.
+    """N rows as they are stored.
 
     Attributes:
         values: (N, ..., d).
-        scales: (N, ...) of int8 values: a token's floats are its values times its scale; None for floats.
+        scales: (N, ...), for int8: a token's floats are its values times its scale; None for floats.
     """
 
     values: Tensor
@@ -38,16 +38,16 @@ class Packed:
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """Values, and scales where there are any."""
+        """Values, and scales if there are any."""
         return (self.values,) if self.scales is None else (self.values, self.scales)
 
     def floats(self) -> Tensor:
-        """The rows in the float precision they are kept in; float32 for int8."""
+        """The rows in their stored float precision; float32 for int8."""
         return self.values if self.scales is None else self.values.float().mul_(self.scales[..., None])
 
     def pick(self, rows: Tensor | slice) -> Packed:
         """Some of the rows; a slice shares memory."""
-        return Packed(self.values[rows], None if self.scales is None else self.scales[rows])
+        return Packed(*(part[rows] for part in self.parts))
 
     def put(self, rows: Tensor, others: Packed) -> None:
         """Overwrite rows."""
@@ -56,16 +56,16 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The rows on a device."""
-        return Packed(self.values.to(device), None if self.scales is None else self.scales.to(device))
+        return Packed(*(part.to(device) for part in self.parts))
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What one row is.
+    """Shape and stored precision of one row.
 
     Attributes:
         shape: (S, d) of activations, (e,) of final features.
-        precision: As it is kept.
+        precision: Of its values.
     """
 
     shape: tuple[int, ...]
@@ -93,13 +93,13 @@ class RowLayout:
         return self.value_bytes + self.scale_bytes
 
     def empty(self, rows: int) -> Packed:
-        """Rows yet to be written."""
+        """Rows that are not written yet."""
         scales = torch.empty(rows, *self.shape[:-1]) if self.precision == "int8" else None
         return Packed(torch.empty(rows, *self.shape, dtype=self.dtype), scales)
 
 
 def pack(floats: Tensor, precision: StoredPrecision) -> Packed:
-    """Rows (N, ..., d) in the precision they are kept in.
+    """Rows (N, ..., d) in the precision in which they are stored.
 
     int8 rounds to multiples of a token's largest magnitude / 127, so that the error is at most half of that.
 
@@ -117,10 +117,9 @@ def pack(floats: Tensor, precision: StoredPrecision) -> Packed:
     return packed
 
 
-def joined(parts: Sequence[Packed]) -> Packed:
+def concatenated(parts: Sequence[Packed]) -> Packed:
     """The rows of all parts, one after another."""
-    scales = [part.scales for part in parts if part.scales is not None]
-    return Packed(torch.cat([part.values for part in parts]), torch.cat(scales) if scales else None)
+    return Packed(*map(torch.cat, zip(*(part.parts for part in parts), strict=True)))
 
 
 def _refuse(floats: Tensor, precision: StoredPrecision) -> None:
