@@ -78,7 +78,8 @@ def test_a_label_may_hold_a_point() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["rounds", "seed", "data.shots", "rl.epochs"]), st.sets(st.integers(1, 99), min_size=1)
+        st.sampled_from(["rounds", "seed", "data.shots", "rl.epochs"]),
+        st.sets(st.integers(1, 99), min_size=1, max_size=4),
     )
 )
 def test_every_combination_is_there_once(grid: dict[str, set[int]]) -> None:
