@@ -15,11 +15,12 @@ from PIL import Image
 
 from feddtl.backbones.source import EMBEDDED
 from feddtl.cli import main
-from feddtl.config import ComputeConfig, Experiment
+from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.data import federated
 from feddtl.data.catalog import CATALOG
 from feddtl.data.federated import load_federated_data
 from feddtl.data.sources import load_dataset
+from feddtl.data.splits import with_fewer_test_images
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.dotted import flatten
 from feddtl.experiment import run_experiment
@@ -76,8 +77,11 @@ def _no_download() -> Iterator[None]:
     """Shapes are generated once; a stand-in takes the place of every other source."""
     shapes = cache(load_dataset)
 
-    def load(source: str, **options: Any) -> ImageDataset:
-        return shapes(source, **options) if source == "shapes" else stand_in(source)
+    def load(config: DataConfig, copy: str = "") -> ImageDataset:
+        if config.source == "shapes":
+            most = config.test_images_per_class
+            return shapes(DataConfig(domains=config.domains, prompt=config.prompt, test_images_per_class=most))
+        return with_fewer_test_images(stand_in(config.source), config.test_images_per_class, seed=0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(federated, "load_dataset", load)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from feddtl.config import DataConfig
 from feddtl.data.decode import pixel_digest
 from feddtl.data.loading import read_ahead, thread_count
 from feddtl.data.sources import load_dataset
@@ -67,7 +68,7 @@ def load_images(name: str, root: Path | None) -> tuple[Pixels, Pixels]:
             f"Put {name} there as train-*.parquet and test-*.parquet, or omit --data-root to use the Hub.",
         )
     # An absolute path is never mistaken for a name in the catalogue.
-    dataset = load_dataset(name if root is None else str((root / name).absolute()))
+    dataset = load_dataset(DataConfig(source=name if root is None else str((root / name).absolute())))
     return _decoded(dataset, dataset.train), _decoded(dataset, dataset.test)
 
 

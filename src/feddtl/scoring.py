@@ -13,8 +13,9 @@ from torch import Tensor
 
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import DataConfig, Experiment
-from feddtl.data.federated import load_source, of_classes
-from feddtl.data.own_images import in_order_of, load_part
+from feddtl.data.federated import of_classes
+from feddtl.data.own_images import in_order_of
+from feddtl.data.sources import load_dataset
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
@@ -179,11 +180,11 @@ def score_run(
 def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDataset, range, range]:
     """The data set to score, and its base and novel classes."""
     if not own.on_clients or asked is None or asked.on_clients:
-        dataset = load_source(asked or own)
+        dataset = load_dataset(asked or own)
         return dataset, *base_novel_classes(len(dataset.class_names))
     # Use the class names of the run: a client may lack some classes, so its own alphabetical order does not apply.
     here = Path(asked.source).expanduser().exists() and not asked.root
-    found = load_part(asked, asked.source) if here else load_source(asked)
+    found = load_dataset(asked, asked.source, partial=True) if here else load_dataset(asked)
     dataset = in_order_of(*own.class_lists, replace(found, prompt_template=asked.prompt), asked.source)
     base = len(own.class_lists[0])
     return dataset, range(base), range(base, len(dataset.class_names))

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from feddtl.config import DataConfig
+from feddtl.data.sources import load_dataset
 from feddtl.data.table import ImageDataset
 
 MakeFolder = Callable[..., Path]
@@ -46,6 +48,11 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set FEDDTL_SHARED to the folder that holds data/{name}")
     return folder
+
+
+def load(source: str | Path, **settings: str) -> ImageDataset:
+    """The data set of a source, under other settings of `[data]` if given."""
+    return load_dataset(DataConfig(source=str(source), **settings))  # type: ignore[arg-type]
 
 
 def greys(dataset: ImageDataset) -> list[int]:

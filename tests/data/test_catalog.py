@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import pytest
-from small_images import picture, png_bytes
+from small_images import load, picture, png_bytes
 
 from feddtl.data import class_names
 from feddtl.data.catalog import CATALOG, CatalogEntry
-from feddtl.data.sources import load_dataset
 from feddtl.data.splits import base_novel_classes
 from feddtl.errors import DataError
 
@@ -38,20 +39,21 @@ def stand_in(entry: CatalogEntry, names: tuple[str, ...]) -> object:
     import datasets
 
     labels = [i % len(names) for i in range(2 * len(names))]
-    as_text = entry.label_column == "text"
+    image, label, domain = astuple(entry.columns)
+    as_text = label == "text"
     rows: dict[str, object] = {
-        entry.image_column: [{"bytes": png_bytes(picture(i % 200)), "path": None} for i in range(len(labels))],
-        entry.label_column: [names[label] for label in labels] if as_text else labels,
+        image: [{"bytes": png_bytes(picture(i % 200)), "path": None} for i in range(len(labels))],
+        label: [names[label] for label in labels] if as_text else labels,
         "image_id": [str(i) for i in range(len(labels))],
     }
     features = {
-        entry.image_column: datasets.Image(),
-        entry.label_column: datasets.Value("string") if as_text else datasets.ClassLabel(names=list(names)),
+        image: datasets.Image(),
+        label: datasets.Value("string") if as_text else datasets.ClassLabel(names=list(names)),
         "image_id": datasets.Value("string"),
     }
-    if entry.domain_column:
-        rows[entry.domain_column] = [("photo", "sketch")[i // len(names)] for i in range(len(labels))]
-        features[entry.domain_column] = datasets.Value("string")
+    if domain:
+        rows[domain] = [("photo", "sketch")[i // len(names)] for i in range(len(labels))]
+        features[domain] = datasets.Value("string")
     split = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     wanted = [*entry.train_split.split("+"), *filter(None, [entry.test_split])]
     return datasets.DatasetDict(dict.fromkeys(wanted, split))
@@ -83,14 +85,14 @@ def test_every_entry_loads_from_what_it_declares(entry: CatalogEntry, monkeypatc
         return stand_in(entry, names)
 
     monkeypatch.setattr(datasets, "load_dataset", fetch)
-    dataset = load_dataset(entry.name)
+    dataset = load(entry.name)
     assert asked == [entry.hub_id]
     assert dataset.name == entry.name
     assert dataset.prompt_template == entry.prompt_template
     assert len(set(dataset.class_names)) == len(dataset.class_names)
     assert not any("_" in name for name in dataset.class_names)
     assert not set(entry.drop_classes) & set(dataset.class_names)
-    assert dataset.domain_names == (("photo", "sketch") if entry.domain_column else ("all",))
+    assert dataset.domain_names == (("photo", "sketch") if entry.columns.domain else ("all",))
     assert set(dataset.train.labels) == set(dataset.test.labels) == set(range(len(dataset.class_names)))
     assert bool(dataset.notes) == (not entry.test_split)
     base, novel = base_novel_classes(len(dataset.class_names))
@@ -102,7 +104,7 @@ def load_with(monkeypatch: pytest.MonkeyPatch, source: str, names: tuple[str, ..
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: stand_in(CATALOG[source], names))
-    return load_dataset(source).class_names
+    return load(source).class_names
 
 
 def test_readable_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_ten_classes_of_domainnet_keep_their_images(monkeypatch: pytest.MonkeyPa
 
     names = HUB_NAMES["domainnet"]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: stand_in(CATALOG["domainnet"], names))
-    dataset = load_dataset("domainnet", domains="sketch")
+    dataset = load("domainnet", domains="sketch")
     assert dataset.class_names == class_names.DOMAINNET_TEN
     # The stand-in's picture i is grey value i; sketches are its second half, and a class leads.
     assert dataset.train.read(0).getpixel((0, 0)) == (13, 13, 13)
@@ -152,11 +154,11 @@ def test_a_missing_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"other": None}))
     with pytest.raises(DataError, match="no split 'train'; it has other"):
-        load_dataset("cifar10")
+        load("cifar10")
 
 
 def test_a_set_that_is_not_on_the_hub_says_where_it_is() -> None:
     with pytest.raises(DataError, match="pykale") as refused:
-        load_dataset("officecaltech10")
+        load("officecaltech10")
     assert "ROOT/officecaltech10/DOMAIN/CLASS" in refused.value.hint
     assert "--data.root ROOT" in refused.value.hint

@@ -11,8 +11,9 @@ import pytest
 from cli.small_runs import write_photos
 
 from feddtl.config import DataConfig
-from feddtl.data.federated import images_on_clients, load_federated_data, load_source
+from feddtl.data.federated import images_on_clients, load_federated_data
 from feddtl.data.own_images import load_own_images, part_of
+from feddtl.data.sources import load_dataset
 from feddtl.errors import ClientError, DataError
 
 CONFIG = DataConfig(source="clients", classes="red panda, snow_leopard,Ibex", novel_classes="lynx", regime="full")
@@ -130,6 +131,6 @@ def test_here_are_names_without_images():
     assert (data.base_names, data.novel_names) == (("red panda", "snow leopard", "Ibex"), ("lynx",))
     assert (data.on_clients, data.prompt_template) == (True, "a photo of a {class}.")
     assert [len(part) for part in data.partition.train] == [0, 0, 0]
-    for load in (load_source, lambda config: load_federated_data(config, 0)):
+    for load in (load_dataset, lambda config: load_federated_data(config, 0)):
         with pytest.raises(DataError, match="each client has its own images"):
             load(CONFIG)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from feddtl.backbones.clip import load_clip
+from feddtl.config import DataConfig
 from feddtl.data.sources import load_dataset
 from feddtl.errors import ConfigError, RunError
 from pretraining.images import FEDERATION, Pixels, write_halves
@@ -70,7 +71,7 @@ def test_three_steps_give_a_folder_that_loads_and_scores_what_was_printed(
     assert "42 images of 5 classes" in printed
     assert "step 3/3" in printed
     clip = load_clip(str(options.output))
-    test = load_dataset(str(options.data_root / "cifar10")).test
+    test = load_dataset(DataConfig(source=str(options.data_root / "cifar10"))).test
     images = clip.image.preprocess([test.read(i) for i in range(len(test))])
     features = clip.image.features(clip.image.prefix(images, 0), 0)
     prompts, ends = clip.text.prefix(tuple(f"a photo of a {name}." for name in TEN), 0)
@@ -82,7 +83,7 @@ def test_three_steps_give_a_folder_that_loads_and_scores_what_was_printed(
     assert f"| CIFAR-10 | {accuracy:.1f} |" in card
     assert "3 steps of 14 images (1.00 epochs)" in card
     assert not options.checkpoint.exists()
-    assert len(load_dataset(str(options.output.parent.parent / "halves" / FEDERATION)).train) == 18
+    assert len(load_dataset(DataConfig(source=str(options.output.parent.parent / "halves" / FEDERATION))).train) == 18
 
 
 @pytest.mark.slow

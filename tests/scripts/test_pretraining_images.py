@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feddtl.config import DataConfig
 from feddtl.data.sources import load_dataset
 from feddtl.errors import DataError
 from pretraining.images import FEDERATION, PRETRAINING, Pixels, halves, joined, load_images, write_halves
@@ -69,7 +70,7 @@ def test_written_halves_are_sources_and_a_lossless_copy_gives_the_same_halves(tm
     pixels, test = noise([0, 1, 0, 1, 0, 1, 1]), noise([1, 0], seed=1)
     pretraining, federation = halves(pixels)
     write_halves(tmp_path / "halves", pretraining, federation, test)
-    source = load_dataset(str(tmp_path / "halves" / FEDERATION))
+    source = load_dataset(DataConfig(source=str(tmp_path / "halves" / FEDERATION)))
     assert source.class_names == ("cat", "dog")
     assert (len(source.train), len(source.test)) == (len(federation), len(test))
     read, read_test = load_images(FEDERATION, tmp_path / "halves")

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from feddtl.data import class_names as names
-from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.data.columns import Columns
+from feddtl.data.table import ImageDataset
 from feddtl.errors import DataError
+
+USUAL_COLUMNS = Columns("image", "label")
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,7 @@ class CatalogEntry:
         name: Short name on the command line.
         hub_id: Data set on the Hugging Face Hub.
         licence: Licence of the images, as its authors or the Hub state it.
-        image_column: Column of images.
-        label_column: Column of classes.
-        domain_column: Column of domains; "" if there are none.
+        columns: Columns of images, classes and domains.
         train_split: Split of the training images; several are joined by `+`.
         test_split: Split of the test images; "" to hold one out.
         prompt_template: Text with `{class}` in place of the class name.
@@ -40,9 +41,7 @@ class CatalogEntry:
     name: str
     hub_id: str
     licence: str
-    image_column: str = "image"
-    label_column: str = "label"
-    domain_column: str = ""
+    columns: Columns = USUAL_COLUMNS
     train_split: str = "train"
     test_split: str = "test"
     prompt_template: str = "a photo of a {class}."
@@ -52,8 +51,8 @@ class CatalogEntry:
     drop_classes: tuple[str, ...] = ()
     source_note: str = ""
 
-    def readable(self, dataset: ImageDataset, where: str) -> ImageDataset:
-        """The data set with class names suitable for a prompt, without the classes to drop.
+    def described(self, dataset: ImageDataset, where: str) -> ImageDataset:
+        """The data set with the entry's name, prompt and class names, without the classes to drop.
 
         Args:
             dataset: The data set as read.
@@ -62,10 +61,18 @@ class CatalogEntry:
         Raises:
             DataError: The data lacks a class to keep or drop, or has a class with an unknown name.
         """
-        dataset = replace(dataset, class_names=tuple(map(self._readable_name, dataset.class_names)))
-        self._check_names(dataset.class_names, where)
-        kept = self.keep_classes or tuple(n for n in dataset.class_names if n not in self.drop_classes)
-        return dataset if kept == dataset.class_names else _keep_classes(dataset, kept)
+        names = tuple(map(self._readable_name, dataset.class_names))
+        self._check_names(names, where)
+        kept = self.keep_classes or tuple(name for name in names if name not in self.drop_classes)
+        new_ids = np.array([kept.index(name) if name in kept else -1 for name in names], dtype=np.int64)
+        return replace(
+            dataset,
+            name=self.name,
+            train=dataset.train.relabelled(new_ids),
+            test=dataset.test.relabelled(new_ids),
+            class_names=kept,
+            prompt_template=self.prompt_template,
+        )
 
     def _readable_name(self, name: str) -> str:
         spaced = " ".join(re.sub(self.blank_pattern, " ", name).split())
@@ -85,38 +92,19 @@ class CatalogEntry:
             )
 
 
-def _keep_classes(dataset: ImageDataset, kept: tuple[str, ...]) -> ImageDataset:
-    """The data set restricted to these classes, with class ids in the given order."""
-    new_ids = np.full(len(dataset.class_names), -1, dtype=np.int64)
-    for new_id, name in enumerate(kept):
-        new_ids[dataset.class_names.index(name)] = new_id
-    return replace(
-        dataset,
-        train=_of_classes(dataset.train, new_ids),
-        test=_of_classes(dataset.test, new_ids),
-        class_names=kept,
-    )
-
-
-def _of_classes(table: ImageTable, new_ids: Indices) -> ImageTable:
-    chosen = table.select(np.flatnonzero(new_ids[table.labels] >= 0))
-    return replace(chosen, labels=new_ids[chosen.labels])
-
-
 _ENTRIES = (
     CatalogEntry(
         name="cifar10",
         hub_id="uoft-cs/cifar10",
         licence="not stated; research use",
-        image_column="img",
+        columns=Columns("img", "label"),
         source_note="50,000 / 10,000 images, official split.",
     ),
     CatalogEntry(
         name="cifar100",
         hub_id="uoft-cs/cifar100",
         licence="not stated; research use",
-        image_column="img",
-        label_column="fine_label",
+        columns=Columns("img", "fine_label"),
         source_note="50,000 / 10,000 images, official split, the 100 fine classes.",
     ),
     CatalogEntry(
@@ -167,7 +155,7 @@ _ENTRIES = (
         name="caltech256",
         hub_id="ilee0022/Caltech-256",
         licence="CC BY 4.0",
-        label_column="text",
+        columns=Columns("image", "text"),
         blank_pattern=r"^\d+\.|-101$|[-_]",
         readable_names=names.CALTECH256,
         drop_classes=("clutter",),
@@ -186,7 +174,7 @@ _ENTRIES = (
         name="domainnet",
         hub_id="wltjr1007/DomainNet",
         licence="not stated; fair use, non-commercial research",
-        domain_column="domain",
+        columns=Columns("image", "label", "domain"),
         keep_classes=names.DOMAINNET_TEN,
         source_note="409,832 / 176,743 images of 345 classes, about 18 GB to download for the ten classes kept.",
     ),
@@ -194,7 +182,7 @@ _ENTRIES = (
         name="officecaltech10",
         hub_id="",
         licence="not stated; research use",
-        domain_column="domain",
+        columns=Columns("image", "label", "domain"),
         test_split="",
         source_note="No copy on the Hub is known. The images are at github.com/pykale/data (image_data/office).",
     ),
@@ -202,10 +190,20 @@ _ENTRIES = (
         name="pacs",
         hub_id="flwrlabs/pacs",
         licence="not stated; research use",
-        domain_column="domain",
+        columns=Columns("image", "label", "domain"),
         test_split="",
         source_note="9,991 images in one split; the official train / crossval lists are not on the Hub.",
     ),
 )
 
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def find_entry(name: str) -> CatalogEntry | None:
+    """The entry for a name, ignoring case and punctuation; None if there is none."""
+    return next((entry for entry in CATALOG.values() if alphanumeric(entry.name) == alphanumeric(name)), None)
+
+
+def alphanumeric(name: str) -> str:
+    """Equal for names that differ only in case and punctuation."""
+    return "".join(filter(str.isalnum, name.casefold()))

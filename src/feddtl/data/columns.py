@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feddtl.data.table import Indices
+from feddtl.data.table import ONE_DOMAIN, Indices
 from feddtl.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def read_domains(
 ) -> tuple[list[Indices], tuple[str, ...]]:
     """Per split (N,) domain ids, and the domain names; one domain 'all' if there is no such column."""
     if not columns.domain:
-        return [np.zeros(len(split), np.int64) for split in splits], ("all",)
+        return [np.zeros(len(split), np.int64) for split in splits], ONE_DOMAIN
     texts = [_domain_texts(split, columns.domain, where) for split in splits]
     feature = splits[0].features[columns.domain]
     present = set().union(*texts)

@@ -10,12 +10,9 @@ from PIL import Image
 from feddtl.config import DataConfig
 from feddtl.data.partition import Partition, partition
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes, few_shot, short_classes, with_fewer_test_images
-from feddtl.data.table import DEFAULT_PROMPT, ImageDataset, ImageTable
+from feddtl.data.splits import base_novel_classes, few_shot, short_classes
+from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
 from feddtl.errors import DataError
-
-# The data set itself (a held-out split, generated images) is the same for every seed of an experiment.
-DATASET_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -59,40 +56,11 @@ def images_on_clients(config: DataConfig) -> FederatedData:
     nobody = tuple(np.empty(0, np.int64) for _ in range(config.clients))
     parts = Partition(np.zeros((config.clients, 1, len(base))), nobody, nobody)
     prompt = config.prompt or DEFAULT_PROMPT
-    return FederatedData(config.source, base, novel, ("all",), prompt, none, none, none, parts, ())
+    return FederatedData(config.source, base, novel, ONE_DOMAIN, prompt, none, none, none, parts, ())
 
 
 def _no_image(row: int) -> Image.Image:
     raise DataError(f"Image {row} is on a client.")
-
-
-def load_source(config: DataConfig, copy: str = "") -> ImageDataset:
-    """The data set an experiment names, with all classes.
-
-    Args:
-        config: Which data set.
-        copy: Path of a local copy, which replaces the source in the experiment.
-
-    Raises:
-        DataError: It cannot be used, or is on the clients.
-    """
-    if config.on_clients:
-        raise DataError(
-            "data.source = 'clients' means that each client has its own images; this machine has none.",
-            "Run the experiment with `feddtl submit EXPERIMENT.toml`, or choose local images with --data.source.",
-        )
-    dataset = load_dataset(
-        config.source,
-        root=config.root,
-        copy=copy,
-        domains=config.domains,
-        prompt=config.prompt,
-        seed=DATASET_SEED,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        domain_column=config.domain_column,
-    )
-    return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
 def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> FederatedData:
@@ -101,12 +69,12 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
     Args:
         config: Which images, and how to divide them.
         seed: Seed of the run.
-        copy: See `load_source`.
+        copy: Path of a local copy, which replaces the source in the experiment.
 
     Raises:
         DataError: The source cannot be used or divided as requested.
     """
-    dataset = load_source(config, copy)
+    dataset = load_dataset(config, copy)
     base, novel = base_novel_classes(len(dataset.class_names))
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)

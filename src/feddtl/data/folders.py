@@ -10,7 +10,7 @@ import numpy as np
 
 from feddtl.data.decode import EncodedImage
 from feddtl.data.image_files import IMAGE_SUFFIXES
-from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, readable
 from feddtl.errors import DataError
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -72,18 +72,18 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
         train=_table(train, classes, domains),
         test=_table(test, classes, domains),
         class_names=tuple(map(readable, classes)),
-        domain_names=tuple(domains) if domains != [""] else ("all",),
+        domain_names=tuple(domains) if domains != [""] else ONE_DOMAIN,
         notes=_unused(root, train_root, test_root),
     )
 
 
 def _split_roots(root: Path) -> tuple[Path, Path | None]:
     """Folders of the training and test images; a folder that directly contains images is a class, not a split."""
-    folders = {folder.name.casefold(): folder for folder in _subfolders(root) if not _images(folder)}
+    folders = {folder.name.casefold(): folder for folder in subfolders(root) if not _images(folder)}
     tests = [folders[name] for name in TEST_FOLDERS if name in folders]
     if "train" in folders:
         return folders["train"], tests[0] if tests else None
-    if tests and len(tests) == len(_subfolders(root)):
+    if tests and len(tests) == len(subfolders(root)):
         raise DataError(
             f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
             "Add the training images as 'train', or pass one of the split folders directly.",
@@ -93,7 +93,7 @@ def _split_roots(root: Path) -> tuple[Path, Path | None]:
 
 def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
     """Notes about folders next to train and test, and about images outside every class folder."""
-    beside = [folder.name for folder in _subfolders(root) if train != root and folder not in (train, test)]
+    beside = [folder.name for folder in subfolders(root) if train != root and folder not in (train, test)]
     notes = [f"Folders of {root} other than train and test are ignored: {', '.join(beside)}."] if beside else []
     for place in dict.fromkeys((root, train, test or train)):
         if stray := len(_images(place)):
@@ -103,10 +103,10 @@ def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
 
 def _scan(root: Path, fewest: int) -> _Split:
     """Finds the image files of one split; the position of images distinguishes class folders from domain folders."""
-    folders = _subfolders(root)
+    folders = subfolders(root)
     images = {folder: _images(folder) for folder in folders}
     class_folders = [folder for folder in folders if images[folder]]
-    domain_folders = [folder for folder in folders if any(map(_images, _subfolders(folder)))]
+    domain_folders = [folder for folder in folders if any(map(_images, subfolders(folder)))]
     if class_folders and domain_folders:
         raise DataError(
             f"{class_folders[0]} contains images directly, but {domain_folders[0]} contains folders of images.",
@@ -117,7 +117,7 @@ def _scan(root: Path, fewest: int) -> _Split:
     if class_folders:
         files = {("", folder.name): images[folder] for folder in folders}
     else:
-        files = {(d.name, c.name): _images(c) for d in folders for c in _subfolders(d)}
+        files = {(d.name, c.name): _images(c) for d in folders for c in subfolders(d)}
         _check_domains(folders, files)
     return _without_empty(root, files, fewest)
 
@@ -176,16 +176,12 @@ def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
     )
 
 
-def readable(name: str) -> str:
-    """A class name as used in a prompt: spaces for underscores."""
-    return " ".join(name.replace("_", " ").split())
-
-
 def _visible(folder: Path) -> Iterator[Path]:
     return (entry for entry in sorted(folder.iterdir()) if not entry.name.startswith("."))
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """Sub-folders in alphabetical order, without hidden ones."""
     return [entry for entry in _visible(folder) if entry.is_dir()]
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
 from feddtl.data.decode import EncodedImage
-from feddtl.data.folders import check_same_classes, readable
-from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.data.folders import check_same_classes
+from feddtl.data.table import ImageDataset, ImageTable, Indices, readable
 from feddtl.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,48 +42,30 @@ class HubReader:
         raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
 
 
-def load_parquet(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
+def load_parquet(
+    path: Path, columns: Columns, entry: CatalogEntry | None = None, *, partial: bool = False
+) -> ImageDataset:
     """Data set of a parquet file, or of a folder with `train-*.parquet` and `test-*.parquet` (or in data/).
 
     The test table is empty if there is no test split.
 
     Args:
         path: File or folder.
-        columns: Which columns hold what.
+        columns: Which columns contain what.
+        entry: Catalogue entry of which it is a copy; its splits and columns apply if the files have them.
         partial: Whether it is one client's part of a data set, whose splits may have different classes.
 
     Raises:
         DataError: No training file, unreadable files, or columns that cannot be determined.
     """
-    train_files, test_files, notes = _parquet_splits(path)
+    train_files, test_files, notes = _parquet_splits(path, entry)
     train = _read_parquet(train_files)
     test = _read_parquet(test_files) if test_files else None
+    if entry:
+        asked = zip(astuple(columns), astuple(entry.columns), strict=True)
+        columns = Columns(*(name or (usual if usual in train.features else "") for name, usual in asked))
     name = path.stem if path.is_file() else path.resolve().name
     return replace(_from_splits(name, str(path), train, test, columns, partial=partial), notes=notes)
-
-
-def load_catalogued_parquet(entry: CatalogEntry, path: Path, columns: Columns) -> ImageDataset:
-    """A local copy of a catalogue entry, with the entry's splits and columns if the files have them.
-
-    Raises:
-        DataError: As for `load_parquet`.
-    """
-    train_names = tuple(entry.train_split.split("+"))
-    test_names = [name for name in (entry.test_split, *TEST_SPLITS) if name and name not in train_names]
-    train_files, test_files, notes = _parquet_splits(path, train_names, test_names)
-    train = _read_parquet(train_files)
-    test = _read_parquet(test_files) if test_files else None
-    asked = replace(
-        columns,
-        image=columns.image or _present(entry.image_column, train),
-        label=columns.label or _present(entry.label_column, train),
-        domain=columns.domain or _present(entry.domain_column, train),
-    )
-    return replace(_from_splits(entry.name, str(path), train, test, asked), notes=notes)
-
-
-def _present(column: str, split: datasets.Dataset) -> str:
-    return column if column in split.features else ""
 
 
 def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
@@ -95,18 +76,12 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
     """
     fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
     splits = _download(hub_id, f"download it on another machine ({fetch}) and use --data.source FOLDER.")
-    test_name = next((name for name in TEST_SPLITS if name in splits), "")
-    if "train" in splits:
-        train_name = "train"
-    elif len(splits) == 1:
-        train_name, test_name = next(iter(splits)), ""
-    else:
-        raise DataError(
-            f"The Hub data set {hub_id} has no split 'train'; it has {', '.join(splits)}.",
-            "Save it as parquet files train-*.parquet and test-*.parquet, and pass their folder.",
-        )
+    train_name = next(iter(splits)) if len(splits) == 1 else "train"
+    test_name = next((name for name in TEST_SPLITS if name in splits and name != train_name), "")
+    hint = "Save it as parquet files train-*.parquet and test-*.parquet, and pass their folder."
+    train = _joined(splits, train_name, hub_id, hint)
     test = splits[test_name] if test_name else None
-    return _from_splits(hub_id.rsplit("/", 1)[-1], hub_id, splits[train_name], test, columns)
+    return _from_splits(hub_id.rsplit("/", 1)[-1], hub_id, train, test, columns)
 
 
 def load_catalogued(entry: CatalogEntry) -> ImageDataset:
@@ -123,24 +98,20 @@ def load_catalogued(entry: CatalogEntry) -> ImageDataset:
     # A plain download would lose the catalogue's class names and prompt; the loader's cache does not.
     copy = f"run '{entry.name}' once on a machine with one, copy its HF_HOME folder here and set HF_HOME to it."
     splits = _download(entry.hub_id, copy)
-    train = _joined(splits, entry.train_split, entry.hub_id)
-    test = _joined(splits, entry.test_split, entry.hub_id) if entry.test_split else None
-    columns = Columns(entry.image_column, entry.label_column, entry.domain_column)
-    dataset = _from_splits(entry.name, entry.hub_id, train, test, columns)
-    return replace(entry.readable(dataset, entry.hub_id), prompt_template=entry.prompt_template)
+    hint = "The Hub's copy has changed. Save the images in a folder and pass it with --data.source FOLDER."
+    train = _joined(splits, entry.train_split, entry.hub_id, hint)
+    test = _joined(splits, entry.test_split, entry.hub_id, hint) if entry.test_split else None
+    return entry.described(_from_splits(entry.name, entry.hub_id, train, test, entry.columns), entry.hub_id)
 
 
-def _joined(splits: datasets.DatasetDict, wanted: str, where: str) -> datasets.Dataset:
+def _joined(splits: datasets.DatasetDict, wanted: str, hub_id: str, hint: str) -> datasets.Dataset:
     """One split, or several named with `+`, one after another."""
     import datasets as hf
 
     names = wanted.split("+")
     missing = [name for name in names if name not in splits]
     if missing:
-        raise DataError(
-            f"The Hub data set {where} has no split '{missing[0]}'; it has {', '.join(splits)}.",
-            "The Hub's copy has changed. Save the images in a folder and pass it with --data.source FOLDER.",
-        )
+        raise DataError(f"The Hub data set {hub_id} has no split '{missing[0]}'; it has {', '.join(splits)}.", hint)
     return splits[names[0]] if len(names) == 1 else hf.concatenate_datasets([splits[name] for name in names])
 
 
@@ -162,23 +133,19 @@ def _from_splits(
         test_table = train_table.select([])
     else:
         find_columns(test, found, where)
-        test_labels, test_names = read_labels(test, found, where)
+        labels, test_names = read_labels(test, found, where)
+        test_table = _table(test, found.image, f"{where} (test)", labels, domains[1])
         if partial:
-            class_names, (labels, test_labels) = with_one_list((labels, test_labels), (class_names, test_names))
-            train_table = replace(train_table, labels=labels)
+            train_names, class_names = class_names, tuple(sorted({*class_names, *test_names}))
+            train_table = train_table.relabelled(_positions(train_names, class_names))
+            test_table = test_table.relabelled(_positions(test_names, class_names))
         else:
             check_same_classes(list(class_names), list(test_names), "train", "test")
-        test_table = _table(test, found.image, f"{where} (test)", test_labels, domains[1])
     return ImageDataset(name, train_table, test_table, tuple(map(readable, class_names)), domain_names)
 
 
-def with_one_list(
-    labels: Sequence[Indices], names: Sequence[Sequence[str]]
-) -> tuple[tuple[str, ...], tuple[Indices, ...]]:
-    """One alphabetical list of all names, and each split's labels as positions in it."""
-    joined = sorted({name for own in names for name in own})
-    places = [np.array([joined.index(name) for name in own], dtype=np.int64) for own in names]
-    return tuple(joined), tuple(place[own] for place, own in zip(places, labels, strict=True))
+def _positions(names: Sequence[str], among: Sequence[str]) -> Indices:
+    return np.array([among.index(name) for name in names], dtype=np.int64)
 
 
 def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:
@@ -189,10 +156,10 @@ def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, do
     return ImageTable(HubReader(encoded, column, where), np.arange(len(labels), dtype=np.int64), labels, domains)
 
 
-def _parquet_splits(
-    path: Path, train_names: tuple[str, ...] = ("train",), test_names: Sequence[str] = TEST_SPLITS
-) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+def _parquet_splits(path: Path, entry: CatalogEntry | None) -> tuple[list[Path], list[Path], tuple[str, ...]]:
     """Training files, files of the first test split found, and a note about ignored files."""
+    train_names = tuple(entry.train_split.split("+")) if entry else ("train",)
+    test_names = [name for name in (entry.test_split if entry else "", *TEST_SPLITS) if name not in ("", *train_names)]
     if path.is_file():
         return [path], [], ()
     files = parquet_files(path)
@@ -216,18 +183,20 @@ def parquet_files(folder: Path) -> list[Path]:
     """Parquet files of a folder, or of the one subfolder where the Hub keeps them: data/, or a configuration's.
 
     Raises:
-        DataError: Several subfolders other than data/ hold parquet files.
+        DataError: Several subfolders other than data/ contain parquet files.
     """
-    for place in (folder, folder / "data"):
-        if files := _visible_parquet(place):
+    for folder_of_files in (folder, folder / "data"):
+        if files := _visible_parquet(folder_of_files):
             return files
-    places = [place for place in sorted(folder.iterdir()) if place.is_dir() and _visible_parquet(place)]
-    if len(places) > 1:
-        listed = ", ".join(place.name for place in places)
+    found = {
+        below: files for below in sorted(folder.iterdir()) if below.is_dir() and (files := _visible_parquet(below))
+    }
+    if len(found) > 1:
         raise DataError(
-            f"{folder} has parquet files in several subfolders: {listed}.", f"Pass one of them: {places[0]}."
+            f"{folder} has parquet files in several subfolders: {', '.join(below.name for below in found)}.",
+            f"Pass one of them: {next(iter(found))}.",
         )
-    return _visible_parquet(places[0]) if places else []
+    return next(iter(found.values()), [])
 
 
 def _visible_parquet(folder: Path) -> list[Path]:
@@ -236,48 +205,30 @@ def _visible_parquet(folder: Path) -> list[Path]:
 
 def _read_parquet(files: list[Path]) -> datasets.Dataset:
     """One split. Splits are read one by one: read together, the test split takes the class names of train."""
-    import datasets as hf
-
+    hint = "Check that the file is complete and in parquet format."
     names = [str(file) for file in files]
-    try:
-        with _silent():
-            return hf.load_dataset("parquet", data_files={"train": names}, split="train")
-    # The loader passes on errors of pyarrow, of the file system and its own.
-    except Exception as error:
-        raise DataError(
-            f"Cannot read {names[0]}: {_first_line(error.__cause__ or error)}",
-            "Check that the file is complete and in parquet format.",
-        ) from error
+    return _load(f"Cannot read {names[0]}", hint, "parquet", data_files={"train": names}, split="train")
 
 
 def _download(hub_id: str, without_network: str) -> datasets.DatasetDict:
-    import datasets as hf
-
-    try:
-        with _silent():
-            return hf.load_dataset(hub_id)
-    # The loader passes on errors of the network, of the Hub, of the cache and its own.
-    except Exception as error:
-        raise DataError(
-            f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name: {_first_line(error)}",
-            f"Check the id and the network connection. Without a network, {without_network}",
-        ) from error
+    failure = f"Cannot load '{hub_id}' from the Hugging Face Hub, and no folder has that name"
+    return _load(failure, f"Check the id and the network connection. Without a network, {without_network}", hub_id)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of an error; loaders append long explanations."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Hides the loader's progress bars, because the command line draws its own."""
+def _load(failure: str, hint: str, source: str, **options: Any) -> Any:
+    """What the loader returns, without its progress bars, because the command line draws its own."""
     import datasets as hf
 
     were_hidden = hf.are_progress_bars_disabled()
     hf.disable_progress_bars()
     try:
-        yield
+        return hf.load_dataset(source, **options)
+    # The loader passes on errors of pyarrow, the network, the Hub, its cache and the file system, and its own.
+    except Exception as error:
+        # Only this error's cause says what is wrong with a file.
+        cause = error.__cause__ if isinstance(error, hf.exceptions.DatasetGenerationError) else None
+        lines = str(cause or error).splitlines()
+        raise DataError(f"{failure}: {lines[0] if lines else type(cause or error).__name__}", hint) from error
     finally:
         if not were_hidden:
             hf.enable_progress_bars()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from feddtl.config import DataConfig
-from feddtl.data.federated import DATASET_SEED, FederatedData, of_classes
+from feddtl.data.federated import FederatedData, of_classes
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import few_shot, with_fewer_test_images
-from feddtl.data.table import ImageDataset, ImageTable, Indices
+from feddtl.data.splits import few_shot
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import ClientError, DataError
 
 MOST_NAMES = 20
@@ -69,7 +69,7 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
             "This client has no path to its images, which data.source = 'clients' requires.",
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
-    dataset = in_order_of(*config.class_lists, load_part(config, path), path)
+    dataset = in_order_of(*config.class_lists, load_dataset(config, path, partial=True), path)
     base, novel = map(len, config.class_lists)
     train = of_classes(dataset.train, range(base))
     if not len(train):
@@ -88,21 +88,6 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
     )
 
 
-def load_part(config: DataConfig, path: str) -> ImageDataset:
-    """Images at one path, which may lack classes. Raises DataError."""
-    dataset = load_dataset(
-        config.source,
-        copy=path,
-        domains=config.domains,
-        seed=DATASET_SEED,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        domain_column=config.domain_column,
-        partial=True,
-    )
-    return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
-
-
 def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
     """The data set with labels in the given names, and a single domain; names without images are not checked.
 
@@ -116,8 +101,8 @@ def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset
         DataError: Some images belong to a class in neither list.
     """
     names = (*base, *novel)
-    places = {_key(name): place for place, name in enumerate(names)}
-    ids = np.array([places.get(_key(name), -1) for name in dataset.class_names], dtype=np.int64)
+    new_ids = {name_key(name): i for i, name in enumerate(names)}
+    ids = np.array([new_ids.get(name_key(name), -1) for name in dataset.class_names], dtype=np.int64)
     present = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
     unknown = [dataset.class_names[label] for label in present if ids[label] < 0]
     if unknown:
@@ -125,18 +110,12 @@ def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset
             f"{path} has images of {_listed(unknown)}, which the experiment does not have.",
             f"Rename or remove them. Allowed: {_listed(names)}.",
         )
-    train, test = (_relabelled(table, ids) for table in (dataset.train, dataset.test))
-    return replace(dataset, train=train, test=test, class_names=names, domain_names=("all",))
-
-
-def _relabelled(table: ImageTable, ids: Indices) -> ImageTable:
-    return replace(table, labels=ids[table.labels], domains=np.zeros_like(table.domains))
+    train, test = (
+        replace(table.relabelled(ids), domains=np.zeros_like(table.domains)) for table in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test, class_names=names, domain_names=ONE_DOMAIN)
 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(f"'{name}'" for name in names[:MOST_NAMES]) + more
-
-
-def _key(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()

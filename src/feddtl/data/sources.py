@@ -8,48 +8,31 @@ from pathlib import Path
 
 import numpy as np
 
-from feddtl.data.catalog import CATALOG
+from feddtl.config import DataConfig
+from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
 from feddtl.data.columns import Columns
-from feddtl.data.copies import catalogued, find_copy
-from feddtl.data.folders import LAYOUT_HINT, load_folder
-from feddtl.data.hub import load_catalogued, load_catalogued_parquet, load_hub, load_parquet, parquet_files
-from feddtl.data.splits import with_test_split
-from feddtl.data.table import ImageDataset, ImageTable
+from feddtl.data.folders import LAYOUT_HINT, load_folder, subfolders
+from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
+from feddtl.data.shapes import FEDERATED_DOMAINS, shapes_dataset
+from feddtl.data.splits import with_fewer_test_images, with_test_split
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import DataError, did_you_mean
 
 SHAPES = "shapes"
+# A held-out split, generated images and scored test images are the same for every seed of an experiment.
+DATASET_SEED = 0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_dataset(
-    source: str,
-    *,
-    root: str = "",
-    copy: str = "",
-    domains: str = "",
-    prompt: str = "",
-    seed: int = 0,
-    image_column: str = "",
-    label_column: str = "",
-    domain_column: str = "",
-    partial: bool = False,
-) -> ImageDataset:
-    """Images with classes and domains from any source; images are decoded only when they are read.
+def load_dataset(config: DataConfig, copy: str = "", *, partial: bool = False) -> ImageDataset:
+    """The data set that an experiment names, with all classes; images are decoded only when they are read.
+
+    Names take precedence over paths: write `./cifar10` for a folder with that name.
 
     Args:
-        source: `shapes`, a catalogue name such as `cifar10`, a Hub id `owner/name`, a folder of images, or
-            a folder or file of parquet in Hub format. Names take precedence over paths: write
-            `./cifar10` for a folder with that name.
-        root: Folder of local copies, one sub-folder per data set, in which the name is looked up instead of the
-            Hub; "" for none. Generated shapes need none.
-        copy: Path of a local copy of the data set, which replaces `source` and `root`; "" for none. Generated shapes
-            need none.
-        domains: Comma-separated domain names to keep; "" for all.
-        prompt: Text with `{class}` in place of the class name; "" for the source's own.
-        seed: Seed of the run, for a held-out test split and for generated images.
-        image_column: Column of a Hub or parquet source; "" to detect it.
-        label_column: As `image_column`, for the classes.
-        domain_column: As `image_column`, for the domains.
+        config: Which data set. How it is divided among clients does not matter.
+        copy: Path of a local copy of the data set, which replaces the source and the root; "" for none. Generated
+            shapes need none.
         partial: Whether the copy is one client's part of a data set: it may have a single class, classes in only one
             of its splits, and no test images.
 
@@ -57,23 +40,29 @@ def load_dataset(
         The data set; `notes` lists automatic decisions.
 
     Raises:
-        DataError: The source cannot be found or used; the message explains what to do.
+        DataError: The source cannot be found or used, or is on the clients; the message explains what to do.
     """
-    if prompt and "{class}" not in prompt:
+    if config.on_clients and not partial:
         raise DataError(
-            f"The prompt '{prompt}' has no placeholder for the class name.",
-            "Add {class}, for example 'a photo of a {class}.'",
+            "data.source = 'clients' means that each client has its own images; this machine has none.",
+            "Run the experiment with `feddtl submit EXPERIMENT.toml`, or choose local images with --data.source.",
         )
-    wanted = [name.strip() for name in domains.split(",") if name.strip()]
-    columns = Columns(image_column, label_column, domain_column)
-    if columns != Columns() and not _takes_columns(source, root, copy):
-        raise DataError(f"'{source}' has no columns to choose.", "Omit the column options.")
-    if source == SHAPES:
-        dataset = _shapes(wanted, seed)
+    domains = [name.strip() for name in config.domains.split(",") if name.strip()]
+    columns = Columns(config.image_column, config.label_column, config.domain_column)
+    if config.source == SHAPES:
+        _check_no_columns(SHAPES, columns)
+        dataset = shapes_dataset(domains or FEDERATED_DOMAINS, seed=DATASET_SEED)
     else:
-        dataset = _keep_domains(with_test_split(_load_source(source, root, copy, columns, partial), seed), wanted)
-    _check(dataset, copy or source, partial=partial)
-    return replace(dataset, prompt_template=prompt) if prompt else dataset
+        dataset = with_test_split(_read(config, copy, columns, partial), DATASET_SEED)
+        dataset = _keep_domains(dataset, domains) if domains else dataset
+    _check(dataset, copy or config.source, partial=partial)
+    dataset = replace(dataset, prompt_template=config.prompt or dataset.prompt_template)
+    return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
+
+
+def _check_no_columns(source: str, columns: Columns) -> None:
+    if columns != Columns():
+        raise DataError(f"'{source}' has no columns to choose.", "Omit the column options.")
 
 
 def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
@@ -84,88 +73,88 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"Two classes of {source} are both named '{twice[0]}'.", "Rename or merge them.")
-    place = "" if dataset.domain_names == ("all",) else f" in the domains {', '.join(dataset.domain_names)}"
+    domains = "" if dataset.domain_names == ONE_DOMAIN else f" in the domains {', '.join(dataset.domain_names)}"
     for split, table in (("training", dataset.train), ("test", dataset.test)):
         if not len(table) and not (partial and split == "test"):
             raise DataError(
-                f"{source} has no {split} images{place}.",
+                f"{source} has no {split} images{domains}.",
                 "Add images (at least two per class, to hold one out for testing), or choose other domains.",
             )
 
 
-def _load_source(source: str, root: str, copy: str, columns: Columns, partial: bool) -> ImageDataset:
-    """Reads the copy below the root if a root is given; else catalogue name, path or Hub id, in this order."""
-    if copy and partial:
-        return _load_directory(Path(copy).expanduser(), columns, partial=True)
-    if copy:
-        return _load_copy(source, Path(copy).expanduser(), columns)
-    if root:
-        return _load_copy(source, find_copy(Path(root).expanduser(), source), columns)
-    if source in CATALOG:
-        return load_catalogued(CATALOG[source])
-    path = Path(source).expanduser()
-    if source and path.is_dir():
-        return _load_directory(path, columns)
-    if path.suffix == ".parquet" and path.is_file():
-        return load_parquet(path, columns)
-    if path.is_file():
-        raise DataError(f"{source} is a file, but not a parquet file.", LAYOUT_HINT)
-    if _HUB_ID.fullmatch(source):
-        return load_hub(source, columns)
-    raise DataError(
-        f"There is no folder, catalogue name or Hub id '{source}'.", did_you_mean(source, [SHAPES, *CATALOG])
-    )
+def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> ImageDataset:
+    """Reads a local copy or folder, a data set of the catalogue or one of the Hub."""
+    source, is_copy = config.source, bool(copy or config.root)
+    try:
+        path = _local_path(source, config.root, copy)
+        if path is None and source in CATALOG:
+            _check_no_columns(source, columns)
+            return load_catalogued(CATALOG[source])
+        if path is None:
+            return load_hub(source, columns)
+        # A copy of a catalogued data set has the class names and the prompt of the catalogue.
+        entry = find_entry(source) if is_copy and not partial else None
+        if path.is_file() or parquet_files(path):
+            dataset = load_parquet(path, columns, entry, partial=partial)
+        else:
+            _check_no_columns(source, columns)
+            dataset = load_folder(path, partial=partial)
+    except OSError as error:
+        raise DataError(
+            f"Cannot read the images of {copy or source}: {error}", "Check that you have permission to read the folder."
+        ) from error
+    return entry.described(dataset, str(path)) if entry else dataset
 
 
-def _load_copy(name: str, path: Path, columns: Columns) -> ImageDataset:
-    """A local copy, with the class names and the prompt that the catalogue has for the name."""
-    entry = catalogued(name)
-    if entry is None:
-        return _load_directory(path, columns)
-    is_parquet = bool(parquet_files(path))
-    found = load_catalogued_parquet(entry, path, columns) if is_parquet else _load_directory(path, columns)
-    readable = entry.readable(found, str(path))
-    return replace(readable, name=entry.name, prompt_template=entry.prompt_template)
-
-
-def _load_directory(path: Path, columns: Columns, *, partial: bool = False) -> ImageDataset:
+def _local_path(source: str, root: str, copy: str) -> Path | None:
+    """The copy, the sub-folder of the root, or the path that the source is; None for a name or a Hub id."""
+    if root and not copy:
+        return _find_copy(Path(root).expanduser(), source)
+    path = Path(copy or source).expanduser()
+    if not copy and (source in CATALOG or (not path.exists() and _HUB_ID.fullmatch(source))):
+        return None
     if not path.exists():
-        raise DataError(f"There is no {path}.", "Pass the path of a folder of images or of parquet files.")
+        if copy:
+            raise DataError(f"There is no {path}.", "Pass the path of a folder of images or of parquet files.")
+        raise DataError(
+            f"There is no folder, catalogue name or Hub id '{source}'.", did_you_mean(source, [SHAPES, *CATALOG])
+        )
     if path.is_file() and path.suffix != ".parquet":
         raise DataError(f"{path} is a file, but not a parquet file.", LAYOUT_HINT)
-    try:
-        if path.is_file() or parquet_files(path):
-            return load_parquet(path, columns, partial=partial)
-        return load_folder(path, partial=partial)
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error}", "Check that you have permission to read the folder.") from error
+    return path
 
 
-def _takes_columns(source: str, root: str, copy: str) -> bool:
-    """Whether column options apply: to parquet and Hub ids, whose columns are not known in advance."""
-    if source == SHAPES or (source in CATALOG and not root and not copy):
-        return False
-    path = find_copy(Path(root).expanduser(), source) if root and not copy else Path(copy or source).expanduser()
-    return not path.is_dir() or bool(parquet_files(path))
+def _find_copy(root: Path, name: str) -> Path:
+    """Sub-folder of `root` for a data set; case and punctuation are ignored: `Office-Caltech-10` is `officecaltech10`.
 
-
-def _shapes(wanted: list[str], seed: int) -> ImageDataset:
-    from feddtl.data.shapes import shapes_dataset
-
-    return shapes_dataset(wanted, seed=seed) if wanted else shapes_dataset(seed=seed)
+    Raises:
+        DataError: There is no such folder, or several sub-folders match.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"data.root = '{root}' is not a folder.", "Set it to a folder with one sub-folder per data set."
+        )
+    folders = {folder.name: folder for folder in subfolders(root)}
+    found = [folder for folder in folders if alphanumeric(folder) == alphanumeric(name)]
+    if len(found) > 1:
+        raise DataError(f"{root} has several sub-folders for '{name}': {', '.join(found)}.", "Rename all but one.")
+    if not found:
+        raise DataError(
+            f"{root} has no sub-folder for the data set '{name}'. Its sub-folders: {', '.join(folders) or 'none'}.",
+            f"Put parquet files or images into {root / name}, or omit --data.root to use the Hub.",
+        )
+    return folders[found[0]]
 
 
 def _keep_domains(dataset: ImageDataset, wanted: list[str]) -> ImageDataset:
     """The data set restricted to some of its domains, in its own order; case in names is ignored."""
-    if not wanted:
-        return dataset
-    if dataset.domain_names == ("all",):
+    if dataset.domain_names == ONE_DOMAIN:
         raise DataError(f"{dataset.name} has no domains to choose from.", "Omit the option 'domains'.")
-    by_key = {_key(name): i for i, name in enumerate(dataset.domain_names)}
+    by_key = {name_key(name): i for i, name in enumerate(dataset.domain_names)}
     for name in wanted:
-        if _key(name) not in by_key:
+        if name_key(name) not in by_key:
             raise DataError(f"{dataset.name} has no domain '{name}'.", did_you_mean(name, dataset.domain_names))
-    kept = sorted({by_key[_key(name)] for name in wanted})
+    kept = sorted({by_key[name_key(name)] for name in wanted})
     train, test = _of_domains(dataset.train, kept), _of_domains(dataset.test, kept)
     names = tuple(dataset.domain_names[i] for i in kept)
     lost = [name for i, name in enumerate(dataset.class_names) if i not in train.labels]
@@ -178,7 +167,3 @@ def _of_domains(table: ImageTable, kept: list[int]) -> ImageTable:
     """Rows of these domains, with renumbered domain ids."""
     chosen = table.select(np.flatnonzero(np.isin(table.domains, kept)))
     return replace(chosen, domains=np.searchsorted(kept, chosen.domains).astype(np.int64))
-
-
-def _key(name: str) -> str:
-    return name.casefold().replace("_", " ")

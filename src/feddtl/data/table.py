@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -11,6 +11,7 @@ from PIL import Image
 from feddtl.data.decode import EncodedImage, pixel_digest
 
 DEFAULT_PROMPT = "a photo of a {class}."
+ONE_DOMAIN = ("all",)  # names of the domains of a source without domains
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -58,6 +59,11 @@ class ImageTable:
         chosen = np.asarray(indices, dtype=np.int64)
         return ImageTable(self.reader, self.rows[chosen], self.labels[chosen], self.domains[chosen])
 
+    def relabelled(self, new_ids: Indices) -> ImageTable:
+        """The table with class `i` renumbered as `new_ids[i]`, without the images of classes whose new id is -1."""
+        chosen = self.select(np.flatnonzero(new_ids[self.labels] >= 0))
+        return replace(chosen, labels=new_ids[chosen.labels])
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -77,6 +83,16 @@ class ImageDataset:
     train: ImageTable
     test: ImageTable
     class_names: tuple[str, ...]
-    domain_names: tuple[str, ...] = ("all",)
+    domain_names: tuple[str, ...] = ONE_DOMAIN
     prompt_template: str = DEFAULT_PROMPT
     notes: tuple[str, ...] = ()
+
+
+def readable(name: str) -> str:
+    """A class name as used in a prompt: spaces for underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def name_key(name: str) -> str:
+    """Equal for names that differ only in case, spaces and underscores."""
+    return readable(name).casefold()

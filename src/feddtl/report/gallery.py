@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from feddtl.data.federated import load_source, of_classes
+from feddtl.data.federated import of_classes
+from feddtl.data.sources import load_dataset
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
@@ -89,7 +90,7 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
     Raises:
         DataError: The source is not there, or has other images than the run had.
     """
-    dataset = load_source(run.experiment.data)
+    dataset = load_dataset(run.experiment.data)
     halves = base_novel_classes(len(dataset.class_names))
     base, novel = (of_classes(dataset.test, half) for half in halves)
     labels = np.concatenate([base.labels, novel.labels + len(halves[0])])
