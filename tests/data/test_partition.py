@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from feddtl.data.partition import PARTITION_KINDS, Partition, client_shares, deal, partition
+from feddtl.config import DataConfig, PartitionKind
+from feddtl.data.partition import Partition, deal, partition
+from feddtl.data.shares import Cells, client_shares
 from feddtl.data.table import Indices
-from feddtl.errors import ConfigError, DataError
+from feddtl.errors import DataError
+
+PARTITION_KINDS: tuple[PartitionKind, ...] = get_args(PartitionKind)
 
 
 def cells(per_cell: int, classes: int, domains: int = 1) -> tuple[Indices, Indices]:
@@ -20,7 +25,7 @@ def cells(per_cell: int, classes: int, domains: int = 1) -> tuple[Indices, Indic
 
 
 def divide(
-    kind: str,
+    kind: PartitionKind,
     train: tuple[Indices, Indices],
     test: tuple[Indices, Indices],
     *,
@@ -29,19 +34,10 @@ def divide(
     seed: int = 0,
     classes: int = 6,
     domains: int = 1,
-    min_samples: int | None = None,
+    min_images: int = 0,
 ) -> Partition:
-    return partition(
-        *train,
-        *test,
-        kind=kind,
-        num_classes=classes,
-        num_domains=domains,
-        clients=clients,
-        alpha=alpha,
-        seed=seed,
-        min_samples=min_samples,
-    )
+    config = DataConfig(partition=kind, clients=clients, alpha=alpha, min_images=min_images)
+    return partition(Cells(*train, classes, domains), Cells(*test, classes, domains), config, seed)
 
 
 def assert_exactly_once(parts: tuple[Indices, ...], size: int) -> None:
@@ -54,7 +50,7 @@ images = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), min_size=12, 
 @settings(deadline=None, max_examples=80)
 @given(images, images, st.sampled_from(PARTITION_KINDS), st.integers(1, 5), st.integers(0, 9))
 def test_every_image_goes_to_one_client_and_none_is_empty(
-    train_cells: list[tuple[int, int]], test_cells: list[tuple[int, int]], kind: str, clients: int, seed: int
+    train_cells: list[tuple[int, int]], test_cells: list[tuple[int, int]], kind: PartitionKind, clients: int, seed: int
 ) -> None:
     train = np.array(train_cells).T
     test = np.array(test_cells).T
@@ -74,10 +70,13 @@ def test_every_image_goes_to_one_client_and_none_is_empty(
 
 def test_same_seed_same_partition_in_another_process() -> None:
     script = (
-        "import numpy as np; from feddtl.data.partition import PARTITION_KINDS, partition\n"
+        "import numpy as np\n"
+        "from feddtl.config import DataConfig\n"
+        "from feddtl.data.partition import partition; from feddtl.data.shares import Cells\n"
         "d, c = np.repeat(np.indices((4, 6)).reshape(2, -1), 9, axis=1)\n"
-        "for kind in PARTITION_KINDS:\n"
-        "    p = partition(c, d, c, d, kind=kind, num_classes=6, num_domains=4, clients=4, alpha=0.5, seed=3)\n"
+        "cells = Cells(c, d, 6, 4)\n"
+        f"for kind in {PARTITION_KINDS}:\n"
+        "    p = partition(cells, cells, DataConfig(partition=kind, clients=4, alpha=0.5), seed=3)\n"
         "    print([part.tolist() for part in p.train + p.test])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -88,7 +87,7 @@ def test_same_seed_same_partition_in_another_process() -> None:
 
 
 @pytest.mark.parametrize(("kind", "clients"), [(kind, 5 if "domain-" in kind else 3) for kind in PARTITION_KINDS])
-def test_another_seed_gives_another_partition(kind: str, clients: int) -> None:
+def test_another_seed_gives_another_partition(kind: PartitionKind, clients: int) -> None:
     train = cells(20, 6, 4)
     one, other = (divide(kind, train, train, clients=clients, seed=seed, domains=4) for seed in (3, 4))
     assert any(not np.array_equal(a, b) for a, b in zip(one.train, other.train, strict=True))
@@ -96,9 +95,9 @@ def test_another_seed_gives_another_partition(kind: str, clients: int) -> None:
 
 def test_non_iid_deals_classes_disjointly_and_evenly() -> None:
     parts = divide("non-iid", cells(20, 10), cells(5, 10), clients=4, classes=10)
-    held = parts.counts(cells(20, 10)[0], 10) > 0
-    assert (held.sum(axis=0) == 1).all()
-    assert sorted(held.sum(axis=1)) == [2, 2, 3, 3]
+    present = parts.counts(cells(20, 10)[0], 10) > 0
+    assert (present.sum(axis=0) == 1).all()
+    assert sorted(present.sum(axis=1)) == [2, 2, 3, 3]
 
 
 def test_non_iid_with_more_clients_than_classes_cuts_classes_evenly() -> None:
@@ -133,14 +132,14 @@ def test_dirichlet_reaches_the_minimum(seed: int) -> None:
     parts = divide("dirichlet", cells(16, 5), cells(4, 5), clients=5, alpha=0.1, classes=5, seed=seed)
     # 80 images, mean 16: a quarter of it is 4.
     assert min(map(len, parts.train)) >= 4
-    parts = divide("dirichlet", cells(100, 5), cells(4, 5), clients=5, alpha=0.1, classes=5, seed=seed, min_samples=20)
+    parts = divide("dirichlet", cells(100, 5), cells(4, 5), clients=5, alpha=0.1, classes=5, seed=seed, min_images=20)
     assert min(map(len, parts.train)) >= 20
 
 
 def test_dirichlet_gives_up_with_a_next_step() -> None:
     with pytest.raises(DataError, match="draws") as refused:
         divide("dirichlet", cells(100, 2), cells(1, 2), clients=30, alpha=0.001, classes=2)
-    assert "Raise alpha" in refused.value.hint
+    assert "Raise alpha, use fewer clients, or lower min_images" in refused.value.hint
 
 
 def test_iid_sizes_differ_by_one_image_at_most_per_class_and_two_in_all() -> None:
@@ -152,12 +151,12 @@ def test_iid_sizes_differ_by_one_image_at_most_per_class_and_two_in_all() -> Non
 
 def test_remainders_favour_no_client() -> None:
     """One image per class for four equal clients: over seeds, each client gets a quarter."""
-    labels, domains = cells(1, 6)
+    images_of_classes = Cells(*cells(1, 6), 6, 1)
     shares = np.full((4, 1, 6), 0.25)
     totals = np.zeros(4)
     firsts = np.zeros(4)
     for seed in range(400):
-        parts = deal(labels, domains, shares, seed, "train")
+        parts = deal(images_of_classes, shares, seed, "train")
         totals += [len(part) for part in parts]
         firsts += [0 in part for part in parts]
     # Six images: one or two for each client in every deal; 400 draws of a quarter have deviation 8.7.
@@ -169,7 +168,7 @@ def test_remainders_favour_no_client() -> None:
 def test_every_cell_is_cut_at_its_quota_rounded_up_or_down(clients: int, size: int, seed: int) -> None:
     labels, domains = cells(size, 3, 2)
     shares = np.moveaxis(np.random.default_rng(seed).dirichlet(np.ones(clients), size=(2, 3)), -1, 0)
-    for client, part in enumerate(deal(labels, domains, shares, seed, "test")):
+    for client, part in enumerate(deal(Cells(labels, domains, 3, 2), shares, seed, "test")):
         for domain, class_id in np.ndindex(2, 3):
             count = ((labels[part] == class_id) & (domains[part] == domain)).sum()
             assert abs(count - size * shares[client, domain, class_id]) < 1
@@ -221,7 +220,9 @@ def test_domain_dirichlet_keeps_clients_inside_one_domain() -> None:
         ("domain-dirichlet", 1, 2, "1 clients and 2 domains", "'domain'"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(kind: str, clients: int, domains: int, message: str, hint: str) -> None:
+def test_what_cannot_be_divided_is_refused(
+    kind: PartitionKind, clients: int, domains: int, message: str, hint: str
+) -> None:
     train = cells(2 // domains, 6, domains)
     with pytest.raises(DataError, match=message) as refused:
         divide(kind, train, train, clients=clients, domains=domains)
@@ -234,17 +235,6 @@ def test_a_domain_without_images_is_refused() -> None:
         divide("domain", train, train, clients=3, domains=3)
     with pytest.raises(DataError, match="Domain 2 has 0"):
         divide("domain-dirichlet", train, train, clients=4, domains=3)
-
-
-@pytest.mark.parametrize(
-    ("kind", "clients", "alpha", "min_samples"),
-    [("dirichlett", 2, 0.5, None), ("iid", 0, 0.5, None), ("dirichlet", 2, 0.0, None), ("dirichlet", 2, 0.5, 0)],
-)
-def test_numbers_out_of_range_are_refused(kind: str, clients: int, alpha: float, min_samples: int | None) -> None:
-    train = cells(9, 6)
-    with pytest.raises(ConfigError) as refused:
-        divide(kind, train, train, clients=clients, alpha=alpha, min_samples=min_samples)
-    assert refused.value.hint
 
 
 def test_ids_outside_the_classes_are_refused() -> None:
@@ -268,6 +258,7 @@ def test_a_client_left_empty_by_rounding_gets_an_image_of_its_own_cells() -> Non
 def test_shares_of_each_kind_sum_to_one_in_empty_cells_too() -> None:
     labels, domains = cells(3, 4, 3)
     for kind in PARTITION_KINDS:
-        shares = client_shares(kind, labels, domains, num_classes=6, num_domains=3, clients=3, alpha=0.5, seed=0)
+        config = DataConfig(partition=kind, clients=3, alpha=0.5)
+        shares = client_shares(Cells(labels, domains, 6, 3), config, seed=0)
         assert shares.shape == (3, 3, 6)
         np.testing.assert_allclose(shares.sum(axis=0), 1)

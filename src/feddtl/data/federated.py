@@ -9,6 +9,7 @@ from PIL import Image
 
 from feddtl.config import DataConfig
 from feddtl.data.partition import Partition, partition
+from feddtl.data.shares import Cells
 from feddtl.data.sources import load_dataset
 from feddtl.data.splits import base_novel_classes, few_shot, short_classes
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
@@ -28,7 +29,7 @@ class FederatedData:
         train: Training images of the base classes under the regime, labels in `base_names`.
         test_base: Test images of the base classes, labels in `base_names`.
         test_novel: Test images of the novel classes, labels in `novel_names`.
-        partition: Positions in `train` and `test_base` of every client.
+        partition: Indices into `train` and `test_base` of every client.
         notes: What the user should know.
     """
 
@@ -87,18 +88,8 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
         notes.append(
             f"{config.clients} clients and {len(base)} base classes: some classes are split among several clients."
         )
-    parts = partition(
-        train.labels,
-        train.domains,
-        test_base.labels,
-        test_base.domains,
-        kind=config.partition,
-        num_classes=len(base),
-        num_domains=len(dataset.domain_names),
-        clients=config.clients,
-        alpha=config.alpha,
-        seed=seed,
-        min_samples=config.min_images or None,
+    of_train, of_test = (
+        Cells(table.labels, table.domains, len(base), len(dataset.domain_names)) for table in (train, test_base)
     )
     return FederatedData(
         dataset.name,
@@ -109,7 +100,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
         train,
         test_base,
         test_novel,
-        parts,
+        partition(of_train, of_test, config, seed),
         tuple(notes),
     )
 

@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, get_args
+from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feddtl.config import PartitionKind
+from feddtl.config import DataConfig
 from feddtl.data.table import Indices
 from feddtl.errors import DataError
 from feddtl.seeding import numpy_generator
 
-PARTITION_KINDS: tuple[str, ...] = get_args(PartitionKind)
 Shares = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 DIRICHLET_TRIES = 20_000
 # The usual minimum for a Dirichlet partition; rounds with clients smaller than a batch are meaningless.
-DIRICHLET_MIN_SAMPLES = 8
+DIRICHLET_MIN_IMAGES = 8
 
 
-def client_shares(
-    kind: str,
-    labels: Indices,
-    domains: Indices,
-    *,
-    num_classes: int,
-    num_domains: int,
-    clients: int,
-    alpha: float,
-    seed: int,
-    min_samples: int | None = None,
-) -> Shares:
-    """(K, D, C) share of each (domain, class) cell per client; arguments as for `partition`."""
-    cells = _cell_sizes(labels, domains, num_classes, num_domains)
+@dataclass(frozen=True)
+class Cells:
+    """The (domain, class) cell of every image.
+
+    Attributes:
+        labels: (N,) class ids below `num_classes`.
+        domains: (N,) domain ids below `num_domains`.
+        num_classes: C, number of classes to divide.
+        num_domains: D, 1 if the data has no domains.
+
+    Raises:
+        DataError: An id is out of range, or the arrays differ in length.
+    """
+
+    labels: Indices
+    domains: Indices
+    num_classes: int
+    num_domains: int
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.domains):
+            raise DataError(f"{len(self.labels)} labels do not match {len(self.domains)} domains.")
+        for name, ids, limit in (
+            ("class", self.labels, self.num_classes),
+            ("domain", self.domains, self.num_domains),
+        ):
+            if len(ids) and (ids.min() < 0 or ids.max() >= limit):
+                raise DataError(f"{name} ids from {ids.min()} to {ids.max()} are outside 0 to {limit - 1}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sizes(self) -> Counts:
+        """(D, C) images per domain and class."""
+        flat = np.bincount(self.domains * self.num_classes + self.labels, minlength=self.num_domains * self.num_classes)
+        return flat.reshape(self.num_domains, self.num_classes)
+
+
+def client_shares(train: Cells, config: DataConfig, seed: int) -> Shares:
+    """(K, D, C) share of each (domain, class) cell per client; arguments and errors as for `partition`."""
+    sizes, kind, clients = train.sizes(), config.partition, config.clients
     rng = numpy_generator(seed, f"partition/{kind}", clients)
-    shape = (clients, num_domains, num_classes)
+    shape = (clients, *sizes.shape)
     if kind == "iid":
         return np.full(shape, 1.0 / clients)
-    if kind == "non-iid":
-        per_class = _class_shares(cells.sum(axis=0), clients, rng)
-        return np.broadcast_to(per_class[:, None, :], shape).copy()
-    if kind == "dirichlet":
-        per_class = _dirichlet(cells.sum(axis=0), clients, alpha, min_samples, rng)
-        return np.broadcast_to(per_class[:, None, :], shape).copy()
     if kind == "domain":
-        owners = _domain_owners(cells.sum(axis=1), clients, rng)
+        owners = _domain_owners(sizes.sum(axis=1), clients, rng)
         return np.broadcast_to(np.eye(clients)[:, owners, None], shape).copy()
-    return _domain_dirichlet(cells, clients, alpha, min_samples, rng)
+    if kind == "domain-dirichlet":
+        return _domain_dirichlet(sizes, config, rng)
+    class_sizes = sizes.sum(axis=0)
+    if kind == "non-iid":
+        per_class = _class_shares(class_sizes, clients, rng)
+    else:
+        per_class = _dirichlet(class_sizes, clients, config, rng)
+    return np.broadcast_to(per_class[:, None, :], shape).copy()
 
 
 def _class_shares(class_sizes: Counts, clients: int, rng: np.random.Generator) -> Shares:
@@ -87,54 +115,43 @@ def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator)
     return owners
 
 
-def _domain_dirichlet(
-    cells: Counts, clients: int, alpha: float, min_samples: int | None, rng: np.random.Generator
-) -> Shares:
+def _domain_dirichlet(sizes: Counts, config: DataConfig, rng: np.random.Generator) -> Shares:
     """(K, D, C) shares: clients spread evenly over the domains, with a Dirichlet division of classes in each."""
-    num_domains, num_classes = cells.shape
+    clients, num_domains = config.clients, len(sizes)
     if clients < num_domains:
         _refuse_domains(num_domains, clients, "at least one client per domain", "'domain'")
-    shares = np.zeros((clients, num_domains, num_classes))
+    shares = np.zeros((clients, *sizes.shape))
     for domain, members in enumerate(np.array_split(np.arange(clients), num_domains)):
-        if cells[domain].sum() < len(members):
+        if sizes[domain].sum() < len(members):
             raise DataError(
-                f"Domain {domain} has {cells[domain].sum()} training images of the base classes for "
+                f"Domain {domain} has {sizes[domain].sum()} training images of the base classes for "
                 f"{len(members)} clients.",
                 "Use fewer clients, use more shots per class, or exclude this domain.",
             )
-        shares[members, domain] = _dirichlet(cells[domain], len(members), alpha, min_samples, rng)
+        shares[members, domain] = _dirichlet(sizes[domain], len(members), config, rng)
     return shares
 
 
-def _dirichlet(
-    class_sizes: Counts, clients: int, alpha: float, min_samples: int | None, rng: np.random.Generator
-) -> Shares:
+def _dirichlet(class_sizes: Counts, clients: int, config: DataConfig, rng: np.random.Generator) -> Shares:
     """(K, C) shares, per class ~ Dir(α·1_K), redrawn until every client's quota reaches the minimum."""
-    floor = dirichlet_floor(int(class_sizes.sum()), clients, min_samples)
+    floor = dirichlet_floor(int(class_sizes.sum()), clients, config.min_images)
     best = 0.0
     for _ in range(DIRICHLET_TRIES):
-        shares = rng.dirichlet(np.full(clients, alpha), size=len(class_sizes))  # (C, K)
+        shares = rng.dirichlet(np.full(clients, config.alpha), size=len(class_sizes))  # (C, K)
         smallest = float((class_sizes @ shares).min())
         if smallest >= floor:
             return shares.T
         best = max(best, smallest)
     raise DataError(
-        f"In {DIRICHLET_TRIES} draws, no Dirichlet({alpha:g}) division of {class_sizes.sum()} images among "
+        f"In {DIRICHLET_TRIES} draws, no Dirichlet({config.alpha:g}) division of {class_sizes.sum()} images among "
         f"{clients} clients gave every client {floor} (in the best draw, the smallest client had {best:.1f}).",
-        "Raise alpha, use fewer clients, or lower min_samples.",
+        "Raise alpha, use fewer clients, or lower min_images.",
     )
 
 
-def dirichlet_floor(images: int, clients: int, min_samples: int | None) -> int:
-    """Minimum images per client: the requested number (8 by default), at most a quarter of the mean, at least 1."""
-    wish = DIRICHLET_MIN_SAMPLES if min_samples is None else min_samples
-    return max(1, min(wish, images // (4 * clients)))
-
-
-def _cell_sizes(labels: Indices, domains: Indices, num_classes: int, num_domains: int) -> Counts:
-    """(D, C) images per domain and class."""
-    flat = np.bincount(domains * num_classes + labels, minlength=num_domains * num_classes)
-    return flat.reshape(num_domains, num_classes)
+def dirichlet_floor(images: int, clients: int, min_images: int) -> int:
+    """Minimum images per client: the requested number (8 if 0), at most a quarter of the mean, at least 1."""
+    return max(1, min(min_images or DIRICHLET_MIN_IMAGES, images // (4 * clients)))
 
 
 def _refuse_domains(num_domains: int, clients: int, rule: str, other_kind: str) -> NoReturn:
