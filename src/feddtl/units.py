@@ -30,6 +30,12 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
+def first_few(words: Sequence[str], most: int) -> str:
+    """'a, b and 3 more'; without an ending if there are at most `most` words."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def megabytes(count: float) -> str:
     """Megabytes (10^6 bytes) without the unit: one decimal, or three below 1, so that small values stay distinct."""
     return f"{count / 1e6:.1f}" if count >= 1e6 or count == 0 else f"{count / 1e6:.3f}"

@@ -1,10 +1,10 @@
-"""Folders that hold images, by the names of their files."""
+"""Folders that contain images, by the names of their files."""
 
 from __future__ import annotations
 
 import pytest
 
-from feddtl.data.image_files import holds_images
+from feddtl.data.image_files import contains_images
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.parquet", "deep/er/a.png"])
@@ -12,14 +12,14 @@ def test_an_image_anywhere_below_is_found(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "notes.txt").touch()
-    assert not holds_images(tmp_path)
+    assert not contains_images(tmp_path)
     path.touch()
-    assert holds_images(tmp_path)
+    assert contains_images(tmp_path)
 
 
 def test_a_file_is_taken_at_its_word(tmp_path):
     (tmp_path / "images").touch()
-    assert holds_images(tmp_path / "images")
+    assert contains_images(tmp_path / "images")
 
 
 def test_links_are_followed_and_end_where_they_began(tmp_path):
@@ -30,11 +30,11 @@ def test_links_are_followed_and_end_where_they_began(tmp_path):
     for index in range(5):
         (data / f"back-{index}").symlink_to(data)
     (data / "link").symlink_to(elsewhere)
-    assert not holds_images(data)
+    assert not contains_images(data)
     (elsewhere / "a.webp").touch()
-    assert holds_images(data)
+    assert contains_images(data)
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        holds_images(tmp_path / "nowhere")
+        contains_images(tmp_path / "nowhere")

@@ -225,7 +225,7 @@ class TestRefusals:
         with pytest.raises(DataError, match="no column 'wat'") as refused:
             load(file, label_column="wat")
         assert "'what'" in refused.value.hint
-        with pytest.raises(DataError, match=r"'what' .* does not hold images"):
+        with pytest.raises(DataError, match=r"'what' .* does not contain images"):
             load(file, label_column="what", image_column="what")
 
     def test_rows_without_a_label(self, make_parquet: MakeParquet) -> None:

@@ -14,7 +14,7 @@ from feddtl.data.splits import (
     base_novel_classes,
     few_shot,
     held_out_split,
-    short_classes,
+    short_classes_note,
     with_fewer_test_images,
     with_test_split,
 )
@@ -60,13 +60,11 @@ def test_few_shot_depends_on_the_seed_only() -> None:
     assert not np.array_equal(few_shot(labels, 8, 1), few_shot(labels, 8, 2))
 
 
-def test_no_shots_are_refused() -> None:
-    with pytest.raises(ConfigError, match="0 shots"):
-        few_shot(ids([0, 1]), 0, 0)
-
-
 def test_short_classes_are_reported_with_their_count() -> None:
-    assert short_classes(ids([0, 0, 2, 2, 2]), 3, ("cat", "dog", "fox")) == (("cat", 2), ("dog", 0))
+    note = short_classes_note(ids([0, 0, 2, 2, 2]), 3, ("cat", "dog", "fox"))
+    assert note == "Fewer than 3 training images, so all of them are used: cat (2), dog (0)."
+    assert short_classes_note(ids([0, 1]), 1, ("cat", "dog")) == ""
+    assert short_classes_note(ids([0]), 1, tuple("abcdefghijklmn")).endswith("j (0), k (0) and 3 more.")
 
 
 @given(label_lists, st.floats(0.05, 0.95), st.integers(0, 3))

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypat
     def refuse(path):
         raise PermissionError(13, "Permission denied", f"{path}/cat")
 
-    monkeypatch.setattr(programs, "holds_images", refuse)
+    monkeypatch.setattr(programs, "contains_images", refuse)
     with pytest.raises(ConfigError, match=r"cannot be read: Permission denied, .*/cat; nothing was started"):
         take_part(tmp_path, data=tmp_path)
 

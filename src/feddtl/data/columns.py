@@ -1,9 +1,9 @@
-"""Finds the columns of a table that hold the image, the class and the domain, and reads the last two."""
+"""Finds the columns of images, classes and domains, and reads the last two."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,23 +39,17 @@ def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns
     Raises:
         DataError: A given column is missing, or detection finds none or several.
     """
-    for option, name in (("image", asked.image), ("label", asked.label), ("domain", asked.domain)):
+    for kind, name in asdict(asked).items():
         if name and name not in split.features:
-            raise DataError(
-                f"{where} has no column '{name}' (given as the {option} column).",
-                did_you_mean(name, split.features),
-            )
+            raise DataError(f"{where} has no column '{name}' (the {kind} column).", did_you_mean(name, split.features))
     if asked.image and not _may_be_image(split.features[asked.image]):
         raise DataError(
-            f"The column '{asked.image}' of {where} does not hold images.",
+            f"The column '{asked.image}' of {where} does not contain images.",
             f"Its columns are {', '.join(split.features)}; name the one with images, or omit the option.",
         )
     domain = asked.domain or (DOMAIN_COLUMN if DOMAIN_COLUMN in split.features else "")
-    return replace(
-        asked,
-        image=asked.image or _image_column(split, where),
-        label=asked.label or _label_column(split, domain, where),
-        domain=domain,
+    return Columns(
+        asked.image or _image_column(split, where), asked.label or _label_column(split, domain, where), domain
     )
 
 
@@ -86,23 +80,19 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
     return np.array(values, dtype=np.int64), names
 
 
-def read_domains(
-    splits: Sequence[datasets.Dataset], columns: Columns, where: str
-) -> tuple[list[Indices], tuple[str, ...]]:
-    """Per split (N,) domain ids, and the domain names; one domain 'all' if there is no such column."""
-    if not columns.domain:
+def read_domains(splits: Sequence[datasets.Dataset], column: str) -> tuple[list[Indices], tuple[str, ...]]:
+    """Per split (N,) domain ids, and the domain names; one domain 'all' if the column is ''."""
+    if not column:
         return [np.zeros(len(split), np.int64) for split in splits], ONE_DOMAIN
-    texts = [_domain_texts(split, columns.domain, where) for split in splits]
-    feature = splits[0].features[columns.domain]
+    texts = [_domain_texts(split, column) for split in splits]
+    feature = splits[0].features[column]
     present = set().union(*texts)
     names = tuple(name for name in getattr(feature, "names", sorted(present)) if name in present)
     ids = {name: i for i, name in enumerate(names)}
     return [np.array([ids[text] for text in split], dtype=np.int64) for split in texts], names
 
 
-def _domain_texts(split: datasets.Dataset, column: str, where: str) -> list[str]:
-    if column not in split.features:
-        raise DataError(f"One split of {where} has no column '{column}'.", "Add the domain column to every split.")
+def _domain_texts(split: datasets.Dataset, column: str) -> list[str]:
     names = getattr(split.features[column], "names", None)
     return [str(names[value]) if names else str(value) for value in split[column][:]]
 

@@ -11,7 +11,7 @@ from feddtl.config import DataConfig
 from feddtl.data.partition import Partition, partition
 from feddtl.data.shares import Cells
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes, few_shot, short_classes
+from feddtl.data.splits import base_novel_classes, few_shot, short_classes_note
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
 from feddtl.errors import DataError
 
@@ -82,7 +82,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
     base_names = tuple(dataset.class_names[label] for label in base)
     notes = list(dataset.notes)
     if config.regime == "few-shot":
-        notes += _short_notes(train, config.shots, base_names)
+        notes.append(short_classes_note(train.labels, config.shots, base_names))
         train = train.select(few_shot(train.labels, config.shots, seed))
     if config.partition == "non-iid" and config.clients > len(base):
         notes.append(
@@ -101,7 +101,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
         test_base,
         test_novel,
         partition(of_train, of_test, config, seed),
-        tuple(notes),
+        tuple(filter(None, notes)),
     )
 
 
@@ -109,13 +109,3 @@ def of_classes(table: ImageTable, classes: range) -> ImageTable:
     """Images of consecutive classes, with labels counted from the first of them."""
     kept = table.select(np.flatnonzero((table.labels >= classes.start) & (table.labels < classes.stop)))
     return ImageTable(kept.reader, kept.rows, kept.labels - classes.start, kept.domains)
-
-
-def _short_notes(train: ImageTable, shots: int, base_names: tuple[str, ...]) -> list[str]:
-    """A line that names the base classes with fewer images than shots."""
-    short = short_classes(train.labels, shots, base_names)
-    if not short:
-        return []
-    listed = ", ".join(f"{name} ({count})" for name, count in short[:10])
-    more = f" and {len(short) - 10} more" if len(short) > 10 else ""
-    return [f"Fewer than {shots} training images, so all of them are used: {listed}{more}."]

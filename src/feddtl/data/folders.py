@@ -61,10 +61,10 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
     fewest = 1 if partial else 2
     train = _scan(train_root, fewest)
     test = _scan(test_root, fewest) if test_root else _Split(root, {})
-    if test_root:
-        _check_same_layout(train, test)
-        if not partial:
-            check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
+    if test_root and ("" in train.domains) != ("" in test.domains):
+        raise DataError(f"Only one of {train.root} and {test.root} has domain folders.", LAYOUT_HINT)
+    if test_root and not partial:
+        check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
     classes = sorted(train.classes | test.classes)
     domains = sorted(train.domains | test.domains)
     return ImageDataset(
@@ -95,9 +95,9 @@ def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
     """Notes about folders next to train and test, and about images outside every class folder."""
     beside = [folder.name for folder in subfolders(root) if train != root and folder not in (train, test)]
     notes = [f"Folders of {root} other than train and test are ignored: {', '.join(beside)}."] if beside else []
-    for place in dict.fromkeys((root, train, test or train)):
-        if stray := len(_images(place)):
-            notes.append(f"Images directly in {place} have no class and are ignored: {stray}.")
+    for folder in dict.fromkeys((root, train, test or train)):
+        if stray := len(_images(folder)):
+            notes.append(f"Images directly in {folder} have no class and are ignored: {stray}.")
     return tuple(notes)
 
 
@@ -113,12 +113,18 @@ def _scan(root: Path, fewest: int) -> _Split:
             LAYOUT_HINT,
         )
     if not class_folders and not domain_folders:
-        raise DataError(f"The class folders of {root} contain no images.{_stray(root)}", LAYOUT_HINT)
+        stray = len(_images(root))
+        directly = f" It directly contains {stray} images, whose class is unknown." if stray else ""
+        raise DataError(f"The class folders of {root} contain no images.{directly}", LAYOUT_HINT)
     if class_folders:
-        files = {("", folder.name): images[folder] for folder in folders}
-    else:
-        files = {(d.name, c.name): _images(c) for d in folders for c in subfolders(d)}
-        _check_domains(folders, files)
+        return _without_empty(root, {("", folder.name): images[folder] for folder in folders}, fewest)
+    for folder in folders:
+        if folder not in domain_folders:
+            raise DataError(
+                f"The domain folder {folder} contains no class folder with images.",
+                "Add its images as DOMAIN/CLASS/*.jpg, or remove the folder.",
+            )
+    files = {(domain.name, folder.name): _images(folder) for domain in folders for folder in subfolders(domain)}
     return _without_empty(root, files, fewest)
 
 
@@ -136,21 +142,6 @@ def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]], fewest:
     return kept
 
 
-def _check_domains(folders: list[Path], files: dict[tuple[str, str], list[Path]]) -> None:
-    filled = {domain for (domain, _), found in files.items() if found}
-    for folder in folders:
-        if folder.name not in filled:
-            raise DataError(
-                f"The domain folder {folder} contains no class folder with images.",
-                "Add its images as DOMAIN/CLASS/*.jpg, or remove the folder.",
-            )
-
-
-def _check_same_layout(train: _Split, test: _Split) -> None:
-    if ("" in train.domains) != ("" in test.domains):
-        raise DataError(f"Only one of {train.root} and {test.root} has domain folders.", LAYOUT_HINT)
-
-
 def check_same_classes(train: list[str], test: list[str], train_name: str, test_name: str) -> None:
     """Raises DataError naming the first classes in which two splits differ; orders must agree too."""
     if train == test:
@@ -165,14 +156,15 @@ def check_same_classes(train: list[str], test: list[str], train_name: str, test_
 
 
 def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
-    cells = [(domain, name, file) for (domain, name), files in sorted(split.files.items()) for file in files]
-    class_ids = {name: i for i, name in enumerate(classes)}
-    domain_ids = {name: i for i, name in enumerate(domains)}
+    cells = sorted(split.files.items())
+    sizes = np.array([len(files) for _, files in cells], dtype=np.int64)
+    labels = np.array([classes.index(name) for (_, name), _ in cells], dtype=np.int64)
+    domain_ids = np.array([domains.index(domain) for (domain, _), _ in cells], dtype=np.int64)
     return ImageTable(
-        reader=FolderReader(tuple(file for _, _, file in cells)),
-        rows=np.arange(len(cells), dtype=np.int64),
-        labels=np.array([class_ids[name] for _, name, _ in cells], dtype=np.int64),
-        domains=np.array([domain_ids[domain] for domain, _, _ in cells], dtype=np.int64),
+        reader=FolderReader(tuple(file for _, files in cells for file in files)),
+        rows=np.arange(sizes.sum(), dtype=np.int64),
+        labels=np.repeat(labels, sizes),
+        domains=np.repeat(domain_ids, sizes),
     )
 
 
@@ -187,8 +179,3 @@ def subfolders(folder: Path) -> list[Path]:
 
 def _images(folder: Path) -> list[Path]:
     return [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
-
-
-def _stray(root: Path) -> str:
-    stray = len(_images(root))
-    return f" It directly contains {stray} images, whose class is unknown." if stray else ""

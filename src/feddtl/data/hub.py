@@ -127,12 +127,13 @@ def _from_splits(
     """Converts one or two splits to tables; class lists must agree, or are joined if `partial`."""
     found = find_columns(train, columns, where)
     labels, class_names = read_labels(train, found, where)
-    domains, domain_names = read_domains([train] if test is None else [train, test], found, where)
+    if test is not None:
+        find_columns(test, found, f"{where} (test)")
+    domains, domain_names = read_domains([train] if test is None else [train, test], found.domain)
     train_table = _table(train, found.image, f"{where} (train)", labels, domains[0])
     if test is None:
         test_table = train_table.select([])
     else:
-        find_columns(test, found, where)
         labels, test_names = read_labels(test, found, where)
         test_table = _table(test, found.image, f"{where} (test)", labels, domains[1])
         if partial:

@@ -8,7 +8,7 @@ from pathlib import Path
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"])
 
 
-def holds_images(path: Path) -> bool:
+def contains_images(path: Path) -> bool:
     """Whether a file, or a folder with its sub-folders, may contain images, judged only by file names.
 
     Raises:

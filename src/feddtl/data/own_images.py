@@ -13,6 +13,7 @@ from feddtl.data.sources import load_dataset
 from feddtl.data.splits import few_shot
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import ClientError, DataError
+from feddtl.units import first_few
 
 MOST_NAMES = 20
 
@@ -117,5 +118,4 @@ def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(f"'{name}'" for name in names[:MOST_NAMES]) + more
+    return first_few([f"'{name}'" for name in names], MOST_NAMES)

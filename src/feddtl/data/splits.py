@@ -10,6 +10,7 @@ import numpy as np
 from feddtl.data.table import ImageDataset, Indices
 from feddtl.errors import ConfigError, DataError
 from feddtl.seeding import numpy_generator
+from feddtl.units import first_few
 
 HELD_OUT_SHARE = 0.2
 
@@ -35,7 +36,7 @@ def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
     """Seeded choice of at most `shots` images per class.
 
     Each class draws from its own random stream, so its choice does not change when other classes gain or
-    lose images. A class with fewer images contributes all of them; `short_classes` reports such classes.
+    lose images. A class with fewer images contributes all of them; `short_classes_note` names such classes.
 
     Args:
         labels: (N,) class ids.
@@ -43,10 +44,8 @@ def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
         seed: Seed of the run.
 
     Returns:
-        Sorted positions into `labels`.
+        Sorted indices into `labels`.
     """
-    if shots < 1:
-        raise ConfigError(f"{shots} shots per class leave no training images.", "Set shots to 1 or more.")
     chosen = [np.empty(0, np.int64)]
     for class_id in np.unique(labels):
         rng = numpy_generator(seed, "few-shot", int(class_id))
@@ -54,8 +53,8 @@ def few_shot(labels: Indices, shots: int, seed: int) -> Indices:
     return np.sort(np.concatenate(chosen))
 
 
-def short_classes(labels: Indices, shots: int, class_names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """Classes with fewer than `shots` images, as (name, number of images) in class order.
+def short_classes_note(labels: Indices, shots: int, class_names: Sequence[str]) -> str:
+    """A note that names the classes with fewer than `shots` images; '' if there is none.
 
     Args:
         labels: (N,) class ids below `len(class_names)`.
@@ -63,7 +62,8 @@ def short_classes(labels: Indices, shots: int, class_names: Sequence[str]) -> tu
         class_names: Names of the classes to train, in class order.
     """
     counts = np.bincount(labels, minlength=len(class_names))
-    return tuple((name, int(counts[i])) for i, name in enumerate(class_names) if counts[i] < shots)
+    short = [f"{name} ({count})" for name, count in zip(class_names, counts, strict=True) if count < shots]
+    return f"Fewer than {shots} training images, so all of them are used: {first_few(short, 10)}." if short else ""
 
 
 def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> ImageDataset:
@@ -107,7 +107,7 @@ def held_out_split(
         seed: Seed of the run.
 
     Returns:
-        Sorted train and test positions; together they contain every position once.
+        Sorted train and test indices; together they contain every index once.
     """
     if not 0 < test_share < 1:
         raise ConfigError(f"A test share of {test_share} is not between 0 and 1.", "Set it to, for example, 0.2.")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from feddtl.data.image_files import holds_images
+from feddtl.data.image_files import contains_images
 from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch.connection import (
     AUTHORITY,
@@ -253,7 +253,7 @@ def _check_client(client: int, data: Path | None, model: Path | None) -> None:
         if path is not None and not path.exists():
             raise ConfigError(f"{flag} {path} does not exist; nothing was started.", "Check the path.")
     try:
-        found = data is None or holds_images(data)
+        found = data is None or contains_images(data)
     except OSError as error:
         raise ConfigError(
             f"--data {data} cannot be read: {error.strerror}, {error.filename}; nothing was started.",
