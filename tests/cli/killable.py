@@ -87,7 +87,7 @@ def serve() -> None:
     from feddtl.backbones.source import EMBEDDED
 
     # Import, once, what every run needs.
-    for name in ("feddtl.cli.terminal", "feddtl.experiment", "feddtl.trackers"):
+    for name in ("feddtl.cli.progress", "feddtl.cli.run_result", "feddtl.experiment", "feddtl.trackers"):
         import_module(name)
     load_clip(EMBEDDED)
     for line in sys.stdin:

@@ -17,11 +17,12 @@ from cli.small_runs import Bench, Command, contents, final_state, refused, summa
 from comparison.made_up import outcome as made_up
 from rich.console import Console
 
-from feddtl.cli.comparison_progress import BarComparison, LineComparison, QuietComparison, choose_comparison_observer
+from feddtl.cli.comparison_progress import BarComparison, LineComparison, comparison_progress
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
+from feddtl.cli.progress import Bars
 from feddtl.comparison.files import Failure
-from feddtl.comparison.grid import Cell, compare
+from feddtl.comparison.grid import Cell, ComparisonObserver, compare
 from feddtl.experiment_file import load_experiment
 from feddtl.results.tables import Cell as TableCell
 from feddtl.results.tables import Column, Table
@@ -251,26 +252,25 @@ def test_killed_before_every_kind_of_storage_operation(
 
 def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> None:
     screen = io.StringIO()
-    observer = BarComparison(Console(file=screen, force_terminal=True, width=100, color_system=None))
     drawn: list[tuple[Any, ...]] = []
-    draw = observer._draw
 
-    def recorded(task: Any, *arguments: Any) -> Any:
-        drawn.append(arguments)
-        return draw(task, *arguments)
+    class RecordedBars(Bars):
+        def draw(self, name: str, *arguments: Any, **options: Any) -> None:
+            drawn.append(arguments)
+            super().draw(name, *arguments, **options)
 
-    observer._draw = recorded  # type: ignore[method-assign]
-    with observer:
-        compare({file.stem: load_experiment(file) for file in files}, tmp_path / "out", observer=observer)
+    with RecordedBars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
+        experiments = {file.stem: load_experiment(file) for file in files}
+        compare(experiments, tmp_path / "out", observer=BarComparison(bars))
     assert drawn == [
         ("cells", 0, 2),
-        ("feddtl, seed 0", 0, None),
+        ("loading feddtl, seed 0",),
         ("feddtl, seed 0", 0, 2),
         ("feddtl, seed 0", 1, 2),
         ("feddtl, seed 0", 2, 2),
         ("cells", 1, 2),
         ("cells", 1, 2),
-        ("fedlora, seed 0", 0, None),
+        ("loading fedlora, seed 0",),
         ("fedlora, seed 0", 0, 2),
         ("fedlora, seed 0", 1, 2),
         ("fedlora, seed 0", 2, 2),
@@ -294,9 +294,10 @@ def test_lines_of_kept_and_failed_cells() -> None:
 
 
 def test_which_observer() -> None:
-    assert type(choose_comparison_observer(quiet=True, terminal=True)) is QuietComparison
-    assert type(choose_comparison_observer(quiet=False, terminal=False)) is LineComparison
-    assert type(choose_comparison_observer(quiet=False, terminal=True)) is BarComparison
+    kinds = ((True, True, ComparisonObserver), (False, False, LineComparison), (False, True, BarComparison))
+    for quiet, terminal, kind in kinds:
+        with comparison_progress(quiet=quiet, terminal=terminal) as observer:
+            assert type(observer) is kind
 
 
 def test_a_table_is_cut_between_groups_and_where_a_line_is_full() -> None:

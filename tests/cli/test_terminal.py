@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.small_runs import ROUNDS, Bench, Command
@@ -17,11 +18,13 @@ from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.terminal import BarObserver, LineObserver, QuietObserver, choose_observer, time_line
+from feddtl.cli.progress import BarObserver, Bars, LineObserver, run_progress
+from feddtl.cli.run_result import time_line
 from feddtl.config import DataConfig, SystemConfig
 from feddtl.data.federated import images_on_clients
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.experiment import run_experiment
+from feddtl.observers import RunObserver
 from feddtl.runtimes.federated import federated_accuracy
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, megabytes, percent, size
@@ -67,8 +70,8 @@ def test_lines_under_a_clock(bench: Bench, feddtl: Command) -> None:
 def test_bars_under_a_clock(bench: Bench, tmp_path: Path, system: SystemConfig) -> None:
     """As many clients as the round has, however they arrive or are lost."""
     screen = io.StringIO()
-    with BarObserver(Console(file=screen, force_terminal=True, width=100, color_system=None)) as observer:
-        run_experiment(bench.experiment(system=system), tmp_path / "run", observer=observer)
+    with Bars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
+        run_experiment(bench.experiment(system=system), tmp_path / "run", observer=BarObserver(bars))
     assert "round 4/4 rl" in screen.getvalue()
     assert "virtual" in screen.getvalue()
 
@@ -100,18 +103,15 @@ def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None
 def test_bars_for_images_rounds_clients_and_epochs(bench: Bench, tmp_path: Path) -> None:
     """Every update drawn at once, so that none is skipped between two frames."""
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-    observer = BarObserver(console)
     shown: list[str] = []
-    show = observer._show
 
-    def recorded(*arguments: object) -> None:
-        show(*arguments)  # type: ignore[arg-type]
-        shown.append(" ".join(map(str, arguments)))
+    class RecordedBars(Bars):
+        def draw(self, name: str, title: str, *numbers: Any, **options: Any) -> None:
+            super().draw(name, title, *numbers, **options)
+            shown.append(" ".join(map(str, (name, title, *numbers))))
 
-    observer._show = recorded  # type: ignore[method-assign, assignment]
-    with observer:
-        run_experiment(bench.experiment(), tmp_path / "run", observer=observer)
+    with RecordedBars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
+        run_experiment(bench.experiment(), tmp_path / "run", observer=BarObserver(bars))
     assert shown[:2] == ["loading data and model", "loading training images 15 15"]
     assert "rounds rounds 0 4" in shown
     first = shown.index("clients clients 0 3")
@@ -167,9 +167,9 @@ def test_long_lines_break_between_words_on_a_terminal_alone(terminal: bool, expe
 
 
 def test_which_observer() -> None:
-    assert type(choose_observer(quiet=True, terminal=True)) is QuietObserver
-    assert type(choose_observer(quiet=False, terminal=False)) is LineObserver
-    assert type(choose_observer(quiet=False, terminal=True)) is BarObserver
+    for quiet, terminal, kind in ((True, True, RunObserver), (False, False, LineObserver), (False, True, BarObserver)):
+        with run_progress(quiet=quiet, terminal=terminal) as observer:
+            assert type(observer) is kind
 
 
 def test_words_for_numbers() -> None:

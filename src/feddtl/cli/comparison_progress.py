@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from feddtl.cli.terminal import scores_line
+from feddtl.cli.progress import Bars, error_console, print_line
+from feddtl.cli.scores import scores_line
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import Cell, ComparisonObserver
 from feddtl.config import Experiment
@@ -20,19 +20,19 @@ from feddtl.results.run import RunResult
 from feddtl.units import counted, duration
 
 
-class QuietComparison(ComparisonObserver):
-    """Shows nothing."""
+@contextmanager
+def comparison_progress(*, quiet: bool, terminal: bool) -> Iterator[ComparisonObserver]:
+    """An observer that draws bars on a terminal, prints lines elsewhere, and does nothing when quiet."""
+    if quiet:
+        yield ComparisonObserver()
+    elif terminal:
+        with Bars(error_console()) as bars:
+            yield BarComparison(bars)
+    else:
+        yield LineComparison(error_console())
 
-    def __enter__(self) -> QuietComparison:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-
-class LineComparison(QuietComparison):
+class LineComparison(ComparisonObserver):
     """A line for each cell, on standard error; what runs have to say is said once."""
 
     def __init__(self, console: Console) -> None:
@@ -67,56 +67,30 @@ class LineComparison(QuietComparison):
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")
 
     def _print(self, line: str) -> None:
-        # A terminal has a long line broken between words, a file gets it whole.
-        self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        print_line(self._console, line)
 
 
 class BarComparison(LineComparison):
-    """Below the lines a bar for the cells, and one for the rounds of the cell that runs."""
+    """Draws a bar for the cells and one for the rounds of the active cell, below the lines.
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[count]}"),
-            console=console,
-            transient=True,
-        )
-        self._cells: TaskID | None = None
-        self._rounds: TaskID | None = None
+    Args:
+        bars: Where they are drawn.
+    """
 
-    def __enter__(self) -> BarComparison:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(bars.console)
+        self._bars = bars
 
     def run_observer(self, cell: Cell) -> RunObserver:
-        return _RoundBar(self, cell)
+        return _RoundBar(self, self._bars, cell)
 
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
-        self._cells = self._draw(self._cells, "cells", done, cells)
-        self.show_rounds(cell, 0, None)
+        self._bars.draw("cells", "cells", done, cells)
+        self._bars.draw("rounds", f"loading {cell.name}, seed {cell.seed}")
 
     def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         super().cell_finished(cell, outcome, done, cells, seconds_left)
-        self._cells = self._draw(self._cells, "cells", done, cells)
-
-    def show_rounds(self, cell: Cell, done: int, rounds: int | None) -> None:
-        """Rounds of the cell that runs; None while it is loading."""
-        self._rounds = self._draw(self._rounds, f"{cell.name}, seed {cell.seed}", done, rounds)
-
-    def _draw(self, task: TaskID | None, title: str, done: int, total: int | None) -> TaskID:
-        """A bar, made at its first use; without a total it pulses."""
-        count = "loading" if total is None else f"{done}/{total}"
-        if task is None:
-            return self._progress.add_task(title, total=total, completed=done, count=count)
-        self._progress.update(task, description=title, completed=done, total=total, count=count)
-        return task
+        self._bars.draw("cells", "cells", done, cells)
 
 
 class _Notes(RunObserver):
@@ -132,25 +106,21 @@ class _Notes(RunObserver):
 class _RoundBar(_Notes):
     """Draws the rounds of a run as well."""
 
-    def __init__(self, comparison: BarComparison, cell: Cell) -> None:
+    def __init__(self, comparison: LineComparison, bars: Bars, cell: Cell) -> None:
         super().__init__(comparison)
-        self._bars, self._cell = comparison, cell
+        self._bars, self._cell = bars, cell
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
     ) -> None:
-        self._bars.show_rounds(self._cell, len(records), experiment.rounds)
+        self._draw(len(records))
 
     def round_finished(self, record: RoundRecord) -> None:
-        self._bars.show_rounds(self._cell, record.round, self._cell.experiment.rounds)
+        self._draw(record.round)
 
-
-def choose_comparison_observer(*, quiet: bool, terminal: bool) -> QuietComparison:
-    """Bars on a terminal, lines elsewhere, nothing when quiet."""
-    if quiet:
-        return QuietComparison()
-    console = Console(stderr=True)
-    return BarComparison(console) if terminal else LineComparison(console)
+    def _draw(self, done: int) -> None:
+        title = f"{self._cell.name}, seed {self._cell.seed}"
+        self._bars.draw("rounds", title, done, self._cell.experiment.rounds)
 
 
 def position(done: int, cells: int) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from feddtl.cli.terminal import LineObserver, error_console
+from feddtl.cli.progress import LineObserver, error_console
 from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError

@@ -68,12 +68,11 @@ class Compare(Command):
         Returns:
             Exit code: 1 if a cell failed.
         """
-        from feddtl.cli.comparison_progress import choose_comparison_observer
+        from feddtl.cli.comparison_progress import comparison_progress
         from feddtl.comparison.grid import compare
 
-        observer = choose_comparison_observer(quiet=self.quiet or self.json, terminal=sys.stderr.isatty())
         try:
-            with observer:
+            with comparison_progress(quiet=self.quiet or self.json, terminal=sys.stderr.isatty()) as observer:
                 found = compare(self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track)
         except KeyboardInterrupt:
             print(

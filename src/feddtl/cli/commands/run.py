@@ -34,16 +34,16 @@ class Run(ExperimentCommand):
 
     def execute(self) -> int:
         """Run or resume: progress on standard error, the result on standard output."""
-        from feddtl.cli.terminal import choose_observer, print_result
+        from feddtl.cli.progress import run_progress
+        from feddtl.cli.run_result import print_result
         from feddtl.experiment import run_experiment
         from feddtl.observers import Observers
         from feddtl.trackers import open_trackers
 
         output = output_or_resumed(self.output, self.resume) or self._default_output()
         trackers = open_trackers(self.track, output)
-        observer = choose_observer(quiet=self.quiet or self.json, terminal=sys.stderr.isatty())
         try:
-            with observer:
+            with run_progress(quiet=self.quiet or self.json, terminal=sys.stderr.isatty()) as observer:
                 if not (self.experiment or self.resume):
                     observer.note(
                         f"No experiment file was given: running the default experiment with your flags in {output}."

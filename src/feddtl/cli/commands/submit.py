@@ -72,7 +72,7 @@ class Submit(ExperimentCommand):
             )
 
     def _print_summary(self, output: Path) -> None:
-        from feddtl.cli.terminal import print_result
+        from feddtl.cli.run_result import print_result
         from feddtl.runs import RunFolder
 
         summary = RunFolder.open(output).summary

@@ -1,0 +1,196 @@
+"""Progress of a run on standard error: bars on a terminal, otherwise a line for each round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from feddtl.cli.scores import scores_line
+from feddtl.config import Experiment, SystemConfig
+from feddtl.data.federated import FederatedData
+from feddtl.evaluate import Scores
+from feddtl.methods.catalog import method_entry
+from feddtl.observers import RunObserver
+from feddtl.records import FederatedAccuracy, RoundRecord
+from feddtl.units import counted, duration, percent
+
+
+@contextmanager
+def run_progress(*, quiet: bool, terminal: bool) -> Iterator[RunObserver]:
+    """An observer that draws bars on a terminal, prints lines elsewhere, and does nothing when quiet."""
+    if quiet:
+        yield RunObserver()
+    elif terminal:
+        with Bars(error_console()) as bars:
+            yield BarObserver(bars)
+    else:
+        yield LineObserver(error_console())
+
+
+def error_console() -> Console:
+    """Standard error."""
+    return Console(stderr=True)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: a terminal breaks a long one between words, a file gets it whole."""
+    console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+class Bars(Progress):
+    """Progress bars by name, each drawn at its first use; they disappear at the end.
+
+    Args:
+        console: Where they are drawn, below the lines that are printed on it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.fields[count]:>11}"), TextColumn("{task.fields[left]}"))
+        bar = BarColumn(bar_width=30)
+        super().__init__(TextColumn("{task.description:<20}"), bar, *columns, console=console, transient=True)
+        self._named: dict[str, TaskID] = {}
+
+    def draw(self, name: str, title: str, done: int = 0, total: int | None = None, *, estimate: bool = False) -> None:
+        """Draw a bar; without a total it pulses. With an estimate, the time that is left stands behind it."""
+        count = "" if total is None else f"{done}/{total}"
+        if name not in self._named:
+            self._named[name] = self.add_task(title, total=total, completed=done, count=count, left="")
+        task = self._named[name]
+        self.update(task, description=title, completed=done, total=total, count=count)
+        if estimate:
+            # From the progress since the first drawing; there is none before the first step.
+            seconds = next(found for found in self.tasks if found.id == task).time_remaining
+            self.update(task, left=f"about {duration(seconds)} left" if seconds else "")
+
+    def remove(self, name: str) -> None:
+        """Remove a bar, if it was drawn."""
+        if name in self._named:
+            self.remove_task(self._named.pop(name))
+
+
+class LineObserver(RunObserver):
+    """Prints notes, the start and a line for each round.
+
+    Args:
+        console: Where the lines go.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rounds = 0
+        self._clock = False
+        self._on_clients = False
+
+    def note(self, text: str) -> None:
+        self.show(f"note: {text}")
+
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        self._rounds = experiment.rounds
+        self._clock = experiment.system != SystemConfig()
+        self._on_clients = data.on_clients
+        for line in start_lines(experiment, data, zero_shot, len(records)):
+            self.show(line)
+
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
+        if self._on_clients:
+            self.show(counted_line(round_number, federated, self._rounds))
+
+    def round_finished(self, record: RoundRecord) -> None:
+        self.show(round_line(record, self._rounds, virtual_time=self._clock))
+
+    def show(self, line: str) -> None:
+        """Print a line."""
+        print_line(self._console, line)
+
+
+class BarObserver(LineObserver):
+    """Draws bars for images, rounds, clients and epochs, below the lines.
+
+    Args:
+        bars: Where they are drawn.
+    """
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(bars.console)
+        self._bars = bars
+        self._clients = self._arrived = 0
+        bars.draw("loading", "data and model")
+
+    def images_encoded(self, what: str, done: int, total: int) -> None:
+        self._bars.draw("loading", what, done, total)
+
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        self._bars.remove("loading")
+        super().run_started(experiment, data, zero_shot, records)
+        self._bars.draw("rounds", "rounds", len(records), experiment.rounds)
+
+    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
+        self._clients, self._arrived = len(clients), 0
+        self._bars.draw("clients", "clients", 0, len(clients))
+        self._bars.draw("epochs", f"client {clients[0]}, {stage}")
+
+    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
+        self._bars.draw("epochs", f"epochs of client {client}", epoch, epochs)
+
+    def client_finished(self, client: int) -> None:
+        self._arrived += 1
+        self._bars.draw("clients", "clients", self._arrived, self._clients)
+        if self._arrived == self._clients:
+            self._bars.draw("epochs", "server and scoring")
+
+    def round_finished(self, record: RoundRecord) -> None:
+        super().round_finished(record)
+        self._bars.draw("rounds", "rounds", record.round, self._rounds, estimate=True)
+
+
+def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
+    """What is about to run, and the score to beat, aligned with `round_line`."""
+    lines = [
+        f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model}, seed {experiment.seed}"
+    ]
+    base, novel = counted(len(data.base_names), "base class"), counted(len(data.novel_names), "novel class")
+    clients = counted(experiment.data.clients, "client")
+    if data.on_clients:
+        lines.append(f"{clients} with images of their own: {base}, {novel}")
+    else:
+        lines += [
+            f"{counted(len(data.train), 'training image')} of {base} on {clients} "
+            f"({experiment.data.regime}, {experiment.data.partition}), {novel}",
+            f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
+        ]
+    if rounds_done:
+        lines.append(f"resuming after round {rounds_done} of {experiment.rounds}")
+    return lines
+
+
+def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) -> str:
+    """One round on one line; where clocks are simulated, with the virtual time since the start."""
+    train, found = record.train, record.headline
+    progress = f"loss {train.get('loss', math.nan):7.4f}"
+    if "reward" in train:
+        progress += f"  reward {train['reward']:.2f}  KL {train['kl']:.4f}"
+    if record.lost:
+        progress += f"  lost {len(record.lost)}"
+    if virtual_time:
+        progress += f"  virtual {duration(record.virtual_seconds, precise=True)}"
+    width = len(str(rounds))
+    scores = f"local {percent(found['local']):>5}" if record.scores else "not scored"
+    if record.is_scored:
+        scores = scores_line(found)
+    seconds = sum(record.seconds.values())
+    return f"round {record.round:>{width}}/{rounds} {record.stage:<4}  {scores}  {progress}  {seconds:.1f} s"
+
+
+def counted_line(round_number: int, federated: FederatedAccuracy, rounds: int) -> str:
+    """The clients' scores of the model after a round, which arrive one round later."""
+    when = f"after round {round_number}/{rounds}" if round_number else "before training"
+    images = counted(federated.base_images + federated.novel_images, "test image")
+    return f"{when}  {scores_line(federated.scores)}  ({images} on {counted(len(federated.clients), 'client')})"

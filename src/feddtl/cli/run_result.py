@@ -1,0 +1,88 @@
+"""What a finished run prints on standard output."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from feddtl.cli.command import print_json
+from feddtl.cli.scores import scores_table
+from feddtl.config.data import ON_CLIENTS
+from feddtl.records import Summary
+from feddtl.timing import PHASE_TITLES, PHASES
+from feddtl.units import counted, duration, percent, size
+
+
+def print_result(summary: Summary, title: str, folder: Path, *, as_json: bool) -> None:
+    """The summary of a run on standard output, as JSON or as tables; see `print_summary`."""
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        print_summary(summary, title, folder)
+
+
+def print_summary(summary: Summary, title: str, folder: Path) -> None:
+    """Zero-shot beside the method, then where everything lies.
+
+    Args:
+        summary: Of the run.
+        title: Of its method.
+        folder: Of the run.
+    """
+    console = Console()
+    whole = not console.is_terminal  # a terminal has long lines broken between words
+    rounds, parameters = summary.rounds, summary.trainable_parameters or {}
+    rows: dict[str, Mapping[str, float | None]] = {"Zero-shot": summary.zero_shot}
+    if rounds:
+        rows[title] = summary.final
+    if parameters.get("personal") and summary.final_client_models:
+        rows["clients' own models"] = {**summary.final_client_models, "local": summary.final["local"]}
+    federated = (summary.federated or {}).get("final")
+    if rounds and federated and summary.partition != ON_CLIENTS:  # there it is the final accuracy
+        rows["on clients' test images"] = federated.scores
+    after = f" after {counted(rounds, 'round')}" if rounds else ""
+    console.print(scores_table(rows, f"Accuracy in %{after}"))
+    if summary.final_domains and summary.final_domain_mean:
+        console.print(domains_line(summary.final_domains, summary.final_domain_mean), markup=False, soft_wrap=whole)
+    if rounds:
+        console.print(parameters_line(parameters), highlight=False, soft_wrap=whole)
+        if summary.partition != ON_CLIENTS:
+            best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
+            console.print(
+                f"highest on the test images, not for model selection: {best}", highlight=False, soft_wrap=whole
+            )
+        console.print(
+            f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}",
+            highlight=False,
+            soft_wrap=whole,
+        )
+    console.print(time_line(summary.seconds_by_phase or {}), highlight=False, soft_wrap=whole)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
+
+
+def parameters_line(parameters: Mapping[str, int]) -> str:
+    """Trained numbers by what becomes of them; what there is none of is left out."""
+    where = {"shared": "shared by the clients", "personal": "kept by each client", "server": "on the server"}
+    return "trained parameters: " + ", ".join(f"{parameters[k]:,} {v}" for k, v in where.items() if parameters.get(k))
+
+
+def domains_line(domains: Mapping[str, Any], mean: Mapping[str, float | None]) -> str:
+    """Base and novel by domain, and their means."""
+    pairs = {**domains, "mean": (mean["base"], mean["novel"])}
+    return "base/novel by domain: " + "  ".join(f"{n} {percent(a)}/{percent(b)}" for n, (a, b) in pairs.items())
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """Where the time went, the longest phase first; phases below half a percent count as 'other', which is last."""
+    total = sum(seconds.values()) or 1.0
+    shown = [phase for phase in PHASES if phase != "other" and seconds.get(phase, 0.0) >= 0.005 * total]
+    named = {PHASE_TITLES[phase]: seconds[phase] for phase in sorted(shown, key=lambda phase: -seconds[phase])}
+    if other := sum(value for phase, value in seconds.items() if phase not in shown):
+        named["other"] = other
+    parts = (f"{name} {duration(value, precise=True)} ({value / total:.0%})" for name, value in named.items())
+    return "time went to: " + "  ".join(parts)
