@@ -24,7 +24,7 @@ SPLITS = ("train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "test/cat/2.p
 
 
 def grey_value(text: str) -> int:
-    """A grey that stands for a text, so that a test can tell which image it has read."""
+    """A grey that stands for a text, so that a test knows which image it has read."""
     return sum(text.encode()) % 200 + 20
 
 
@@ -51,7 +51,7 @@ def real_data(name: str) -> Path:
 
 
 def load(source: str | Path, **settings: str) -> ImageDataset:
-    """The data set of a source, under other settings of `[data]` if given."""
+    """The data set of a source, with other settings of `[data]` if given."""
     return load_dataset(DataConfig(source=str(source), **settings))  # type: ignore[arg-type]
 
 

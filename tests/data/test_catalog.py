@@ -5,8 +5,7 @@ from dataclasses import astuple
 import pytest
 from small_images import load, picture, png_bytes
 
-from feddtl.data import class_names
-from feddtl.data.catalog import CATALOG, CatalogEntry
+from feddtl.data.catalog import CATALOG, DOMAINNET_TEN, TINY_IMAGENET, CatalogEntry
 from feddtl.data.splits import base_novel_classes
 from feddtl.errors import DataError
 
@@ -26,11 +25,11 @@ PAPER = {
 ON_THE_HUB = [entry for entry in CATALOG.values() if entry.hub_id]
 # Class names as the Hub has them, where the catalogue changes them.
 HUB_NAMES: dict[str, tuple[str, ...]] = {
-    "eurosat": tuple(class_names.EUROSAT),
-    "tiny-imagenet": tuple(sorted(class_names.TINY_IMAGENET)[:4]),
+    "eurosat": tuple(CATALOG["eurosat"].readable_names),
+    "tiny-imagenet": tuple(sorted(TINY_IMAGENET)[:4]),
     "caltech101": ("accordion", "airplanes", "faces", "faces_easy", "leopards", "motorbikes", "water_lilly"),
     "caltech256": ("015.bonsai-101", "ak47", "american-flag", "clutter", "tower-pisa", "t-shirt"),
-    "domainnet": ("aircraft_carrier", *(name.replace(" ", "_") for name in class_names.DOMAINNET_TEN), "zigzag"),
+    "domainnet": ("aircraft_carrier", *(name.replace(" ", "_") for name in DOMAINNET_TEN), "zigzag"),
 }
 
 
@@ -125,15 +124,15 @@ def test_ten_classes_of_domainnet_keep_their_images(monkeypatch: pytest.MonkeyPa
     names = HUB_NAMES["domainnet"]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: stand_in(CATALOG["domainnet"], names))
     dataset = load("domainnet", domains="sketch")
-    assert dataset.class_names == class_names.DOMAINNET_TEN
+    assert dataset.class_names == DOMAINNET_TEN
     # The stand-in's picture i is grey value i; sketches are its second half, and a class leads.
     assert dataset.train.read(0).getpixel((0, 0)) == (13, 13, 13)
     assert dataset.train.labels.tolist() == list(range(10))
 
 
 def test_tiny_imagenet_has_200_names_under_either_ids() -> None:
-    assert len(set(class_names.TINY_IMAGENET.values())) == 200
-    assert class_names.TINY_IMAGENET["n07646821"] == class_names.TINY_IMAGENET["n01855672"] == "goose"
+    assert len(set(TINY_IMAGENET.values())) == 200
+    assert TINY_IMAGENET["n07646821"] == TINY_IMAGENET["n01855672"] == "goose"
 
 
 @pytest.mark.parametrize(

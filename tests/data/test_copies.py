@@ -17,7 +17,7 @@ PETS = ("Abyssinian", "basset_hound")
 
 @pytest.mark.parametrize("folder", ["oxford-pets", "Oxford_Pets", "OxfordPets"])
 def test_case_and_punctuation_are_ignored(make_parquet: MakeParquet, tmp_path: Path, folder: str) -> None:
-    """The copy has the name and the prompt that the Hub's has, so that only the place differs."""
+    """The copy has the name and the prompt that the Hub's has, so that only the location differs."""
     make_parquet(f"root/{folder}/train.parquet", [0, 1, 1], names=PETS)
     make_parquet(f"root/{folder}/test.parquet", [1, 0], names=PETS)
     dataset = load("oxford-pets", root=str(tmp_path / "root"))
@@ -27,7 +27,7 @@ def test_case_and_punctuation_are_ignored(make_parquet: MakeParquet, tmp_path: P
     assert greys(dataset) == [10, 11, 12]
 
 
-def test_the_name_of_the_catalogue_may_be_spelt_otherwise(make_parquet: MakeParquet, tmp_path: Path) -> None:
+def test_the_name_of_the_catalogue_may_be_spelled_differently(make_parquet: MakeParquet, tmp_path: Path) -> None:
     make_parquet("root/eurosat/train.parquet", [0, 1] * 5, names=["AnnualCrop", "SeaLake"])
     dataset = load("EuroSAT", root=str(tmp_path / "root"))
     assert dataset.name == "eurosat"
@@ -73,7 +73,7 @@ def test_columns_asked_for_come_first(make_parquet: MakeParquet, tmp_path: Path)
 
 
 def test_folders_of_images_and_names_beyond_the_catalogue(make_folder: MakeFolder, tmp_path: Path) -> None:
-    """Classes that the catalogue drops need not be there; a name of one's own is a folder like any other."""
+    """Classes that the catalogue drops may be missing; a name that it does not have is a folder like any other."""
     files = [f"{name}/{i}.png" for name in ("airplanes", "crab", "Faces_easy") for i in range(5)]
     make_folder(*files, name="root/Caltech101")
     make_folder("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", name="root/my pets")
@@ -93,7 +93,7 @@ def test_generated_shapes_need_no_copy(tmp_path: Path) -> None:
 
 
 class TestRefused:
-    def test_what_is_there_is_said(self, tmp_path: Path) -> None:
+    def test_the_sub_folders_are_listed(self, tmp_path: Path) -> None:
         for name in ("eurosat", "pacs", ".hidden"):
             (tmp_path / name).mkdir()
         with pytest.raises(DataError, match="no sub-folder for the data set 'cifar10'") as caught:
@@ -108,7 +108,7 @@ class TestRefused:
         with pytest.raises(DataError, match="Its sub-folders: none"):
             load("cifar10", root=str(tmp_path))
 
-    def test_two_that_could_be_meant(self, tmp_path: Path) -> None:
+    def test_two_matching_sub_folders(self, tmp_path: Path) -> None:
         for name in ("cifar-10", "cifar10"):
             (tmp_path / name).mkdir()
         with pytest.raises(DataError, match="several sub-folders for 'cifar10': cifar-10, cifar10"):

@@ -1,4 +1,4 @@
-"""What an image is called by its content: equal for copies, whatever they are called or stored in."""
+"""Digests of images: equal for copies under any name and in any storage."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TestFolders:
         assert dataset.train.read(0).mode == "RGB"
         assert dataset.notes == ()
 
-    def test_without_a_test_split_one_is_held_out_and_said(self, make_folder: MakeFolder) -> None:
+    def test_without_a_test_split_one_is_held_out_with_a_note(self, make_folder: MakeFolder) -> None:
         files = [f"{name}/{i}.png" for name in ("ice_cream", "tea_pot") for i in range(10)]
         dataset = load(str(make_folder(*files)))
         assert dataset.class_names == ("ice cream", "tea pot")
@@ -47,7 +47,7 @@ class TestFolders:
         files = [file.replace("test/", f"{test_name}/") for file in SPLITS]
         assert per_class(load(str(make_folder(*files)))) == ([2, 1], [1, 1])
 
-    def test_test_goes_before_val_and_val_is_said_to_be_unused(self, make_folder: MakeFolder) -> None:
+    def test_test_goes_before_val_and_a_note_says_that_val_is_unused(self, make_folder: MakeFolder) -> None:
         dataset = load(str(make_folder(*SPLITS, "val/cat/7.png", "val/dog/7.png")))
         assert len(dataset.test) == 2
         assert "are ignored: val" in dataset.notes[0]
@@ -97,7 +97,7 @@ class TestFolders:
         dataset = load(str(make_folder(*files)))
         assert len(dataset.train) + len(dataset.test) == 4
 
-    def test_other_files_are_ignored_and_stray_images_are_said(self, make_folder: MakeFolder) -> None:
+    def test_other_files_are_ignored_and_stray_images_are_noted(self, make_folder: MakeFolder) -> None:
         root = make_folder("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "overview.png")
         (root / "cat" / "labels.txt").write_text("not an image")
         dataset = load(str(root))

@@ -17,13 +17,13 @@ def test_an_image_anywhere_below_is_found(tmp_path, name):
     assert contains_images(tmp_path)
 
 
-def test_a_file_is_taken_at_its_word(tmp_path):
+def test_a_file_may_contain_images_whatever_its_name(tmp_path):
     (tmp_path / "images").touch()
     assert contains_images(tmp_path / "images")
 
 
-def test_links_are_followed_and_end_where_they_began(tmp_path):
-    """Five links back would otherwise be followed in 5 ** 40 ways, as far as the system lets a path go on."""
+def test_links_are_followed_once(tmp_path):
+    """Five links back would otherwise give 5 ** 40 paths, up to the system's limit on their length."""
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     data.mkdir()
     elsewhere.mkdir()

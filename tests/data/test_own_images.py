@@ -1,4 +1,4 @@
-"""A client's own folder under the class names of an experiment."""
+"""A client's own folder with the class names of an experiment."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def photos(root: Path, *classes: str, train: int = 5, test: int = 3) -> str:
     return str(write_photos(root, classes=classes, train=train, test=test))
 
 
-def test_labels_are_places_in_the_experiment_s_lists(tmp_path):
-    """Folders Ibex, lynx and red_panda, in whatever case: classes 2 and 0, and novel class 0."""
+def test_labels_are_indices_into_the_experiment_s_lists(tmp_path):
+    """Folders Ibex, lynx and red_panda, in any case: classes 2 and 0, and novel class 0."""
     own = load_own_images(CONFIG, photos(tmp_path / "a", "IBEX", "lynx", "Red_Panda"), 0)
     assert own.train.labels.tolist() == [2] * 5 + [0] * 5
     assert own.test_base.labels.tolist() == [2] * 3 + [0] * 3
@@ -95,7 +95,7 @@ def test_novel_images_alone_leave_nothing_to_train_on(tmp_path):
 
 
 def test_parquet_splits_with_different_classes(make_parquet):
-    """Training: ibex and snow leopard. Test: lynx and ibex, whose places in their own list are others."""
+    """Training: ibex and snow leopard. Test: lynx and ibex, whose ids in their own list differ."""
     train = make_parquet("own/train-0.parquet", ["ibex", "snow_leopard", "ibex"])
     make_parquet("own/test-0.parquet", ["lynx", "ibex", "lynx", "red panda"])
     own = load_own_images(CONFIG, str(train.parent), 0)
@@ -117,8 +117,8 @@ def test_parts_of_a_divided_data_set(tmp_path):
         part_of(data, 2)
 
 
-def test_a_local_copy_stands_for_the_source(tmp_path):
-    """The experiment names a place that this machine does not have."""
+def test_a_copy_replaces_the_source(tmp_path):
+    """The experiment names a path that this machine does not have."""
     root = photos(tmp_path / "a", "ant", "bee")
     elsewhere = DataConfig(source="/somewhere/else", clients=2, partition="iid")
     assert len(load_federated_data(elsewhere, 0, root).train) == 5

@@ -54,7 +54,7 @@ class TestParquet:
         assert per_class(dataset) == ([8, 8], [2, 2])
         assert "no test split" in dataset.notes[0]
 
-    def test_unused_files_are_said(self, make_parquet: MakeParquet, tmp_path: Path) -> None:
+    def test_unused_files_are_noted(self, make_parquet: MakeParquet, tmp_path: Path) -> None:
         for split in ("train", "test", "validation"):
             make_parquet(f"set/{split}.parquet", [0, 1], names=["cat", "dog"])
         assert "validation.parquet" in load(str(tmp_path / "set")).notes[0]
@@ -180,7 +180,7 @@ class TestRefusals:
         with pytest.raises(DataError, match="not a parquet file"):
             load(str(make_folder("cat/0.png") / "cat" / "0.png"))
 
-    def test_a_prompt_replaces_the_own_one(self, make_folder: MakeFolder) -> None:
+    def test_a_prompt_replaces_that_of_the_source(self, make_folder: MakeFolder) -> None:
         root = str(make_folder(*SPLITS))
         assert load(root).prompt_template == "a photo of a {class}."
         assert load(root, prompt="art of {class}").prompt_template == "art of {class}"
@@ -216,7 +216,7 @@ class TestRefusals:
         with pytest.raises(DataError, match="missing in test: dog; missing in train: fox"):
             load(str(tmp_path))
 
-    def test_columns_that_cannot_be_told(self, make_parquet: MakeParquet) -> None:
+    def test_columns_that_cannot_be_detected(self, make_parquet: MakeParquet) -> None:
         file = str(make_parquet("x.parquet", [0, 1] * 2, names=["cat", "dog"], label_column="what"))
         assert load(file).class_names == ("cat", "dog")
         file = str(make_parquet("y.parquet", ["cat", "dog"], label_column="what"))
@@ -230,8 +230,17 @@ class TestRefusals:
 
     def test_rows_without_a_label(self, make_parquet: MakeParquet) -> None:
         file = make_parquet("x.parquet", [0, -1, 1, 1], names=["cat", "dog"])
-        with pytest.raises(DataError, match=r"Row 1 .* has no label"):
+        with pytest.raises(DataError, match=r"Row 1 of .*x\.parquet \(train\) has no label"):
             load(str(file))
+
+    def test_a_row_and_a_column_are_named_with_their_split(self, make_parquet: MakeParquet, tmp_path: Path) -> None:
+        make_parquet("train.parquet", [0, 1], names=["cat", "dog"], domains=["art", "photo"])
+        make_parquet("test.parquet", [0, 1], names=["cat", "dog"])
+        with pytest.raises(DataError, match=r"\(test\) has no column 'domain'"):
+            load(str(tmp_path))
+        make_parquet("test.parquet", [0, 1, -1], names=["cat", "dog"], domains=["art", "photo", "art"])
+        with pytest.raises(DataError, match=r"Row 2 of .* \(test\) has no label"):
+            load(str(tmp_path))
 
     def test_only_a_test_file(self, make_parquet: MakeParquet, tmp_path: Path) -> None:
         make_parquet("set/test.parquet", [0, 1], names=["cat", "dog"])

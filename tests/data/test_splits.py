@@ -110,7 +110,7 @@ class TestFewerTestImages:
         domains = np.tile(np.repeat([0, 1], 5), 3)[:-4]
         rows = np.arange(len(labels))
         table = ImageTable(lambda row: picture(row), rows, labels, domains)
-        return ImageDataset("set", table, table, ("a", "b", "c"), ("photo", "sketch"), notes=("said before",))
+        return ImageDataset("set", table, table, ("a", "b", "c"), ("photo", "sketch"), notes=("an earlier note",))
 
     def test_so_many_of_each_class_in_each_domain(self) -> None:
         """2 of each cell, and the one image of the cell that has no more: 5 · 2 + 1 of 26."""
@@ -120,7 +120,7 @@ class TestFewerTestImages:
         assert cells.tolist() == [[2, 2], [2, 2], [2, 1]]
         assert len(set(fewer.test.rows)) == 11
         assert len(fewer.train) == 26
-        assert fewer.notes[0] == "said before"
+        assert fewer.notes[0] == "an earlier note"
         assert fewer.notes[1].startswith("11 of 26 test images are scored: at most 2 of each class in each domain")
 
     def test_labels_stay_with_their_images(self) -> None:

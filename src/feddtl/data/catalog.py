@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from feddtl.data import class_names as names
 from feddtl.data.columns import Columns
-from feddtl.data.table import ImageDataset
+from feddtl.data.table import DEFAULT_PROMPT, ImageDataset
 from feddtl.errors import DataError
 
 USUAL_COLUMNS = Columns("image", "label")
@@ -44,7 +44,7 @@ class CatalogEntry:
     columns: Columns = USUAL_COLUMNS
     train_split: str = "train"
     test_split: str = "test"
-    prompt_template: str = "a photo of a {class}."
+    prompt_template: str = DEFAULT_PROMPT
     blank_pattern: str = "_"
     readable_names: Mapping[str, str] = field(default_factory=dict)
     keep_classes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class CatalogEntry:
 
         Args:
             dataset: The data set as read.
-            where: Its name in errors: the Hub id, or a local copy, which need not have the classes to drop.
+            where: Its name in errors: the Hub id, or a copy, which need not have the classes to drop.
 
         Raises:
             DataError: The data lacks a class to keep or drop, or has a class with an unknown name.
@@ -92,6 +92,24 @@ class CatalogEntry:
             )
 
 
+# The ten classes that federated work on DomainNet uses (FedBN, arXiv:2102.07623), as the paper lists them.
+DOMAINNET_TEN = (
+    "bird",
+    "feather",
+    "headphones",
+    "ice cream",
+    "teapot",
+    "tiger",
+    "whale",
+    "windmill",
+    "wine glass",
+    "zebra",
+)
+# Shortened from the synonym lists of the data set's `words.txt`.
+_ROWS = Path(__file__).with_name("tiny_imagenet.tsv").read_text(encoding="utf-8").splitlines()
+TINY_IMAGENET = dict(row.split("\t") for row in _ROWS if not row.startswith("#"))
+
+# Class names of EuroSAT and Caltech-101 follow CoOp (arXiv:2109.01134).
 _ENTRIES = (
     CatalogEntry(
         name="cifar10",
@@ -112,7 +130,18 @@ _ENTRIES = (
         hub_id="timm/eurosat-rgb",
         licence="MIT",
         prompt_template="a centered satellite photo of {class}.",
-        readable_names=names.EUROSAT,
+        readable_names={
+            "AnnualCrop": "annual crop land",
+            "Forest": "forest",
+            "HerbaceousVegetation": "herbaceous vegetation land",
+            "Highway": "highway or road",
+            "Industrial": "industrial buildings",
+            "Pasture": "pasture land",
+            "PermanentCrop": "permanent crop land",
+            "Residential": "residential buildings",
+            "River": "river",
+            "SeaLake": "sea or lake",
+        },
         source_note="16,200 / 5,400 images (5,400 for validation are not used). EuroSAT has no official split; "
         "CoOp's own is another one.",
     ),
@@ -121,7 +150,7 @@ _ENTRIES = (
         hub_id="zh-plus/tiny-imagenet",
         licence="not stated; ImageNet terms: non-commercial research",
         test_split="valid",
-        readable_names=names.TINY_IMAGENET,
+        readable_names=TINY_IMAGENET,
         source_note="100,000 / 10,000 images; the official test images have no labels, so `valid` is the test "
         "split. Class order is that of the Hub's WordNet ids, 18 of which differ from the official ones.",
     ),
@@ -146,7 +175,13 @@ _ENTRIES = (
         hub_id="flwrlabs/caltech101",
         licence="CC BY 4.0",
         test_split="",
-        readable_names=names.CALTECH101,
+        readable_names={
+            "airplanes": "airplane",
+            "faces": "face",
+            "leopards": "leopard",
+            "motorbikes": "motorbike",
+            "water lilly": "water lily",
+        },
         drop_classes=("faces easy",),
         source_note="8,677 images in one split, without the background class. As in CoOp, 'faces easy' is left "
         "out because it repeats 'faces': 100 classes remain.",
@@ -157,7 +192,7 @@ _ENTRIES = (
         licence="CC BY 4.0",
         columns=Columns("image", "text"),
         blank_pattern=r"^\d+\.|-101$|[-_]",
-        readable_names=names.CALTECH256,
+        readable_names={"t shirt": "t-shirt", "yo yo": "yo-yo", "tower pisa": "leaning tower of Pisa"},
         drop_classes=("clutter",),
         source_note="24,791 / 3,061 images (2,755 for validation are not used), without 'clutter'. Class order is "
         "alphabetical; the exact spelling of the column 'text' could not be verified.",
@@ -175,7 +210,7 @@ _ENTRIES = (
         hub_id="wltjr1007/DomainNet",
         licence="not stated; fair use, non-commercial research",
         columns=Columns("image", "label", "domain"),
-        keep_classes=names.DOMAINNET_TEN,
+        keep_classes=DOMAINNET_TEN,
         source_note="409,832 / 176,743 images of 345 classes, about 18 GB to download for the ten classes kept.",
     ),
     CatalogEntry(

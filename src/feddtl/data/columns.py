@@ -42,7 +42,8 @@ def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns
     for kind, name in asdict(asked).items():
         if name and name not in split.features:
             raise DataError(f"{where} has no column '{name}' (the {kind} column).", did_you_mean(name, split.features))
-    if asked.image and not _may_be_image(split.features[asked.image]):
+    feature = split.features.get(asked.image)
+    if asked.image and not (_is_image(feature) or _stores(feature, "binary")):
         raise DataError(
             f"The column '{asked.image}' of {where} does not contain images.",
             f"Its columns are {', '.join(split.features)}; name the one with images, or omit the option.",
@@ -61,7 +62,7 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
     """
     values = split[columns.label][:]
     names = tuple(getattr(split.features[columns.label], "names", None) or ())
-    if not names and _is_text(split.features[columns.label]):
+    if not names and _stores(split.features[columns.label], "string"):
         names = tuple(sorted({value for value in values if value}))
         ids = {name: i for i, name in enumerate(names)}
         values = [ids.get(value) for value in values]
@@ -98,9 +99,9 @@ def _domain_texts(split: datasets.Dataset, column: str) -> list[str]:
 
 
 def _image_column(split: datasets.Dataset, where: str) -> str:
-    found: list[str] = [name for name, feature in split.features.items() if _is_image(feature)]
+    found = [name for name, feature in split.features.items() if _is_image(feature)]
     if len(found) == 1:
-        return found[0]
+        return str(found[0])
     raise DataError(
         f"{where} has {len(found)} image columns among {', '.join(split.features)}.",
         "Choose one with --data.image-column.",
@@ -112,16 +113,13 @@ def _is_image(feature: Any) -> bool:
     return type(feature).__name__ == "Image" or (isinstance(feature, dict) and "bytes" in feature)
 
 
-def _may_be_image(feature: Any) -> bool:
-    return _is_image(feature) or getattr(feature, "dtype", "") in ("binary", "large_binary")
-
-
-def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", "") in ("string", "large_string")
+def _stores(feature: Any, kind: str) -> bool:
+    """Whether a column stores this type of Arrow, in arrays of any size."""
+    return getattr(feature, "dtype", "") in (kind, f"large_{kind}")
 
 
 def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:
-    usual: list[str] = [name for name in LABEL_COLUMNS if name in split.features]
+    usual = [name for name in LABEL_COLUMNS if name in split.features]
     typed: list[str] = [
         name for name, feature in split.features.items() if hasattr(feature, "names") and name != domain
     ]

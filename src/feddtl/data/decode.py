@@ -1,4 +1,4 @@
-"""Decodes images, and identifies them by content, in the same way for every source."""
+"""Decodes images and identifies them by their content, the same for every source."""
 
 from __future__ import annotations
 

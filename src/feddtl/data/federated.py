@@ -18,7 +18,7 @@ from feddtl.errors import DataError
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Which client holds which images.
+    """A data set and its partition among the clients.
 
     Attributes:
         name: The data set's name.
@@ -70,7 +70,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
     Args:
         config: Which images, and how to divide them.
         seed: Seed of the run.
-        copy: Path of a local copy, which replaces the source in the experiment.
+        copy: Path of a copy on this machine, which replaces the source.
 
     Raises:
         DataError: The source cannot be used or divided as requested.

@@ -1,8 +1,7 @@
-"""Tables of images in Hugging Face format: parquet files here, or data sets on the Hub."""
+"""Tables of images in Hugging Face format: parquet files, or data sets on the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,34 +124,32 @@ def _from_splits(
     partial: bool = False,
 ) -> ImageDataset:
     """Converts one or two splits to tables; class lists must agree, or are joined if `partial`."""
+    splits = {"train": train} if test is None else {"train": train, "test": test}
     found = find_columns(train, columns, where)
-    labels, class_names = read_labels(train, found, where)
     if test is not None:
         find_columns(test, found, f"{where} (test)")
-    domains, domain_names = read_domains([train] if test is None else [train, test], found.domain)
-    train_table = _table(train, found.image, f"{where} (train)", labels, domains[0])
+    domains, domain_names = read_domains(list(splits.values()), found.domain)
+    tables, names = {}, {}
+    for (split, content), domain_ids in zip(splits.items(), domains, strict=True):
+        labels, names[split] = read_labels(content, found, f"{where} ({split})")
+        tables[split] = _table(content, found.image, f"{where} ({split})", labels, domain_ids)
+    class_names = names["train"]
     if test is None:
-        test_table = train_table.select([])
+        tables["test"] = tables["train"].select([])
+    elif partial:
+        class_names = tuple(sorted({*names["train"], *names["test"]}))
+        for split, table in tables.items():
+            new_ids = np.array([class_names.index(name) for name in names[split]], dtype=np.int64)
+            tables[split] = table.relabelled(new_ids)
     else:
-        labels, test_names = read_labels(test, found, where)
-        test_table = _table(test, found.image, f"{where} (test)", labels, domains[1])
-        if partial:
-            train_names, class_names = class_names, tuple(sorted({*class_names, *test_names}))
-            train_table = train_table.relabelled(_positions(train_names, class_names))
-            test_table = test_table.relabelled(_positions(test_names, class_names))
-        else:
-            check_same_classes(list(class_names), list(test_names), "train", "test")
-    return ImageDataset(name, train_table, test_table, tuple(map(readable, class_names)), domain_names)
-
-
-def _positions(names: Sequence[str], among: Sequence[str]) -> Indices:
-    return np.array([among.index(name) for name in names], dtype=np.int64)
+        check_same_classes(list(class_names), list(names["test"]), "train", "test")
+    return ImageDataset(name, tables["train"], tables["test"], tuple(map(readable, class_names)), domain_names)
 
 
 def _table(split: datasets.Dataset, column: str, where: str, labels: Indices, domains: Indices) -> ImageTable:
     import datasets as hf
 
-    # Encoded bytes are decoded here, so that errors can name a damaged row and every source decodes in the same way.
+    # Encoded bytes are decoded here, so that errors name a damaged row and every source is decoded alike.
     encoded = split.select_columns([column]).cast_column(column, hf.Image(decode=False))
     return ImageTable(HubReader(encoded, column, where), np.arange(len(labels), dtype=np.int64), labels, domains)
 

@@ -21,7 +21,7 @@ def contains_images(path: Path) -> bool:
         if any(Path(name).suffix.lower() in suffixes for name in names):
             return True
         real = os.path.realpath(folder)
-        if real in seen:  # a link that forms a circle
+        if real in seen:  # a link back to a folder above
             below.clear()
         seen.add(real)
     return False

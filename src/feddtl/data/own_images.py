@@ -1,4 +1,4 @@
-"""The images of one client: its part of a partition, or its own folder."""
+"""The images of one client: its part of a partition, or a folder of its own."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def part_of(data: FederatedData, client: int) -> OwnImages:
 def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
     """A folder or parquet files of one client, with the class names of the experiment.
 
-    Case and underscores in class names are ignored. The client may lack classes. Without a test split, one is held
-    out. All domains count as one.
+    Case and underscores in class names are ignored. The client may lack classes. Without a test split, some training
+    images become one. All domains count as one.
 
     Args:
         config: The experiment's data settings.
@@ -61,7 +61,7 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
         seed: Seed of the run, for the few-shot choice.
 
     Raises:
-        ClientError: No path is given, or there is no such client.
+        ClientError: No path is given.
         DataError: The images cannot be used, belong to a class that the experiment does not have, or include no
             training image of a base class.
     """

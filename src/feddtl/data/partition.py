@@ -48,7 +48,7 @@ def partition(train: Cells, test: Cells, config: DataConfig, seed: int) -> Parti
         seed: Seed of the run.
 
     Raises:
-        DataError: The data cannot be divided in this way; the message explains what to change.
+        DataError: The data cannot be divided as the settings ask; the message explains what to change.
     """
     if len(train) < config.clients:
         raise DataError(

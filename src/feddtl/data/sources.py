@@ -31,8 +31,8 @@ def load_dataset(config: DataConfig, copy: str = "", *, partial: bool = False) -
 
     Args:
         config: Which data set. How it is divided among clients does not matter.
-        copy: Path of a local copy of the data set, which replaces the source and the root; "" for none. Generated
-            shapes need none.
+        copy: Path of a copy on this machine, which replaces the source and the root; "" for none. Generated shapes
+            need none.
         partial: Whether the copy is one client's part of a data set: it may have a single class, classes in only one
             of its splits, and no test images.
 
@@ -83,7 +83,7 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
 
 
 def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> ImageDataset:
-    """Reads a local copy or folder, a data set of the catalogue or one of the Hub."""
+    """Reads a copy, a folder, a data set of the catalogue or one of the Hub."""
     source, is_copy = config.source, bool(copy or config.root)
     try:
         path = _local_path(source, config.root, copy)

@@ -36,12 +36,12 @@ class ImageTable:
         return len(self.rows)
 
     def read(self, index: int) -> Image.Image:
-        """RGB image at a position of this table. Raises DataError if it cannot be decoded."""
+        """RGB image at an index of this table. Raises DataError if it cannot be decoded."""
         stored = self.reader(int(self.rows[index]))
         return stored.decode() if isinstance(stored, EncodedImage) else stored
 
     def digest(self, index: int) -> bytes:
-        """16 bytes that identify the content of the image at a position, independent of its file name.
+        """16 bytes that identify the content of the image at an index, independent of its file name.
 
         An image that is stored in encoded form is not decoded.
 
@@ -55,7 +55,7 @@ class ImageTable:
         return pixel_digest(*image.size, image.tobytes())
 
     def select(self, indices: Sequence[int] | Indices) -> ImageTable:
-        """The table of these positions, in this order."""
+        """The images at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return ImageTable(self.reader, self.rows[chosen], self.labels[chosen], self.domains[chosen])
 
