@@ -21,7 +21,7 @@ from feddtl.runtimes.wire.messages import (
     unpack_payload,
     unpack_reply,
 )
-from feddtl.transforms.base import Transform
+from feddtl.transforms.base import Exchange, RejectedUpdateError, Transform
 from feddtl.transforms.chain import Chain
 
 CONTRACT = Contract("m" * 64, "c" * 64)
@@ -109,3 +109,57 @@ def test_a_broadcast_that_half_precision_does_not_hold_is_not_sent():
     """The largest float16 is 65504."""
     with pytest.raises(RejectedMessageError, match="'a' is not finite in float16; nothing was sent"):
         pack_payload(Payload(4, {"a": torch.full((4,), 1e5)}), replace(CONTRACT, precision="float16"))
+
+
+class Largest(Transform):
+    """Sends the two largest changes of each tensor, and where they are."""
+
+    summable = False
+
+    def expected(self, expected):
+        like = {"values": torch.zeros(2), "positions": torch.zeros(2, dtype=torch.int64)}
+        weights = {f"{name}.{part}": tensor for name in expected.weights for part, tensor in like.items()}
+        return replace(expected, weights=weights)
+
+    def encode(self, update, exchange):
+        weights = {}
+        for name, tensor in update.weights.items():
+            change = (tensor - exchange.received[name]).flatten()
+            positions = change.abs().topk(2).indices
+            weights |= {f"{name}.values": change[positions], f"{name}.positions": positions}
+        return replace(update, weights=weights)
+
+    def decode(self, update, exchange):
+        weights = {}
+        for name, received in exchange.received.items():
+            positions = update.weights[f"{name}.positions"]
+            if int(positions.min()) < 0 or int(positions.max()) >= received.numel():
+                raise RejectedUpdateError(f"'{name}' has no value at {positions.tolist()}.")
+            change = torch.zeros(received.numel()).index_put((positions,), update.weights[f"{name}.values"])
+            weights[name] = received + change.reshape(received.shape)
+        return replace(update, weights=weights)
+
+
+def sparse_parcel():
+    """What a client sends through `Largest`, what it must be, and the update before."""
+    requirements = replace(required(), chain=Chain([Largest(UplinkConfig())]))
+    change = torch.tensor([0.1, -3.0, 0.2, 2.0])
+    samples = {"embeddings": normalize(torch.ones(5, 4), dim=-1), "labels": torch.zeros(5, dtype=torch.int64)}
+    update = Update(1, 5, {"a": RECEIVED["a"] + change}, samples, {})
+    sent = requirements.chain.encode(update, Exchange(1, 3, RECEIVED))
+    return pack_reply(Reply(sent), 3, CONTRACT), requirements
+
+
+def test_a_transform_may_send_other_tensors_than_it_got():
+    parcel, requirements = sparse_parcel()
+    reply = unpack_reply(parcel, requirements)
+    torch.testing.assert_close(reply.update.weights["a"] - RECEIVED["a"], torch.tensor([0.0, -3.0, 0.0, 2.0]))
+    assert reply.size == 2 * 4 + 2 * 8 + 5 * 4 * 4 + 5 * 8  # values, positions, embeddings, labels
+
+
+@pytest.mark.parametrize("bad", [np.array([0, 4]), np.array([-1, 0]), np.array([0, 1, 2]), np.zeros(2, np.float32)])
+def test_what_such_a_transform_sends_is_checked_like_any_other(bad):
+    parcel, requirements = sparse_parcel()
+    parcel.arrays["weights/a.positions"] = bad
+    with pytest.raises(RejectedMessageError, match=r"'a' has no value at|'weights/a.positions'"):
+        unpack_reply(parcel, requirements)

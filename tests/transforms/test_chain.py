@@ -13,7 +13,7 @@ from feddtl.config import UplinkConfig
 from feddtl.errors import ClientError, ConfigError
 from feddtl.messages import ExpectedUpdate, Update, tensor_bytes
 from feddtl.tensor_groups import update_norm
-from feddtl.transforms.base import Exchange, RejectedUpdateError, Transform
+from feddtl.transforms.base import Aggregation, Exchange, RejectedUpdateError, Transform
 from feddtl.transforms.catalog import TRANSFORMS, build_chain
 from feddtl.transforms.chain import Chain
 
@@ -134,8 +134,8 @@ class Noted(Transform):
         self.log.append(("decode", self.number))
         return update
 
-    def after_aggregation(self, aggregate, clients):
-        self.log.append(("after", self.number, clients))
+    def after_aggregation(self, aggregate, aggregation):
+        self.log.append(("after", self.number, aggregation.clients))
         return {name: tensor + self.number for name, tensor in aggregate.items()}
 
 
@@ -155,9 +155,20 @@ def test_members_go_in_order_on_the_client_and_in_reverse_on_the_server():
     chain = Chain([Noted(1, log), Noted(2, log)])
     update, exchange = made_update()
     chain.decode(chain.encode(update, exchange), exchange)
-    aggregate = chain.after_aggregation({"a": torch.zeros(2)}, 5)
+    aggregate = chain.after_aggregation({"a": torch.zeros(2)}, Aggregation(5, 1))
     assert log == [("encode", 1), ("encode", 2), ("decode", 2), ("decode", 1), ("after", 2, 5), ("after", 1, 5)]
     assert aggregate["a"].tolist() == [3.0, 3.0]
+
+
+def test_noise_after_aggregation_is_fresh_in_each_and_the_same_again():
+    """A transform draws from the aggregation's own generator, so a resumed run adds the same noise."""
+
+    def draw(aggregation, purpose="noise"):
+        return torch.randn(5, generator=aggregation.generator(purpose)).tolist()
+
+    assert draw(Aggregation(3, 1, 7)) == draw(Aggregation(2, 1, 7))
+    others = [draw(Aggregation(3, 2, 7)), draw(Aggregation(3, 1, 8)), draw(Aggregation(3, 1, 7), "mask")]
+    assert all(drawn != draw(Aggregation(3, 1, 7)) for drawn in others)
 
 
 def test_a_chain_can_be_summed_if_all_members_can_and_refuses_what_one_refuses():

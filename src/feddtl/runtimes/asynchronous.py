@@ -141,7 +141,7 @@ class AsynchronousRounds(Rounds):
         if self._stage(job.version) != stage:
             begun = replace(begun, round=in_flight.applied // self._per_round)
         with context.stopwatch.measure("server"):
-            reached = server_step(context.method, begun, [update], context.chain)
+            reached = server_step(context.method, begun, [update], context.chain, in_flight.applied + 1)
             after, momentum = step(
                 tensors,
                 begun.tensors,

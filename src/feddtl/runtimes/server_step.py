@@ -8,10 +8,13 @@ from feddtl.aggregators.base import client_drift
 from feddtl.aggregators.catalog import build_aggregator
 from feddtl.messages import ServerState, Update
 from feddtl.methods.base import Method, NextState
+from feddtl.transforms.base import Aggregation
 from feddtl.transforms.chain import Chain
 
 
-def server_step(method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None) -> NextState:
+def server_step(
+    method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None, number: int = 0
+) -> NextState:
     """The next state, with `client_drift` among its metrics.
 
     Args:
@@ -19,10 +22,12 @@ def server_step(method: Method, state: ServerState, updates: Sequence[Update], c
         state: When the round began.
         updates: Decoded, sorted by client; one or more.
         chain: The transforms that the updates passed; None: none.
+        number: Of this aggregation in the run, from 1; 0: that of the round.
     """
     if not updates[0].weights:  # a method that trains nothing has nothing to aggregate
         return method.next_state(state, {}, updates)
     aggregator = build_aggregator(method.training.server)
-    aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), len(updates))
+    aggregation = Aggregation(len(updates), number or state.round + 1, method.task.seed)
+    aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), aggregation)
     reached = method.next_state(state, aggregate, updates)
     return NextState(reached.state, {**reached.metrics, "client_drift": client_drift(aggregator, updates, aggregate)})

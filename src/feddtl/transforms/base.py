@@ -40,6 +40,25 @@ class Exchange:
         return torch_generator(self.seed, purpose, self.client, self.round)
 
 
+@dataclass(frozen=True)
+class Aggregation:
+    """One aggregation of a run.
+
+    Attributes:
+        clients: How many clients' updates it combines.
+        number: Of the aggregation, from 1: the round, or in asynchronous runs the number of updates so far.
+        seed: Of the experiment.
+    """
+
+    clients: int
+    number: int
+    seed: int = 0
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Fresh generator for one purpose in this aggregation."""
+        return torch_generator(self.seed, purpose, self.number)
+
+
 class Transform:
     """A member of the chain; the default changes nothing.
 
@@ -71,6 +90,6 @@ class Transform:
         """On the server: what was encoded. Raises RejectedUpdateError for what no `encode` yields."""
         return update
 
-    def after_aggregation(self, aggregate: Tensors, clients: int) -> Tensors:
-        """On the server: what becomes of the aggregate of so many clients' decoded weights."""
+    def after_aggregation(self, aggregate: Tensors, aggregation: Aggregation) -> Tensors:
+        """On the server: what becomes of the aggregate of the decoded weights."""
         return aggregate

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from feddtl.messages import ExpectedUpdate, Update
 from feddtl.models.lora import Tensors
-from feddtl.transforms.base import Exchange, Transform
+from feddtl.transforms.base import Aggregation, Exchange, Transform
 
 
 class Chain:
@@ -42,8 +42,8 @@ class Chain:
             update = member.decode(update, exchange)
         return update
 
-    def after_aggregation(self, aggregate: Tensors, clients: int) -> Tensors:
+    def after_aggregation(self, aggregate: Tensors, aggregation: Aggregation) -> Tensors:
         """On the server: what becomes of the aggregate."""
         for member in reversed(self._members):
-            aggregate = member.after_aggregation(aggregate, clients)
+            aggregate = member.after_aggregation(aggregate, aggregation)
         return aggregate
