@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from feddtl.errors import RunError
-from feddtl.records import FederatedAccuracy, RoundRecord, Summary, missing_fields
+from feddtl.records import FederatedAccuracy, RoundRecord, Summary, read_records
 
 FEDERATED = {"base": 50.0, "novel": None, "harmonic_mean": None, "base_images": 4, "novel_images": 0, "clients": [0]}
 BEGINNING: dict[str, Any] = {"round": 2, "stage": "rl", "clients": [0, 1], "lost": [1]}
@@ -60,12 +60,8 @@ def test_the_clients_scores_stand_in_for_those_that_the_server_cannot_measure() 
 
 
 def test_fields_that_a_record_lacks_are_named() -> None:
-    assert missing_fields([LINES["not scored"], {"round": 3, **COSTS}]) == [
-        "stage",
-        "lost",
-        "virtual_seconds",
-        "seconds",
-    ]
+    with pytest.raises(RunError, match="the file has no stage, lost, virtual_seconds, seconds: it is damaged or from"):
+        read_records([LINES["not scored"], {"round": 3, **COSTS}], "the file")
 
 
 def test_federated_accuracy_names_its_failures_by_client() -> None:

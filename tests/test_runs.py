@@ -154,7 +154,7 @@ def test_a_checkpoint_of_an_earlier_version(folder: RunFolder) -> None:
     for field in ("seconds", "virtual_seconds"):
         del content["records"][0][field]
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match="written by another version") as caught:
+    with pytest.raises(RunError, match="damaged or from another version") as caught:
         folder.latest_progress()
     assert "virtual_seconds, seconds" in caught.value.message
     assert "Use that version" in caught.value.hint

@@ -6,16 +6,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from feddtl.errors import RunError
 from feddtl.messages import ServerState
-from feddtl.records import FederatedAccuracy, RoundRecord, missing_fields
+from feddtl.records import FederatedAccuracy, read_records
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import json_line, new_folder
 from feddtl.tensor_groups import add_prefix, select_prefix
@@ -89,8 +87,7 @@ def read_checkpoint(folder: Path) -> Progress:
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select_prefix(tensors, f"personal/{client}") for client in content["clients_with_state"]}
         state = ServerState(int(content["round"]), select_prefix(tensors, "state"))
-        _require_fields(folder, content["records"])
-        records, counted = tuple(map(RoundRecord.from_dict, content["records"])), content.get("federated_before")
+        records, counted = read_records(content["records"], folder), content.get("federated_before")
         before = FederatedAccuracy.from_dict(counted) if counted else None
         return Progress(state, personal, records, select_prefix(tensors, "memory"), before)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -99,15 +96,6 @@ def read_checkpoint(folder: Path) -> Progress:
             f"Delete this folder (rm -r '{folder}') and resume: the run continues from the previous checkpoint, "
             "or from the start if there is none.",
         ) from None
-
-
-def _require_fields(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RunError if records are complete but lack fields that this version reads."""
-    if missing := missing_fields(records):
-        raise RunError(
-            f"The checkpoint {folder} was written by another version: its rounds have no {', '.join(missing)}.",
-            "Use that version, or start a new run with another --output.",
-        )
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,9 @@ from torch import Tensor
 from feddtl.errors import RunError
 from feddtl.evaluate import Predictions
 from feddtl.storage import write_atomic
+from feddtl.tensor_groups import add_prefix, select_prefix
+
+COLUMNS = ("labels", "domains", "owners")
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,8 @@ class ImagePredictions:
 
 def write_predictions(path: Path, found: ImagePredictions) -> None:
     """Write all columns as int32 tensors, atomically."""
-    tensors = {
-        "labels": found.labels,
-        "domains": found.domains,
-        "owners": found.owners,
-        "zero_shot/among_half": found.zero_shot.among_half,
-        "zero_shot/among_all": found.zero_shot.among_all,
-        "final/among_half": found.final.among_half,
-        "final/among_all": found.final.among_all,
-    }
+    tensors = {name: getattr(found, name) for name in COLUMNS}
+    tensors |= add_prefix("zero_shot", vars(found.zero_shot)) | add_prefix("final", vars(found.final))
     # Copies: without training, both models are the same, and the format refuses tensors that share memory.
     write_atomic(path, save({name: tensor.to(torch.int32).clone() for name, tensor in tensors.items()}))
 
@@ -65,12 +61,9 @@ def read_predictions(path: Path) -> ImagePredictions:
         tensors = {name: tensor.long() for name, tensor in load_file(path).items()}
         if len({tensor.shape for tensor in tensors.values()}) != 1:
             raise ValueError("its columns have different lengths")
-        zero_shot, final = (
-            Predictions(tensors[f"{model}/among_half"], tensors[f"{model}/among_all"])
-            for model in ("zero_shot", "final")
-        )
-        return ImagePredictions(tensors["labels"], tensors["domains"], tensors["owners"], zero_shot, final)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        models = (Predictions(**select_prefix(tensors, model)) for model in ("zero_shot", "final"))
+        return ImagePredictions(*(tensors[name] for name in COLUMNS), *models)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged: {error}.",
             "Delete it to continue without predictions, or start a new run with another --output.",

@@ -22,7 +22,7 @@ from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
-from feddtl.records import RoundRecord, Summary, missing_fields
+from feddtl.records import RoundRecord, Summary, read_records
 from feddtl.run_files import (
     CONFIG,
     DATA,
@@ -223,13 +223,7 @@ class RunFolder:
         if not path.is_file():
             return ()
         try:
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if missing := missing_fields(found):
-                raise RunError(
-                    f"{path} was written by another version: its rounds have no {', '.join(missing)}.",
-                    "Use that version, or start a new run with another --output.",
-                )
-            return tuple(map(RoundRecord.from_dict, found))
+            return read_records([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], path)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"Cannot read {path}: {error}.", f"Rewrite it: {resuming(self.path)}.") from None
 
@@ -254,7 +248,7 @@ class RunFolder:
         write_json_atomic(self.path / SUMMARY, summary.to_dict())
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
-        """adapter/visual and adapter/text in PEFT format, if there are adapters."""
+        """adapter/image and adapter/text in PEFT format, if there are adapters."""
         if not adapters:
             return
         with new_folder(self.path / "adapter", replace=True) as draft:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feddtl.errors import RunError
+from feddtl.records import require_keys
 from feddtl.results.labels import printable
 from feddtl.results.run import RunResult
 from feddtl.run_files import CONFIG, DATA, SUMMARY
@@ -97,24 +98,13 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
     """
     folder = RunFolder.open(path)
     run = RunResult(name, folder.experiment, folder.summary, folder.environment, folder.data, folder.records)
-    _require_fields(run, path)
+    require_keys(FIELDS_OF_DATA, run.data, path / DATA)
+    if run.summary:
+        require_keys(["seconds_by_phase"], run.summary.to_dict(), path / SUMMARY)
     try:
         return replace(run, predictions=folder.predictions), []
     except RunError as error:
         return run, [error]
-
-
-def _require_fields(run: RunResult, path: Path) -> None:
-    """Raise RunError where a file is valid JSON but lacks fields that every run has."""
-    missing = {DATA: [key for key in FIELDS_OF_DATA if key not in run.data]}
-    if run.summary and run.summary.seconds_by_phase is None:
-        missing[SUMMARY] = ["seconds_by_phase"]
-    for name, keys in missing.items():
-        if keys:
-            raise RunError(
-                f"{path / name} has no {', '.join(keys)}: it is damaged or from another version.",
-                "Use that version, or start a new run with another --output.",
-            )
 
 
 def _is_announced(folder: Path) -> bool:
