@@ -13,7 +13,7 @@ from PIL import Image
 
 from feddtl import plots
 from feddtl.errors import ConfigError, RunError
-from feddtl.plots import accuracy_curves, accuracy_over_time, partition_heat_map
+from feddtl.plots import accuracy_curves, partition_heat_map
 
 RECORDS = [
     made_record(1, stage="sft", base=40.0, novel=50.0),
@@ -76,7 +76,7 @@ def test_curves(tmp_path: Path, figures: list[Any]) -> None:
 def test_accuracy_over_virtual_time(tmp_path: Path, figures: list[Any]) -> None:
     """A point for each scored round, at its virtual second and not at its number."""
     records = [replace(record, virtual_seconds=2.5 * record.round**2) for record in RECORDS]
-    accuracy_over_time(records, ZERO_SHOT, "photos", tmp_path / "time.svg")
+    accuracy_curves(records, ZERO_SHOT, "photos", tmp_path / "time.svg", virtual_time=True)
     axes = figures[0].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert list(lines["base"].get_xdata()) == [2.5, 22.5, 40.0]

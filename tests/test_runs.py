@@ -281,7 +281,7 @@ def test_a_folder_in_use_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     for path, text in (
-        (folder.path, "already holds a run"),
+        (folder.path, "already contains a run"),
         (tmp_path / "file", "is a file"),
         (tmp_path / "full", "not empty"),
     ):

@@ -26,10 +26,10 @@ from feddtl.models.cache.folder import cache_folder
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.observers import RunObserver
-from feddtl.plots import accuracy_curves, accuracy_over_time
+from feddtl.plots import accuracy_curves
 from feddtl.predictions import ImagePredictions
 from feddtl.records import Summary
-from feddtl.run_files import resuming
+from feddtl.run_files import has_clients_elsewhere, resuming
 from feddtl.runs import RunFolder
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
@@ -96,7 +96,7 @@ def run_experiment(
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
     """Raise RunError for a run whose clients keep a part of their model on machines of their own."""
-    if folder.has_clients_elsewhere and method.trained_parameters().personal:
+    if has_clients_elsewhere(folder.path) and method.trained_parameters().personal:
         raise RunError(
             f"{folder.path} was started over Flower; the personal parts of its clients are on their machines.",
             f"Resume it there: {resuming(folder.path)}.",
@@ -173,7 +173,8 @@ def _write_outcome(
         title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
         if experiment.system != SystemConfig():
-            accuracy_over_time(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy_over_time.svg")
+            path = folder.path / "accuracy_over_time.svg"
+            accuracy_curves(progress.records, zero_shot.as_dict(), title, path, virtual_time=True)
     folder.write_summary(summary)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +31,32 @@ def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], ti
     _save(figure, path)
 
 
-def accuracy_curves(records: Sequence[RoundRecord], zero_shot: Mapping[str, float], title: str, path: Path) -> None:
-    """Base and novel accuracy by round, zero-shot as dashed lines, the RL stage shaded."""
-    figure, axes = _figure(7.0, 4.0)
-    _draw_accuracies(axes, records, zero_shot, lambda record: record.round)
-    rl = [record.round for record in records if record.stage == "rl"]
-    if rl:
-        axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
-    _finish_accuracies(axes, "round", title)
-    _save(figure, path)
-
-
-def accuracy_over_time(records: Sequence[RoundRecord], zero_shot: Mapping[str, float], title: str, path: Path) -> None:
-    """Base and novel accuracy by virtual time, zero-shot as dashed lines; see `feddtl.system.clock`."""
-    figure, axes = _figure(7.0, 4.0)
-    _draw_accuracies(axes, records, zero_shot, lambda record: record.virtual_seconds)
-    _finish_accuracies(axes, "virtual seconds", title)
-    _save(figure, path)
-
-
-def _draw_accuracies(
-    axes: Any, records: Sequence[RoundRecord], zero_shot: Mapping[str, float], place: Callable[[RoundRecord], float]
+def accuracy_curves(
+    records: Sequence[RoundRecord],
+    zero_shot: Mapping[str, float],
+    title: str,
+    path: Path,
+    *,
+    virtual_time: bool = False,
 ) -> None:
-    """Base and novel accuracy of the scored rounds over their positions on the x axis."""
+    """Base and novel accuracy of the scored rounds, zero-shot as dashed lines.
+
+    The x axis is the round, with the RL stage shaded, or virtual time; see `feddtl.system.clock`.
+    """
+    figure, axes = _figure(7.0, 4.0)
     scored = [record for record in records if record.is_scored]
-    places = list(map(place, scored))
+    positions = [record.virtual_seconds if virtual_time else record.round for record in scored]
     for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
         values = [math.nan if (value := record.headline[key]) is None else value for record in scored]
-        axes.plot(places, values, color=colour, marker="o", markersize=3, label=key)
+        axes.plot(positions, values, color=colour, marker="o", markersize=3, label=key)
         axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
-
-
-def _finish_accuracies(axes: Any, horizontal: str, title: str) -> None:
-    axes.set_xlabel(horizontal)
-    axes.set_ylabel("accuracy in %")
-    axes.set_title(title)
+    rl = [record.round for record in records if record.stage == "rl"]
+    if rl and not virtual_time:
+        axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
+    axes.set(xlabel="virtual seconds" if virtual_time else "round", ylabel="accuracy in %", title=title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 def require_plot_ending(path: Path) -> None:

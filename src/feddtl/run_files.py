@@ -1,10 +1,10 @@
-"""The files of a run's folder, and whether a run may begin or go on there: for commands that only wait, too.
+"""The files of a run folder, and whether a run may begin or resume there; imports neither numpy nor torch.
 
-config.json                 first, before the data is loaded: from here on a killed run can be resumed
-environment.json data.json  when it is prepared: from here on it is a run that began
-federation.json             of a run with clients elsewhere: its name among them
-metrics.jsonl summary.json  records of the rounds done; the outcome
-predictions.safetensors     what each test image is taken for, before and after training
+config.json                 written before the data is loaded; from then on a killed run can be resumed
+environment.json data.json  written after preparation; from then on the run has begun
+federation.json             the name of the run among its clients on other machines, if it has any
+metrics.jsonl summary.json  records of the finished rounds; the outcome
+predictions.safetensors     the predicted class of each test image, before and after training
 checkpoints/round-0007/{state.safetensors, progress.json}
 adapter/{image, text}/      in PEFT's format, or, of a method without LoRA,
 tensors/                    shared.safetensors, client-3.safetensors
@@ -33,24 +33,24 @@ def refuse_used(path: Path) -> None:
             raise RunError(f"{path} is a file; nothing was changed.", "Choose another --output.")
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
-    if only_announced and (CONFIG not in names or _holds_experiment(path / CONFIG)):
+    if only_announced and (CONFIG not in names or is_experiment(path / CONFIG)):
         return
     if CONFIG in names:
         raise RunError(
-            f"{path} already holds a run; nothing was changed.",
+            f"{path} already contains a run; nothing was changed.",
             f"Resume it: {resuming(path)}. Or choose another --output.",
         )
     raise RunError(f"{path} is not empty; nothing was changed.", "Choose another --output.")
 
 
-def holds_run(path: Path) -> bool:
-    """Whether there is a run in a folder, even one that was only announced."""
+def has_run(path: Path) -> bool:
+    """Whether a folder contains a run, even if only announced."""
     with storage_errors(path):
         return (path / CONFIG).is_file()
 
 
 def has_clients_elsewhere(path: Path) -> bool:
-    """Whether the run of a folder was begun over Flower."""
+    """Whether the run in a folder was started over Flower, so that personal data are on its clients' machines."""
     return (path / FEDERATION).is_file()
 
 
@@ -60,7 +60,7 @@ def resuming(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A file of a run. Raises RunError."""
+    """The content of a file of a run. Raises RunError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,8 +77,8 @@ def read_experiment(path: Path) -> Experiment:
         ) from None
 
 
-def _holds_experiment(path: Path) -> bool:
-    """Whether a config.json is a run's and not, say, a model's."""
+def is_experiment(path: Path) -> bool:
+    """Whether a config.json is a run's and not, for example, a model's."""
     try:
         read_experiment(path)
     except RunError:

@@ -31,8 +31,7 @@ from feddtl.run_files import (
     METRICS,
     PREDICTIONS,
     SUMMARY,
-    has_clients_elsewhere,
-    holds_run,
+    has_run,
     read_experiment,
     read_json,
     refuse_used,
@@ -110,7 +109,7 @@ class RunFolder:
     @classmethod
     def find(cls, path: Path) -> RunFolder:
         """An existing run, even if only announced. Raises RunError if there is none."""
-        if not holds_run(path):
+        if not has_run(path):
             raise RunError(
                 f"There is no run in {path}.", f"Pass the --output folder of an earlier run (it contains {CONFIG})."
             )
@@ -192,11 +191,6 @@ class RunFolder:
         if not path.is_file():
             write_json_atomic(path, {"run": secrets.token_hex(16)})
         return str(read_json(path)["run"])
-
-    @property
-    def has_clients_elsewhere(self) -> bool:
-        """Whether the run began over Flower, so that the clients' personal data are on their machines."""
-        return has_clients_elsewhere(self.path)
 
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then remove all but the latest two."""

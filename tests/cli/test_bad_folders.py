@@ -34,7 +34,7 @@ def test_output_that_is_taken(bench: Bench, feddtl: Command, finished: Path, pla
 
 def test_output_with_a_run_says_how_to_go_on(bench: Bench, feddtl: Command, finished: Path) -> None:
     answer = feddtl("run", *bench.flags("--output", finished))
-    refused(answer, f"{finished} already holds a run", f"feddtl run --resume {finished}")
+    refused(answer, f"{finished} already contains a run", f"feddtl run --resume {finished}")
 
 
 def test_an_empty_folder_may_be_used_and_stays_if_the_run_cannot_begin(bench: Bench, feddtl: Command) -> None:

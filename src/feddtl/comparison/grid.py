@@ -14,7 +14,7 @@ from feddtl.errors import ConfigError, FeddtlError, RunError
 from feddtl.experiment import run_experiment
 from feddtl.observers import Observers, RunObserver
 from feddtl.results.run import RunResult
-from feddtl.run_files import holds_run
+from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
 from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
 from feddtl.trackers import open_trackers, require_trackers
@@ -167,7 +167,7 @@ class _Grid:
     def _run_cell(self, cell: Cell) -> None:
         try:
             observers = Observers(self._observer.run_observer(cell), *open_trackers(self._track, cell.folder))
-            run_experiment(cell.experiment, cell.folder, resume=holds_run(cell.folder), observer=observers)
+            run_experiment(cell.experiment, cell.folder, resume=has_run(cell.folder), observer=observers)
             outcome = finished_outcome(cell)
         except FeddtlError as error:
             self._fail(cell, error)
@@ -202,7 +202,7 @@ def finished_outcome(cell: Cell) -> RunResult | None:
     Raises:
         RunError: The folder is of another experiment.
     """
-    if not holds_run(cell.folder):
+    if not has_run(cell.folder):
         return None
     folder = RunFolder.find(cell.folder)
     folder.require_same(cell.experiment)

@@ -11,7 +11,7 @@ from feddtl.errors import RunError
 from feddtl.records import require_keys
 from feddtl.results.labels import printable
 from feddtl.results.run import RunResult
-from feddtl.run_files import CONFIG, DATA, SUMMARY
+from feddtl.run_files import CONFIG, DATA, SUMMARY, is_experiment
 from feddtl.runs import RunFolder
 
 # Deep enough for the folders of `feddtl compare` and of a loop over seeds, inside a folder for each data set.
@@ -77,7 +77,7 @@ def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
     Raises:
         RunError: A folder cannot be read.
     """
-    if (folder / CONFIG).is_file() and (RunFolder(folder).has_begun or _is_announced(folder)):
+    if (folder / CONFIG).is_file() and (RunFolder(folder).has_begun or is_experiment(folder / CONFIG)):
         yield folder
         return
     if depth:
@@ -105,15 +105,6 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
         return replace(run, predictions=folder.predictions), []
     except RunError as error:
         return run, [error]
-
-
-def _is_announced(folder: Path) -> bool:
-    """Whether a config.json without a data.json beside it is an experiment's, and not, say, a model's."""
-    try:
-        _ = RunFolder(folder).experiment
-    except RunError:
-        return False
-    return True
 
 
 def _shortened(error: RunError, path: Path, folder: Path) -> str:

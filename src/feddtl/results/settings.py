@@ -88,12 +88,7 @@ class Setting:
 def setting_of(run: RunResult) -> Setting:
     """The setting of a run; that of zero-shot has no rounds."""
     experiment, data = run.experiment, run.experiment.data
-    source = tuple((key, getattr(data, key)) for key in OF_THE_SOURCE)
-    return Setting(run.dataset, source, _condition(experiment, data))
-
-
-def _condition(experiment: Experiment, data: DataConfig) -> Condition:
-    return Condition(
+    condition = Condition(
         regime=data.regime,
         shots=data.shots if data.regime == "few-shot" else None,
         partition=data.partition,
@@ -106,6 +101,7 @@ def _condition(experiment: Experiment, data: DataConfig) -> Condition:
         rounds=experiment.rounds if experiment.trains else 0,
         model=experiment.model,
     )
+    return Setting(run.dataset, tuple((key, getattr(data, key)) for key in OF_THE_SOURCE), condition)
 
 
 def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
@@ -113,30 +109,20 @@ def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
 
     Zero-shot has no rounds, so it belongs to every setting that is the same but for them.
     """
-    untrained: list[RunResult] = []
     groups: dict[Setting, list[RunResult]] = {}
-    for run in runs:
-        if run.experiment.trains:
-            groups.setdefault(setting_of(run), []).append(run)
-        else:
-            untrained.append(run)
-    trained = list(groups)
-    for run in untrained:
-        setting = setting_of(run)
-        for home in [other for other in trained if without_rounds(other) == setting] or [setting]:
-            groups.setdefault(home, []).append(run)
+    for run in sorted(runs, key=lambda run: not run.experiment.trains):
+        own = setting_of(run)
+        same_but_rounds = (one for one in groups if replace(one, condition=replace(one.condition, rounds=0)) == own)
+        for setting in [own] if run.experiment.trains else list(same_but_rounds) or [own]:
+            groups.setdefault(setting, []).append(run)
     return groups
-
-
-def without_rounds(setting: Setting) -> Setting:
-    """The setting as zero-shot sees it."""
-    return replace(setting, condition=replace(setting.condition, rounds=0))
 
 
 def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
     """A title for each; settings with the same title are followed by the keys of the data source that differ."""
     models = path_names(setting.condition.model for setting in settings)
-    titles = {setting: _title(setting, models[setting.condition.model]) for setting in settings}
+    parts = {setting: setting.condition.parts(models[setting.condition.model]) for setting in settings}
+    titles = {setting: ", ".join(filter(None, (setting.dataset, *texts))) for setting, texts in parts.items()}
     distinct = {}
     for setting, title in titles.items():
         rivals = [dict(other.source) for other in settings if titles[other] == title]
@@ -147,10 +133,6 @@ def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
         ]
         distinct[setting] = ", ".join([title, *differing])
     return distinct
-
-
-def _title(setting: Setting, model: str) -> str:
-    return ", ".join([setting.dataset, *filter(None, setting.condition.parts(model))])
 
 
 def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:

@@ -83,8 +83,8 @@ class Submit(ExperimentCommand):
 
 def _what_is_left(output: Path) -> str:
     """How to go on with a run that was stopped."""
-    from feddtl.run_files import holds_run
+    from feddtl.run_files import has_run
 
-    if holds_run(output):
+    if has_run(output):
         return f"`feddtl submit --resume {shlex.quote(str(output))}` continues from the last checkpoint."
     return "the run had not begun."
