@@ -61,8 +61,8 @@ def read_predictions(path: Path) -> ImagePredictions:
         tensors = {name: tensor.long() for name, tensor in load_file(path).items()}
         if len({tensor.shape for tensor in tensors.values()}) != 1:
             raise ValueError("its columns have different lengths")
-        models = (Predictions(**select_prefix(tensors, model)) for model in ("zero_shot", "final"))
-        return ImagePredictions(*(tensors[name] for name in COLUMNS), *models)
+        zero_shot, final = (Predictions(**select_prefix(tensors, model)) for model in ("zero_shot", "final"))
+        return ImagePredictions(**{name: tensors[name] for name in COLUMNS}, zero_shot=zero_shot, final=final)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged: {error}.",
