@@ -62,8 +62,8 @@ class ImageViews:
 class PrefixPipeline:
     """Runs images through the blocks of a tower before block `stop`.
 
-    Every pass has the same number of images, padded with black ones: matrix products round alike only at equal
-    sizes, and a row must not depend on which other images were missing in a cache.
+    Every pass has the same number of images, padded with black ones: matrix products round alike only at equal sizes,
+    and a row must not depend on which other images were missing in a cache.
 
     Args:
         tower: The frozen image tower.
@@ -115,11 +115,10 @@ class PrefixPipeline:
 
     def _pass(self, parts: list[Tensor]) -> Packed:
         """One pass from the pixels of images to their rows."""
-        count, done = sum(map(len, parts)), 0
         together = self._chunk * self._chunks
         pixels = torch.zeros(together, *parts[0].shape[1:], dtype=parts[0].dtype, device=self._tower.device)
-        for part in parts:
-            pixels[done : done + len(part)].copy_(part, non_blocking=True)
-            done += len(part)
+        # All chunks but the last are full.
+        for target, part in zip(torch.split(pixels, self._chunk), parts, strict=False):
+            target[: len(part)].copy_(part, non_blocking=True)
         hidden = self._tower.prefix(self._tower.preprocessing.finish(pixels), self._stop)
-        return pack(hidden[:count], self._precision).to("cpu")
+        return pack(hidden[: sum(map(len, parts))], self._precision).to("cpu")

@@ -15,7 +15,7 @@ from feddtl.data.table import ImageTable
 from feddtl.encoding import ImageViews, PrefixPipeline
 from feddtl.models.activations import Activations
 from feddtl.models.cache.assembly import Assembly
-from feddtl.models.cache.claims import Claim
+from feddtl.models.cache.claims import Claim, wait_for_claims
 from feddtl.models.cache.folder import Note, cache_folder, open_cache_folder
 from feddtl.models.cache.namespace import CacheNamespace
 from feddtl.models.cache.packed import RowLayout, StoredPrecision, concatenated
@@ -147,7 +147,7 @@ class ImageEncoder:
                     self._compute_and_store(assembly, claimed, cache, claim)
             if not claim.keys:
                 self._note(f"Another process is encoding {len(rows)} of these images; waiting for it.")
-                cache.wait_for_others(rows)
+                wait_for_claims(cache.home, rows)
             self._take(assembly, cache)
 
     def _take(self, assembly: Assembly, cache: CacheNamespace) -> None:

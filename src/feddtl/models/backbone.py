@@ -1,7 +1,7 @@
-"""What the rest of the code knows of a pre-trained model with an image tower and a text tower.
+"""A pre-trained model with an image tower and a text tower, as the rest of the code knows it.
 
-A family of models is one file in `feddtl.backbones`. It gives the two towers; the losses, methods and runtimes use them
-through `ImageTower` and `TextTower` and know neither its tokens nor its masks.
+`feddtl.backbones` contains the families of models. Losses, methods and runtimes use their towers through `ImageTower`
+and `TextTower` and know neither tokens nor masks.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Backbone:
         source: Hub id or folder it came from.
         image: The image tower.
         text: The text tower.
-        logit_scale: s, by which cosines are multiplied before the softmax (about 100 in OpenAI's CLIP). A model that
-            was trained with a bias on its logits needs none here, since softmax is the same with and without it.
-        model: The underlying module, for export. It has weights for the loaded towers only.
-        tokenizer: Its tokenizer, for export; None without the text tower.
-        processor: Its image processor, for export; None where single towers were asked for.
-        digests: Hashes of its weights, also of those that are not loaded; None: computed from those in memory.
+        logit_scale: s, the factor of cosines before the softmax (about 100 in OpenAI's CLIP). A bias on the logits is
+            not needed, since softmax is the same with and without it.
+        model: The underlying module, for export. It has weights only for the loaded towers.
+        tokenizer: For export; None without the text tower.
+        processor: Image processor, for export; None if single towers were requested.
+        digests: Hashes of its weights, including those that are not loaded; None: computed from those in memory.
     """
 
     source: str
@@ -57,11 +57,7 @@ class Backbone:
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
-    """Write model, tokenizer and image processor of a whole backbone as `from_pretrained` of transformers reads them.
-
-    Raises:
-        FileExistsError: `folder` exists.
-    """
+    """Write a whole backbone for `from_pretrained` of transformers. Raises FileExistsError if `folder` exists."""
     with new_folder(folder) as draft:
         for part in (backbone.model, backbone.tokenizer, backbone.processor):
             part.save_pretrained(draft)

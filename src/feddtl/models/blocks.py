@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, silu
 
-# quick_gelu(x) = x · sigmoid(1.702 x) = silu(1.702 x) / 1.702: with the factor moved into the frozen weights
-# around it, three passes over the widest tensor become one.
+# quick_gelu(x) = x · sigmoid(1.702 x) = silu(1.702 x) / 1.702: with the factor moved into the adjacent frozen weights,
+# three passes over the widest tensor become one.
 QUICK_GELU_FACTOR = 1.702
 # Bytes; torch's own allocations begin at a multiple of it.
 ALIGNMENT = 64
@@ -51,12 +51,12 @@ class FrozenBlock:
     Attributes:
         norm1: Before attention.
         query_key_value: The three projections as one, (3d, d).
-        out: Projection behind attention.
+        out: Projection after attention.
         norm2: Before the MLP.
-        fc1: First MLP layer, its output times `gain`.
-        fc2: Second MLP layer, its input times `gain`.
-        activation: Between them; may change its input where no gradient is kept.
-        gain: 1.702 where `activation` is silu in place of quick_gelu, otherwise 1.
+        fc1: First MLP layer, with its output multiplied by `gain`.
+        fc2: Second MLP layer, for inputs multiplied by `gain`.
+        activation: Between them; may overwrite its input if gradients are disabled.
+        gain: 1.702 if `activation` is silu instead of quick_gelu, otherwise 1.
     """
 
     norm1: Norm
@@ -74,16 +74,16 @@ class FrozenBlock:
         return self.norm1.weight.shape[0]
 
     def projection(self, which: int) -> Linear:
-        """Query (0), key (1) or value (2) projection alone, (d, d)."""
+        """Query (0), key (1) or value (2) projection, (d, d)."""
         part = slice(which * self.width, (which + 1) * self.width)
         bias = self.query_key_value.bias
         return Linear(self.query_key_value.weight[part], None if bias is None else bias[part])
 
 
 def aligned(matrix: Tensor) -> Tensor:
-    """The matrix at an address as torch gives them out; one that is mapped from a file may begin anywhere.
+    """The matrix at an aligned address, like torch's own; one that is mapped from a file may begin anywhere.
 
-    Libraries may round a product differently where it is not.
+    Libraries may round products of unaligned matrices differently.
     """
     return matrix if matrix.data_ptr() % ALIGNMENT == 0 else matrix.clone()
 
@@ -92,7 +92,7 @@ def aligned(matrix: Tensor) -> Tensor:
 def freeze(block: Any, precision: torch.dtype | None) -> FrozenBlock:
     """Copy of an encoder layer of transformers, in a precision (None: its own).
 
-    Its layers have the names of a CLIPEncoderLayer, which those of SigLIP, CLAP and others share.
+    Its submodules have the names of a CLIPEncoderLayer, as in SigLIP, CLAP and others.
     """
 
     def cast(layer: Any) -> Linear:
@@ -100,8 +100,8 @@ def freeze(block: Any, precision: torch.dtype | None) -> FrozenBlock:
         return Linear(aligned(layer.weight.detach().to(precision or layer.weight.dtype)), bias)
 
     def norm(layer: Any) -> Norm:
-        kept = precision or layer.weight.dtype
-        return Norm(layer.weight.detach().to(kept), layer.bias.detach().to(kept), float(layer.eps))
+        dtype = precision or layer.weight.dtype
+        return Norm(layer.weight.detach().to(dtype), layer.bias.detach().to(dtype), float(layer.eps))
 
     attention, mlp = block.self_attn, block.mlp
     parts = [cast(layer) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]

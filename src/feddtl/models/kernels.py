@@ -1,4 +1,4 @@
-"""How the blocks are computed: the precision of the frozen arithmetic and the attention kernel."""
+"""How blocks are computed: the precision of the frozen arithmetic and the attention kernel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Kernels:
     """A choice of arithmetic.
 
     Attributes:
-        precision: Of frozen weights and hidden states; None: that of the model's weights. Adapters, final
-            projections and logits keep the precision of the model's weights.
+        precision: Of frozen weights and hidden states; None: that of the model's weights, in which adapters, final
+            projections and logits are always computed.
         attention: PyTorch's fused kernel ('sdpa'), or plain products ('eager').
     """
 
@@ -32,7 +32,7 @@ def as_kernels(precision: str, attention: AttentionKernel) -> Kernels:
 
 
 def names_of(kernels: Kernels) -> dict[str, str]:
-    """The names that `as_kernels` takes."""
+    """Inverse of `as_kernels`."""
     return {"precision": str(kernels.precision or torch.float32).removeprefix("torch."), "attention": kernels.attention}
 
 

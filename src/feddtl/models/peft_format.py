@@ -17,12 +17,12 @@ from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
-# Settings of PEFT under which a layer is not W_0 + (lora_alpha/r)·B·A.
+# Settings of PEFT with which a layer is not W_0 + (lora_alpha/r)·B·A.
 _VARIANTS = ("use_rslora", "use_dora", "use_qalora", "alpha_pattern", "rank_pattern")
 
 
 def save_adapter(folder: Path, lora: Lora, base_model: str) -> None:
-    """Write an adapter of CLIPModel; layer names are full paths, so that no other tower is touched."""
+    """Write an adapter of CLIPModel. Layer names are full paths, so that the other tower is not adapted."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in lora.factors.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})

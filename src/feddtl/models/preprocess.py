@@ -1,4 +1,4 @@
-"""Image preprocessing, equal to transformers' processor in every bit and faster, and random crops."""
+"""Image preprocessing, bit-identical to transformers' processor and faster, and random crops."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class PlainTransform:
-    """Resize, centre crop, rescale and normalise: what the processors of nearly all CLIPs do.
+    """Resize, centre crop, rescale and normalise: the steps of nearly all CLIP processors.
 
     Attributes:
         resize_to: The shorter side after resizing, or (width, height).
-        crop: (width, height) cut from the middle; fits into every resized image.
+        crop: (width, height) of the centre crop; fits into every resized image.
         resample: Pillow's filter.
-        largest: Pixel values are divided by it.
+        largest: Divisor of the bytes.
         mean: Per channel, subtracted next.
-        std: Per channel, divided by last.
+        std: Per channel, the last divisor.
     """
 
     resize_to: int | tuple[int, int]
@@ -49,11 +49,11 @@ class PlainTransform:
         return _as_bytes(resized.crop((left, top, left + self.crop[0], top + self.crop[1])))
 
     def squeeze(self, image: Image.Image) -> Tensor:
-        """RGB image resized to the crop's size without regard to its proportions: (H, W, 3) bytes."""
+        """RGB image resized to the crop's size, whatever its proportions: (H, W, 3) bytes."""
         return _as_bytes(image.resize(self.crop, self.resample))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) bytes to (B, 3, H, W) pixel values, by the operations of the processor in its order."""
+        """(B, H, W, 3) bytes to (B, 3, H, W) pixel values, with the operations of the processor in its order."""
         values = pixels.permute(0, 3, 1, 2).contiguous().float().div_(self.largest)
         mean, std = (torch.tensor(part, device=pixels.device).view(3, 1, 1) for part in (self.mean, self.std))
         return values.sub_(mean).div_(std)
@@ -67,12 +67,13 @@ class PlainTransform:
 
 
 class Preprocessing:
-    """From RGB images to pixel values: a part for each image in any thread, a part for a batch on any device.
+    """RGB images to pixel values, in two steps: one image in any thread, then a batch on any device.
 
     Args:
-        load: Gives a processor of transformers, at the first image; used itself where its settings are unusual.
-        identity: Everything that decides the pixel values, as JSON, where that is known.
-        plain: Gives the fast transform that equals a processor; None from it where there is none.
+        load: Returns a processor of transformers; called for the first image. The processor itself is used if its
+            settings are unusual.
+        identity: Everything that determines the pixel values, as JSON; None: asked of the processor.
+        plain: Returns the fast transform that is equal to a processor, or None if there is none.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class Preprocessing:
 
     @classmethod
     def of(cls, processor: Any) -> Preprocessing:
-        """With a processor that is there already."""
+        """With a loaded processor."""
         return cls(lambda: processor)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Everything that decides the pixel values, as JSON."""
+        """Everything that determines the pixel values, as JSON."""
         return self._identity or preprocessing_identity(self._processor)
 
     @cached_property
@@ -104,16 +105,13 @@ class Preprocessing:
         return self._plain_of(self._processor)
 
     def cut(self, image: Image.Image) -> Tensor:
-        """The test transform up to normalisation, for one RGB image; a batch of results goes to `finish`."""
+        """The test transform of one image up to normalisation; `finish` takes a batch of results."""
         return self._plain.cut(_as_rgb(image)) if self._plain else self._processed(image)
 
     def view(self, image: Image.Image, view: int, key: bytes) -> Tensor:
-        """As `cut`, of one view: 0 is the test transform, others are random crops, mirrored half of the time.
+        """As `cut`, for one view: 0 is the test transform, others are random crops, mirrored half of the time.
 
-        Args:
-            image: RGB image.
-            view: From 0.
-            key: `view_key` of image and view; the crop depends on it alone.
+        The crop depends only on `key`, the `view_key` of image and view.
         """
         if view == 0:
             return self.cut(image)
@@ -124,7 +122,7 @@ class Preprocessing:
         return self._plain.squeeze(part) if self._plain else self._processed(part)
 
     def finish(self, batch: Tensor) -> Tensor:
-        """(B, 3, H, W) pixel values from a batch of what `cut` gave, on the device where it lies."""
+        """(B, 3, H, W) pixel values from a batch of results of `cut`, on its device."""
         return self._plain.normalise(batch) if self._plain else batch
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
@@ -137,7 +135,7 @@ class Preprocessing:
 
 
 def view_key(digest: bytes, view: int) -> bytes:
-    """16 bytes that name a view of an image by the image's content."""
+    """16 bytes that identify a view of an image by the image's content."""
     return hashlib.blake2b(digest + view.to_bytes(4), digest_size=16).digest()
 
 
@@ -148,19 +146,19 @@ def preprocessing_identity(processor: Any) -> dict[str, Any]:
 
 
 def plain_transform(processor: Any) -> PlainTransform | None:
-    """A processor's settings; None where they ask for anything but resize, centre crop, rescale, normalise."""
+    """The equal of a processor; None if its settings require more than resize, centre crop, rescale, normalise."""
     usual = all(getattr(processor, f"do_{step}", False) for step in ("resize", "center_crop", "rescale", "normalize"))
     unusual = getattr(processor, "do_pad", None) or type(processor).__name__ != "CLIPImageProcessorPil"
     if not usual or unusual or isinstance(processor.image_mean, float) or isinstance(processor.image_std, float):
         return None
     size, crop = dict(processor.size), dict(processor.crop_size)
-    wanted = {name: value for name, value in size.items() if value is not None}
+    given = {name: value for name, value in size.items() if value is not None}
     resize_to: int | tuple[int, int]
-    if wanted.keys() == {"shortest_edge"}:
-        resize_to = wanted["shortest_edge"]
+    if given.keys() == {"shortest_edge"}:
+        resize_to = given["shortest_edge"]
         fits = max(crop["height"], crop["width"]) <= resize_to
-    elif wanted.keys() == {"height", "width"}:
-        resize_to = (wanted["width"], wanted["height"])
+    elif given.keys() == {"height", "width"}:
+        resize_to = (given["width"], given["height"])
         fits = crop["width"] <= resize_to[0] and crop["height"] <= resize_to[1]
     else:
         return None
@@ -168,12 +166,12 @@ def plain_transform(processor: Any) -> PlainTransform | None:
     if not fits or not _divides_like(largest, processor.rescale_factor):
         return None
     mean, std = (tuple(map(float, part)) for part in (processor.image_mean, processor.image_std))
-    size_of_crop = (crop["width"], crop["height"])
-    return PlainTransform(resize_to, size_of_crop, Image.Resampling(processor.resample), float(largest), mean, std)
+    crop_size = (crop["width"], crop["height"])
+    return PlainTransform(resize_to, crop_size, Image.Resampling(processor.resample), float(largest), mean, std)
 
 
 def random_box(size: tuple[int, int], generator: np.random.Generator) -> Box:
-    """(left, top, right, bottom) of a random crop as RandomResizedCrop of torchvision draws it."""
+    """(left, top, right, bottom) of a random crop, drawn like torchvision's RandomResizedCrop."""
     width, height = size
     for _ in range(CROP_ATTEMPTS):
         area = width * height * generator.uniform(*CROP_AREA)
@@ -183,7 +181,7 @@ def random_box(size: tuple[int, int], generator: np.random.Generator) -> Box:
             left = int(generator.integers(width - crop_width + 1))
             top = int(generator.integers(height - crop_height + 1))
             return left, top, left + crop_width, top + crop_height
-    # A very long or very small image: the largest part of its middle whose proportions are allowed.
+    # A very long or very small image: the largest allowed crop of its middle.
     crop_width = min(width, round(height * CROP_RATIO[1]))
     crop_height = min(height, round(width / CROP_RATIO[0]))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
@@ -191,7 +189,7 @@ def random_box(size: tuple[int, int], generator: np.random.Generator) -> Box:
 
 
 def _divides_like(largest: int, factor: float) -> bool:
-    """Whether dividing in float32 gives what the processor's product in float64 does, for every byte."""
+    """Whether dividing in float32 is equal to the processor's product in float64 for every byte."""
     levels = np.arange(256)
     return bool(np.array_equal((levels * factor).astype(np.float32), levels.astype(np.float32) / np.float32(largest)))
 

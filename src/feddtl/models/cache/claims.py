@@ -1,4 +1,4 @@
-"""Who is computing what: processes that fill one folder at a time share the work and never wait in a circle."""
+"""Claims on images, with which processes that fill the same folder share the work and never wait in a circle."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.models.cache.segments import KEY_BYTES
+from feddtl.models.cache.segments import split_keys
 from feddtl.storage import DRAFT
 
 LOCK = ".lock"
 CLAIM = ".claim-"
-# Where the file system has no locks, a draft this old is taken for one that a killed process left.
+# On a file system without locks, a draft this old counts as left by a killed process.
 STALE_SECONDS = 24 * 3600.0
 
 
@@ -26,8 +26,8 @@ class Claim:
     """What this process computes while the claim lasts.
 
     Attributes:
-        keys: Of the images, in the order they were asked for.
-        token: Part of the name of every draft written under the claim.
+        keys: Of the images, in the requested order.
+        token: Part of the name of every draft that the claim protects.
     """
 
     keys: tuple[bytes, ...]
@@ -36,7 +36,7 @@ class Claim:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Alone in a folder, for moments; whether the file system has locks, since some network ones do not."""
+    """Lock a folder for a moment. Yields whether the file system has locks, since some network ones do not."""
     file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield _lock(file, fcntl.LOCK_EX)
@@ -46,10 +46,10 @@ def locked(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def claimed(folder: Path, keys: Collection[bytes]) -> Iterator[Claim]:
-    """Claim those keys that no living process has claimed, until the block, or the process, ends.
+    """Claim the keys that no living process has claimed, until the block or the process ends.
 
-    A claim is a locked file with its keys; the system unlocks it even when the process is killed. A process waits
-    for the claims of others only when it has none itself, so none wait in a circle.
+    A claim is a locked file of keys, which the system unlocks even if the process is killed. A process waits for the
+    claims of others only when it has none itself, so none wait in a circle.
     """
     token = secrets.token_hex(8)
     with locked(folder) as has_locks:
@@ -67,7 +67,7 @@ def claimed(folder: Path, keys: Collection[bytes]) -> Iterator[Claim]:
 
 
 def wait_for_claims(folder: Path, keys: Collection[bytes]) -> None:
-    """Return when no process that now computes any of these keys does so any longer."""
+    """Wait for the end of all claims that now include any of these keys."""
     wanted = frozenset(keys)
     with locked(folder) as has_locks:
         paths = [path for path, taken in _living(folder).items() if taken & wanted] if has_locks else []
@@ -81,7 +81,7 @@ def wait_for_claims(folder: Path, keys: Collection[bytes]) -> None:
 
 
 def _living(folder: Path) -> dict[Path, frozenset[bytes]]:
-    """Claims of processes that live, with their keys; removes those of the dead. The folder is locked."""
+    """Claims of living processes, with their keys; removes those of dead ones. The folder is locked."""
     living = {}
     for path in folder.glob(f"{CLAIM}*"):
         with suppress(FileNotFoundError):
@@ -90,9 +90,7 @@ def _living(folder: Path) -> dict[Path, frozenset[bytes]]:
                 if _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     path.unlink(missing_ok=True)
                 else:
-                    content = path.read_bytes()
-                    starts = range(0, len(content), KEY_BYTES)
-                    living[path] = frozenset(content[at : at + KEY_BYTES] for at in starts)
+                    living[path] = frozenset(split_keys(path.read_bytes()))
             finally:
                 os.close(file)
     return living
@@ -108,7 +106,7 @@ def _write_claim(path: Path, keys: Collection[bytes]) -> int:
 
 
 def _remove_drafts(folder: Path, living: Collection[str] | None) -> None:
-    """Remove drafts of dead processes: of claims that do not live, or old ones where there are no claims."""
+    """Remove drafts of dead processes: those without a living claim, or old ones on a file system without locks."""
     for draft in folder.glob(f".*{DRAFT}"):
         with suppress(FileNotFoundError):
             if living is None:
@@ -119,10 +117,10 @@ def _remove_drafts(folder: Path, living: Collection[str] | None) -> None:
                 draft.unlink()
 
 
-def _lock(file: int, how: int) -> bool:
-    """Lock a file; False where another process holds it or the file system has no locks."""
+def _lock(file: int, operation: int) -> bool:
+    """Lock a file. False if another process has locked it or the file system has no locks."""
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, operation)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             return False

@@ -1,8 +1,8 @@
-"""The cache folder: activations of all models and runs, below one cap, readable by their owner alone.
+"""The cache folder: activations of all models and runs, below one cap, readable only by their owner.
 
-A folder per namespace (see `namespace`) holds segments, files that appear whole or not at all and never
-change. Together they stay below a cap; the longest unused go first. A process that still reads a removed segment
-is not disturbed. Activations of private images can be inverted, hence the closed folders.
+Each namespace (see `namespace`) is a folder of segments, files that appear as a whole and never change. The least
+recently used ones are removed to stay below the cap; a process that still reads a removed segment is not disturbed.
+Only the owner has access, since activations of private images can be inverted.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class CacheEntry:
 
     Attributes:
         path: Its folder.
-        identity: What decides its activations; see `feddtl.features.prefix_identity`.
-        images: Views of images in it.
+        identity: What determines its activations; see `feddtl.features.prefix_identity`.
+        images: Number of views of images.
         nbytes: Bytes on disk.
         last_used: Seconds since the epoch.
     """
@@ -56,7 +56,7 @@ class CacheEntry:
 
 
 def cache_folder(setting: str = "") -> Path | None:
-    """Folder that `compute.cache_folder` means; None for 'off'. Nothing is created."""
+    """The folder that `compute.cache_folder` names; None for 'off'. Nothing is created."""
     named = setting or os.environ.get(CACHE, "")
     if named == CACHE_OFF:
         return None
@@ -64,10 +64,10 @@ def cache_folder(setting: str = "") -> Path | None:
 
 
 def open_cache_folder(setting: str, note: Note) -> Path | None:
-    """The folder, created where it was missing; None for 'off', or where the default one cannot be written.
+    """The folder, created if it is missing; None for 'off', or if the default one cannot be written.
 
     Raises:
-        ConfigError: A folder that was asked for cannot be written.
+        ConfigError: A requested folder cannot be written.
     """
     folder = cache_folder(setting)
     if folder is None:
@@ -75,9 +75,8 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        probe = folder / f".probe-{secrets.token_hex(8)}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         reason = f"The cache folder {folder} cannot be written: {error.strerror}."
         if setting or os.environ.get(CACHE):
@@ -91,12 +90,12 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
 
 
 def cache_contents(folder: Path) -> list[CacheEntry]:
-    """Every namespace of a cache, the last used first; one whose description is lost has none."""
+    """Every namespace of a cache, the last used first; one without a readable description has an empty identity."""
     entries = []
     for namespace in _namespaces(folder):
         # Another process may be removing it.
         with suppress(FileNotFoundError):
-            statuses = {path: path.stat() for path in _segments(namespace)}
+            statuses = {path: path.stat() for path in segments_in(namespace)}
             last_used = max((status.st_mtime for status in statuses.values()), default=namespace.stat().st_mtime)
             size = sum(status.st_size for status in statuses.values())
             entries.append(CacheEntry(namespace, _identity(namespace), sum(map(images_in, statuses)), size, last_used))
@@ -104,14 +103,14 @@ def cache_contents(folder: Path) -> list[CacheEntry]:
 
 
 def clear_cache(folder: Path) -> int:
-    """Remove all activations of a cache; runs that use them go on undisturbed. Returns the bytes freed."""
+    """Remove all activations of a cache without disturbing active runs. Returns the bytes freed."""
     freed = 0
     for entry in cache_contents(folder):
         freed += entry.nbytes
         with storage_errors(entry.path):
-            # Claiming nothing removes what killed processes left.
+            # An empty claim removes what killed processes left.
             with claimed(entry.path, ()):
-                for path in _segments(entry.path):
+                for path in segments_in(entry.path):
                     path.unlink(missing_ok=True)
             if not any(entry.path.glob(f"{CLAIM}*")):
                 for name in (META, LOCK):
@@ -122,9 +121,9 @@ def clear_cache(folder: Path) -> int:
 
 
 def _namespaces(folder: Path) -> list[Path]:
-    """Folders of ours: named by a hash, with a description or with segments."""
+    """Folders named by a hash, with a description or with segments."""
     named = [path for path in folder.glob("*") if NAMESPACE.fullmatch(path.name) and path.is_dir()]
-    return [path for path in named if (path / META).is_file() or _segments(path)]
+    return [path for path in named if (path / META).is_file() or segments_in(path)]
 
 
 def _identity(namespace: Path) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _identity(namespace: Path) -> dict[str, Any]:
 
 
 def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
-    """Bytes that can be added below the cap and on the disk, if need be in place of segments that are not needed."""
+    """Bytes that can be added below the cap and on the disk, also by removing segments that are not needed."""
     statuses = _statuses(folder)
     kept = sum(status.st_size for path, status in statuses.items() if path in needed)
     removable = sum(status.st_size for status in statuses.values()) - kept
@@ -144,7 +143,7 @@ def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
 
 
 def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> None:
-    """Remove the longest unused segments, but none that is needed, until `size` more bytes fit.
+    """Remove the least recently used segments that are not needed until `size` more bytes fit.
 
     The folder must be locked.
 
@@ -164,17 +163,18 @@ def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> No
 
 
 def images_in(segment: Path) -> int:
-    """Rows of a segment, by its name; 0 for a name that is not ours."""
+    """Number of rows of a segment, from its name; 0 for the name of another file."""
     count = segment.name.removeprefix(SEGMENT).split("-")[0]
     return int(count) if count.isdecimal() else 0
 
 
-def _segments(namespace: Path) -> list[Path]:
+def segments_in(namespace: Path) -> list[Path]:
+    """Files of a namespace's segments, sorted."""
     return sorted(namespace.glob(f"{SEGMENT}*{SEGMENT_SUFFIX}"))
 
 
 def _statuses(folder: Path) -> dict[Path, os.stat_result]:
-    """Every segment of every namespace; those that another process removes meanwhile are left out."""
+    """Every segment of every namespace, without those that another process is removing."""
     statuses = {}
     for path in folder.glob(f"*/{SEGMENT}*{SEGMENT_SUFFIX}"):
         with suppress(FileNotFoundError):

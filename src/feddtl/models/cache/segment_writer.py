@@ -1,10 +1,9 @@
-"""Rows into segments of the cache, written while the next ones are being computed."""
+"""Writes rows into segments of the cache while the next rows are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 from feddtl.models.cache.claims import Claim
 from feddtl.models.cache.folder import Note
@@ -12,19 +11,19 @@ from feddtl.models.cache.namespace import CacheNamespace
 from feddtl.models.cache.packed import Packed
 from feddtl.models.cache.segments import Segment
 
-# Told of rows that are now on disk, in the order of the segment.
+# Called with rows that are now on disk, in the order of the segment.
 Stored = Callable[[Sequence[int], Segment], None]
 
 
 class SegmentWriter:
-    """Collects rows until they fill a segment; what is left is written when the `with` block ends, however it ends.
+    """Collects rows until they fill a segment. The rest is written when the `with` block ends, also after an error.
 
     Args:
-        namespace: Where segments go.
-        claim: Under which the rows are computed.
-        room: Rows to keep; later ones are ignored.
-        stored: Told of rows that are on disk.
-        note: Told when the disk takes no more.
+        namespace: To which segments are added.
+        claim: That of the rows.
+        room: Number of rows to store; later ones are ignored.
+        stored: Called with rows that are on disk.
+        note: Called if the disk cannot store more.
     """
 
     def __init__(self, namespace: CacheNamespace, claim: Claim, room: int, stored: Stored, note: Note) -> None:
@@ -43,15 +42,13 @@ class SegmentWriter:
     def __enter__(self) -> SegmentWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._begin_writing()
         self._end_writing()
         self._thread.shutdown()
 
     def add(self, rows: Sequence[int], keys: Sequence[bytes], packed: Packed) -> None:
-        """Keep rows under their keys, as far as there is room."""
+        """Store as many of these rows as there is room for."""
         count = 0 if self.failed else min(len(rows), self._room)
         if not count:
             return

@@ -1,9 +1,8 @@
-"""Activations on disk: files in safetensors format that are written once, whole, and read row by row.
+"""Activations on disk: files in safetensors format that are written once, as a whole, and read row by row.
 
-Rows are read at their place in the file, through the operating system's page cache. That keeps no more in memory
-than a memory map would and takes the same bytes from the same pages, but one call a row replaces a page fault
-every 4 KB (30 times faster where faults are slow, as in virtual machines), and a file that has become shorter is
-an error rather than the death of the process.
+Rows are read by offset, through the operating system's page cache. Compared with a memory map, one call per row
+replaces a page fault every 4 KB (30 times faster where faults are slow, as in virtual machines), and a file that became
+shorter raises an error instead of killing the process.
 """
 
 from __future__ import annotations
@@ -33,26 +32,24 @@ _LENGTH = struct.Struct("<Q")
 
 
 class DamagedSegmentError(Exception):
-    """A file that is not a whole segment of the expected layout."""
+    """A file is not a complete segment of the expected layout."""
 
 
 class Segment:
-    """A segment open for reading; stays readable after its file is removed.
+    """A segment open for reading. It stays readable after its file is removed.
 
     Attributes:
         path: Its file.
         keys: Of its rows, in order.
         layout: Of its rows.
         checks: (n,) `row_checks` of its rows when they were written.
+
+    Raises:
+        FileNotFoundError: It has been removed.
+        DamagedSegmentError: It is incomplete, or its content is not a segment of this layout.
     """
 
     def __init__(self, path: Path, layout: RowLayout) -> None:
-        """Open a segment.
-
-        Raises:
-            FileNotFoundError: It has been removed.
-            DamagedSegmentError: It is not whole, or holds something else.
-        """
         self.path = path
         self.layout = layout
         self._file = os.open(path, os.O_RDONLY)
@@ -67,40 +64,39 @@ class Segment:
         start = _LENGTH.size + length
         if header != expected or os.fstat(self._file).st_size != start + end:
             raise DamagedSegmentError("its size or content is wrong")
-        self._at = {name: start + part["data_offsets"][0] for name, part in header.items() if name != METADATA}
+        self._offsets = {name: start + part["data_offsets"][0] for name, part in header.items() if name != METADATA}
         self.checks: NDArray[np.int64] = np.empty(count, np.int64)
         keys = bytearray(count * KEY_BYTES)
-        self._fill(self.checks.view(np.uint8).data, self._at["checks"])
-        self._fill(memoryview(keys), self._at["keys"])
-        self.keys = [bytes(keys[at : at + KEY_BYTES]) for at in range(0, len(keys), KEY_BYTES)]
+        self._fill(self.checks.view(np.uint8).data, self._offsets["checks"])
+        self._fill(memoryview(keys), self._offsets["keys"])
+        self.keys = split_keys(bytes(keys))
 
-    def read(self, rows: NDArray[np.int64], out: Packed, places: NDArray[np.int64]) -> None:
-        """Copy rows into places of `out`, which is contiguous; they are yet to be compared with `checks`.
+    def read(self, rows: NDArray[np.int64], out: Packed, targets: NDArray[np.int64]) -> None:
+        """Copy rows into the target rows of `out`, which is contiguous, without comparing them with `checks`.
 
         Raises:
-            DamagedSegmentError: The file has become shorter, or its disk fails.
+            DamagedSegmentError: The file became shorter, or its disk fails.
         """
-        # Neighbours in the file that are neighbours in `out` are read at once.
-        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
-        runs = list(zip(np.split(rows, cuts), np.split(places, cuts), strict=True)) if len(rows) else []
+        # Neighbours in the file that are neighbours in `out` are read in one call.
+        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(targets) != 1)) + 1
+        runs = list(zip(np.split(rows, cuts), np.split(targets, cuts), strict=True)) if len(rows) else []
         sizes = (self.layout.value_bytes, self.layout.scale_bytes)
         for name, size, part in zip(("values", "scales"), sizes, out.parts, strict=False):
-            target = _bytes_of(part)
-            for run, at in runs:
-                place = slice(int(at[0]) * size, (int(at[-1]) + 1) * size)
-                self._fill(target[place], self._at[name] + int(run[0]) * size)
+            memory = _bytes_of(part)
+            for run, target in runs:
+                buffer = memory[int(target[0]) * size : (int(target[-1]) + 1) * size]
+                self._fill(buffer, self._offsets[name] + int(run[0]) * size)
 
-    def read_checked(self, rows: NDArray[np.int64], out: Packed, places: NDArray[np.int64]) -> None:
-        """As `read`, for ascending places. Raises DamagedSegmentError also where rows are not what was written."""
-        self.read(rows, out, places)
-        if len(places):
-            together = places[-1] - places[0] + 1 == len(places)
-            read = out.pick(slice(int(places[0]), int(places[-1]) + 1) if together else torch.from_numpy(places))
+    def read_checked(self, rows: NDArray[np.int64], out: Packed, targets: NDArray[np.int64]) -> None:
+        """As `read`, for ascending targets. Raises DamagedSegmentError also for rows that have changed."""
+        self.read(rows, out, targets)
+        if len(targets):
+            contiguous = targets[-1] - targets[0] + 1 == len(targets)
+            read = out.pick(slice(int(targets[0]), int(targets[-1]) + 1) if contiguous else torch.from_numpy(targets))
             if not np.array_equal(row_checks(read).numpy(), self.checks[rows]):
                 raise DamagedSegmentError(CHANGED)
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
-        """Read as many bytes as a buffer has."""
         done = 0
         while done < len(buffer):
             try:
@@ -108,39 +104,39 @@ class Segment:
             except OSError as error:
                 raise DamagedSegmentError(error.strerror) from None
             if not count:
-                raise DamagedSegmentError("it has become shorter")
+                raise DamagedSegmentError("it became shorter")
             done += count
 
 
 class SegmentRows:
-    """Rows on disk, in any order over any segments.
+    """Rows on disk, in any order and from any number of segments.
 
     Args:
-        places: Segment and row there, for each row of this source.
+        locations: Segment and number in it of each row.
     """
 
-    def __init__(self, places: Sequence[tuple[Segment, int]]) -> None:
-        self._segments = list(dict.fromkeys(segment for segment, _ in places))
-        number = {segment: at for at, segment in enumerate(self._segments)}
-        self._owners = np.array([number[segment] for segment, _ in places], np.int64)
-        self._rows = np.array([row for _, row in places], np.int64)
+    def __init__(self, locations: Sequence[tuple[Segment, int]]) -> None:
+        self._segments = list(dict.fromkeys(segment for segment, _ in locations))
+        number = {segment: owner for owner, segment in enumerate(self._segments)}
+        self._owners = np.array([number[segment] for segment, _ in locations], np.int64)
+        self._rows = np.array([row for _, row in locations], np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def gather(self, positions: Tensor) -> Tensor:
-        """Rows at positions (B,), read now. Raises RunError where they can no longer be read."""
-        at = positions.cpu().numpy()
-        out = self._segments[0].layout.empty(len(at))
-        owners, rows = self._owners[at], self._rows[at]
-        expected = np.empty(len(at), np.int64)
+    def gather(self, indices: Tensor) -> Tensor:
+        """Rows at indices (B,), read now. Raises RunError if they can no longer be read."""
+        chosen = indices.cpu().numpy()
+        out = self._segments[0].layout.empty(len(chosen))
+        owners, rows = self._owners[chosen], self._rows[chosen]
+        expected = np.empty(len(chosen), np.int64)
         for owner in np.unique(owners):
-            segment, places = self._segments[owner], np.flatnonzero(owners == owner)
+            segment, targets = self._segments[owner], np.flatnonzero(owners == owner)
             try:
-                segment.read(rows[places], out, places)
+                segment.read(rows[targets], out, targets)
             except DamagedSegmentError as error:
                 raise _unreadable(segment, error) from None
-            expected[places] = segment.checks[rows[places]]
+            expected[targets] = segment.checks[rows[targets]]
         changed = np.flatnonzero(row_checks(out).numpy() != expected)
         if len(changed):
             raise _unreadable(self._segments[owners[changed[0]]], CHANGED)
@@ -155,13 +151,7 @@ def _unreadable(segment: Segment, reason: object) -> RunError:
 
 
 def segment_chunks(keys: Sequence[bytes], parts: Sequence[Packed], layout: RowLayout) -> Iterator[memoryview]:
-    """The content of a segment's file, without copying the rows.
-
-    Args:
-        keys: Of the rows of all parts, in order.
-        parts: Rows, contiguous and on the CPU.
-        layout: Of the rows.
-    """
+    """The content of a segment's file, without copying the rows, which are contiguous and on the CPU."""
     header, _ = _header(len(keys), layout)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -170,6 +160,11 @@ def segment_chunks(keys: Sequence[bytes], parts: Sequence[Packed], layout: RowLa
     yield from (_bytes_of(part.scales) for part in parts if part.scales is not None)
     yield _bytes_of(torch.cat([row_checks(part) for part in parts]))
     yield memoryview(b"".join(keys))
+
+
+def split_keys(content: bytes) -> list[bytes]:
+    """Keys that were written one after another."""
+    return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
 
 
 def write_all(file: int, chunks: Iterator[memoryview]) -> None:
@@ -181,17 +176,14 @@ def write_all(file: int, chunks: Iterator[memoryview]) -> None:
 
 
 def row_checks(packed: Packed) -> Tensor:
-    """(N,) sum of the 8-byte words of each row, modulo 2⁶⁴: tells damaged rows at the speed of memory."""
+    """(N,) sum of the 8-byte words of each row, modulo 2⁶⁴: finds damaged rows at the speed of memory."""
     total = torch.zeros(len(packed), dtype=torch.int64)
     for part in packed.parts:
         rows = part.unsqueeze(-1).flatten(1).contiguous().view(torch.uint8)
-        words = next(kind for kind in (torch.int64, torch.int32, torch.int16, torch.uint8) if _divides(kind, rows))
-        total += rows.view(words).sum(dim=1, dtype=torch.int64)
+        kinds = (torch.int64, torch.int32, torch.int16, torch.uint8)
+        words = rows.view(next(kind for kind in kinds if rows.shape[1] % kind.itemsize == 0))
+        total += words.sum(dim=1, dtype=torch.int64)
     return total
-
-
-def _divides(kind: torch.dtype, rows: Tensor) -> bool:
-    return rows.shape[1] % kind.itemsize == 0
 
 
 def _header(count: int, layout: RowLayout) -> tuple[dict[str, Any], int]:
