@@ -85,23 +85,23 @@ class PrefixPipeline:
         self._chunk = min(together, LOADED_TOGETHER)
         self._chunks = together // self._chunk
 
-    def run(self, load: Callable[[int], Tensor], items: Iterable[int]) -> Iterator[tuple[list[int], Packed]]:
-        """Items in order, pass by pass, each with its rows on the CPU.
+    def run(self, load: Callable[[bytes], Tensor], keys: Iterable[bytes]) -> Iterator[tuple[list[bytes], Packed]]:
+        """Keys in order, pass by pass, each with its rows on the CPU.
 
         Args:
-            load: Returns one item's pixels; called in threads.
-            items: The items to compute; consumed slightly ahead.
+            load: Returns the pixels of a key; called in threads.
+            keys: The rows to compute; consumed slightly ahead.
 
         Raises:
             DataError: An image cannot be read.
             ModelError: An activation is too large for its precision.
         """
 
-        def load_chunk(chunk: list[int]) -> tuple[list[int], Tensor]:
-            pixels = torch.stack([load(item) for item in chunk])
+        def load_chunk(chunk: list[bytes]) -> tuple[list[bytes], Tensor]:
+            pixels = torch.stack([load(key) for key in chunk])
             return chunk, pixels.pin_memory() if self._tower.device.type == "cuda" else pixels
 
-        upcoming = iter(items)
+        upcoming = iter(keys)
         chunks = iter(lambda: list(islice(upcoming, self._chunk)), [])
         loaded = read_ahead(load_chunk, chunks, threads=self._threads, ahead=self._chunks + 1)
         while True:
@@ -111,7 +111,7 @@ class PrefixPipeline:
                 return
             with self._stopwatch.measure("prefix"):
                 rows = self._pass([pixels for _, pixels in parts])
-            yield [item for chunk, _ in parts for item in chunk], rows
+            yield [key for chunk, _ in parts for key in chunk], rows
 
     def _pass(self, parts: list[Tensor]) -> Packed:
         """One pass from the pixels of images to their rows."""

@@ -127,59 +127,57 @@ class ImageEncoder:
             self._compute_rows(assembly, assembly.missing(), 0, None)
         else:
             self._fill(assembly, self._cache)
-        return assembly.finish(lambda rows: self._recomputed(assembly, rows))
+        return assembly.finish(lambda keys: self._recomputed(assembly, keys))
 
     def _fill(self, assembly: Assembly, cache: CacheNamespace) -> None:
         """Read cached rows, compute those that no other process computes, and wait for the rest."""
         self._take(assembly, cache)
-        while rows := {assembly.keys[row]: row for row in assembly.missing()}:
+        while missing := assembly.missing():
             with ExitStack() as stack:
                 try:
-                    claim = stack.enter_context(cache.claim(rows))
+                    claim = stack.enter_context(cache.claim(missing))
                 except OSError as error:
                     self._note(f"The cache {cache.folder} cannot be written: {error.strerror or error}.")
-                    self._compute_rows(assembly, list(rows.values()), 0, None)
+                    self._compute_rows(assembly, missing, 0, None)
                     return
                 # Another process may have stored them since the lookup.
                 self._take(assembly, cache)
-                missing = set(assembly.missing())
-                if claimed := [rows[key] for key in claim.keys if rows[key] in missing]:
+                if claimed := [key for key in claim.keys if not assembly.has(key)]:
                     self._compute_and_store(assembly, claimed, cache, claim)
             if not claim.keys:
-                self._note(f"Another process is encoding {len(rows)} of these images; waiting for it.")
-                wait_for_claims(cache.home, rows)
+                self._note(f"Another process is encoding {len(missing)} of these images; waiting for it.")
+                wait_for_claims(cache.home, missing)
             self._take(assembly, cache)
 
     def _take(self, assembly: Assembly, cache: CacheNamespace) -> None:
         """Read missing rows that are in the cache."""
         with self._stopwatch.measure("load"):
-            missing = {assembly.keys[row]: row for row in assembly.missing()}
-            found = {missing[key]: location for key, location in cache.find(missing).items()}
+            found = cache.find(assembly.missing())
             assembly.take(found, lambda segment, error: cache.drop(segment.path, error))
-        assembly.report([row for row in found if assembly.has(row)])
+        assembly.report([key for key in found if assembly.has(key)])
 
-    def _compute_and_store(self, assembly: Assembly, rows: list[int], cache: CacheNamespace, claim: Claim) -> None:
-        room = min(cache.room(), len(rows))
+    def _compute_and_store(self, assembly: Assembly, keys: list[bytes], cache: CacheNamespace, claim: Claim) -> None:
+        room = min(cache.room(), len(keys))
         with SegmentWriter(cache, claim, room, assembly.stored, self._note) as writer:
-            self._compute_rows(assembly, rows, room, writer)
-        assembly.give_up([row for row in rows if not assembly.has(row)])
+            self._compute_rows(assembly, keys, room, writer)
+        assembly.give_up([key for key in keys if not assembly.has(key)])
 
-    def _compute_rows(self, assembly: Assembly, rows: list[int], room: int, writer: SegmentWriter | None) -> None:
+    def _compute_rows(self, assembly: Assembly, keys: list[bytes], room: int, writer: SegmentWriter | None) -> None:
         """Compute rows into memory and, if there is space, to disk; give up rows that fit in neither."""
         # Rows that do not fit in memory get disk space first.
-        beyond = [row for row in rows if row >= assembly.in_memory]
-        inside = [row for row in rows if row < assembly.in_memory]
+        inside = [key for key in keys if assembly.fits_in_memory(key)]
+        beyond = [key for key in keys if not assembly.fits_in_memory(key)]
         self._explain(room, len(beyond), len(inside))
         assembly.give_up(beyond[room:])
 
-        def wanted() -> Iterator[int]:
-            yield from (row for row in beyond[:room] if writer is not None and not writer.failed)
+        def wanted() -> Iterator[bytes]:
+            yield from (key for key in beyond[:room] if writer is not None and not writer.failed)
             yield from inside
 
         for done, packed in self._pipeline.run(assembly.load, wanted()):
             assembly.add(done, packed)
             if writer is not None:
-                writer.add(done, [assembly.keys[row] for row in done], packed)
+                writer.add(done, packed)
             assembly.report(done)
 
     def _explain(self, room: int, beyond: int, inside: int) -> None:
@@ -202,7 +200,7 @@ class ImageEncoder:
             left = beyond + inside - room
             self._note(f"{left} images are cached only for this run: {reason}. The next run encodes them again.")
 
-    def _recomputed(self, assembly: Assembly, rows: list[int]) -> Tensor:
+    def _recomputed(self, assembly: Assembly, keys: list[bytes]) -> Tensor:
         """Rows that were given up, with the same values as if they had been stored."""
-        parts = [packed for _, packed in self._pipeline.run(assembly.load, rows)]
+        parts = [packed for _, packed in self._pipeline.run(assembly.load, keys)]
         return concatenated(parts or [self._layout.empty(0)]).floats()

@@ -24,7 +24,7 @@ from feddtl.models.image_tower import ImageTower
 from feddtl.models.modules import assign_weights, plain_encoder
 from feddtl.models.preprocess import PlainTransform, Preprocessing
 from feddtl.models.text_tower import TextTower
-from feddtl.models.towers import BlockStack
+from feddtl.models.towers import UNCHANGED, BlockStack
 from feddtl.runtimes.local import LocalRuntime, Progress
 
 WIDTH, HEADS, SIDE, PATCH, LENGTH = 32, 4, 16, 4, 64
@@ -75,8 +75,8 @@ class ToyImageTower(ImageTower):
     def replace_prompts(self, hidden, prompts):
         return self.with_prompts(hidden[:, len(prompts) :], prompts)
 
-    def pool(self, hidden, first_block, adapter=None, *, beside=None, attention=None):
-        hidden = self.stack.run(hidden, first_block, adapter, attention=attention, beside=beside)
+    def pool(self, hidden, first_block, changes=UNCHANGED):
+        hidden = self.stack.run(hidden, first_block, changes)
         return (self.model.head(hidden).softmax(dim=1) * hidden).sum(dim=1)
 
     def project(self, pooled):

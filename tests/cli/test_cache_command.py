@@ -10,7 +10,7 @@ import pytest
 from cli.small_runs import Bench, Command
 
 from feddtl.backbones.clip import load_clip
-from feddtl.models.model_record import MODELS
+from feddtl.models.model_files import MODELS
 
 
 @pytest.fixture

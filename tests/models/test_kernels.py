@@ -21,6 +21,7 @@ from feddtl.models.kernel_choice import (
 )
 from feddtl.models.kernels import Kernels, as_kernels, attend, names_of
 from feddtl.models.lora import Lora, grouped
+from feddtl.models.towers import Changes
 
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
@@ -58,8 +59,8 @@ def test_one_token_of_the_last_block_is_that_of_the_whole_block(make_double_clip
     shapes = stack.layer_shapes(last, ALL_TARGETS)
     members = [Lora({n: t.requires_grad_() for n, t in random_factors(shapes, seed=s).items()}, 1.5) for s in (1, 2)]
     adapter = grouped(members, torch.tensor([0, 1, 1, 0]))
-    ours = stack.run_and_read(hidden, last, positions, adapter)
-    whole = stack.run(hidden, last, adapter)[torch.arange(4), positions]
+    ours = stack.run_and_read(hidden, last, positions, Changes(adapter))
+    whole = stack.run(hidden, last, Changes(adapter))[torch.arange(4), positions]
     torch.testing.assert_close(ours, whole, rtol=1e-11, atol=1e-12)
     leaves = [hidden, *(factor for member in members for factor in member.factors.values())]
     weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)

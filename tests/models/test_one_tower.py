@@ -17,7 +17,7 @@ from feddtl.backbones.clip import ClipModules, load_clip
 from feddtl.errors import ModelError
 from feddtl.features import prefix_identity
 from feddtl.models.backbone import BOTH_TOWERS
-from feddtl.models.model_record import MODELS
+from feddtl.models.model_files import MODELS
 
 PROMPTS = ("a photo of a cat.", "a photo of a great crested grebe.")
 

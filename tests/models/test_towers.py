@@ -10,7 +10,7 @@ from torch.func import functional_call
 from feddtl.backbones.clip import load_clip
 from feddtl.errors import ConfigError, ModelError
 from feddtl.models.lora import Lora
-from feddtl.models.towers import mask_up_to, tokens_at
+from feddtl.models.towers import Changes, mask_up_to, tokens_at
 
 ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 PROMPTS = ["a photo of a cat.", "a", "an oil painting of a great crested grebe.", "zebra, or the like"]
@@ -132,9 +132,9 @@ def test_one_token_of_the_last_block_equals_all_tokens(double_clip, random_facto
     stack = getattr(double_clip, tower).stack
     lora = Lora(random_factors(stack.layer_shapes(1, ALL_TARGETS)), 0.7)
     hidden = torch.randn(6, 6, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    everything = stack.run(hidden, 1, lora)
+    everything = stack.run(hidden, 1, Changes(lora))
     positions = torch.tensor([3, 0, 5, 1, 4, 2])
-    read = stack.run_and_read(hidden, 1, positions, lora)
+    read = stack.run_and_read(hidden, 1, positions, Changes(lora))
     torch.testing.assert_close(read, everything[torch.arange(6), positions], **EXACT)
 
 

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from feddtl.models.kernels import AttentionKernel
 from feddtl.models.preprocess import Preprocessing
-from feddtl.models.towers import Adapter, Beside, BlockStack
+from feddtl.models.towers import UNCHANGED, Adapter, Beside, BlockStack, Changes
 
 
 class ImageTower(ABC):
@@ -69,15 +68,7 @@ class ImageTower(ABC):
         """Input (B, S + n, d) of a later block, with other learned tokens (n, d) in place of the earlier ones."""
 
     @abstractmethod
-    def pool(
-        self,
-        hidden: Tensor,
-        first_block: int,
-        adapter: Adapter = None,
-        *,
-        beside: Beside | None = None,
-        attention: AttentionKernel | None = None,
-    ) -> Tensor:
+    def pool(self, hidden: Tensor, first_block: int, changes: Changes = UNCHANGED) -> Tensor:
         """One vector (B, d) per image: the blocks from `first_block` on, then the pooling.
 
         Pooling includes the blocks because a tower that reads one token can skip all others in the last block (see
@@ -86,9 +77,7 @@ class ImageTower(ABC):
         Args:
             hidden: (B, S, d) input of `first_block`, which is below the number of blocks.
             first_block: First block to run.
-            adapter: Adapters of its layers.
-            beside: What is added to the output of each block.
-            attention: Overrides the chosen kernel.
+            changes: To the blocks.
         """
 
     @abstractmethod
@@ -120,9 +109,10 @@ class ImageTower(ABC):
             return torch.cat([self.prefix(part, stop) for part in parts])
         hidden = self.embed(pixel_values)
         # Without a backward pass the fused kernel is faster, and stored activations must not depend on a choice.
+        fused = Changes(attention="sdpa")
         if stop == len(self.stack):
-            return self.project(self.pool(hidden, 0, attention="sdpa"))
-        return self.stack.run(hidden, 0, stop=stop, attention="sdpa")
+            return self.project(self.pool(hidden, 0, fused))
+        return self.stack.run(hidden, 0, fused, stop=stop)
 
     def features(
         self, activations: Tensor, first_block: int, adapter: Adapter = None, beside: Beside | None = None
@@ -130,4 +120,4 @@ class ImageTower(ABC):
         """Projected features (B, e), before normalisation, from the output of `prefix` for `first_block`."""
         if first_block == len(self.stack):
             return activations
-        return self.project(self.pool(activations, first_block, adapter, beside=beside))
+        return self.project(self.pool(activations, first_block, Changes(adapter, beside)))

@@ -9,8 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from feddtl.models.kernels import AttentionKernel
-from feddtl.models.towers import Adapter, Beside, BlockStack
+from feddtl.models.towers import UNCHANGED, Adapter, Beside, BlockStack, Changes
 
 # Base, novel and all classes, below the trained blocks and from the start.
 CACHED_TEXTS = 6
@@ -70,18 +69,9 @@ class TextTower(ABC):
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled vectors (C, d) to features (C, e), before normalisation, in the precision of the model's weights."""
 
-    def pool(
-        self,
-        hidden: Tensor,
-        positions: Tensor,
-        first_block: int,
-        adapter: Adapter = None,
-        *,
-        beside: Beside | None = None,
-        attention: AttentionKernel | None = None,
-    ) -> Tensor:
+    def pool(self, hidden: Tensor, positions: Tensor, first_block: int, changes: Changes = UNCHANGED) -> Tensor:
         """One vector (C, d) per text: the blocks from `first_block` on, read at `positions`; see `ImageTower.pool`."""
-        return self.stack.run_and_read(hidden, first_block, positions, adapter, attention, beside)
+        return self.stack.run_and_read(hidden, first_block, positions, changes)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (C, S) and positions (C,). Raises ModelError for a prompt longer than the tower's context.
@@ -103,9 +93,10 @@ class TextTower(ABC):
         """`precision`, that of the stack, is part of the cache's key."""
         ids, positions = self.tokenize(prompts)
         hidden = self.embed(ids)
+        fused = Changes(attention="sdpa")
         if stop == len(self.stack):
-            return self.project(self.pool(hidden, positions, 0, attention="sdpa")), positions
-        below = self.stack.run(hidden, 0, stop=stop, attention="sdpa")
+            return self.project(self.pool(hidden, positions, 0, fused)), positions
+        below = self.stack.run(hidden, 0, fused, stop=stop)
         # Other texts lay them out again; until then they only take memory.
         self.stack.release(stop)
         return below, positions
@@ -121,7 +112,7 @@ class TextTower(ABC):
         """Projected features (C, e), before normalisation, from the output of `prefix` for `first_block`."""
         if first_block == len(self.stack):
             return hidden
-        return self.project(self.pool(hidden, positions, first_block, adapter, beside=beside))
+        return self.project(self.pool(hidden, positions, first_block, Changes(adapter, beside)))
 
 
 def prompts_for(class_names: Sequence[str], template: str) -> list[str]:

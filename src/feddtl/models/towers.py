@@ -7,6 +7,7 @@ token that is read. Tests compare every tower with transformers' own forward pas
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -29,6 +30,24 @@ CPU_BYTES_PER_PASS = 12_000_000
 # On a GPU a pass only has to leave memory for the rest.
 GPU_BYTES_PER_PASS = 500_000_000
 MAX_SEQUENCES_PER_PASS = 512
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one pass changes in frozen blocks.
+
+    Attributes:
+        adapter: Adapters; layers without one run unchanged.
+        beside: What is added to the output of each block.
+        attention: Kernel that replaces the chosen one.
+    """
+
+    adapter: Adapter = None
+    beside: Beside | None = None
+    attention: AttentionKernel | None = None
+
+
+UNCHANGED = Changes()
 
 
 class BlockStack:
@@ -103,69 +122,49 @@ class BlockStack:
             widest, limit = max(widest, self.heads * tokens**2), GPU_BYTES_PER_PASS
         return max(1, min(MAX_SEQUENCES_PER_PASS, limit // (widest * self.precision.itemsize)))
 
-    def run(
-        self,
-        hidden: Tensor,
-        start: int,
-        adapter: Adapter = None,
-        stop: int | None = None,
-        attention: AttentionKernel | None = None,
-        beside: Beside | None = None,
-    ) -> Tensor:
-        """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d).
-
-        `attention` overrides the chosen kernel; `beside` adds to the output of each block.
-        """
+    def run(self, hidden: Tensor, start: int, changes: Changes = UNCHANGED, *, stop: int | None = None) -> Tensor:
+        """Blocks start…stop-1 (to the end by default) on hidden states of shape (B, S, d)."""
         hidden = hidden.to(self.precision)
         for index in range(start, len(self) if stop is None else stop):
-            added = self._beside(index, hidden, beside)
-            hidden = self._block(index, hidden, adapter, attention or self.kernels.attention)
+            added = self._beside(index, hidden, changes)
+            hidden = self._block(index, hidden, changes)
             hidden = hidden if added is None else hidden + added
         return hidden
 
-    def run_and_read(
-        self,
-        hidden: Tensor,
-        start: int,
-        positions: Tensor,
-        adapter: Adapter = None,
-        attention: AttentionKernel | None = None,
-        beside: Beside | None = None,
-    ) -> Tensor:
+    def run_and_read(self, hidden: Tensor, start: int, positions: Tensor, changes: Changes = UNCHANGED) -> Tensor:
         """Hidden state (B, d) of one token per sequence after the last block, which computes no other token.
 
         Args:
             hidden: (B, S, d) input of block `start`.
             start: First block to run.
-            positions: (B,) of the tokens that are read.
-            adapter: Adapters; layers without one run unchanged.
-            attention: See `run`.
-            beside: See `run`; for the last block, called with the tokens that are read.
+            positions: (B,) of the tokens that are read; `changes.beside` of the last block gets only these.
+            changes: To the blocks.
         """
         last = len(self) - 1
-        hidden = self.run(hidden, start, adapter, last, attention, beside)
-        added = self._beside(last, tokens_at(hidden, positions), beside)
-        read = self._last_block(hidden, positions, adapter)
+        hidden = self.run(hidden, start, changes, stop=last)
+        added = self._beside(last, tokens_at(hidden, positions), changes)
+        read = self._last_block(hidden, positions, changes.adapter)
         return read if added is None else read + added
 
     def release(self, stop: int) -> None:
         """Free the laid-out weights of the blocks before `stop`; the next use lays them out again."""
         self._frozen = {index: block for index, block in self._frozen.items() if index >= stop}
 
-    def _beside(self, index: int, hidden: Tensor, beside: Beside | None) -> Tensor | None:
-        return None if beside is None else beside(index, self._weights(index).norm1(hidden))
+    def _beside(self, index: int, hidden: Tensor, changes: Changes) -> Tensor | None:
+        return None if changes.beside is None else changes.beside(index, self._weights(index).norm1(hidden))
 
-    def _block(self, index: int, hidden: Tensor, adapter: Adapter, attention: AttentionKernel) -> Tensor:
+    def _block(self, index: int, hidden: Tensor, changes: Changes) -> Tensor:
         block = self._weights(index)
         normed = block.norm1(hidden)
         projected = block.query_key_value(normed)
-        low_ranks = [self._low_rank(index, layer, adapter) for layer in ("q_proj", "k_proj", "v_proj")]
+        low_ranks = [self._low_rank(index, layer, changes.adapter) for layer in ("q_proj", "k_proj", "v_proj")]
         if (low_rank := stacked(low_ranks, block.width)) is not None:
             projected = low_rank.add_to(projected, normed)
         query, key, value = map(self._split, torch.split(projected, block.width, dim=-1))
-        attended = attend(query, key, value, attention, causal=self.causal)
+        kernel = changes.attention or self.kernels.attention
+        attended = attend(query, key, value, kernel, causal=self.causal)
         merged = attended.transpose(1, 2).flatten(2)  # (B, S, d)
-        return self._finish(index, hidden, merged, adapter)
+        return self._finish(index, hidden, merged, changes.adapter)
 
     def _last_block(self, hidden: Tensor, positions: Tensor, adapter: Adapter) -> Tensor:
         """The last block for one token per sequence: (B, S, d) -> (B, d).

@@ -15,7 +15,7 @@ from feddtl.backbones.clip.towers import LEGACY_END_OF_TEXT, ClipImageTower, Cli
 from feddtl.backbones.source import downloaded, local_folder, model_errors
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
-from feddtl.models.model_record import ModelRecord, Settings
+from feddtl.models.model_files import Settings, open_model_files
 from feddtl.models.modules import (
     ACTIVATIONS,
     PlainConv2d,
@@ -27,7 +27,6 @@ from feddtl.models.modules import (
     plain_norm,
 )
 from feddtl.models.preprocess import Preprocessing, preprocessing_identity
-from feddtl.models.weight_files import open_weights
 
 # Prefixes of a tower's weights in CLIPModel's state dict.
 PREFIXES: dict[Tower, tuple[str, str]] = {
@@ -115,11 +114,10 @@ def _load_towers(
     source: str, folder: Path, towers: frozenset[Tower], device: torch.device, remembered_in: Path | None
 ) -> Clip | None:
     """Some towers of a model; None if its files or its activation functions require transformers."""
-    files = open_weights(folder)
+    files = open_model_files(folder, remembered_in)
     if files is None:
         return None
-    record = ModelRecord(folder, remembered_in)
-    settings = record.settings(lambda: _read_settings(str(folder), source))
+    settings = files.settings(lambda: _read_settings(str(folder), source))
     config = settings["config"]
     if not all(config[tower]["hidden_act"] in ACTIVATIONS for tower in ("vision_config", "text_config")):
         return None
@@ -136,9 +134,8 @@ def _load_towers(
             tokenizer = _read_tokenizer(str(folder))
         _check_tokenizer(source, tokenizer, int(config["text_config"]["eos_token_id"]))
     preprocessing = Preprocessing(lambda: _read_processor(str(folder), source), settings["preprocessing"])
-    digests = record.digests(files.digests)
-    image, text = ClipImageTower(model, preprocessing, digests, device), ClipTextTower(model, tokenizer, device)
-    return Clip(source, image, text, float(model.logit_scale.exp()), model, tokenizer, None, digests)
+    image, text = ClipImageTower(model, preprocessing, files.digests, device), ClipTextTower(model, tokenizer, device)
+    return Clip(source, image, text, float(model.logit_scale.exp()), model, tokenizer, None, files.digests)
 
 
 def _read_whole(folder: str, source: str) -> tuple[Any, Any, Any]:

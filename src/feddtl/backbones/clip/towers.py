@@ -17,10 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from feddtl.errors import ModelError
 from feddtl.models.digests import Digests, digests_in_memory
 from feddtl.models.image_tower import ImageTower
-from feddtl.models.kernels import AttentionKernel
 from feddtl.models.preprocess import Preprocessing
 from feddtl.models.text_tower import TextTower
-from feddtl.models.towers import Adapter, Beside, BlockStack, require_loaded
+from feddtl.models.towers import UNCHANGED, BlockStack, Changes, require_loaded
 
 LEGACY_END_OF_TEXT = 2
 
@@ -100,18 +99,10 @@ class ClipImageTower(ImageTower):
     def replace_prompts(self, hidden: Tensor, prompts: Tensor) -> Tensor:
         return _replaced(hidden, prompts, hidden.shape[1] - len(prompts))
 
-    def pool(
-        self,
-        hidden: Tensor,
-        first_block: int,
-        adapter: Adapter = None,
-        *,
-        beside: Beside | None = None,
-        attention: AttentionKernel | None = None,
-    ) -> Tensor:
+    def pool(self, hidden: Tensor, first_block: int, changes: Changes = UNCHANGED) -> Tensor:
         """The class token, (B, d)."""
         class_tokens = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
-        return self.stack.run_and_read(hidden, first_block, class_tokens, adapter, attention, beside)
+        return self.stack.run_and_read(hidden, first_block, class_tokens, changes)
 
     def project(self, pooled: Tensor) -> Tensor:
         require_loaded(self._projection.weight, "the image tower")

@@ -48,7 +48,7 @@ class Cache(Command):
 def _clear(folder: Path, *, as_json: bool) -> None:
     from feddtl.models.cache.folder import clear_cache
     from feddtl.models.kernel_choice import REMEMBERED
-    from feddtl.models.model_record import MODELS
+    from feddtl.models.model_files import MODELS
 
     freed = clear_cache(folder)
     for remembered in (REMEMBERED, MODELS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,39 +19,34 @@ READERS = 4
 
 
 class Assembly:
-    """Where each distinct row of a table is while rows are found and computed.
+    """Where the row of each key is while rows are found and computed.
 
     Args:
         load: Position of an image to its pixels.
-        names: Of N images; images of the same name are one row.
+        keys: Of N images; images with the same key share a row.
         layout: Of the rows.
         budget: Bytes of memory for the rows; the first rows are kept there.
         progress: Called with the number of finished images and N.
-
-    Attributes:
-        keys: Name of each row.
-        in_memory: Number of rows that are kept in memory.
     """
 
     def __init__(
         self,
         load: Callable[[int], Tensor],
-        names: Sequence[bytes],
+        keys: Sequence[bytes],
         layout: RowLayout,
         budget: int,
         progress: Callable[[int, int], None],
     ) -> None:
         self._load = load
-        self._positions = {name: position for position, name in enumerate(names)}
-        self.keys = list(self._positions)
-        rows = {name: row for row, name in enumerate(self.keys)}
-        self._index = torch.tensor([rows[name] for name in names], dtype=torch.long)
-        self.in_memory = min(len(self.keys), budget // max(1, layout.nbytes))
-        self._memory = layout.empty(self.in_memory)
-        self._filled = torch.zeros(self.in_memory, dtype=torch.bool)
-        self._on_disk: dict[int, Location] = {}
-        self._given_up: set[int] = set()
-        self._unreported = self._index.bincount(minlength=len(self.keys))
+        self._positions = {key: position for position, key in enumerate(keys)}
+        self._rows = {key: row for row, key in enumerate(self._positions)}
+        self._index = torch.tensor([self._rows[key] for key in keys], dtype=torch.long)
+        self._in_memory = min(len(self._rows), budget // max(1, layout.nbytes))
+        self._memory = layout.empty(self._in_memory)
+        # None: in memory.
+        self._found: dict[int, Location | None] = {}
+        self._given_up: dict[int, bytes] = {}
+        self._unreported = self._index.bincount(minlength=len(self._rows))
         self._progress = progress
 
     @property
@@ -59,81 +54,86 @@ class Assembly:
         """Bytes in memory."""
         return self._memory.nbytes
 
-    def load(self, row: int) -> Tensor:
-        """Pixels of a row. Raises DataError."""
-        return self._load(self._positions[self.keys[row]])
+    def load(self, key: bytes) -> Tensor:
+        """Pixels of an image with this key. Raises DataError."""
+        return self._load(self._positions[key])
 
-    def has(self, row: int) -> bool:
-        """Whether a row is in memory or on disk, as it should be."""
-        return bool(self._filled[row]) if row < self.in_memory else row in self._on_disk
+    def fits_in_memory(self, key: bytes) -> bool:
+        """Whether its row is kept in memory, once it is found."""
+        return self._rows[key] < self._in_memory
 
-    def missing(self) -> list[int]:
-        """Rows that are yet to be found or computed."""
-        return [row for row in range(len(self.keys)) if not self.has(row) and row not in self._given_up]
+    def has(self, key: bytes) -> bool:
+        """Whether its row is in memory or, if it does not fit, on disk."""
+        return self._rows[key] in self._found
 
-    def give_up(self, rows: Sequence[int]) -> None:
+    def missing(self) -> list[bytes]:
+        """Keys of rows that are yet to be found or computed."""
+        return [key for key, row in self._rows.items() if row not in self._found and row not in self._given_up]
+
+    def give_up(self, keys: Collection[bytes]) -> None:
         """Compute these rows at each use."""
-        self._given_up.update(rows)
-        self.report(rows)
+        self._given_up |= {self._rows[key]: key for key in keys}
+        self.report(keys)
 
-    def report(self, rows: Sequence[int]) -> None:
-        """Report the images of these rows as finished, each once."""
-        if len(rows):
-            self._unreported[torch.tensor(rows)] = 0
+    def report(self, keys: Collection[bytes]) -> None:
+        """Report the images with these keys as finished, each once."""
+        if keys:
+            self._unreported[[self._rows[key] for key in keys]] = 0
             total = len(self._index)
             self._progress(total - int(self._unreported.sum()), total)
 
-    def add(self, rows: Sequence[int], packed: Packed) -> None:
-        """Copy those of these rows that belong into memory."""
-        inside = [number for number, row in enumerate(rows) if row < self.in_memory]
+    def add(self, keys: Sequence[bytes], packed: Packed) -> None:
+        """Copy the rows that fit into memory."""
+        inside = [number for number, key in enumerate(keys) if self.fits_in_memory(key)]
         if inside:
-            targets = torch.tensor([rows[number] for number in inside])
-            self._memory.put(targets, packed.pick(torch.tensor(inside)))
-            self._filled[targets] = True
+            rows = [self._rows[keys[number]] for number in inside]
+            self._memory.put(torch.tensor(rows), packed.pick(torch.tensor(inside)))
+            self._found |= dict.fromkeys(rows)
 
-    def stored(self, rows: Iterable[int], segment: Segment) -> None:
-        """Note that these rows are the rows of a segment, in its order."""
-        self._on_disk |= {row: (segment, number) for number, row in enumerate(rows) if row >= self.in_memory}
+    def stored(self, segment: Segment) -> None:
+        """Read the rows that do not fit into memory from this segment from now on."""
+        beyond = {key: number for number, key in enumerate(segment.keys) if not self.fits_in_memory(key)}
+        self._found |= {self._rows[key]: (segment, number) for key, number in beyond.items()}
 
-    def take(self, found: Mapping[int, Location], damaged: Callable[[Segment, Exception], None]) -> None:
-        """Read the rows that belong into memory from the cache, and note where the others are.
+    def take(self, found: Mapping[bytes, Location], damaged: Callable[[Segment, Exception], None]) -> None:
+        """Read the rows that fit into memory from the cache, and note where the others are.
 
         Args:
-            found: Locations by row.
+            found: Locations by key.
             damaged: Called for each segment whose content has changed; its rows stay missing.
         """
-        by_segment: dict[Segment, list[int]] = {}
-        for row, (segment, _) in found.items():
-            by_segment.setdefault(segment, []).append(row)
+        by_segment: dict[Segment, dict[int, int]] = {}
+        for key, (segment, number) in found.items():
+            by_segment.setdefault(segment, {})[self._rows[key]] = number
 
         def read(segment: Segment) -> DamagedSegmentError | None:
-            targets = np.array(sorted(row for row in by_segment[segment] if row < self.in_memory), np.int64)
+            numbers = by_segment[segment]
+            targets = np.array(sorted(row for row in numbers if row < self._in_memory), np.int64)
             try:
-                segment.read_checked(np.array([found[row][1] for row in targets], np.int64), self._memory, targets)
+                segment.read_checked(np.array([numbers[row] for row in targets], np.int64), self._memory, targets)
             except DamagedSegmentError as error:
                 return error
             return None
 
         with ThreadPoolExecutor(READERS) as pool:
-            for (segment, rows), error in zip(by_segment.items(), pool.map(read, by_segment), strict=True):
+            for (segment, numbers), error in zip(by_segment.items(), pool.map(read, by_segment), strict=True):
                 if error is not None:
                     damaged(segment, error)
                     continue
-                self._filled[torch.tensor([row for row in rows if row < self.in_memory], dtype=torch.long)] = True
-                self._on_disk |= {row: found[row] for row in rows if row >= self.in_memory}
+                for row, number in numbers.items():
+                    self._found[row] = None if row < self._in_memory else (segment, number)
 
-    def finish(self, compute: Callable[[list[int]], Tensor]) -> Activations:
+    def finish(self, compute: Callable[[list[bytes]], Tensor]) -> Activations:
         """The rows of all images, wherever they are. `compute` gives rows that were given up."""
-        on_disk, given_up = sorted(self._on_disk), sorted(self._given_up)
+        on_disk = {row: location for row, location in sorted(self._found.items()) if location is not None}
+        recomputed = list(self._given_up.values())
         sources: list[RowSource] = [MemoryRows(self._memory)]
         if on_disk:
-            sources.append(SegmentRows([self._on_disk[row] for row in on_disk]))
-        if given_up:
-            sources.append(
-                RecomputedRows(len(given_up), lambda indices: compute([given_up[i] for i in indices.tolist()]))
-            )
+            sources.append(SegmentRows(list(on_disk.values())))
+        if recomputed:
+            sources.append(RecomputedRows(len(recomputed), lambda at: compute([recomputed[i] for i in at.tolist()])))
         used = [source for source in sources if len(source)] or sources
-        order = torch.tensor([*range(self.in_memory), *on_disk, *given_up], dtype=torch.long)
-        source_index = torch.empty_like(order)
-        source_index[order] = torch.arange(len(order))
-        return Activations(used[0] if len(used) == 1 else JoinedRows(used), source_index[self._index])
+        order = torch.tensor([*range(self._in_memory), *on_disk, *self._given_up], dtype=torch.long)
+        index = torch.empty_like(order)
+        index[order] = torch.arange(len(order))
+        return Activations(used[0] if len(used) == 1 else JoinedRows(used), index[self._index])

@@ -11,9 +11,6 @@ from feddtl.models.cache.namespace import CacheNamespace
 from feddtl.models.cache.packed import Packed
 from feddtl.models.cache.segments import Segment
 
-# Called with rows that are now on disk, in the order of the segment.
-Stored = Callable[[Sequence[int], Segment], None]
-
 
 class SegmentWriter:
     """Collects rows until they fill a segment. The rest is written when the `with` block ends, also after an error.
@@ -22,21 +19,22 @@ class SegmentWriter:
         namespace: To which segments are added.
         claim: That of the rows.
         room: Number of rows to store; later ones are ignored.
-        stored: Called with rows that are on disk.
+        stored: Called with each segment that is on disk.
         note: Called if the disk cannot store more.
     """
 
-    def __init__(self, namespace: CacheNamespace, claim: Claim, room: int, stored: Stored, note: Note) -> None:
+    def __init__(
+        self, namespace: CacheNamespace, claim: Claim, room: int, stored: Callable[[Segment], None], note: Note
+    ) -> None:
         self._namespace = namespace
         self._claim = claim
         self._room = room
         self._stored = stored
         self._note = note
-        self._rows: list[int] = []
         self._keys: list[bytes] = []
         self._parts: list[Packed] = []
         self._thread = ThreadPoolExecutor(1)
-        self._writing: tuple[list[int], Future[Segment]] | None = None
+        self._writing: Future[Segment] | None = None
         self.failed = False
 
     def __enter__(self) -> SegmentWriter:
@@ -47,32 +45,28 @@ class SegmentWriter:
         self._end_writing()
         self._thread.shutdown()
 
-    def add(self, rows: Sequence[int], keys: Sequence[bytes], packed: Packed) -> None:
+    def add(self, keys: Sequence[bytes], packed: Packed) -> None:
         """Store as many of these rows as there is room for."""
-        count = 0 if self.failed else min(len(rows), self._room)
+        count = 0 if self.failed else min(len(keys), self._room)
         if not count:
             return
         self._room -= count
-        self._rows += rows[:count]
         self._keys += keys[:count]
         self._parts.append(packed.pick(slice(count)))
-        if len(self._rows) >= self._namespace.segment_rows:
+        if len(self._keys) >= self._namespace.segment_rows:
             self._begin_writing()
 
     def _begin_writing(self) -> None:
         self._end_writing()
-        if self._rows and not self.failed:
-            job = self._thread.submit(self._namespace.add, self._claim, self._keys, self._parts)
-            self._writing = (self._rows, job)
-        self._rows, self._keys, self._parts = [], [], []
+        if self._keys and not self.failed:
+            self._writing = self._thread.submit(self._namespace.add, self._claim, self._keys, self._parts)
+        self._keys, self._parts = [], []
 
     def _end_writing(self) -> None:
-        if self._writing is None:
-            return
-        rows, job = self._writing
-        self._writing = None
+        writing, self._writing = self._writing, None
         try:
-            self._stored(rows, job.result())
+            if writing is not None:
+                self._stored(writing.result())
         except OSError as error:
             self.failed = True
             self._note(f"The cache {self._namespace.folder} cannot store more activations: {error.strerror or error}.")
