@@ -157,15 +157,15 @@ def test_memory_goes_on_where_the_disk_ends(make_encoder, table, exact, notes, p
 @pytest.mark.parametrize("memory", [4.0, 0.0])
 def test_a_disk_that_fills_up_on_the_way(make_encoder, table, exact, notes, monkeypatch, tmp_path, memory):
     """The second segment is refused: what was written stays, the rest is held or computed anew."""
-    write, done = feddtl.models.cache.namespace.write_all, []
+    write, done = feddtl.models.cache.namespace.write_segment, []
 
-    def full(file, chunks):
-        done.append(file)
+    def full(path, *content):
+        done.append(path)
         if len(done) > 1:
             raise OSError(28, "No space left on device")
-        write(file, chunks)
+        write(path, *content)
 
-    monkeypatch.setattr(feddtl.models.cache.namespace, "write_all", full)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "write_segment", full)
     activations = make_encoder(cache_memory_gb=memory).encode(table)
     torch.testing.assert_close(activations.all(), exact, rtol=0, atol=1e-6)
     assert any("cannot store more activations: No space left on device" in note for note in notes)

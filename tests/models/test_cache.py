@@ -251,11 +251,11 @@ def test_the_disk_keeps_a_margin(make_namespace, layout, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing_half_written(make_namespace, layout, monkeypatch, tmp_path):
-    def full(file, chunks):
-        os.write(file, next(iter(chunks)))
+    def full(path, keys, parts, layout):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feddtl.models.cache.namespace, "write_all", full)
+    monkeypatch.setattr(feddtl.models.cache.namespace, "write_segment", full)
     with pytest.raises(OSError, match="No space left"):
         add(make_namespace(), [1], random_rows(1, layout))
     assert segment_files(tmp_path) == []

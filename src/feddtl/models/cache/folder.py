@@ -8,7 +8,6 @@ Only the owner has access, since activations of private images can be inverted.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from feddtl.config.running import CACHE_OFF
 from feddtl.errors import ConfigError
 from feddtl.models.cache.claims import CLAIM, LOCK, claimed
 from feddtl.models.cache.segments import SEGMENT_SUFFIX
+from feddtl.models.remembered import read_remembered
 from feddtl.state_folder import CACHE
 from feddtl.storage import storage_errors
 
@@ -92,13 +92,15 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
 def cache_contents(folder: Path) -> list[CacheEntry]:
     """Every namespace of a cache, the last used first; one without a readable description has an empty identity."""
     entries = []
-    for namespace in _namespaces(folder):
+    for namespace in (path for path in folder.glob("*") if NAMESPACE.fullmatch(path.name)):
         # Another process may be removing it.
         with suppress(FileNotFoundError):
             statuses = {path: path.stat() for path in segments_in(namespace)}
+            if not statuses and not (namespace / META).is_file():
+                continue
             last_used = max((status.st_mtime for status in statuses.values()), default=namespace.stat().st_mtime)
-            size = sum(status.st_size for status in statuses.values())
-            entries.append(CacheEntry(namespace, _identity(namespace), sum(map(images_in, statuses)), size, last_used))
+            size, images = sum(status.st_size for status in statuses.values()), sum(map(_images_in, statuses))
+            entries.append(CacheEntry(namespace, read_remembered(namespace / META), images, size, last_used))
     return sorted(entries, key=lambda entry: entry.last_used, reverse=True)
 
 
@@ -118,20 +120,6 @@ def clear_cache(folder: Path) -> int:
                 with suppress(OSError):
                     entry.path.rmdir()
     return freed
-
-
-def _namespaces(folder: Path) -> list[Path]:
-    """Folders named by a hash, with a description or with segments."""
-    named = [path for path in folder.glob("*") if NAMESPACE.fullmatch(path.name) and path.is_dir()]
-    return [path for path in named if (path / META).is_file() or segments_in(path)]
-
-
-def _identity(namespace: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((namespace / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
@@ -162,7 +150,7 @@ def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> No
         short -= statuses[path].st_size
 
 
-def images_in(segment: Path) -> int:
+def _images_in(segment: Path) -> int:
     """Number of rows of a segment, from its name; 0 for the name of another file."""
     count = segment.name.removeprefix(SEGMENT).split("-")[0]
     return int(count) if count.isdecimal() else 0

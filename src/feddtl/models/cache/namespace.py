@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from feddtl.models.cache.segments import (
     SEGMENT_SUFFIX,
     DamagedSegmentError,
     Segment,
-    segment_chunks,
-    write_all,
+    write_segment,
 )
 from feddtl.storage import DRAFT, flush, json_text
 
@@ -120,7 +119,7 @@ class CacheNamespace:
         try:
             with locked(self.folder):
                 make_room(self.folder, len(keys) * self._row_bytes + HEADER_BYTES, self.cap, self._needed)
-                _write(draft, segment_chunks(keys, parts, self.layout))
+                write_segment(draft, keys, parts, self.layout)
                 segment = Segment(draft, self.layout)
                 segment.path = draft.rename(path)
                 self._needed.add(path)
@@ -141,13 +140,3 @@ class CacheNamespace:
         except OSError as error:
             self._note(f"A file of the cache cannot be read; its images are encoded again ({path}: {error.strerror}).")
         return None
-
-
-def _write(path: Path, chunks: Iterator[memoryview]) -> None:
-    """A new file that is on the disk when this returns."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        write_all(file, chunks)
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,29 +150,31 @@ def _unreadable(segment: Segment, reason: object) -> RunError:
     )
 
 
-def segment_chunks(keys: Sequence[bytes], parts: Sequence[Packed], layout: RowLayout) -> Iterator[memoryview]:
-    """The content of a segment's file, without copying the rows, which are contiguous and on the CPU."""
+def write_segment(path: Path, keys: Sequence[bytes], parts: Sequence[Packed], layout: RowLayout) -> None:
+    """Write a new segment, which is on the disk when this returns. Raises OSError.
+
+    Args:
+        path: A new file.
+        keys: Of the rows of all parts, in order.
+        parts: Rows, contiguous and on the CPU.
+        layout: Of the rows.
+    """
     header, _ = _header(len(keys), layout)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    yield memoryview(_LENGTH.pack(len(text)) + text)
-    yield from (_bytes_of(part.values) for part in parts)
-    yield from (_bytes_of(part.scales) for part in parts if part.scales is not None)
-    yield _bytes_of(torch.cat([row_checks(part) for part in parts]))
-    yield memoryview(b"".join(keys))
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(_LENGTH.pack(len(text)) + text)
+        file.writelines(_bytes_of(part.values) for part in parts)
+        file.writelines(_bytes_of(part.scales) for part in parts if part.scales is not None)
+        file.write(_bytes_of(torch.cat([row_checks(part) for part in parts])))
+        file.write(b"".join(keys))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def split_keys(content: bytes) -> list[bytes]:
     """Keys that were written one after another."""
     return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
-
-
-def write_all(file: int, chunks: Iterator[memoryview]) -> None:
-    """Write all bytes to a file descriptor. Raises OSError."""
-    for chunk in chunks:
-        rest = chunk
-        while len(rest):
-            rest = rest[os.write(file, rest) :]
 
 
 def row_checks(packed: Packed) -> Tensor:
