@@ -1,4 +1,4 @@
-"""Activations by the plain way: no cache, no threads, one image after another in batches."""
+"""Activations by plain code, without cache and threads."""
 
 from __future__ import annotations
 

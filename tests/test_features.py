@@ -33,7 +33,7 @@ def test_batch_size_does_not_change_the_result(clip, table):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_is_the_rounding_of_the_float32_result(clip, table, dtype):
-    """Arithmetic stays in float32; only what is kept is rounded."""
+    """Arithmetic stays in float32; only the result is rounded."""
     exact = frozen_activations(clip.image, table, 2)
     kept = frozen_activations(clip.image, table, 2, dtype=dtype)
     assert kept.dtype == dtype

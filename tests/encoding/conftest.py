@@ -50,7 +50,7 @@ def notes():
 
 @pytest.fixture
 def make_encoder(clip, tmp_path, notes):
-    """An encoder as a new run makes it; float32 unless it is told otherwise."""
+    """An encoder as a new run makes it; float32 by default."""
 
     def make(tower=clip.image, block=BLOCK, stopwatch=None, **changes):
         options = {"cache_folder": str(tmp_path / "cache"), "activations": "float32", "cache_disk_gb": 1.0}
@@ -62,5 +62,5 @@ def make_encoder(clip, tmp_path, notes):
 
 @pytest.fixture
 def exact(clip, table):
-    """The whole float32 result, by the plain way."""
+    """The whole float32 result of the plain code."""
     return frozen_activations(clip.image, table, BLOCK)

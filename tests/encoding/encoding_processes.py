@@ -1,4 +1,4 @@
-"""Processes of their own that encode images, forked from one that has imported everything, and may die on the way.
+"""Processes that encode images, forked from one that has imported everything, and may be killed meanwhile.
 
 As a script it is that process: an order a line on standard input, an answer a line on standard output.
 """
@@ -135,7 +135,7 @@ def _die_before(number: int) -> None:
 
         return call
 
-    for place, name in (
+    for owner, name in (
         (os, "open"),
         (os, "write"),
         (os, "fsync"),
@@ -147,7 +147,7 @@ def _die_before(number: int) -> None:
         (Path, "unlink"),
         (Path, "write_text"),
     ):
-        setattr(place, name, counted(getattr(place, name)))
+        setattr(owner, name, counted(getattr(owner, name)))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_two_processes_share_the_work(processes, tmp_path):
 
 
 def test_a_killed_process_hands_its_work_over(processes, tmp_path):
-    """The second process waits for the first, which is killed: it computes what is missing."""
+    """The second process waits for the first, which is killed: it computes the missing rows."""
     first = processes.start(tmp_path / "cache", tmp_path / "never", count=30, seed=1, slow=0.1)
     limit = time.monotonic() + 30
     while not segments(tmp_path):
@@ -84,7 +84,7 @@ def test_killed_at_any_step_the_next_run_is_right(processes, make_encoder, passe
 
 
 def test_two_encoders_in_one_process(make_encoder, table, exact):
-    """Threads of one process hold claims against each other as processes do."""
+    """Threads of one process claim images from each other as processes do."""
     results = {}
 
     def encode(name):

@@ -30,19 +30,19 @@ def segments(tmp_path):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_way_gives_the_plain_result_as_it_is_kept(make_encoder, table, exact, precision):
+def test_every_case_gives_the_plain_result_in_the_stored_precision(make_encoder, table, exact, precision):
     expected = pack(exact, precision).floats()
-    ways = {
+    cases = {
         "cold": {},
         "warm": {},
         "on disk": {"cache_memory_gb": 0.0},
         "partly on disk": {"cache_memory_gb": 7.5 * ROW / 1e9},
         "without a cache": {"cache_folder": "off"},
-        "computed anew": {"cache_folder": "off", "cache_memory_gb": 0.0},
-        "partly computed anew": {"cache_folder": "off", "cache_memory_gb": 7.5 * ROW / 1e9},
+        "recomputed": {"cache_folder": "off", "cache_memory_gb": 0.0},
+        "partly recomputed": {"cache_folder": "off", "cache_memory_gb": 7.5 * ROW / 1e9},
     }
     first = None
-    for name, changes in ways.items():
+    for name, changes in cases.items():
         activations = make_encoder(activations=precision, **changes).encode(table)
         rows = activations.all()
         assert len(activations) == 30

@@ -1,4 +1,4 @@
-"""The encoder: what counts as the same image, and what the budgets of memory and disk leave."""
+"""The encoder: which images are the same, and the budgets of memory and disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def segments(tmp_path):
     return sorted((tmp_path / "cache").glob("*/segment-*"))
 
 
-# --- what is the same image --------------------------------------------------------------------------
+# --- which images are the same -------------------------------------------------------------------------
 
 
 def test_a_second_run_starts_warm(make_encoder, table, passes):
@@ -139,7 +139,7 @@ def test_too_small_a_disk_keeps_what_fits_and_says_so(make_encoder, table, exact
     assert len(passes) >= 4
     passes.clear()
     warm = make_encoder(cache_memory_gb=0.0, cache_disk_gb=cap).encode(table)
-    # A run reserves room for headers, so that the next one may find place for a few images more.
+    # A run reserves room for headers, so that the next one may have room for a few more images.
     assert len(passes) <= 1
     assert torch.equal(warm.all(), activations.all())
 
@@ -156,7 +156,7 @@ def test_memory_goes_on_where_the_disk_ends(make_encoder, table, exact, notes, p
 
 @pytest.mark.parametrize("memory", [4.0, 0.0])
 def test_a_disk_that_fills_up_on_the_way(make_encoder, table, exact, notes, monkeypatch, tmp_path, memory):
-    """The second segment is refused: what was written stays, the rest is held or computed anew."""
+    """The second segment is refused: what was written stays, the rest is in memory or recomputed."""
     write, done = feddtl.models.cache.namespace.write_segment, []
 
     def full(path, *content):

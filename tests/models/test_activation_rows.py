@@ -181,7 +181,7 @@ def test_all_tables_share_one_half_of_the_free_memory():
 
 
 def test_rows_beyond_the_memory_hold_up_no_others():
-    """One row that is computed anew, between two tables in memory: both go to the device, and it stays."""
+    """A row that is computed at each use, between two tables in memory: only the tables go to the device."""
     rows = random_rows(5, 2)
     source = JoinedRows(
         [MemoryRows(Packed(rows[:2])), RecomputedRows(1, lambda at: rows[2 + at]), MemoryRows(Packed(rows[3:]))]

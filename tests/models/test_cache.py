@@ -144,7 +144,7 @@ def test_a_damaged_segment_is_removed_with_a_note(make_namespace, layout, notes,
 
 
 def test_changed_bytes_are_noticed_when_they_are_read(make_namespace, layout):
-    """One bit of row 2. Behind the values are 4 checks of 8 bytes and 4 keys of 16; a row has 80 bytes."""
+    """One bit of row 2. After the values are 4 checks of 8 bytes and 4 keys of 16; a row has 80 bytes."""
     segment = add(make_namespace(), range(4), random_rows(4, layout))
     content = bytearray(segment.path.read_bytes())
     content[len(content) - 4 * (8 + 16) - 2 * 80 + 7] ^= 1

@@ -71,7 +71,7 @@ def test_one_token_of_the_last_block_is_that_of_the_whole_block(make_double_clip
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_frozen_block_keeps_the_activation_of_the_model(own_clip, activation):
-    """quick_gelu becomes silu between rescaled weights; any other activation stays what it is."""
+    """quick_gelu becomes silu between rescaled weights; any other activation is unchanged."""
     from transformers.activations import ACT2FN
 
     layer = own_clip.model.vision_model.encoder.layers[0].double()
@@ -127,7 +127,7 @@ def test_names_of_kernels_go_both_ways():
 def test_plainer_kernels_stay_unless_they_clearly_lose():
     def chosen(**seconds):
         timings = {tuple(name.split("_")): value for name, value in seconds.items()}
-        return prefer(list(timings), timings.__getitem__)
+        return prefer(timings)
 
     assert chosen(float32_sdpa=1.0, bfloat16_sdpa=0.9) == ("float32", "sdpa")
     assert chosen(float32_sdpa=1.0, bfloat16_sdpa=0.8) == ("bfloat16", "sdpa")
@@ -150,7 +150,7 @@ def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch)
     assert choose_kernels(own_clip, 2, remembered_in=tmp_path) == Kernels(torch.bfloat16, "eager")
     assert choose_kernels(own_clip, 2, precision="float32", remembered_in=tmp_path).precision == torch.float32
     assert len(measured) == 4
-    # Another first block is another piece of work; a damaged file is measured anew.
+    # Another first block is another measurement; a damaged file is measured again.
     choose_kernels(own_clip, 3, remembered_in=tmp_path)
     assert len(measured) == 8
     assert len(json.loads((tmp_path / REMEMBERED).read_text())) == 2

@@ -1,4 +1,4 @@
-"""Loading and saving a CLIP folder, and every way in which one can be incomplete."""
+"""Loading and saving a CLIP folder, and the errors of incomplete ones."""
 
 from __future__ import annotations
 

@@ -141,15 +141,15 @@ def test_mix_refuses_a_missing_weight(random_factors):
         mix([random_factors(SHAPES), random_factors(SHAPES, seed=1)], [1.0])
 
 
-@given(held=st.integers(1, 8), kept=st.integers(1, 8), seed=st.integers(0, 10**6))
+@given(summed=st.integers(1, 8), wanted=st.integers(1, 8), seed=st.integers(0, 10**6))
 @settings(max_examples=40)
-def test_truncate_is_the_best_approximation_of_its_rank(random_factors, held, kept, seed):
+def test_truncate_is_the_best_approximation_of_its_rank(random_factors, summed, wanted, seed):
     """Eckart-Young: the SVD of the dense product, cut at the rank, is the nearest matrix of that rank."""
-    factors = random_factors(SHAPES, held, seed)
-    truncated = truncate(factors, kept)
+    factors = random_factors(SHAPES, summed, seed)
+    truncated = truncate(factors, wanted)
     for layer, (rows, columns) in SHAPES.items():
         u, s, vh = torch.linalg.svd(product(factors, layer))
-        rank = min(kept, held, rows, columns)
+        rank = min(wanted, summed, rows, columns)
         best = (u[:, :rank] * s[:rank]) @ vh[:rank]
         torch.testing.assert_close(product(truncated, layer), best, rtol=1e-9, atol=1e-12)
         assert truncated[f"{layer}.lora_A.weight"].shape == (rank, columns)

@@ -1,4 +1,4 @@
-"""Merging: W_0 + scaling · B·A in the weights gives what the adapter gave."""
+"""Merging: a model with the weights W_0 + scaling · B·A computes the same as the adapted one."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def assert_texts_equal(ours, theirs):
         assert torch.equal(ours.features(hidden, ends, block), theirs.features(expected, ends, block))
 
 
-def held(clip):
-    """Parameters whose values are in memory."""
+def parameters_in_memory(clip):
+    """Number of parameters whose values are in memory."""
     return sum(parameter.numel() for parameter in clip.model.parameters() if not parameter.is_meta)
 
 
@@ -66,13 +66,15 @@ def test_towers_are_equal_to_those_of_the_whole_model_in_every_bit(clip_folder, 
     assert image.logit_scale == text.logit_scale == whole.logit_scale
 
 
-def test_each_party_holds_its_own_weights_alone(clip):
-    """Together they hold each weight once, and the logit scale, a single number, both."""
+def test_each_tower_loads_only_its_own_weights(clip):
+    """Together they load each weight once, except the logit scale, a single number, which both have."""
     image, text = (load_clip(clip.source, towers={tower}) for tower in ("image", "text"))
     model = clip.model
     vision = [*model.vision_model.parameters(), *model.visual_projection.parameters()]
-    assert held(image) == 1 + sum(parameter.numel() for parameter in vision)
-    assert held(image) + held(text) == 1 + sum(parameter.numel() for parameter in model.parameters())
+    assert parameters_in_memory(image) == 1 + sum(parameter.numel() for parameter in vision)
+    assert parameters_in_memory(image) + parameters_in_memory(text) == 1 + sum(
+        parameter.numel() for parameter in model.parameters()
+    )
     assert not any(parameter.requires_grad for parameter in image.model.parameters() if not parameter.is_meta)
 
 

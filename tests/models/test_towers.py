@@ -1,4 +1,4 @@
-"""Both towers against transformers' own forward pass, at every place where they can be cut."""
+"""Both towers against transformers' own forward pass, cut at every block."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_text_tower_equals_transformers_at_every_cut(make_double_clip, blocks, h
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_what_never_changes_of_texts_is_the_whole_tower_behind_the_last_block(make_double_clip, blocks):
-    """Up to any block, and behind the last one the projected features themselves."""
+    """Up to any block, and after the last one the projected features."""
     clip = make_double_clip(text_blocks=blocks)
     expected = transformers_text_features(clip, PROMPTS)
     for stop in range(blocks + 1):
@@ -63,7 +63,7 @@ def test_what_never_changes_of_texts_is_the_whole_tower_behind_the_last_block(ma
 
 @pytest.mark.parametrize("prompts", [1, 4])
 def test_context_vectors_of_a_texts_own_tokens_change_nothing(double_clip, prompts):
-    """The embeddings of the first tokens behind the start, taken out of the text and put in again as context."""
+    """The embeddings of the first tokens after the start, removed from the text and inserted again as context."""
     text = double_clip.text
     ids, ends = text.tokenize(["a photo of a cat."])
     context = text.embed_words("a photo of a cat.")[:prompts]

@@ -41,7 +41,7 @@ def downloaded(source: str) -> Path | None:
 
 
 def model_type(source: str) -> str:
-    """`model_type` in the configuration of a model; of a Hub model, the configuration alone is downloaded.
+    """`model_type` in the configuration of a model. Only the configuration of a Hub model is downloaded.
 
     Raises:
         ModelError: No such model, or its configuration is missing, damaged or names no type.

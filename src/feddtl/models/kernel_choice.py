@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -69,23 +69,19 @@ def choose_kernels(
         measured = best_seconds(clip.image, first_block, [as_kernels(*pair) for pair in missing])
         seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
         remember(file, key, seconds)
-
-    def seconds_of(pair: Candidate) -> float:
-        # JSON has no infinity: it is stored as null.
-        stored = seconds["/".join(pair)]
-        return math.inf if stored is None else float(stored)
-
-    return as_kernels(*prefer(candidates, seconds_of))
+    # JSON has no infinity: it is stored as null.
+    stored = {pair: seconds["/".join(pair)] for pair in candidates}
+    return as_kernels(*prefer({pair: math.inf if value is None else value for pair, value in stored.items()}))
 
 
-def prefer(candidates: list[Candidate], seconds: Callable[[Candidate], float]) -> Candidate:
+def prefer(seconds: Mapping[Candidate, float]) -> Candidate:
     """The fastest candidate, where bfloat16 and eager count as slower by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
 
     def handicapped(pair: Candidate) -> float:
         slower = WORTH_BFLOAT16 if pair[0] == "bfloat16" else 1.0
-        return seconds(pair) * slower * (WORTH_EAGER if pair[1] == "eager" else 1.0)
+        return seconds[pair] * slower * (WORTH_EAGER if pair[1] == "eager" else 1.0)
 
-    return min(candidates, key=handicapped)
+    return min(seconds, key=handicapped)
 
 
 def best_seconds(tower: ImageTower, first_block: int, choices: Sequence[Kernels]) -> list[float]:

@@ -1,7 +1,7 @@
-"""The safetensors files of a model, and what is stored about them in the cache folder for later processes.
+"""The safetensors files of a model, with their settings and hashes, which the cache folder stores for later processes.
 
 Reading a model's settings requires transformers, which takes longer to import than a small client trains, and hashing
-reads all bytes of the weights. What is stored is valid as long as the names, sizes and times of the files are the same.
+reads all bytes of the weights. A stored entry is valid while the names, sizes and times of the files are the same.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ModelFiles:
         return {name: digests[name] for name in names}
 
     def _entry(self) -> dict[str, Any]:
-        """What is stored about these files; a new entry if there is none or it describes other files."""
+        """The stored entry; a new one if there is none or it describes other files."""
         entry = read_remembered(self._record).get(self._folder)
         if isinstance(entry, dict) and all(entry.get(key) == value for key, value in self._stamp.items()):
             return entry

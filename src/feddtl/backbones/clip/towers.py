@@ -106,9 +106,7 @@ class ClipImageTower(ImageTower):
 
     def project(self, pooled: Tensor) -> Tensor:
         require_loaded(self._projection.weight, "the image tower")
-        pooled = pooled.to(self._projection.weight.dtype)
-        projected: Tensor = self._projection(self._vision.post_layernorm(pooled))
-        return projected
+        return _projected(pooled, self._vision.post_layernorm, self._projection)
 
 
 class ClipTextTower(TextTower):
@@ -183,14 +181,18 @@ class ClipTextTower(TextTower):
         return _replaced(hidden, context, 1)
 
     def project(self, pooled: Tensor) -> Tensor:
-        # The final layer norm acts on each token alone, so it may follow the choice of the token.
-        pooled = pooled.to(self._projection.weight.dtype)
-        projected: Tensor = self._projection(self._text.final_layer_norm(pooled))
-        return projected
+        # The final layer norm acts on single tokens, so it may follow the choice of the token.
+        return _projected(pooled, self._text.final_layer_norm, self._projection)
 
     def _embed_tokens(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self._text.embeddings.token_embedding(ids)
         return hidden
+
+
+def _projected(pooled: Tensor, norm: Any, projection: Any) -> Tensor:
+    """Features (B, e) in the precision of the model's weights."""
+    features: Tensor = projection(norm(pooled.to(projection.weight.dtype)))
+    return features
 
 
 def _replaced(hidden: Tensor, vectors: Tensor, position: int) -> Tensor:

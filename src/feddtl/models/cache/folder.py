@@ -124,10 +124,10 @@ def clear_cache(folder: Path) -> int:
 
 def free_bytes(folder: Path, cap: int, needed: Collection[Path]) -> int:
     """Bytes that can be added below the cap and on the disk, also by removing segments that are not needed."""
-    statuses = _statuses(folder)
-    kept = sum(status.st_size for path, status in statuses.items() if path in needed)
-    removable = sum(status.st_size for status in statuses.values()) - kept
-    return max(0, min(cap - kept, shutil.disk_usage(folder).free - FREE_MARGIN + removable))
+    sizes = {path: status.st_size for path, status in _statuses(folder).items()}
+    required = sum(sizes[path] for path in sizes.keys() & set(needed))
+    removable = sum(sizes.values()) - required
+    return max(0, min(cap - required, shutil.disk_usage(folder).free - FREE_MARGIN + removable))
 
 
 def make_room(folder: Path, size: int, cap: int, needed: Collection[Path]) -> None:

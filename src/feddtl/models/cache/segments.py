@@ -162,14 +162,22 @@ def write_segment(path: Path, keys: Sequence[bytes], parts: Sequence[Packed], la
     header, _ = _header(len(keys), layout)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(_LENGTH.pack(len(text)) + text)
-        file.writelines(_bytes_of(part.values) for part in parts)
-        file.writelines(_bytes_of(part.scales) for part in parts if part.scales is not None)
-        file.write(_bytes_of(torch.cat([row_checks(part) for part in parts])))
-        file.write(b"".join(keys))
-        file.flush()
-        os.fsync(file.fileno())
+    chunks = [
+        memoryview(_LENGTH.pack(len(text)) + text),
+        *(_bytes_of(part.values) for part in parts),
+        *(_bytes_of(part.scales) for part in parts if part.scales is not None),
+        _bytes_of(torch.cat([row_checks(part) for part in parts])),
+        memoryview(b"".join(keys)),
+    ]
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for chunk in chunks:
+            written = 0
+            while written < len(chunk):
+                written += os.write(file, chunk[written:])
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def split_keys(content: bytes) -> list[bytes]:
