@@ -13,7 +13,7 @@ import feddtl.models.cache.namespace
 from feddtl.backbones.clip import load_clip
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError
-from feddtl.models.activations import MemoryRows
+from feddtl.models.cache.packed import Packed
 from feddtl.timing import Stopwatch
 
 BLOCK = 2
@@ -116,9 +116,9 @@ def test_weights_behind_the_cut_do_not_count(make_encoder, clip_folder, table, p
 def test_the_memory_budget_holds_over_all_calls(make_encoder, table, exact):
     encoder = make_encoder(cache_memory_gb=40 * ROW / 1e9)
     first, second, third = (encoder.encode(table), encoder.encode(table), encoder.encode(table.select([1, 2])))
-    assert isinstance(first._source, MemoryRows)
+    assert isinstance(first._source, Packed)
     assert len(second._source.sources[0]) == 10
-    assert not isinstance(third._source, MemoryRows)
+    assert not isinstance(third._source, Packed)
     for activations, rows in ((first, exact), (second, exact), (third, exact[[1, 2]])):
         torch.testing.assert_close(activations.all(), rows, rtol=0, atol=1e-6)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from feddtl.errors import ModelError
-from feddtl.models.activations import Activations, DeviceMemory, JoinedRows, MemoryRows, RecomputedRows, joined
+from feddtl.models.activations import Activations, DeviceMemory, JoinedRows, RecomputedRows, joined
 from feddtl.models.cache.packed import Packed, RowLayout, pack
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -94,12 +94,12 @@ def test_layout_counts_the_bytes_of_a_row(precision, shape):
 def sources(rows):
     """The same rows as every kind of source that needs no disk."""
     half = len(rows) // 2
-    parts = [MemoryRows(Packed(rows[:half])), RecomputedRows(len(rows) - half, lambda at: rows[half:][at])]
+    parts = [Packed(rows[:half]), RecomputedRows(len(rows) - half, lambda at: rows[half:][at])]
     return {
-        "in memory": MemoryRows(Packed(rows)),
+        "in memory": Packed(rows),
         "computed": RecomputedRows(len(rows), lambda at: rows[at]),
         "joined": JoinedRows(parts),
-        "with empty parts": JoinedRows([MemoryRows(Packed(rows[:0])), *parts, MemoryRows(Packed(torch.empty(0, 0)))]),
+        "with empty parts": JoinedRows([Packed(rows[:0]), *parts, Packed(torch.empty(0, 0))]),
     }
 
 
@@ -132,12 +132,12 @@ def test_choosing_asks_for_no_row():
 
 def test_an_index_may_name_a_row_twice():
     rows = random_rows(3, 2)
-    assert torch.equal(Activations(MemoryRows(Packed(rows)), torch.tensor([2, 0, 2])).all(), rows[[2, 0, 2]])
+    assert torch.equal(Activations(Packed(rows), torch.tensor([2, 0, 2])).all(), rows[[2, 0, 2]])
 
 
 def test_int8_rows_come_as_float32():
     packed = pack(random_rows(4, 3, 8), "int8")
-    rows = Activations(MemoryRows(packed)).rows(torch.tensor([3, 1]))
+    rows = Activations(packed).rows(torch.tensor([3, 1]))
     assert rows.dtype == torch.float32
     assert torch.equal(rows, packed.floats()[[3, 1]])
 
@@ -166,7 +166,7 @@ def test_on_a_cpu_activations_stay_where_they_are():
 
 def devices(activations):
     sources = getattr(activations._source, "sources", [activations._source])
-    return [source.packed.values.device.type if isinstance(source, MemoryRows) else "elsewhere" for source in sources]
+    return [source.values.device.type if isinstance(source, Packed) else "elsewhere" for source in sources]
 
 
 def test_all_tables_share_one_half_of_the_free_memory():
@@ -183,9 +183,7 @@ def test_all_tables_share_one_half_of_the_free_memory():
 def test_rows_beyond_the_memory_hold_up_no_others():
     """A row that is computed at each use, between two tables in memory: only the tables go to the device."""
     rows = random_rows(5, 2)
-    source = JoinedRows(
-        [MemoryRows(Packed(rows[:2])), RecomputedRows(1, lambda at: rows[2 + at]), MemoryRows(Packed(rows[3:]))]
-    )
+    source = JoinedRows([Packed(rows[:2]), RecomputedRows(1, lambda at: rows[2 + at]), Packed(rows[3:])])
     table = Activations(source).select(torch.tensor([4, 2, 0]))
     loaded = DeviceMemory(torch.device("meta"), free=1000).load(table)
     assert devices(loaded) == ["meta", "elsewhere", "meta"]
@@ -199,7 +197,7 @@ def test_on_a_gpu_rows_of_both_memories_come_together(precision):
     device = torch.device("cuda", 0)
     packed = pack(random_rows(6, 3, 4), precision)
     late = RecomputedRows(1, lambda at: packed.floats()[5 + at])
-    table = Activations(JoinedRows([MemoryRows(packed.pick(slice(5))), late])).select(torch.tensor([5, 2, 2]))
+    table = Activations(JoinedRows([packed.pick(slice(5)), late])).select(torch.tensor([5, 2, 2]))
     found = DeviceMemory(device).load(table).rows(torch.tensor([1, 0]))
     assert found.device == device
     assert torch.equal(found.cpu(), packed.floats()[[2, 5]])

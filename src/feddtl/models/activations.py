@@ -17,27 +17,13 @@ DEVICE_SHARE = 0.5
 
 
 class RowSource(Protocol):
-    """Rows that are read by index."""
+    """Rows that are read by index: in memory (`Packed`), on disk (`SegmentRows`), or one of the sources below."""
 
     def __len__(self) -> int: ...
 
     def gather(self, indices: Tensor) -> Tensor:
         """Rows at indices (B,), in this order: (B, ...) floats."""
         ...
-
-
-@dataclass(frozen=True)
-class MemoryRows:
-    """Rows in the memory of a device."""
-
-    packed: Packed
-
-    def __len__(self) -> int:
-        return len(self.packed)
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """Rows on the device where they are."""
-        return self.packed.pick(indices.to(self.packed.values.device, non_blocking=True)).floats()
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ class Activations:
     @staticmethod
     def of(rows: Tensor) -> Activations:
         """Rows (N, ...) that are in memory."""
-        return Activations(MemoryRows(Packed(rows)))
+        return Activations(Packed(rows))
 
     def __len__(self) -> int:
         return len(self._index)
@@ -158,12 +144,12 @@ class DeviceMemory:
             copies = [self._copied(part) for part in source.sources]
             changed = any(copy is not part for copy, part in zip(copies, source.sources, strict=True))
             return JoinedRows(copies) if changed else source
-        if not isinstance(source, MemoryRows) or source.packed.values.device == self._device:
+        if not isinstance(source, Packed) or source.values.device == self._device:
             return source
-        if not 0 < source.packed.nbytes <= self._left:
+        if not 0 < source.nbytes <= self._left:
             return source
-        self._left -= source.packed.nbytes
-        return MemoryRows(source.packed.to(self._device))
+        self._left -= source.nbytes
+        return source.to(self._device)
 
 
 def joined(parts: Sequence[Activations]) -> Activations:

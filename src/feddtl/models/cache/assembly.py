@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feddtl.models.activations import Activations, JoinedRows, MemoryRows, RecomputedRows, RowSource
+from feddtl.models.activations import Activations, JoinedRows, RecomputedRows, RowSource
 from feddtl.models.cache.namespace import Location
 from feddtl.models.cache.packed import Packed, RowLayout
 from feddtl.models.cache.segments import DamagedSegmentError, Segment, SegmentRows
@@ -127,7 +127,7 @@ class Assembly:
         """The rows of all images, wherever they are. `compute` gives rows that were given up."""
         on_disk = {row: location for row, location in sorted(self._found.items()) if location is not None}
         recomputed = list(self._given_up.values())
-        sources: list[RowSource] = [MemoryRows(self._memory)]
+        sources: list[RowSource] = [self._memory]
         if on_disk:
             sources.append(SegmentRows(list(on_disk.values())))
         if recomputed:

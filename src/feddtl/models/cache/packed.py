@@ -45,6 +45,10 @@ class Packed:
         """The rows in their stored float precision; float32 for int8."""
         return self.values if self.scales is None else self.values.float().mul_(self.scales[..., None])
 
+    def gather(self, indices: Tensor) -> Tensor:
+        """Floats of the rows at indices (B,), on the device of all rows."""
+        return self.pick(indices.to(self.values.device, non_blocking=True)).floats()
+
     def pick(self, rows: Tensor | slice) -> Packed:
         """Some of the rows; a slice shares memory."""
         return Packed(*(part[rows] for part in self.parts))
