@@ -90,7 +90,7 @@ class TextTower(ABC):
 
     @torch.no_grad()
     def _prefix(self, prompts: tuple[str, ...], stop: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`precision`, that of the stack, is part of the cache's key."""
+        """`prefix` without its cache, whose key includes the precision of the stack."""
         ids, positions = self.tokenize(prompts)
         hidden = self.embed(ids)
         fused = Changes(attention="sdpa")
@@ -102,12 +102,7 @@ class TextTower(ABC):
         return below, positions
 
     def features(
-        self,
-        hidden: Tensor,
-        positions: Tensor,
-        first_block: int,
-        adapter: Adapter = None,
-        beside: Beside | None = None,
+        self, hidden: Tensor, positions: Tensor, first_block: int, adapter: Adapter = None, beside: Beside | None = None
     ) -> Tensor:
         """Projected features (C, e), before normalisation, from the output of `prefix` for `first_block`."""
         if first_block == len(self.stack):
