@@ -24,6 +24,7 @@ from typing import Any
 
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError
+from feddtl.units import first_few
 
 GRID, VARIANTS = "grid", "variants"
 CHOICE = "::"
@@ -66,9 +67,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def describe_labels(labels: Iterable[str]) -> str:
     """The first labels, and how many more there are."""
-    listed = list(labels)
-    more = f" and {len(listed) - MOST_LABELS} more" if len(listed) > MOST_LABELS else ""
-    return ", ".join(listed[:MOST_LABELS]) + more
+    return first_few(list(labels), MOST_LABELS)
 
 
 def no_such_label(file: Path, label: str, labels: Iterable[str]) -> ConfigError:

@@ -143,7 +143,7 @@ _ENTRIES = (
             "SeaLake": "sea or lake",
         },
         source_note="16,200 / 5,400 images (5,400 for validation are not used). EuroSAT has no official split; "
-        "CoOp's own is another one.",
+        "CoOp uses a different one.",
     ),
     CatalogEntry(
         name="tiny-imagenet",
@@ -168,7 +168,7 @@ _ENTRIES = (
         train_split="train+validation",
         prompt_template="a photo of a {class}, a type of flower.",
         source_note="2,040 / 6,149 images. The official training split has 10 images per class, too few for 16 "
-        "shots, so validation is joined to it: 20 per class. CoOp's own split has more.",
+        "shots, so validation is joined to it: 20 per class. CoOp's split has more.",
     ),
     CatalogEntry(
         name="caltech101",

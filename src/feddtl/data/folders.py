@@ -102,7 +102,7 @@ def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
 
 
 def _scan(root: Path, fewest: int) -> _Split:
-    """Finds the image files of one split; the position of images distinguishes class folders from domain folders."""
+    """Finds the image files of one split; the depth of the images distinguishes class folders from domain folders."""
     folders = subfolders(root)
     images = {folder: _images(folder) for folder in folders}
     class_folders = [folder for folder in folders if images[folder]]
