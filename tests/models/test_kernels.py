@@ -126,8 +126,8 @@ def test_names_of_kernels_go_both_ways():
 
 def test_plainer_kernels_stay_unless_they_clearly_lose():
     def chosen(**seconds):
-        timings = {tuple(name.split("_")): value for name, value in seconds.items()}
-        return prefer(timings)
+        timings = {as_kernels(*name.split("_")): value for name, value in seconds.items()}
+        return tuple(names_of(prefer(timings)).values())
 
     assert chosen(float32_sdpa=1.0, bfloat16_sdpa=0.9) == ("float32", "sdpa")
     assert chosen(float32_sdpa=1.0, bfloat16_sdpa=0.8) == ("bfloat16", "sdpa")

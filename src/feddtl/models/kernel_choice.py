@@ -35,9 +35,6 @@ MOST_IMAGES = 320
 HOPELESS = 4.0
 PROBE = 256  # rows and columns of the matrices whose product is timed
 
-PrecisionName = Literal["float32", "bfloat16"]
-Candidate = tuple[PrecisionName, AttentionKernel]
-
 
 def choose_kernels(
     clip: Backbone,
@@ -58,28 +55,28 @@ def choose_kernels(
         attention: Requested kernel, or 'auto'.
         remembered_in: Folder for the measurements, so that all runs on a machine choose alike; None: not stored.
     """
-    precisions: list[PrecisionName] = ["float32", "bfloat16"] if precision == "auto" else [precision]
-    kernels: list[AttentionKernel] = ["sdpa", "eager"] if attention == "auto" else [attention]
-    candidates = list(product(precisions, kernels))
+    precisions = ("float32", "bfloat16") if precision == "auto" else (precision,)
+    attentions: tuple[AttentionKernel, ...] = ("sdpa", "eager") if attention == "auto" else (attention,)
+    candidates = {"/".join(pair): as_kernels(*pair) for pair in product(precisions, attentions)}
     if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
-        return as_kernels(*candidates[0])
+        return next(iter(candidates.values()))
     file = None if remembered_in is None else remembered_in / REMEMBERED
     seconds = read_remembered(file).get(key := _key(clip.image, first_block), {})
-    if missing := [candidate for candidate in candidates if "/".join(candidate) not in seconds]:
-        measured = best_seconds(clip.image, first_block, [as_kernels(*pair) for pair in missing])
-        seconds = {**seconds, **{"/".join(pair): best for pair, best in zip(missing, measured, strict=True)}}
+    if missing := {name: kernels for name, kernels in candidates.items() if name not in seconds}:
+        measured = best_seconds(clip.image, first_block, list(missing.values()))
+        seconds = {**seconds, **dict(zip(missing, measured, strict=True))}
         remember(file, key, seconds)
     # JSON has no infinity: it is stored as null.
-    stored = {pair: seconds["/".join(pair)] for pair in candidates}
-    return as_kernels(*prefer({pair: math.inf if value is None else value for pair, value in stored.items()}))
+    found = {kernels: seconds[name] for name, kernels in candidates.items()}
+    return prefer({kernels: math.inf if value is None else value for kernels, value in found.items()})
 
 
-def prefer(seconds: Mapping[Candidate, float]) -> Candidate:
-    """The fastest candidate, where bfloat16 and eager count as slower by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
+def prefer(seconds: Mapping[Kernels, float]) -> Kernels:
+    """The fastest kernels, where bfloat16 and eager count as slower by `WORTH_BFLOAT16` and `WORTH_EAGER`."""
 
-    def handicapped(pair: Candidate) -> float:
-        slower = WORTH_BFLOAT16 if pair[0] == "bfloat16" else 1.0
-        return seconds[pair] * slower * (WORTH_EAGER if pair[1] == "eager" else 1.0)
+    def handicapped(kernels: Kernels) -> float:
+        slower = WORTH_BFLOAT16 if kernels.precision == torch.bfloat16 else 1.0
+        return seconds[kernels] * slower * (WORTH_EAGER if kernels.attention == "eager" else 1.0)
 
     return min(seconds, key=handicapped)
 
