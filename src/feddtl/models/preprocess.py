@@ -155,18 +155,17 @@ def plain_transform(processor: Any) -> PlainTransform | None:
     given = {name: value for name, value in size.items() if value is not None}
     resize_to: int | tuple[int, int]
     if given.keys() == {"shortest_edge"}:
-        resize_to = given["shortest_edge"]
-        fits = max(crop["height"], crop["width"]) <= resize_to
+        resize_to, smallest = given["shortest_edge"], (given["shortest_edge"],) * 2
     elif given.keys() == {"height", "width"}:
-        resize_to = (given["width"], given["height"])
-        fits = crop["width"] <= resize_to[0] and crop["height"] <= resize_to[1]
+        resize_to = smallest = (given["width"], given["height"])
     else:
         return None
+    crop_size = (crop["width"], crop["height"])
+    fits = crop_size[0] <= smallest[0] and crop_size[1] <= smallest[1]
     largest = round(1 / processor.rescale_factor)
     if not fits or not _divides_like(largest, processor.rescale_factor):
         return None
     mean, std = (tuple(map(float, part)) for part in (processor.image_mean, processor.image_std))
-    crop_size = (crop["width"], crop["height"])
     return PlainTransform(resize_to, crop_size, Image.Resampling(processor.resample), float(largest), mean, std)
 
 

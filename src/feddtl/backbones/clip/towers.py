@@ -21,6 +21,7 @@ from feddtl.models.preprocess import Preprocessing
 from feddtl.models.text_tower import TextTower
 from feddtl.models.towers import UNCHANGED, BlockStack, Changes, require_loaded
 
+# An old default in configurations whose vocabulary ends with the end-of-text token.
 LEGACY_END_OF_TEXT = 2
 
 
@@ -142,14 +143,9 @@ class ClipTextTower(TextTower):
                 "Shorten the class name or the prompt template (data.prompt).",
             )
         ids = pad_sequence([torch.tensor(prompt) for prompt in tokens], batch_first=True)
-        return ids.to(self.device), self._end_of_text(ids).to(self.device)
-
-    def _end_of_text(self, ids: Tensor) -> Tensor:
-        # The old default in configurations whose vocabulary ends with that token: transformers then pools at the
-        # largest id.
-        if self._eos == LEGACY_END_OF_TEXT:
-            return ids.argmax(dim=-1)
-        return (ids == self._eos).int().argmax(dim=-1)
+        # As transformers, which pools at the largest id if the configuration has the old default.
+        ends = (ids if self._eos == LEGACY_END_OF_TEXT else (ids == self._eos).int()).argmax(dim=-1)
+        return ids.to(self.device), ends.to(self.device)
 
     def embed(self, ids: Tensor) -> Tensor:
         tokens = self._embed_tokens(ids)
