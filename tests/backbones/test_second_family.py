@@ -50,16 +50,13 @@ class ToyModel(nn.Module):
 
 
 class ToyImageTower(ImageTower):
-    feature_width = WIDTH
-    tokens = (SIDE // PATCH) ** 2
-    architecture = None
-
     def __init__(self, model):
         half = (0.5, 0.5, 0.5)
         plain = PlainTransform((SIDE, SIDE), (SIDE, SIDE), Image.Resampling.BILINEAR, 255.0, half, half)
         preprocessing = Preprocessing(lambda: None, {"side": SIDE}, lambda processor: plain)
         stack = BlockStack(model.image.layers, "image.layers", HEADS, causal=False)
-        super().__init__(stack, preprocessing, "toy")
+        tokens = (SIDE // PATCH) ** 2
+        super().__init__(stack, preprocessing, "toy", tokens=tokens, feature_width=WIDTH, architecture={})
         self.model = model
 
     def prefix_digests(self, stop):

@@ -23,33 +23,33 @@ class ImageTower(ABC):
         stack: Its blocks.
         preprocessing: Of its images.
         name: Of the model, for readers.
+        tokens: S, of an image, including those that are not patches.
+        feature_width: e, of the joint space.
+        architecture: Everything besides the weights that determines the output, as JSON.
 
     Attributes:
         device: Where it computes.
         width: d, of the hidden states.
     """
 
-    def __init__(self, stack: BlockStack, preprocessing: Preprocessing, name: str) -> None:
+    def __init__(
+        self,
+        stack: BlockStack,
+        preprocessing: Preprocessing,
+        name: str,
+        *,
+        tokens: int,
+        feature_width: int,
+        architecture: dict[str, Any],
+    ) -> None:
         self.stack = stack
         self.preprocessing = preprocessing
         self.name = name
+        self.tokens = tokens
+        self.feature_width = feature_width
+        self.architecture = architecture
         self.device = stack.device
         self.width = stack.width
-
-    @property
-    @abstractmethod
-    def feature_width(self) -> int:
-        """e: width of the joint space."""
-
-    @property
-    @abstractmethod
-    def tokens(self) -> int:
-        """S: tokens of an image, including those that are not patches."""
-
-    @property
-    @abstractmethod
-    def architecture(self) -> dict[str, Any]:
-        """Everything besides the weights that determines the output, as JSON."""
 
     @abstractmethod
     def prefix_digests(self, stop: int) -> dict[str, str]:

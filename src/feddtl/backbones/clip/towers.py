@@ -45,25 +45,19 @@ class ClipImageTower(ImageTower):
         self._model = model
         self._vision = model.vision_model
         self._projection = model.visual_projection
-        self._config = model.config.vision_config
         self._digests = digests or digests_in_memory(model)
-        heads, blocks = self._config.num_attention_heads, self._vision.encoder.layers
+        config = model.config.vision_config
+        heads, blocks = config.num_attention_heads, self._vision.encoder.layers
         stack = BlockStack(blocks, "vision_model.encoder.layers", heads, causal=False, device=device)
         name = Path(model.name_or_path).name if Path(model.name_or_path).is_dir() else str(model.name_or_path)
-        super().__init__(stack, preprocessing, name)
-
-    @property
-    def feature_width(self) -> int:
-        return int(self._projection.out_features)
-
-    @property
-    def tokens(self) -> int:
-        """S: the class token and the patches."""
-        return int(self._vision.embeddings.position_embedding.num_embeddings)
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        return {key: getattr(self._config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+        super().__init__(
+            stack,
+            preprocessing,
+            name,
+            tokens=int(self._vision.embeddings.position_embedding.num_embeddings),
+            feature_width=int(self._projection.out_features),
+            architecture={key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")},
+        )
 
     def prefix_digests(self, stop: int) -> dict[str, str]:
         parts = {"embeddings": "vision_model.embeddings", "pre_layrnorm": "vision_model.pre_layrnorm"}
