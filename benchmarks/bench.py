@@ -37,7 +37,7 @@ NOT_QUICK = ("demo", "gpu")
 def main(words: list[str] | None = None) -> None:
     """Measure, write after each measure, and print."""
     arguments = parse(words)
-    # transformers warns of its own coming changes at every load.
+    # transformers warns of its own future changes at every load.
     warnings.filterwarnings("ignore", category=FutureWarning)
     silence_transformers()
     console = Console()
@@ -75,9 +75,11 @@ def parse(words: list[str] | None) -> argparse.Namespace:
         help="run the reference to its end, or estimate it from a round of each stage; "
         "auto: estimate what would take more than 20 minutes",
     )
-    parser.add_argument("--device", default="cpu", help="where both sides run (cpu)")
+    parser.add_argument("--device", default="cpu", help="device of both sides (cpu)")
     parser.add_argument("--shape", default="vit-b-16", choices=SHAPES, help="of the model (vit-b-16)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: see that all runs; numbers mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to test the benchmark; the numbers are meaningless"
+    )
     parser.add_argument("--work", type=Path, default=WORK, help="folder of generated models and images")
     parser.add_argument("--output", type=Path, help="result file (results/cpu.json; on a GPU results/gpu.json)")
     arguments = parser.parse_args(words)
@@ -93,7 +95,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 
 def silence_transformers() -> None:
-    """No report of the other tower's weights at each load of one tower, and no progress bars."""
+    """Turn off progress bars, and the report of unused weights when one tower is loaded."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -101,7 +103,7 @@ def silence_transformers() -> None:
 
 
 def table(rows: list[Row]) -> Table:
-    """All lines; green where the target is met."""
+    """All lines; green if the target is met."""
     shown = Table(title="feddtl against the reference loop: medians")
     for title in ("measure", "target", "ours", "reference", "ratio", "met"):
         shown.add_column(title, justify="left" if title == "measure" else "right", no_wrap=title != "measure")

@@ -1,4 +1,4 @@
-"""One whole run in a process of its own: `python -m benchmarks.child ours|reference …`, a JSON line at the end."""
+"""One whole run in a separate process: `python -m benchmarks.child ours|reference …`; prints a JSON line at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ours(workload: Workload) -> dict[str, Any]:
 
 
 def reference(workload: Workload, options: dict[str, Any]) -> dict[str, Any]:
-    """The reference loop; with `one_round_each` one round of each stage, from which a caller estimates the rest."""
+    """The reference loop; with `one_round_each` only one round of each stage, for an estimate."""
     from benchmarks.reference_loop import ReferenceLoop
     from benchmarks.reference_parts import Compute, Settings
     from benchmarks.workload import load_federation

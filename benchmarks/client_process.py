@@ -1,23 +1,20 @@
-"""What one message costs where every message starts a process: CPU seconds by phase, and peak memory of both sides.
+"""Cost of one message if every message starts a process: CPU seconds by phase, and peak memory, of both sides.
 
-`python -m benchmarks.client_process` needs flwr and writes `results/client_process.json`. Each measurement is a process
-of its own that answers one broadcast, with its images' activations in the cache already. CPU seconds, since they hardly
-depend on what else the machine does; phases are those of `benchmarks.one_message`.
+`python -m benchmarks.client_process` needs flwr and writes `results/client_process.json`. Each measurement is a new
+process that answers one broadcast; the activations of its images are already in the cache. CPU seconds hardly depend on
+other processes of the machine. The phases are those of `benchmarks.one_message`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import ROOT, machine
+from benchmarks.measure import machine, run_child
 from benchmarks.workload import Workload
 
 RESULTS = Path(__file__).parent / "results" / "client_process.json"
@@ -35,15 +32,10 @@ def experiment_of(model: str, method: str) -> dict[str, Any]:
     return {**shared, "model": str(workload.model), "data": data}
 
 
-def in_process(side: str, experiment: dict[str, Any], broadcast: Path, folder: Path) -> dict[str, Any]:
-    """A side's report from a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.one_message", side, json.dumps(experiment), str(broadcast)]
-    places = {"FEDDTL_CACHE": str(folder / "cache"), "FEDDTL_STATE": str(folder / "state")}
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+def report_of(side: str, experiment: dict[str, Any], broadcast: Path, folder: Path) -> dict[str, Any]:
+    """A side's report from a new process."""
+    environment = {"FEDDTL_CACHE": str(folder / "cache"), "FEDDTL_STATE": str(folder / "state")}
+    return run_child("benchmarks.one_message", [side, json.dumps(experiment), str(broadcast)], environment)
 
 
 def summarised(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -64,11 +56,11 @@ def measure(model: str, method: str, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         broadcast = folder / "broadcast.pickle"
-        in_process("server", experiment, broadcast, folder)
-        first = [in_process("client", experiment, broadcast, folder)]
-        clients = [in_process("client", experiment, broadcast, folder) for _ in range(repeats)]
-        servers = [in_process("server", experiment, broadcast, folder) for _ in range(repeats)]
-        without = [in_process("server-without-images", experiment, broadcast, folder) for _ in range(repeats)]
+        report_of("server", experiment, broadcast, folder)
+        first = [report_of("client", experiment, broadcast, folder)]
+        clients = [report_of("client", experiment, broadcast, folder) for _ in range(repeats)]
+        servers = [report_of("server", experiment, broadcast, folder) for _ in range(repeats)]
+        without = [report_of("server-without-images", experiment, broadcast, folder) for _ in range(repeats)]
     sides = {"client, first message": first, "client": clients, "server": servers, "server that scores none": without}
     return {side: summarised(reports) for side, reports in sides.items()}
 

@@ -18,7 +18,7 @@ from benchmarks.reference_loop import ReferenceLoop
 from benchmarks.reference_parts import Compute, Federation, Images, Roles
 from benchmarks.workload import SHAPES, Workload, class_names, load_federation, prompts
 
-# SFT epochs of the longer of two rounds; their difference holds no upload and no other cost of a round.
+# SFT epochs of the longer of two rounds; their difference contains no upload and no other fixed cost of a round.
 MANY = 4
 RL_EPOCHS = 3
 RL_TARGETS: dict[Roles, float | None] = {"per-role": 12, "per-sample": 20, "once": None}
@@ -104,7 +104,7 @@ def evaluation(bench: Bench) -> list[Row]:
 def text(bench: Bench) -> list[Row]:
     """A round of the server: averaging and text training on 16 embeddings of each of 100 classes."""
     classes = 4 if bench.quick else 100
-    # One image a class is encoded; its embedding stands for all of that class.
+    # One image per class is encoded; its embedding is repeated for the others.
     workload = bench.workload.scaled(classes=2 * classes, shots=1, tests=1)
     ours = Ours(workload, bench.scratch / "cache")
     ours.repeat_uploads(TEXT_SHOTS)

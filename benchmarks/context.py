@@ -1,4 +1,4 @@
-"""What all measures share: sizes, repeats, and the opponent once it is found."""
+"""Settings that all measures share: sizes, repeats, and the opponent."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Bench:
         scratch: Folder for feddtl's caches and runs, removed at the end.
         repeats: Measurements of each side.
         run_repeats: Whole runs of each side.
-        full_reference: Whether the reference's whole run is made; None: unless it would take too long.
-        quick: Tiny shapes: everything runs, no number means anything.
+        full_reference: Whether to measure the reference's whole run; None: unless it would take too long.
+        quick: Tiny shapes, to test the benchmark; the numbers are meaningless.
     """
 
     workload: Workload
@@ -44,7 +44,7 @@ class Bench:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For the result file; with the opponent's trials if they were made."""
+        """Settings for the result file, including the opponent's trials if there were any."""
         tried = self.__dict__.get("opponent")
         return {
             "workload": {**asdict(self.workload), "work": ""},

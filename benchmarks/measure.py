@@ -33,14 +33,14 @@ class Row:
 
     Attributes:
         name: What is measured; a later measurement replaces the line of this name in the result file.
-        target: In words; '' where the line is only printed.
+        target: In words; empty if there is none.
         ours: Seconds, bytes, or what `unit` says.
-        reference: The opponent's, or the base of a comparison with ourselves.
-        ratio: What is compared with the target.
-        met: Whether it is; None where the line is only printed.
+        reference: The opponent's, or feddtl's own before a change.
+        ratio: Compared with the target.
+        met: Whether the target is reached; None if there is none.
         unit: Of `ours` and `reference`.
-        note: What a reader must know: the opponent's settings, an estimate.
-        samples: Every single measurement.
+        note: For readers: the opponent's settings, or that a value is estimated.
+        samples: All measurements.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Row:
 def speedup(
     name: str, ours: Sequence[float], reference: Sequence[float], at_least: float | None = None, note: str = ""
 ) -> Row:
-    """Line of a ratio of medians, reference to ours."""
+    """Line with the ratio of medians, reference to ours."""
     ratio = median(reference) / median(ours)
     return Row(
         name,
@@ -72,7 +72,7 @@ def speedup(
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call, with the queued work of a GPU."""
+    """Wall-clock seconds of a call, including queued work of a GPU."""
     gc.collect()
     _synchronize()
     begun = time.perf_counter()
@@ -89,12 +89,12 @@ def _synchronize() -> None:
 def alternate(
     sides: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds by side, measured in turn, so that a slow minute of the machine hits all alike.
+    """Seconds by side, measured in turn, so that a slow minute of the machine affects all sides.
 
     Args:
-        sides: What to time, by name.
+        sides: Functions to time, by name.
         repeats: Measurements of each.
-        warm_up: Run each once before, uncounted.
+        warm_up: Run each once before, without timing it.
     """
     for work in sides.values() if warm_up else ():
         work()
@@ -105,9 +105,9 @@ def alternate(
     return samples
 
 
-def run_child(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A fresh interpreter of `benchmarks.child`; its JSON with `wall`, the seconds from start to exit."""
-    command = [sys.executable, "-m", "benchmarks.child", *arguments]
+def run_child(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run a module in a new process; the JSON in its last line, and `wall`, the seconds from start to exit."""
+    command = [sys.executable, "-m", module, *arguments]
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, capture_output=True, text=True)
     wall = time.perf_counter() - begun
@@ -120,7 +120,7 @@ def run_child(arguments: Sequence[str], environment: Mapping[str, str] | None = 
 def peak_memory() -> int:
     """Peak resident bytes of this process.
 
-    VmHWM rather than ru_maxrss: that one also counts what the parent held when it forked.
+    VmHWM rather than ru_maxrss, which includes the parent's memory at the fork.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -138,7 +138,7 @@ def matmul_peak(
 ) -> dict[str, float]:
     """Highest FLOP/s of a matrix product by dtype, over several shapes with some seconds of repeats each.
 
-    bfloat16 is left out where it is hopeless.
+    bfloat16 is omitted on machines that are far too slow at it.
     """
     peaks = {}
     for dtype in (torch.float32,) if bfloat16_is_hopeless(torch.device(device)) else (torch.float32, torch.bfloat16):
@@ -179,13 +179,13 @@ def machine() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str:
-    """Output of a git command in this repository; '' where there is none."""
+    """Output of a git command in this repository; empty outside a repository."""
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def write_results(path: Path, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
-    """Replace the lines of these names in the file; each line carries the machine and settings it was measured with."""
+    """Replace the lines of these names in the file; each line has its machine and settings."""
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
     here = machine()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

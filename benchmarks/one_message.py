@@ -1,7 +1,7 @@
-"""One side's part of a round in a process of its own: `python -m benchmarks.one_message client|server …`.
+"""One side's part of a round in a separate process: `python -m benchmarks.one_message client|server …`.
 
-It prints its CPU seconds by phase, none counted twice, and its peak memory as a JSON line. Nothing slow is imported
-before the clock runs.
+It prints its CPU seconds by phase and its peak memory as a JSON line. No second is counted twice, and no slow module is
+imported before the clock starts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what happens inside."""
+        """Count the CPU time of the block as this phase."""
         self._settle()
         self._running.append(name)
         try:
@@ -66,7 +66,7 @@ class Phases:
         setattr(owner, function, counted)
 
     def seconds(self) -> dict[str, float]:
-        """By phase, in the order in which they first came."""
+        """Seconds by phase, in the order of the phases' first appearance."""
         self._settle()
         return dict(self._seconds)
 
@@ -77,7 +77,7 @@ class Phases:
 
 
 def count_phases() -> Phases:
-    """Import feddtl and watch it from here on."""
+    """Import feddtl and start counting."""
     phases = Phases()
     for package, module in (("torch", "torch"), ("flwr", "flwr.clientapp"), ("feddtl", "feddtl.deployment")):
         with phases.phase(f"import {package}"):
@@ -90,7 +90,7 @@ def count_phases() -> Phases:
 
 
 def report(phases: Phases) -> dict[str, Any]:
-    """What is printed."""
+    """Phases and peak memory, to be printed."""
     seconds = phases.seconds()
     from benchmarks.measure import peak_memory
 
@@ -118,7 +118,7 @@ def server(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
 
 
 def server_without_images(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
-    """As `server`, with the towers that the method trains on the server: nothing is scored there."""
+    """As `server`, but with only the towers that the method trains on the server, because it scores no images."""
     phases = count_phases()
     from feddtl.experiment import load_model
     from feddtl.experiment_file import experiment_from_dict

@@ -39,7 +39,7 @@ class Opponent:
     trials: dict[str, float]
 
     def child_options(self, roles: Roles = "per-role", *, one_round_each: bool = False) -> dict[str, Any]:
-        """What `benchmarks.child` takes."""
+        """Options of `benchmarks.child`."""
         towers = {"image": asdict(self.image), "text": asdict(self.text)}
         return {**towers, "roles": roles, "one_round_each": one_round_each}
 
@@ -50,7 +50,7 @@ class Opponent:
 
 
 def defaults(device: str) -> Opponent:
-    """What transformers does when nothing is said: float32 and sdpa."""
+    """The defaults of transformers: float32 and sdpa."""
     return Opponent(Compute(device=device), Compute(device=device), {})
 
 

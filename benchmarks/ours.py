@@ -1,4 +1,4 @@
-"""feddtl as the benchmarks call it; the one place that knows its interfaces."""
+"""feddtl as the benchmarks call it; no other benchmark module uses its training interfaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feddtl.runtimes.server_step import server_step
 
 
 def experiment_of(workload: Workload, cache: Path, *, sft_epochs: int = 2) -> Experiment:
-    """The workload at feddtl's defaults: the paper's constants, evaluation every round, best precision by itself."""
+    """The workload at feddtl's defaults: the paper's constants, evaluation in every round, automatic precision."""
     return Experiment(
         model=str(workload.model),
         rounds=workload.rounds,
@@ -41,7 +41,7 @@ class Ours:
 
     Args:
         workload: What to run.
-        cache: Folder of kept activations.
+        cache: Cache folder of activations.
         sft_epochs: Local epochs of round 1.
     """
 
@@ -53,17 +53,17 @@ class Ours:
 
     @cached_property
     def payload(self) -> Payload:
-        """What opens round 1."""
+        """The broadcast of round 1."""
         return self.method.broadcast(self.start)
 
     @cached_property
     def rl_payload(self) -> Payload:
-        """What opens round 2."""
+        """The broadcast of round 2."""
         return self.method.broadcast(self.after_sft)
 
     @cached_property
     def updates(self) -> list[Update]:
-        """What the clients return in round 1."""
+        """The clients' updates of round 1."""
         return self.local("sft")
 
     @cached_property
@@ -85,7 +85,7 @@ class Ours:
         return server_step(self.method, self.start, self.updates).state
 
     def repeat_uploads(self, times: int) -> None:
-        """Let every uploaded embedding of round 1 stand for so many."""
+        """Repeat every uploaded embedding of round 1."""
         self.updates = [
             replace(
                 update,

@@ -1,8 +1,8 @@
-"""FedDTL as one would write it with transformers and peft: the opponent of the speed comparison.
+"""A plain FedDTL with transformers and peft: the opponent of the speed comparison.
 
 The same work as `feddtl`: same images, rounds, clients, epochs, batches, losses and evaluation, and, given the
-same random draws, the same adapters (tests/test_reference_loop.py). Images are preprocessed once and kept. Every
-step is a full forward pass, as `model(pixel_values)` gives it; one image tower serves all clients in turn.
+same random draws, the same adapters (tests/test_reference_loop.py). Images are preprocessed once and kept in memory.
+Every step is a full forward pass `model(pixel_values)`; all clients share one image tower.
 """
 
 from __future__ import annotations

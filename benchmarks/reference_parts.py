@@ -1,4 +1,4 @@
-"""What the reference loop is made of: settings, images, state, and the few formulas of the RL stage."""
+"""Parts of the reference loop: settings, images, state, and the formulas of the RL stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Adapter = dict[str, Tensor]
-# (purpose, numbers such as client and round) -> generator; the place where a test injects feddtl's draws.
+# (purpose, numbers such as client and round) -> generator; a test injects feddtl's draws here.
 Draws = Callable[..., torch.Generator]
 Roles = Literal["per-role", "per-sample", "once"]
 
@@ -25,7 +25,7 @@ class Compute:
         precision: 'bfloat16' casts the frozen weights, adapters stay float32; 'autocast' also computes the
             adapters in bfloat16, by torch.autocast over bfloat16 weights. 'float64' is for tests.
         attention: Attention implementation of transformers.
-        device: Where.
+        device: PyTorch's name of the device.
         evaluation_batch: Images per forward pass without gradients.
         padding: Prompts up to the longest one, or up to the tower's context.
     """
@@ -38,16 +38,16 @@ class Compute:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen weights and the images."""
+        """Type of the frozen weights and the images."""
         return torch.bfloat16 if self.precision == "autocast" else getattr(torch, self.precision)
 
     @property
     def joint_dtype(self) -> torch.dtype:
-        """Of embeddings, logits and losses."""
+        """Type of embeddings, logits and losses."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def context(self) -> AbstractContextManager[Any]:
-        """Around every forward pass."""
+        """Context of every forward pass."""
         wanted = self.precision == "autocast"
         return torch.autocast(torch.device(self.device).type, torch.bfloat16) if wanted else nullcontext()
 
@@ -92,7 +92,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Federation:
-    """Everyone's images, in memory; `shares` are positions in `test_base` by client."""
+    """All images, in memory; `shares` are indices into `test_base` by client."""
 
     clients: Sequence[Images]
     test_base: Images
@@ -104,7 +104,7 @@ class Federation:
 
 @dataclass(frozen=True)
 class State:
-    """What the server keeps between rounds."""
+    """State of the server between rounds."""
 
     image: Adapter
     text: Adapter

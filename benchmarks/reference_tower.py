@@ -27,12 +27,12 @@ class Tower:
         return LoraConfig(r=ranks * s.rank, lora_alpha=ranks * s.lora_alpha, target_modules=self._targets)
 
     def add(self, name: str, ranks: int = 1) -> None:
-        """One more, frozen, adapter."""
+        """Add a frozen adapter."""
         self.model.add_adapter(name, self._lora(ranks))
         self.model.to(self.compute.device).set_adapter("policy")
 
     def use(self, name: str) -> None:
-        """The adapter of the next forward passes; only 'policy' is trained."""
+        """Select the adapter of the next forward passes; only 'policy' is trained."""
         self.model.set_adapter(name, inference_mode=name != "policy")
 
     def get(self) -> Adapter:
@@ -45,6 +45,6 @@ class Tower:
         set_peft_model_state_dict(self.model, adapter, adapter_name=name)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """A fresh one."""
+        """A new Adam of the trained factors."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=self.settings.learning_rate)

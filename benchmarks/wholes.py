@@ -21,8 +21,8 @@ from benchmarks.ours import whole_run
 from benchmarks.reference_parts import Roles
 from benchmarks.workload import Workload
 
-# Seconds beyond which the reference's whole run is estimated from a round of each stage.
-PATIENCE = 1200.0
+# Above this number of seconds the reference's whole run is estimated from a round of each stage.
+MAX_REFERENCE_SECONDS = 1200.0
 DEMO_BEFORE = "679b549"
 DEMO = "experiments/quickstart.toml"
 
@@ -31,7 +31,7 @@ def run(bench: Bench) -> list[Row]:
     """The whole few-shot run with a cold cache, each side in a fresh process: seconds and peak memory."""
     workload = bench.workload
     one, kind = reference_estimate(workload, bench.opponent)
-    in_full = bench.full_reference if bench.full_reference is not None else one["wall"] <= PATIENCE
+    in_full = bench.full_reference if bench.full_reference is not None else one["wall"] <= MAX_REFERENCE_SECONDS
     ours, theirs = [], []
     for _ in range(bench.run_repeats):
         ours.append(our_run(workload))
@@ -50,18 +50,19 @@ def run(bench: Bench) -> list[Row]:
 
 def our_run(workload: Workload) -> dict[str, Any]:
     """feddtl in a fresh process with an empty cache."""
-    return run_child(["ours", json.dumps(asdict(workload))])
+    return run_child("benchmarks.child", ["ours", json.dumps(asdict(workload))])
 
 
 def reference_run(workload: Workload, opponent: Opponent) -> dict[str, Any]:
     """The reference in a fresh process, every round."""
-    return run_child(["reference", json.dumps(asdict(workload)), json.dumps(opponent.child_options())])
+    options = json.dumps(opponent.child_options())
+    return run_child("benchmarks.child", ["reference", json.dumps(asdict(workload)), options])
 
 
 def reference_estimate(workload: Workload, opponent: Opponent, roles: Roles = "per-role") -> tuple[dict[str, Any], str]:
-    """A report whose `wall` is that of a run of one round of each stage plus the missing rounds at their price."""
+    """A report whose `wall` is measured for one round of each stage and extrapolated to all rounds."""
     options = opponent.child_options(roles, one_round_each=True)
-    report = run_child(["reference", json.dumps(asdict(workload)), json.dumps(options)])
+    report = run_child("benchmarks.child", ["reference", json.dumps(asdict(workload)), json.dumps(options)])
     sft_rounds = (workload.rounds + 1) // 2
     sft, rl = report["rounds"]
     missing = (sft_rounds - 1) * sft + (workload.rounds - sft_rounds - 1) * rl
@@ -89,10 +90,10 @@ def _memory_default(ours: list[dict[str, Any]], plain: Mapping[str, Any]) -> Row
 
 def growth(bench: Bench) -> list[Row]:
     """Cold two-round runs of feddtl at twice the images, classes and clients; twice the time is linear."""
-    # A quarter of the images of the other measures: with all of them it takes an hour where bfloat16 is of no use.
+    # A quarter of the images of the other measures: all of them take an hour on a machine without fast bfloat16.
     share = 1 if bench.quick else 4
     base = bench.workload.scaled(rounds=2, shots=bench.workload.shots // share, tests=bench.workload.tests // share)
-    # Twice the classes at the same shots are twice the images too.
+    # At the same number of shots, twice the classes also means twice the images.
     variants = {
         "images": base.scaled(shots=2 * base.shots, tests=2 * base.tests),
         "classes": base.scaled(classes=2 * base.classes),
@@ -127,7 +128,7 @@ def _cold_run(workload: Workload) -> float:
 
 
 def demo(bench: Bench) -> list[Row]:
-    """`make demo`'s run now, cold and warm, and as it was before, in turn."""
+    """The run of `make demo`, cold and warm, and that of an earlier commit, in turn."""
     samples: dict[str, list[float]] = {"cold": [], "warm": [], "before": []}
     with tempfile.TemporaryDirectory() as folder:
         old = Path(folder) / "before"

@@ -1,4 +1,4 @@
-"""Random CLIPs of real shapes and generated images: what both sides work on, without network."""
+"""The models and images of both sides: random CLIPs of real shapes, and generated images; no network is needed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Workload:
         tests: Test images per class.
         clients: K.
         rounds: T; the first half is SFT.
-        side: Pixels of a stored image; 0: what the model takes.
+        side: Pixels of a stored image; 0: as the model expects.
         device: Where to run.
         work: Folder of models and images.
     """
@@ -104,7 +104,7 @@ class Workload:
         return DataConfig(source=str(self.images), shots=self.shots, clients=self.clients, prompt=PROMPT)
 
     def scaled(self, **changes: Any) -> Workload:
-        """With some fields changed."""
+        """A copy with some fields changed."""
         return replace(self, **changes)
 
     def _write_images(self, folder: Path, side: int) -> None:
@@ -122,7 +122,7 @@ def class_names(count: int) -> list[str]:
 
 
 def _once(folder: Path, write: Any) -> Path:
-    """The folder, complete or not there at all."""
+    """The folder, which is created completely or not at all."""
     if not folder.is_dir():
         draft = folder.with_name(folder.name + ".draft")
         shutil.rmtree(draft, ignore_errors=True)

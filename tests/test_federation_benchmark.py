@@ -50,10 +50,10 @@ def test_an_experiment_comes_back_from_its_file(tmp_path, experiment):
 
 
 @needs_proc
-def test_a_party_s_processes_end_with_the_block_even_those_whose_parent_was_killed(tmp_path):
+def test_the_processes_of_a_role_end_with_the_block_even_those_whose_parent_was_killed(tmp_path):
     with processes() as started:
-        first = started.start([sys.executable, "-c", NESTED], tmp_path / "log", party="a")
-        started.start([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", party="b")
+        first = started.start([sys.executable, "-c", NESTED], tmp_path / "log", role="a")
+        started.start([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", role="b")
         wait_for("three processes", lambda: len(started.members()) == 3, 60)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -87,7 +87,7 @@ def test_memory_is_that_of_the_watched_processes(tmp_path):
     """A child that holds 64 MB: its peak and the sum are above that, and below that and an interpreter."""
     code = "import time; held = bytearray(b'x') * (64 << 20); time.sleep(600)"
     with processes() as started:
-        child = started.start([sys.executable, "-c", code], tmp_path / "log", party="one")
+        child = started.start([sys.executable, "-c", code], tmp_path / "log", role="one")
         watch = Watch(started, ["one"])
         watch.start()
         wait_for("the memory", lambda: watch.most > 64 << 20, 60)

@@ -1,1 +1,1 @@
-"""What a federation over Flower costs and survives: load, faults, hosts apart."""
+"""Measurements of a federation over Flower: load, faults, distance between hosts."""

@@ -1,4 +1,4 @@
-"""Memory that one update takes on its way, above what was there before each step.
+"""Memory that one update needs in each step between client and server, in addition to the memory before that step.
 
     python -m benchmarks.federation.copies --megabytes 64
 
@@ -30,11 +30,11 @@ Result = TypeVar("Result")
 
 
 def measure(megabytes: int) -> dict[str, dict[str, int]]:
-    """By step, bytes that it left held, and the most that it held meanwhile."""
+    """Bytes by step: those still allocated at its end, and its peak."""
     found: dict[str, dict[str, int]] = {}
 
     def step(name: str, work: Callable[[], Result]) -> Result:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what is held from here on
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
         before = resident()
         result = work()
         found[name] = {"held_bytes": resident() - before, "peak_bytes": peak(os.getpid()) - before}
@@ -59,7 +59,7 @@ def resident() -> int:
 
 
 def main() -> None:
-    """Measure, and write the result."""
+    """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=64, help="of the update, in MiB")
     arguments = parser.parse_args()

@@ -1,11 +1,10 @@
-"""Five clients and a server in processes of their own, three of which are killed with SIGKILL; the run must end.
+"""A server and five clients in separate processes, three of which are killed with SIGKILL; the run must still finish.
 
     python -m benchmarks.federation.faults
 
-Client 1 is killed while it trains, client 2 between two rounds, the server with its run while a round goes on; or the
-run alone, while its server lives. What died is started again at once, as a service manager does it, and the run is
-resumed. The script fails unless all
-rounds are done and the records name what was lost.
+Client 1 is killed while it trains, client 2 between two rounds, and the server with its run during a round; optionally
+also the run alone, while its server stays up. A killed process is restarted at once, as a service manager does, and the
+run is resumed. The script fails unless all rounds are finished and the records name the lost updates.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ FIRST, SECOND = 1, 2  # the clients that are killed
 
 @dataclass
 class Log:
-    """What was done to the federation, with seconds since the run was submitted."""
+    """Events of the scenario, with seconds since its start."""
 
     begun: float = field(default_factory=time.monotonic)
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, what: str) -> None:
-        """Keep and show an event."""
-        self.events.append({"seconds": round(time.monotonic() - self.begun, 1), "event": what})
-        print(f"{self.events[-1]['seconds']:7.1f} s  {what}", flush=True)
+    def add(self, event: str) -> None:
+        """Record and print an event."""
+        self.events.append({"seconds": round(time.monotonic() - self.begun, 1), "event": event})
+        print(f"{self.events[-1]['seconds']:7.1f} s  {event}", flush=True)
 
 
 @dataclass(frozen=True)
 class Faults:
-    """When what is killed.
+    """The rounds in which processes are killed.
 
     Attributes:
         in_round: Client 1, while it trains in this round.
         between: Client 2, after this round; 0: never.
-        run: The run's process alone, in this round; 0: never.
+        run: Only the run's process, in this round; 0: never.
         server: The server and its run, in this round.
     """
 
@@ -65,20 +64,20 @@ class Scenario:
 
     Attributes:
         federation: The processes.
-        faults: What is killed.
+        faults: When processes are killed.
         output: Run folder.
-        patience: Seconds that a round may take.
-        log: What happened.
+        timeout: Seconds that a round may take.
+        log: Events.
     """
 
     federation: Federation
     faults: Faults
     output: Path
-    patience: float
+    timeout: float
     log: Log = field(default_factory=Log)
 
     def play(self, experiment: Experiment) -> None:
-        """Start everything, kill, restart, resume, and wait for the end."""
+        """Start all processes, kill and restart some, resume the run, and wait for its end."""
         federation, faults = self.federation, self.faults
         federation.write_keys()
         federation.start_server()
@@ -107,23 +106,23 @@ class Scenario:
         self._resume(experiment)
 
     def _resume(self, experiment: Experiment) -> None:
-        """`feddtl submit --resume`, as soon as the server takes it."""
-        tries, deadline = 0, time.monotonic() + self.patience
+        """Repeat `feddtl submit --resume` until the server accepts and finishes the run."""
+        tries, deadline = 0, time.monotonic() + self.timeout
         while True:
             tries += 1
             run = self.federation.submit(experiment, self.output, resume=True)
-            code = run.wait(self.patience * experiment.rounds)
+            code = run.wait(self.timeout * experiment.rounds)
             if code == 0:
                 self.log.add(f"run finished; the resumption was tried {tries} times")
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the resumed run ended with {code}:\n{self.federation.said(SUBMIT)[-1500:]}")
+                raise RuntimeError(f"the resumed run ended with {code}:\n{self.federation.output(SUBMIT)[-1500:]}")
             time.sleep(2.0)
 
     def _failed(self, run: subprocess.Popen[bytes], fault: str) -> None:
         self.log.add(fault)
-        if run.wait(self.patience) == 0:
-            raise RuntimeError(f"{fault}, and it is taken for finished")
+        if run.wait(self.timeout) == 0:
+            raise RuntimeError(f"{fault}, but `feddtl submit` reported a finished run")
         self.log.add(f"feddtl submit ended with exit code {run.returncode}")
 
     def _kill_client(self, client: int, when: str) -> None:
@@ -139,25 +138,25 @@ class Scenario:
     def _wait_until_trains(self, client: int, number: int) -> None:
         self._wait(f"client {client} trains in round {number}", lambda: self.federation.trains(client, number))
 
-    def _wait(self, what: str, condition: Callable[[], object]) -> None:
+    def _wait(self, event: str, condition: Callable[[], object]) -> None:
         try:
-            wait_for(what, condition, self.patience)
+            wait_for(event, condition, self.timeout)
         except TimeoutError as error:
-            parties = [SERVER, SUBMIT, *map(client_name, range(self.federation.clients))]
-            logs = [f"--- {party}\n{self.federation.said(party)[-1500:]}" for party in parties]
+            roles = [SERVER, SUBMIT, *map(client_name, range(self.federation.clients))]
+            logs = [f"--- {role}\n{self.federation.output(role)[-1500:]}" for role in roles]
             raise RuntimeError("\n".join([str(error), *logs])) from None
 
 
 def outcome(scenario: Scenario, experiment: Experiment) -> dict[str, Any]:
-    """What came of it. Raises RuntimeError unless all rounds are done and the killed clients are named."""
+    """The result. Raises RuntimeError unless all rounds are finished and the records name the killed clients."""
     records, faults = records_of(scenario.output), scenario.faults
     rounds = [record["round"] for record in records]
     lost = {record["round"]: record.get("failures", {}) for record in records if record["lost"]}
     if rounds != list(range(1, experiment.rounds + 1)) or not (scenario.output / "summary.json").is_file():
-        raise RuntimeError(f"rounds done: {rounds}")
+        raise RuntimeError(f"finished rounds: {rounds}")
     killed = {faults.in_round: FIRST, **({faults.between + 1: SECOND} if faults.between else {})}
     if any(str(client) not in lost.get(number, {}) for number, client in killed.items()):
-        raise RuntimeError(f"lost: {lost}, where the kills cost {killed}")
+        raise RuntimeError(f"lost by round: {lost}; expected client by round: {killed}")
     return {
         "events": scenario.log.events,
         "rounds": [
@@ -173,7 +172,7 @@ def outcome(scenario: Scenario, experiment: Experiment) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Play the scenario, and write the result."""
+    """Run the scenario and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=5, help="3 or more")
     parser.add_argument("--rounds", type=int, default=6, help="5 or more")

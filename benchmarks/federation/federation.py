@@ -1,4 +1,4 @@
-"""A deployed federation of this measurement: `feddtl server`, `feddtl client` and `feddtl submit`, each a party."""
+"""A deployed federation: the processes of `feddtl server`, `feddtl client` and `feddtl submit`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from feddtl.launch.processes import free_port
 
 FEDDTL = (sys.executable, "-m", "feddtl")
 SERVER, SUBMIT = "server", "submit"
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_CHECKS = 0.2
 SECONDS_TO_START = 180.0
-READY = "The server listens on"  # what `feddtl server` says
+READY = "The server listens on"  # printed by `feddtl server`
 
 
 @dataclass
 class Federation:
-    """RunContext are processes of this machine; each has its own state, keys and log below `root`.
+    """A server, its clients and the submitting command on this machine, each with its own state, keys and log.
 
     Attributes:
-        root: New folder for everything.
-        clients: How many there are.
-        processes: What is started.
+        root: New folder for all files.
+        clients: Number of clients.
+        processes: Starts and ends the commands.
         host: Address of the server.
         port: Its port.
-        within: Words before the commands of a party, as `ip netns exec NAME`.
+        prefix: Words before the commands of a role, for instance `ip netns exec NAME`.
     """
 
     root: Path
@@ -43,63 +43,63 @@ class Federation:
     processes: Processes
     host: str = "127.0.0.1"
     port: int = field(default_factory=free_port)
-    within: Callable[[str], Sequence[str]] = lambda party: ()
+    prefix: Callable[[str], Sequence[str]] = lambda role: ()
 
     def write_keys(self) -> None:
-        """Authority, certificate and keys."""
+        """Write the keys of the server and its clients."""
         command = [*FEDDTL, "keys", str(self.root / "keys"), "--hosts", self.host, "--clients", str(self.clients)]
         subprocess.run(command, check=True, capture_output=True)
 
     def start_server(self) -> None:
-        """`feddtl server`; returns when clients and runs are let in."""
-        said = len(self.said(SERVER))
+        """Start `feddtl server`; returns when it accepts clients and runs."""
+        printed = len(self.output(SERVER))
         flags = ["--keys", self.root / "keys" / "server", "--host", self.host, "--port", self.port]
         server = self._start(SERVER, "server", *flags)
-        wait_for("the server", lambda: READY in self.said(SERVER)[said:] or server.poll(), SECONDS_TO_START)
+        wait_for("the server", lambda: READY in self.output(SERVER)[printed:] or server.poll(), SECONDS_TO_START)
         if server.poll() is not None:
-            raise RuntimeError(f"the server did not start:\n{self.said(SERVER)[-1500:]}")
+            raise RuntimeError(f"the server did not start:\n{self.output(SERVER)[-1500:]}")
 
     def start_client(self, client: int) -> None:
-        """`feddtl client`, as a service manager starts it anew after it died."""
-        party = client_name(client)
-        flags = ["--id", client, "--server", f"{self.host}:{self.port}", "--keys", self.root / "keys" / party]
-        self._start(party, "client", *flags)
+        """Start `feddtl client`; also again after it was killed, as a service manager does."""
+        role = client_name(client)
+        flags = ["--id", client, "--server", f"{self.host}:{self.port}", "--keys", self.root / "keys" / role]
+        self._start(role, "client", *flags)
 
     def submit(self, experiment: Experiment, output: Path, *, resume: bool = False) -> subprocess.Popen[bytes]:
-        """`feddtl submit`, or with `resume` on with a run."""
+        """Start `feddtl submit` of a new run, or with `resume` of an existing one."""
         path = self.root / "experiment.toml"
         path.write_text(as_toml(experiment), encoding="utf-8")
         flags = ["--resume", output] if resume else [path, "--output", output]
         return self._start(SUBMIT, "submit", *flags, state=SERVER)
 
-    def said(self, party: str) -> str:
-        """What a party's processes printed so far."""
-        path = self._log(party)
+    def output(self, role: str) -> str:
+        """The text that the processes of a role have printed so far."""
+        path = self._log(role)
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
-    def _log(self, party: str) -> Path:
-        return self.root / f"{party}.log"
+    def _log(self, role: str) -> Path:
+        return self.root / f"{role}.log"
 
     def trains(self, client: int, round_number: int) -> bool:
-        """Whether a client took the broadcast of a round, and a process of it works.
+        """Whether a client has received the broadcast of a round and has a process that works on it.
 
-        A process alone may be that of the round before, and a broadcast that a killed client did not take is the one
-        that it takes when it is back: nothing is lost then.
+        The process alone could belong to the round before. A client that is killed before it has received the
+        broadcast receives it after its restart, and then no update is lost.
         """
-        if f"round {round_number}: training" not in self.said(client_name(client)):
+        if f"round {round_number}: training" not in self.output(client_name(client)):
             return False
         return any(program(pid) == "flwr-clientapp" for pid in self.processes.members(client_name(client)))
 
-    def _start(self, party: str, command: str, *flags: object, state: str = "") -> subprocess.Popen[bytes]:
-        state_folder = self.root / "state" / (state or party)
-        # A cache of activations for each party, as on machines of their own.
-        environment = {"FEDDTL_STATE": str(state_folder), "FEDDTL_CACHE": str(self.root / "cache" / (state or party))}
-        words = [*self.within(state or party), *FEDDTL, command, *map(str, flags)]
-        return self.processes.start(words, self._log(party), environment, party)
+    def _start(self, role: str, command: str, *flags: object, state: str = "") -> subprocess.Popen[bytes]:
+        state_folder = self.root / "state" / (state or role)
+        # Each role has its own cache of activations, as on separate machines.
+        environment = {"FEDDTL_STATE": str(state_folder), "FEDDTL_CACHE": str(self.root / "cache" / (state or role))}
+        words = [*self.prefix(state or role), *FEDDTL, command, *map(str, flags)]
+        return self.processes.start(words, self._log(role), environment, role)
 
 
 def as_toml(experiment: Experiment) -> str:
-    """An experiment file."""
+    """The content of an experiment file."""
     values = experiment_to_dict(experiment)
     plain = toml_text({key: value for key, value in values.items() if not isinstance(value, dict)})
     tables = [f"[{key}]\n{toml_text(value)}" for key, value in values.items() if isinstance(value, dict)]
@@ -107,22 +107,22 @@ def as_toml(experiment: Experiment) -> str:
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:
-    """Rounds that a run has done so far."""
+    """Records of the rounds that a run has finished."""
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float) -> float:
-    """Seconds until a condition holds. Raises TimeoutError naming it."""
+    """Wait for a condition; the seconds that it took. Raises TimeoutError, which names the condition."""
     begun = time.monotonic()
     while not condition():
         if time.monotonic() - begun > seconds:
             raise TimeoutError(f"{what}: not within {seconds:g} seconds")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     return time.monotonic() - begun
 
 
 def require_root() -> None:
-    """Raise SystemExit for a user who may not make network namespaces."""
+    """Raise SystemExit for a user who is not allowed to create network namespaces."""
     if os.geteuid() != 0:
         raise SystemExit("Network namespaces need root.")

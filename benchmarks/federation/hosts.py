@@ -1,9 +1,9 @@
-"""Server and clients in network namespaces of their own, near and far apart: seconds and bytes of a round.
+"""Server and clients in separate network namespaces, near and far apart: seconds and bytes of a round.
 
     sudo python -m benchmarks.federation.hosts
 
-Everything between them passes the links of `wide_area`. The bytes that the records count, of tensors, stand beside
-those that went over the interfaces, with TLS, HTTP, Flower's own messages and what was sent again.
+All traffic passes the links of `wide_area`. The result has the bytes of tensors, which the records count, and the bytes
+at the interfaces, which include TLS, HTTP, Flower's own messages and retransmissions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure(experiment: Experiment, network: Network) -> dict[str, Any]:
             experiment.data.clients,
             started,
             host=network.address(0),
-            within=lambda party: ("ip", "netns", "exec", network.names[hosts[party]]),
+            prefix=lambda role: ("ip", "netns", "exec", network.names[hosts[role]]),
         )
         federation.write_keys()
         federation.start_server()
@@ -49,11 +49,11 @@ def measure(experiment: Experiment, network: Network) -> dict[str, Any]:
         while len(marks) < experiment.rounds:
             wait_for("a round", lambda: len(records_of(output)) > len(marks) or run.poll(), SECONDS_TO_END)
             if run.poll():
-                raise RuntimeError(f"the run failed:\n{federation.said(SUBMIT)[-1500:]}")
+                raise RuntimeError(f"the run failed:\n{federation.output(SUBMIT)[-1500:]}")
             marks.append({"at": time.monotonic(), **network.counters(0)})
         run.wait()
         records = records_of(output)
-    # The first round holds the start of everything, and the last the evaluation of all.
+    # The first round includes the start of all processes, the last the evaluation by all clients.
     spans = list(pairwise(marks))
     return {
         "median_round_seconds": median(after["at"] - before["at"] for before, after in spans),

@@ -1,10 +1,10 @@
-"""Many clients and large replies: memory and time per round, beside the same experiment in one process.
+"""Many clients and large replies: memory and time per round, compared with the same experiment in one process.
 
     python -m benchmarks.federation.load --clients 100 --rounds 20
     python -m benchmarks.federation.load --name "64 MB replies" --clients 4 --rounds 3 --rank 10923 \
-        --ways local simulation deployment
+        --runtimes in-process simulation deployment
 
-`local` is what `feddtl run` does, `simulation` is Flower's with Ray, and `deployment` is `feddtl server`,
+`in-process` is `feddtl run`, `simulation` is Flower's simulation with Ray, and `deployment` is `feddtl server`,
 `feddtl client` and `feddtl submit` with TLS on the loopback interface.
 """
 
@@ -26,13 +26,13 @@ from benchmarks.federation.results import add_result
 from feddtl.config import DataConfig, EvaluationConfig, Experiment, LoraConfig, ScheduleConfig, UplinkConfig
 from feddtl.launch.connection import client_name
 
-WAYS = ("local", "simulation", "deployment")
+RUNTIMES = ("in-process", "simulation", "deployment")
 SECONDS_TO_END = 3600.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """Attributes are the flags of the command."""
+    """The flags of the command with the same names."""
 
     clients: int
     rounds: int
@@ -40,7 +40,7 @@ class Load:
     shots: int
 
     def experiment(self) -> Experiment:
-        """FedDTL's SFT stage on generated shapes; few test images, since scoring is not what is measured."""
+        """FedDTL's SFT stage on generated shapes; with few test images, because scoring is not measured."""
         return Experiment(
             model="tiny-clip",
             rounds=self.rounds,
@@ -49,13 +49,13 @@ class Load:
             data=DataConfig(
                 source="shapes", clients=self.clients, shots=self.shots, partition="iid", test_images_per_class=1
             ),
-            # Factors of such a rank are far from those of a usual one.
+            # A very high rank makes large updates.
             uplink=UplinkConfig(max_update_norm=1e6),
             evaluation=EvaluationConfig(every=self.rounds, client_models="never"),
         )
 
 
-def run_local(load: Load, output: Path) -> None:
+def run_in_process(load: Load, output: Path) -> None:
     """All clients in this process."""
     from feddtl.experiment import run_experiment
 
@@ -63,7 +63,7 @@ def run_local(load: Load, output: Path) -> None:
 
 
 def run_simulation(load: Load, output: Path) -> None:
-    """Server in this process, clients in Ray's, one for each core."""
+    """Server in this process, clients in Ray's processes, one for each core."""
     from flwr.simulation import run_simulation as simulate
 
     from feddtl.deployment import answer, serve
@@ -81,17 +81,17 @@ def void(_: object) -> None:
     """A server app returns nothing."""
 
 
-def measure(way: str, load: Load) -> dict[str, Any]:
-    """Run one way, in processes of its own."""
+def measure(runtime: str, load: Load) -> dict[str, Any]:
+    """Run the experiment in new processes; their memory, and the time and bytes of its rounds."""
     with tempfile.TemporaryDirectory() as folder, processes() as started:
         root, output = Path(folder), Path(folder) / "run"
-        parties = [SERVER, SUBMIT, *map(client_name, range(load.clients))] if way == "deployment" else [""]
-        watch = Watch(started, parties)
+        roles = [SERVER, SUBMIT, *map(client_name, range(load.clients))] if runtime == "deployment" else [""]
+        watch = Watch(started, roles)
         watch.start()
-        if way == "deployment":
+        if runtime == "deployment":
             deploy(load, Federation(root, load.clients, started), output)
         else:
-            run_child(way, load, started, root)
+            run_child(runtime, load, started, root)
         watch.stop()
         records = records_of(output)
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
@@ -111,29 +111,29 @@ def measure(way: str, load: Load) -> dict[str, Any]:
     }
 
 
-def run_child(way: str, load: Load, started: Processes, root: Path) -> None:
-    """One of the ways that are a single command."""
-    command = [sys.executable, "-m", "benchmarks.federation.load", "--child", way, str(root / "run")]
+def run_child(runtime: str, load: Load, started: Processes, root: Path) -> None:
+    """Run a runtime that is a single command."""
+    command = [sys.executable, "-m", "benchmarks.federation.load", "--child", runtime, str(root / "run")]
     for key, value in asdict(load).items():
         command += [f"--{key}", str(value)]
     environment = {
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_HOME": str(root / "flwr"),
         "FEDDTL_CACHE": str(root / "cache"),
-        "RAY_raylet_start_wait_time_s": "600",  # its minute is not enough on a busy machine
+        "RAY_raylet_start_wait_time_s": "600",  # the default of a minute is too short on a busy machine
     }
     if started.start(command, root / "log", environment).wait():
         raise RuntimeError(f"{' '.join(command)} failed:\n{(root / 'log').read_text(encoding='utf-8')[-4000:]}")
 
 
 def deploy(load: Load, federation: Federation, output: Path) -> None:
-    """Server and clients as on machines of their own."""
+    """Run server and clients as on separate machines."""
     federation.write_keys()
     federation.start_server()
     for client in range(load.clients):
         federation.start_client(client)
     if federation.submit(load.experiment(), output).wait(SECONDS_TO_END):
-        raise RuntimeError(f"the run failed:\n{federation.said(SUBMIT)[-4000:]}")
+        raise RuntimeError(f"the run failed:\n{federation.output(SUBMIT)[-4000:]}")
 
 
 def main() -> None:
@@ -144,18 +144,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="3 or more")
     parser.add_argument("--rank", type=int, default=4, help="of the adapters: 1536 numbers of an update for each")
     parser.add_argument("--shots", type=int, default=40, help="training images of each of the 32 classes, all clients")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
-    parser.add_argument("--child", nargs=2, metavar=("WAY", "OUTPUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES[:2])
+    parser.add_argument("--child", nargs=2, metavar=("RUNTIME", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     load = Load(arguments.clients, arguments.rounds, arguments.rank, arguments.shots)
     if arguments.child:
-        way, output = arguments.child
-        {"local": run_local, "simulation": run_simulation}[way](load, Path(output))
+        runtime, output = arguments.child
+        {"in-process": run_in_process, "simulation": run_simulation}[runtime](load, Path(output))
         return
-    for way in arguments.ways:
-        found = measure(way, load)
-        add_result("load", f"{arguments.name}, {way}", found, asdict(load))
-        print(json.dumps({way: {key: found[key] for key in found if key not in ("round_seconds", "phases")}}))
+    for runtime in arguments.runtimes:
+        found = measure(runtime, load)
+        add_result("load", f"{arguments.name}, {runtime}", found, asdict(load))
+        print(json.dumps({runtime: {key: found[key] for key in found if key not in ("round_seconds", "phases")}}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes of a measurement: their memory, and their end."""
+"""Processes of a measurement: started, watched for their memory, and ended."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ VARIABLE = "FEDDTL_MEASUREMENT"
 
 @dataclass
 class Processes:
-    """Every process that was started here, and its descendants, known by a variable that they inherit.
+    """All processes that were started here and their descendants, found by an environment variable that they inherit.
 
-    Flower starts helpers in sessions of their own, which outlive a parent that is killed: no parent leads to them.
+    Flower starts helpers in new sessions. They outlive a killed parent, so they cannot be found through it.
     """
 
     mark: str = field(default_factory=lambda: uuid4().hex)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(
-        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, party: str = ""
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, role: str = ""
     ) -> subprocess.Popen[bytes]:
-        """Start a command of a party in a session of its own; what it prints is appended to a file."""
+        """Start a command of a role in a new session; its output is appended to a file."""
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **(environment or {}), VARIABLE: f"{self.mark}/{party}"},
+                env={**os.environ, **(environment or {}), VARIABLE: f"{self.mark}/{role}"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -44,20 +44,20 @@ class Processes:
         self.running.append(process)
         return process
 
-    def members(self, party: str | None = None) -> list[int]:
-        """All that run, or those of a party, by process id."""
-        wanted = f"{VARIABLE}={self.mark}/" + ("" if party is None else f"{party}\0")
+    def members(self, role: str | None = None) -> list[int]:
+        """Ids of all running processes, or of those of a role."""
+        wanted = f"{VARIABLE}={self.mark}/" + ("" if role is None else f"{role}\0")
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
         return sorted(pid for pid in pids if wanted in read(pid, "environ") and alive(pid))
 
-    def kill(self, party: str, name: str = "") -> None:
-        """What a power cut does: SIGKILL to all processes of a party, or to those of a program."""
-        while pids := [pid for pid in self.members(party) if name in ("", program(pid))]:
+    def kill(self, role: str, name: str = "") -> None:
+        """SIGKILL for all processes of a role, as in a power failure, or for those of one program."""
+        while pids := [pid for pid in self.members(role) if name in ("", program(pid))]:
             for pid in pids:
                 send(pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Ask, wait, insist."""
+        """End all processes: by SIGTERM, and after SECONDS_TO_END by SIGKILL."""
         for pid in self.members():
             send(pid, signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_END
@@ -71,8 +71,7 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Processes that end with the block, also when it fails or this process is told to end."""
-
+    """Processes that end with the block, also if it fails or this process receives SIGTERM."""
     started = Processes()
     with ended_by_sigterm(128 + signal.SIGTERM):
         try:
@@ -82,7 +81,7 @@ def processes() -> Iterator[Processes]:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """A signal to a process that may have ended."""
+    """Send a signal to a process that may have ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -90,12 +89,12 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Whether a process runs. A zombie does not."""
     return (status := read(pid, "stat")) != "" and status.rpartition(")")[2].split()[0] != "Z"
 
 
 def read(pid: int, name: str) -> str:
-    """A file of /proc/PID; '' where the process has ended."""
+    """A file of /proc/PID; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):
@@ -103,14 +102,14 @@ def read(pid: int, name: str) -> str:
 
 
 def program(pid: int) -> str:
-    """Name of the program that a process runs: of a Python program its own, not Python's."""
+    """Name of the program that a process runs; for a Python program the script's name."""
     words = [Path(word).name for word in read(pid, "cmdline").split("\0")]
     known = [word for word in words if word.startswith(("flower-", "flwr", "feddtl", "ray::", "raylet", "gcs_server"))]
     return known[0].split(" ")[0] if known else (words[0] or "ended")
 
 
 def memory(pids: Sequence[int]) -> int:
-    """Bytes of main memory that these processes take, pages that several share counted once."""
+    """Bytes of main memory that these processes use; pages that several share are counted once."""
     lines = [line for pid in pids for line in read(pid, "smaps_rollup").splitlines() if line.startswith("Pss:")]
     return sum(int(line.split()[1]) for line in lines) * 1024
 
@@ -122,34 +121,34 @@ def peak(pid: int) -> int:
 
 
 class Watch(threading.Thread):
-    """Looks once a second at the memory of processes.
+    """Reads the memory of processes once a second.
 
     Attributes:
-        most: Largest sum, in bytes.
-        peaks: Largest resident bytes of a process, by party and program.
-        seen: Processes that were there.
+        most: Largest sum over all processes, in bytes.
+        peaks: Largest resident bytes of a process, by role and program.
+        seen: Ids of all processes that were found.
     """
 
-    def __init__(self, watched: Processes, parties: Sequence[str] = ("",)) -> None:
+    def __init__(self, watched: Processes, roles: Sequence[str] = ("",)) -> None:
         super().__init__(daemon=True)
         self.most = 0
         self.peaks: dict[str, int] = {}
         self.seen: set[int] = set()
         self._watched = watched
-        self._context = parties
+        self._roles = roles
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
         while not self._stopped.wait(1.0):
             self.most = max(self.most, memory(self._watched.members()))
-            for party in self._context:
-                for pid in self._watched.members(party):
+            for role in self._roles:
+                for pid in self._watched.members(role):
                     self.seen.add(pid)
-                    name = f"{party} {program(pid)}".strip()
+                    name = f"{role} {program(pid)}".strip()
                     self.peaks[name] = max(self.peaks.get(name, 0), peak(pid))
 
     def stop(self) -> None:
-        """Look no longer."""
+        """End the thread."""
         self._stopped.set()
         self.join()

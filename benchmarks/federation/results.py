@@ -1,4 +1,4 @@
-"""Result files of this package: one JSON a measurement, each line with the machine it was measured on."""
+"""Result files of this package: one JSON file per measurement, each line with the machine that measured it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Network namespaces whose only way to each other is slow, far and lossy, switched in this process.
+"""Network namespaces connected by slow, long and lossy links, which this process emulates.
 
-What `tc qdisc add … netem delay 50ms rate 20mbit loss 1%` does at the interface of each host, for kernels that are
-built without netem: every namespace has a TUN device, and this process passes the packets between them. A packet that a
-host sends is lost with a probability, waits until those before it are through at the rate, and arrives a delay later.
+The effect is that of `tc qdisc add … netem delay 50ms rate 20mbit loss 1%` at the interface of each host, for kernels
+without netem: every namespace has a TUN device, and this process passes packets between the devices. A packet is lost
+with some probability; otherwise it waits until the packets before it are sent at the link's rate, and arrives after the
+delay.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI, CLONE_NEWNET = 0x400454CA, 0x0001, 0x1000, 0x4000
 
 @dataclass(frozen=True)
 class Link:
-    """How what a host sends travels; the default is as fast as this process can be.
+    """The link on which a host sends; the default is as fast as this process can be.
 
     Attributes:
         delay: Seconds.
         rate: Bits per second; 0: no limit.
         loss: Probability that a packet is lost.
-        queue: Packets that wait for their turn; more are dropped, as by netem's limit.
+        queue: Packets that may wait to be sent; further ones are dropped, as by netem's limit.
     """
 
     delay: float = 0.0
@@ -48,13 +49,13 @@ class Link:
 
 @dataclass
 class Port:
-    """A host's end of the network.
+    """A host's connection to the network.
 
     Attributes:
         device: File descriptor of its TUN device.
-        free: When its link has sent all that it was given.
-        waiting: Packets that are on their way.
-        dropped: Packets that were lost.
+        free: Time at which its link has sent all packets.
+        waiting: Packets in transit.
+        dropped: Lost packets.
     """
 
     device: int
@@ -83,27 +84,29 @@ class Network:
         shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         [interface] = [entry for entry in shown if entry]
         return {
-            f"{way}_{unit}": interface["stats64"][way][unit] for way in ("rx", "tx") for unit in ("bytes", "packets")
+            f"{direction}_{unit}": interface["stats64"][direction][unit]
+            for direction in ("rx", "tx")
+            for unit in ("bytes", "packets")
         }
 
     @property
     def dropped(self) -> int:
-        """Packets that were lost so far."""
+        """Packets lost so far."""
         return sum(port.dropped for port in self.ports.values())
 
     def switch(self, stopped: threading.Event) -> None:
-        """Pass packets until told to stop."""
+        """Pass packets until `stopped` is set."""
         chance, order = random.Random(self.seed), count()
-        on_their_way: list[tuple[float, int, Port, Port, bytes]] = []
+        in_transit: list[tuple[float, int, Port, Port, bytes]] = []
         selector = selectors.DefaultSelector()
         for port in self.ports.values():
             selector.register(port.device, selectors.EVENT_READ, port)
         while not stopped.is_set():
-            until_next = on_their_way[0][0] - time.monotonic() if on_their_way else 0.1
+            until_next = in_transit[0][0] - time.monotonic() if in_transit else 0.1
             for key, _ in selector.select(min(max(until_next, 0.0), 0.1)):
                 source: Port = key.data
                 packet = os.read(source.device, LARGEST_PACKET)
-                # IPv4's destination is in bytes 16 to 19; what a host says to nobody here is not passed.
+                # IPv4's destination is in bytes 16 to 19; packets to any other address are not passed.
                 target = self.ports.get(packet[16:20])
                 if target is None:
                     continue
@@ -112,23 +115,23 @@ class Network:
                     continue
                 arrival = departure(source, len(packet), self.link, time.monotonic()) + self.link.delay
                 source.waiting += 1
-                heapq.heappush(on_their_way, (arrival, next(order), source, target, packet))
-            while on_their_way and on_their_way[0][0] <= time.monotonic():
-                _, _, source, target, packet = heapq.heappop(on_their_way)
+                heapq.heappush(in_transit, (arrival, next(order), source, target, packet))
+            while in_transit and in_transit[0][0] <= time.monotonic():
+                _, _, source, target, packet = heapq.heappop(in_transit)
                 source.waiting -= 1
                 os.write(target.device, packet)
         selector.close()
 
 
 def departure(port: Port, size: int, link: Link, now: float) -> float:
-    """When the last bit of a packet leaves, after those that wait before it."""
+    """Time at which the last bit of a packet is sent, after the packets before it."""
     port.free = max(port.free, now) + (8 * size / link.rate if link.rate else 0.0)
     return port.free
 
 
 @contextmanager
 def wide_area(hosts: int, link: Link, prefix: str = "feddtl") -> Iterator[Network]:
-    """A network of that many namespaces; they are gone after the block, also when it fails. Needs root."""
+    """A network of that many namespaces, which are removed after the block, also if it fails. Needs root."""
     network = Network([f"{prefix}-{position}" for position in range(hosts)], link)
     stopped = threading.Event()
     try:
@@ -153,21 +156,21 @@ def wide_area(hosts: int, link: Link, prefix: str = "feddtl") -> Iterator[Networ
 
 
 def existing(names: Sequence[str]) -> list[str]:
-    """Those namespaces that there are."""
+    """Those of the namespaces that exist."""
     shown = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
-    there = {line.split()[0] for line in shown.splitlines() if line}
-    return [name for name in names if name in there]
+    found = {line.split()[0] for line in shown.splitlines() if line}
+    return [name for name in names if name in found]
 
 
 def ip(*words: str) -> None:
-    """A call of `ip`; RuntimeError with what it says where it fails."""
+    """Call `ip`. Raises RuntimeError with its error message."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 def open_tun(namespace: str) -> int:
-    """A new TUN device in a namespace; this thread enters it for a moment, and the descriptor stays here."""
+    """Descriptor of a new TUN device in a namespace, which this thread enters for a moment."""
     libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)

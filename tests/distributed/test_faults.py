@@ -20,7 +20,7 @@ from feddtl.config import DeploymentConfig
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a party in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of a role in /proc")
 def test_a_client_the_run_and_the_server_are_killed_and_the_run_ends(tmp_path):
     """Client 1 dies in round 2, the run's process alone in round 3, the server with the run in round 4."""
     experiment = make_bench(tmp_path / "bench").experiment(
@@ -29,9 +29,7 @@ def test_a_client_the_run_and_the_server_are_killed_and_the_run_ends(tmp_path):
     with processes() as started:
         federation = Federation(tmp_path / "federation", CLIENTS, started)
         federation.root.mkdir()
-        scenario = Scenario(
-            federation, Faults(in_round=2, between=0, run=3, server=4), tmp_path / "run", patience=600.0
-        )
+        scenario = Scenario(federation, Faults(in_round=2, between=0, run=3, server=4), tmp_path / "run", timeout=600.0)
         scenario.play(experiment)
         found = outcome(scenario, experiment)
         alive = started.members()

@@ -48,7 +48,7 @@ def test_an_address_is_read_as_it_is_written(host, port):
         f"host:{'9' * 5000}",
     ],
 )
-def test_what_is_no_address_is_refused(text):
+def test_a_malformed_address_is_refused(text):
     with pytest.raises(ConfigError, match="not HOST:PORT") as caught:
         Address.parse(text)
     assert "9092" in caught.value.hint
@@ -134,8 +134,8 @@ def test_a_server_that_nobody_could_connect_to_is_refused(folder):
         server_keys(folder)
 
 
-def test_the_folder_of_another_client_is_not_taken(folder):
-    with pytest.raises(ConfigError, match=r"holds the keys of client-1, but --id is 0; nothing was started"):
+def test_the_folder_of_another_client_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"contains the keys of client-1, but --id is 0; nothing was started"):
         client_keys(folder / "client-1", 0)
     with pytest.raises(ConfigError, match="There is no") as caught:
         client_keys(folder, 0)

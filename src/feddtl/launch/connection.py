@@ -71,9 +71,7 @@ def proxy_variable(address: Address, environment: Mapping[str, str]) -> str:
 def unreachable(address: Address, authority: Path) -> str:
     """Why a server does not answer a direct TLS connection; empty if it answers.
 
-    Args:
-        address: Address of the server.
-        authority: Certificate of the authority that signed the server's certificate.
+    `authority` is the certificate of the authority that signed the server's certificate.
 
     Raises:
         DeploymentError: Something answers, but its certificate is not valid for this address and authority.
@@ -157,7 +155,7 @@ def server_keys(folder: Path) -> Path:
     folder = _key_folder(folder, "server", (AUTHORITY, CERTIFICATE, SERVER_KEY), hint)
     if not public_keys(folder):
         raise ConfigError(
-            f"{folder / CLIENTS} holds no public key of a client, so no client could connect.",
+            f"{folder / CLIENTS} contains no public key of a client, so no client could connect.",
             "Put the clients' .pub files there, or write new keys with `feddtl keys`.",
         )
     return folder
@@ -177,7 +175,7 @@ def client_keys(folder: Path, client: int) -> Path:
     expected, name = client_name(client), folder.expanduser().absolute().name
     if CLIENT_FOLDER.fullmatch(name) and name != expected:
         raise ConfigError(
-            f"--keys {folder} holds the keys of {name}, but --id is {client}; nothing was started.",
+            f"--keys {folder} contains the keys of {name}, but --id is {client}; nothing was started.",
             f"Set --keys to {expected}/, or --id to the number in the folder's name.",
         )
     hint = f"Set --keys to the folder {expected}/ that `feddtl keys` wrote."

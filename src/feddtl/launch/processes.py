@@ -43,15 +43,12 @@ def require_flower() -> None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Environment of Flower's processes.
+    """Environment in which Flower sends no usage data, installs nothing, and reaches this machine without a proxy.
 
-    With it Flower sends no usage data, installs nothing, and connects to this machine without a proxy.
-
-    Args:
-        home: Folder for Flower's configuration, apps and records, separate from the user's other uses of Flower.
+    `home` is Flower's folder for configuration, apps and records, separate from the user's other uses of Flower.
     """
     scripts = sysconfig.get_path("scripts")
-    # Some programs read the one spelling and some the other, so both get the hosts of both.
+    # Programs differ in which spelling they read, so each gets the hosts of both.
     direct = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOOPBACK)))
     cache = os.environ.get(CACHE, "")
     return {
@@ -125,13 +122,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with the block, however the block ends, and with this process, however this process ends.
 
-    The processes that it started end too, unless they are in another session. Its output is a pipe.
-
-    Args:
-        command: Program and arguments.
-        environment: The complete environment.
-        folder: Working directory.
-        errors: Where standard error goes; by default to the same pipe as standard output.
+    Its own child processes end too, unless they are in another session. `folder` is the working directory. Standard
+    output is a pipe; by default standard error goes to the same pipe.
     """
     # In a session of its own it does not get the terminal's Ctrl-C: this process decides when it ends.
     process = subprocess.Popen(

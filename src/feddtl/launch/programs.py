@@ -63,7 +63,7 @@ def serve_forever(listen: Address, keys: Path, state: Path, *, verbose: bool = F
 
     Args:
         listen: Address to listen on.
-        keys: Folder that `server_keys` returned.
+        keys: Folder from `server_keys`.
         state: Folder for the connection, which `feddtl submit` reads, and for the apps of the runs.
         verbose: Show Flower's whole log.
 
@@ -104,7 +104,7 @@ def take_part_forever(
     Args:
         client: Id from 0.
         server: Address of the server.
-        keys: Folder that `client_keys` returned.
+        keys: Folder from `client_keys`.
         state: Folder for what the client keeps.
         data: The client's images, or its copy of the data set; None: where the experiment says.
         model: The client's copy of the CLIP; None: where the experiment says.
@@ -112,7 +112,7 @@ def take_part_forever(
         verbose: Show Flower's whole log.
 
     Raises:
-        ConfigError: The id is negative, or a path does not exist, cannot be read or holds no images.
+        ConfigError: The id is negative, or a path does not exist, cannot be read or contains no images.
         DeploymentError: Something other than the server answers at its address.
         RunError: The state folder cannot be written.
     """
@@ -159,7 +159,7 @@ class OutputFilter:
 
 
 def _run_supernode(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, verbose: bool) -> str:
-    """Run a SuperNode until it ends; why it ended."""
+    """Run a SuperNode until it ends; the reason why it ended."""
     output, refused = OutputFilter(verbose=verbose), False
 
     def on_line(line: str) -> None:

@@ -199,7 +199,7 @@ def stop_run(cli: FlowerCli, run: int) -> None:
 
 
 def _manual_commands(cli: FlowerCli, run: int) -> str:
-    """The commands with which a user inspects and stops a run that is no longer followed."""
+    """Commands that show and stop a run that is no longer followed."""
     home = shlex.quote(str(cli.home))
     flwr = f"FLWR_HOME={home} FLWR_TELEMETRY_ENABLED=0 {shlex.quote(flower_program('flwr'))}"
     return f"Status: {flwr} ls {CONNECTION} --run-id {run}. Stop: {flwr} stop {run} {CONNECTION}"
