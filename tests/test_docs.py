@@ -28,7 +28,7 @@ from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.experiment_grid import expand
 from feddtl.methods.base import Method, TrainedParameters
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -190,7 +190,7 @@ def test_the_example_method_learns_and_keeps_what_is_personal(
     assert not inspect.isabstract(method)
     method = method(federation.task, own, experiment.training)
     assert method.trained_parameters() == TrainedParameters(shared=24, personal=24)
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))
     losses = [record.train["loss"] for record in progress.records]
     assert losses[-1] < losses[0]

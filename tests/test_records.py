@@ -25,7 +25,7 @@ LINES = {
     | {key: FEDERATED[key] for key in GLOBAL},
     "not scored": {**BEGINNING, **COSTS, **TIME, **SECONDS},
     "over Flower": {**BEGINNING, "failures": {"1": "gone"}, **COSTS, **TIME, **SECONDS},
-    "without lockstep": {**BEGINNING, "delays": [0, 1], **COSTS, **TIME, **SECONDS},
+    "asynchronous": {**BEGINNING, "delays": [0, 1], **COSTS, **TIME, **SECONDS},
     "the clients' own models": {**BEGINNING, **COSTS, **TIME, **SCORES, **GLOBAL, "client_models": GLOBAL, **SECONDS},
 }
 

@@ -20,7 +20,7 @@ from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora
 from feddtl.models.peft_format import load_adapter
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
-from feddtl.runtimes.local import Progress
+from feddtl.runtimes.runtime import Progress
 
 EXPERIMENT = Experiment(rounds=3)
 CPU = torch.device("cpu")

@@ -38,10 +38,9 @@ from feddtl.runtimes.personal_state import PersonalState, state_root
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, plain
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts, pack_reply, unpack_payload
 from feddtl.training.client_data import ClientData, rows_of_views
-from feddtl.transforms.base import Exchange
 from feddtl.transforms.catalog import build_chain
 
-# Each party's own affair: a client has another device and another disk.
+# Settings of one machine: a client has another device and another disk.
 OF_ONE_MACHINE = ("device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb")
 
 
@@ -54,14 +53,14 @@ def serve(
         experiment: What to run.
         output: Folder of the run, the same as of a run in one process.
         grid: Flower's connection to the nodes.
-        resume: Go on from the last checkpoint in `output`.
+        resume: Resume from the last checkpoint in `output`.
         observer: Receives progress.
 
     Raises:
         ConfigError: The experiment uses a policy that needs all clients in one process.
         FeddtlError: As `run_experiment`; a round without a quorum is a ClientError.
     """
-    _require_rounds_in_lockstep(experiment)
+    _require_synchronous_rounds(experiment)
     observer = observer or RunObserver()
 
     def connect(kernels: Kernels, run: str, context: RunContext) -> Fleet:
@@ -74,7 +73,7 @@ def serve(
     return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
 
 
-def _require_rounds_in_lockstep(experiment: Experiment) -> None:
+def _require_synchronous_rounds(experiment: Experiment) -> None:
     system = experiment.system
     for key, value, refused in (
         ("selection", system.selection, "fedppo"),
@@ -89,11 +88,11 @@ def _require_rounds_in_lockstep(experiment: Experiment) -> None:
 
 @dataclass(frozen=True)
 class ClientImages:
-    """The images of the clients that this machine stands for.
+    """The images of the clients that run on this machine.
 
     Attributes:
         experiment: As the server sent it.
-        path: Where they are, or where this machine's copy of the data set is; empty: what the experiment names.
+        path: Their folder, or that of this machine's copy of the data set; empty: as in the experiment.
         data: The whole data set; names alone where each client has images of its own.
     """
 
@@ -102,7 +101,7 @@ class ClientImages:
     data: FederatedData
 
     def of(self, client: int) -> OwnImages:
-        """What a client has. Raises ClientError or DataError where it cannot take part."""
+        """A client's images. Raises ClientError or DataError if it cannot participate."""
         if self.data.on_clients:
             return load_own_images(self.experiment.data, self.path, self.experiment.seed)
         return part_of(self.data, client)
@@ -110,18 +109,18 @@ class ClientImages:
 
 @lru_cache(maxsize=1)
 def client_images(experiment: Experiment, path: str) -> ClientImages:
-    """The images of an experiment on this machine. Raises DataError for those that cannot be used."""
+    """The images of an experiment on this machine. Raises DataError if they cannot be used."""
     config = experiment.data
     found = images_on_clients(config) if config.on_clients else load_federated_data(config, experiment.seed, path)
     return ClientImages(experiment, path, found)
 
 
 class ClientSide:
-    """The clients of an experiment that this process stands for; usually one.
+    """The clients of an experiment that run in this process; usually one.
 
     Args:
         experiment: As the server sent it.
-        copy: Path of this machine's copy of the data set; empty: what the experiment names.
+        copy: Path of this machine's copy of the data set; empty: as in the experiment.
     """
 
     def __init__(self, experiment: Experiment, copy: str = "") -> None:
@@ -133,17 +132,17 @@ class ClientSide:
         self._encoder = ImageEncoder(self._clip.image, self._method.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment)
         self._chain = build_chain(experiment.uplink)
-        self._held: dict[int, OwnImages] = {}
+        self._own_images: dict[int, OwnImages] = {}
         self._clients: dict[int, ClientData] = {}
         self._own_tests: dict[int, tuple[TestImages, TestImages]] = {}
         self._sets: EvaluationSets | None = None
 
     def train(self, client: int, parcel: Parcel) -> Parcel:
-        """The reply to the broadcast of a round: an update, and what this client counted on its test images.
+        """The reply to the broadcast of a round: an update, and hits on the client's test images.
 
         Raises:
-            ClientError: The broadcast is for another client or of another schema, model or class list; the update is
-                not finite; what the client kept is lost.
+            ClientError: The broadcast is for another client or has another schema, model or class list; the update is
+                not finite; or the client's personal tensors are lost.
         """
         payload = self._unpack(client, parcel)
         kept, used = PersonalState(state_root(), str(parcel.scalars.get("run")), client), parcel.scalars.get("kept")
@@ -151,12 +150,10 @@ class ClientSide:
             raise RejectedMessageError(f"kept is {used!r}, which is not a round before {payload.round}.")
         personal = kept.load(used)
         update = self._method.client_update(payload, self._client(client), personal)
-        expected = self._method.expected_update(payload)
-        self._chain.expected(expected)  # refuses what a member cannot do
-        exchange = Exchange(client, payload.round, expected.weights, self.experiment.seed)
-        sent = self._chain.encode(update, exchange)
-        arrived = self._chain.decode(sent, exchange)  # the client's model as the server sees it is what is scored
-        require_finite_tensors(update.personal, f"What client {client} keeps", "Lower local.learning_rate")
+        expected, seed = self._method.expected_update(payload), self.experiment.seed
+        # The client's model is scored as the server sees it.
+        sent, arrived = self._chain.exchange(update, expected, payload.round, seed)
+        require_finite_tensors(update.personal, f"The personal state of client {client}", "Lower local.learning_rate")
         scored = self.experiment.is_scored
         reply = Reply(
             sent,
@@ -170,7 +167,7 @@ class ClientSide:
         return parcel
 
     def evaluate(self, client: int, parcel: Parcel) -> Parcel:
-        """What this client counts for the model of a broadcast. Raises ClientError as `train`."""
+        """The client's hits for the model of a broadcast. Raises ClientError as `train`."""
         payload = self._unpack(client, parcel)
         return pack_counts(self._count(client, payload), client, payload.round, self._contract)
 
@@ -181,29 +178,29 @@ class ClientSide:
         return payload
 
     def _count(self, client: int, payload: Payload, update: Update | None = None) -> HitCounts:
-        """What the client counts on its test images, for the broadcast model or for its own."""
+        """Hits on the client's test images, of the broadcast model or of its own."""
         classifier = self._method.received_classifier(payload, update)
         return count_hits(classifier, *self._tests_of(client))
 
     def _scores(self, payload: Payload, update: Update) -> Scores:
-        """Of the client's own model on all test images, since a part of it stays here; NaN where nobody asks."""
+        """Scores on all test images of the client's own model, part of which stays here; NaN where not needed."""
         if not self.experiment.scores_client_models(payload.round):
             return Scores(math.nan, math.nan, math.nan)
         if self._sets is None:
             self._sets = evaluation_sets(self._images.data, self._encode)
         return score_global(self._method.received_classifier(payload, update), self._sets, math.nan)
 
-    def _held_by(self, client: int) -> OwnImages:
-        """What the client has, looked for once."""
-        if client not in self._held:
-            self._held[client] = self._images.of(client)
-        return self._held[client]
+    def _images_of(self, client: int) -> OwnImages:
+        """The images that a client has, found once."""
+        if client not in self._own_images:
+            self._own_images[client] = self._images.of(client)
+        return self._own_images[client]
 
     def _client(self, client: int) -> ClientData:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
             views = self.experiment.data.views
-            table = self._held_by(client).train
+            table = self._images_of(client).train
             activations = self._encode(table, "training images", views)
             labels = torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
@@ -213,7 +210,7 @@ class ClientSide:
     def _tests_of(self, client: int) -> tuple[TestImages, TestImages]:
         """The client's test images of base and of novel classes through the frozen blocks, once."""
         if client not in self._own_tests:
-            data, own = self._images.data, self._held_by(client)
+            data, own = self._images.data, self._images_of(client)
             self._own_tests[client] = (
                 labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
                 labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
@@ -225,10 +222,10 @@ class ClientSide:
 
 
 def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
-    """What a client's machine answers; what was loaded for the experiment in the message stays loaded.
+    """The answer of a client's machine; the message's experiment stays loaded.
 
     Raises:
-        FeddtlError: The message names no experiment, or one that this machine cannot take part in.
+        FeddtlError: The message names no experiment, or one in which this machine cannot participate.
     """
     text = parcel.scalars.get("experiment")
     if not isinstance(text, str):
@@ -240,17 +237,17 @@ def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
 
 
 def introduction(experiment: Experiment, node: Node) -> Parcel:
-    """Which client a node is and, where it has images of its own, how many; no model is loaded for it."""
+    """Which client a node is and, if it has its own images, how many. This loads no model."""
     if not experiment.data.on_clients:
         return Parcel({}, {"client": node.client})
     own = client_images(experiment, node.data).of(node.client)
-    held = ImageCounts(len(own.train), len(own.test_base), len(own.test_novel))
-    return pack_image_counts(node.client, held, own.notes)
+    counts = ImageCounts(len(own.train), len(own.test_base), len(own.test_novel))
+    return pack_image_counts(node.client, counts, own.notes)
 
 
 @lru_cache(maxsize=1)
 def client_side(text: str, node: Node) -> ClientSide:
-    """The clients of an experiment as JSON. Raises FeddtlError for one that cannot be read or prepared."""
+    """The clients of an experiment given as JSON. Raises FeddtlError if it cannot be read or prepared."""
     experiment = read_experiment(text, node.method)
     return ClientSide(replace(experiment, model=node.model or experiment.model), node.data)
 
@@ -260,7 +257,7 @@ def read_experiment(text: str, own_method: str = "") -> Experiment:
 
     Args:
         text: The JSON, as the server sent it.
-        own_method: The file and class of a method that whoever runs this client gave it.
+        own_method: The file and class of a method that this client was started with.
 
     Raises:
         FeddtlError: It cannot be read, or its method is code that this client was not given.
@@ -271,7 +268,7 @@ def read_experiment(text: str, own_method: str = "") -> Experiment:
         raise RejectedMessageError(f"The experiment is not JSON: {error}.") from None
     asked = values.get("method") if isinstance(values, dict) else None
     if isinstance(asked, str) and is_own_method(asked):
-        # A server must not choose which code runs here, so nothing that it names is ever loaded.
+        # A server must not choose which code runs here, so code that it names is never loaded.
         if settings_table(asked) != settings_table(own_method):
             given = f"was started with --method {own_method}" if own_method else "was started without --method"
             raise ClientError(

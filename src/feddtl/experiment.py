@@ -33,8 +33,8 @@ from feddtl.run_files import has_clients_elsewhere, resuming
 from feddtl.runs import RunFolder
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
-from feddtl.runtimes.local import LocalRuntime
 from feddtl.runtimes.rounds import Progress
+from feddtl.runtimes.runtime import Runtime
 from feddtl.summary import describe_data, summarise
 from feddtl.system.validation import Validation, split_off_validation
 from feddtl.timing import Stopwatch, add_seconds
@@ -117,7 +117,7 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
         _require_personal_state_here(folder, prepared.method)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
-    runtime = LocalRuntime(
+    runtime = Runtime(
         prepared.method, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet
     )
     zero_shot, before = runtime.score_before_training()

@@ -17,7 +17,7 @@ class RunObserver:
     """
 
     def note(self, text: str) -> None:
-        """Something the user should know; at any time."""
+        """A note for the user; at any time."""
 
     def images_encoded(self, what: str, done: int, total: int) -> None:
         """Images through the frozen blocks."""
@@ -25,7 +25,7 @@ class RunObserver:
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
     ) -> None:
-        """Everything is ready; zero-shot is scored. A resumed run has records of the rounds that are done."""
+        """Everything is ready, and zero-shot is scored. A resumed run has the records of its finished rounds."""
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
         """A round begins with these clients; in asynchronous runs, the clients that are training when it begins."""
@@ -37,7 +37,7 @@ class RunObserver:
         """A client's update arrived."""
 
     def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
-        """Clients scored the global model after a round, 0 for none, on images of their own."""
+        """Clients scored the global model after a round (0: before training) on their own images."""
 
     def round_finished(self, record: RoundRecord) -> None:
         """The round is aggregated and scored; its checkpoint is not yet written."""
@@ -47,10 +47,10 @@ class RunObserver:
 
 
 class Observers(RunObserver):
-    """Several observers as one: each is told in turn, and an error of one is not caught.
+    """Several observers as one: each receives every event in turn, and an error of one is not caught.
 
     Args:
-        observers: In the order in which they are told.
+        observers: In the order in which they receive events.
     """
 
     def __init__(self, *observers: RunObserver) -> None:

@@ -111,10 +111,10 @@ class RoundRecord:
     Attributes:
         round: Number from 1.
         stage: 'sft' or 'rl'.
-        clients: Clients that were selected; without lockstep, those whose updates were applied, in order of arrival.
+        clients: The selected clients; in asynchronous runs, those whose updates were applied, in order of arrival.
         lost: Clients whose update was lost.
         failures: By client, why its update could not be used.
-        delays: By applied update, how many others were applied since its client started; None with lockstep.
+        delays: By applied update, how many others were applied since its client started; None in synchronous runs.
         train: Measures of local training, mean over the clients weighted by images.
         train_by_client: The same for each client.
         server: Measures of the server's training.

@@ -25,7 +25,7 @@ from feddtl.models.modules import assign_weights, plain_encoder
 from feddtl.models.preprocess import PlainTransform, Preprocessing
 from feddtl.models.text_tower import TextTower
 from feddtl.models.towers import UNCHANGED, BlockStack
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 
 WIDTH, HEADS, SIDE, PATCH, LENGTH = 32, 4, 16, 4, 64
 BLOCKS = SimpleNamespace(
@@ -133,7 +133,7 @@ def test_every_method_trains_a_model_of_another_family(bench, toy, method):
     ready = prepare(experiment)
     assert isinstance(ready.method.task.clip.image, ToyImageTower)
     start = Progress(ready.method.init_server())
-    done = LocalRuntime(ready.method, ready.clients, ready.sets, experiment).run(start)
+    done = Runtime(ready.method, ready.clients, ready.sets, experiment).run(start)
     before, after = start.state.tensors, done.state.tensors
     assert done.state.round == experiment.rounds
     assert all(tensor.isfinite().all() for tensor in after.values())

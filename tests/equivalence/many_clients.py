@@ -17,7 +17,7 @@ from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.methods.base import Task
 from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.training.client_data import ClientData
 
 IMAGES, CHOSEN = 4000, 10
@@ -35,7 +35,7 @@ def main(clip_folder: str, clients: int) -> None:
     parties = [ClientData(k, activations.select(share), labels[share]) for k, share in enumerate(shares)]
     base = TestImages(activations, labels, torch.zeros_like(labels), names)
     sets = EvaluationSets(base, base, tuple(shares), ("all",))
-    progress = LocalRuntime(method, parties, sets, experiment).run(Progress(method.init_server()))
+    progress = Runtime(method, parties, sets, experiment).run(Progress(method.init_server()))
     assert all(len(record.clients) == CHOSEN for record in progress.records)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

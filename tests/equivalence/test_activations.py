@@ -7,7 +7,7 @@ import torch
 from plain_activations import frozen_activations
 
 from feddtl.methods.catalog import build_method
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.tensor_groups import select_prefix
 
 METHODS = ("feddtl", "fedlora")
@@ -15,7 +15,7 @@ METHODS = ("feddtl", "fedlora")
 
 def run(federation, experiment, method, state, dtype=torch.float32):
     clients, sets = federation.clients(method, dtype), federation.sets(method, dtype)
-    return LocalRuntime(method, clients, sets, experiment).run(Progress(state))
+    return Runtime(method, clients, sets, experiment).run(Progress(state))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,7 @@ import torch
 
 from feddtl.messages import Payload
 from feddtl.methods.catalog import build_method
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 
 METHODS = ("feddtl", "fedlora")
@@ -40,7 +40,7 @@ def test_earlier_rounds_leave_no_trace_in_the_algorithm(federation, make_experim
     experiment = make_experiment()
     used = build_method(federation.task, experiment)
     clients, sets = federation.clients(used), federation.sets(used)
-    LocalRuntime(used, clients, sets, experiment).run(Progress(used.init_server()))
+    Runtime(used, clients, sets, experiment).run(Progress(used.init_server()))
     fresh = build_method(federation.task, experiment)
     state = randomised(fresh.init_server(), 2)
     results = []
@@ -56,7 +56,7 @@ def test_runtime_equals_rounds_by_hand_with_clients_in_reverse(federation, make_
     experiment = make_experiment(method=method)
     method = build_method(federation.task, experiment)
     clients = federation.clients(method)
-    runtime = LocalRuntime(method, clients, federation.sets(method), experiment)
+    runtime = Runtime(method, clients, federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))
 
     state = method.init_server()

@@ -17,7 +17,7 @@ from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels
 from feddtl.models.towers import BlockStack
 from feddtl.observers import RunObserver
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 
 RL_VARIANTS = [
     {},
@@ -29,7 +29,7 @@ RL_VARIANTS = [
 
 def run(federation, experiment, dtype=torch.float64):
     method = build_method(federation.task, experiment)
-    runtime = LocalRuntime(method, federation.clients(method, dtype), federation.sets(method, dtype), experiment)
+    runtime = Runtime(method, federation.clients(method, dtype), federation.sets(method, dtype), experiment)
     start = method.init_server()
     tensors = {name: tensor.to(dtype) for name, tensor in start.tensors.items()}
     return runtime.run(Progress(replace(start, tensors=tensors)))
@@ -128,7 +128,7 @@ def test_broken_client_of_a_batch_is_named_and_the_others_are_kept(federation, m
     broken[0, 1, 2] = torch.nan
     clients[1] = replace(clients[1], activations=Activations.of(broken))
     arrivals = Arrivals()
-    runtime = LocalRuntime(method, clients, federation.sets(method), experiment, arrivals)
+    runtime = Runtime(method, clients, federation.sets(method), experiment, arrivals)
     with pytest.raises(ClientError, match="client 1 in round 1"):
         runtime.run(Progress(method.init_server()))
     assert arrivals.clients == [0]

@@ -16,7 +16,7 @@ from feddtl.config import ScheduleConfig
 from feddtl.messages import tensor_bytes
 from feddtl.methods.catalog import build_method
 from feddtl.models.kernels import Kernels
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.system.selection import choose_clients
 from feddtl.tensor_groups import add_prefix, select_prefix
 
@@ -34,7 +34,7 @@ def course(federation, experiment, start=None, rounds=None):
     experiment = replace(experiment, rounds=rounds or experiment.rounds, schedule=ScheduleConfig(stages="sft"))
     method = build_method(federation.task, experiment)
     seen = [start or Progress(method.init_server())]
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     runtime.run(seen[0], seen.append)
     return seen
 

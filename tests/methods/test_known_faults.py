@@ -19,7 +19,7 @@ from feddtl.data.federated import load_federated_data
 from feddtl.evaluate import Scores, harmonic_mean
 from feddtl.experiment import prepare
 from feddtl.methods.catalog import METHODS, build_method
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.summary import summarise
 
@@ -55,7 +55,7 @@ from pathlib import Path
 from feddtl.methods.catalog import METHODS
 from feddtl.config import DataConfig, Experiment, LocalConfig, ScheduleConfig
 from feddtl.experiment import prepare
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Runtime, Progress
 
 for method in METHODS:
     experiment = Experiment(
@@ -63,7 +63,7 @@ for method in METHODS:
         local=LocalConfig(learning_rate=0.01), schedule=ScheduleConfig(stages="sft"),
     )
     ready = prepare(experiment)
-    runtime = LocalRuntime(ready.method, ready.clients, ready.sets, experiment)
+    runtime = Runtime(ready.method, ready.clients, ready.sets, experiment)
     end = runtime.run(Progress(ready.method.init_server()))
     tensors = [*end.state.tensors.items(), *(pair for kept in end.personal.values() for pair in kept.items())]
     digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for _, tensor in tensors)).hexdigest()
@@ -228,7 +228,7 @@ def test_test_images_decide_nothing(federation, make_experiment, method):
     wrong = replace(sets, base=replace(sets.base, labels=(sets.base.labels + 1) % 3))
     ends = []
     for scored in (sets, wrong):
-        runtime = LocalRuntime(built, federation.clients(built), scored, experiment)
+        runtime = Runtime(built, federation.clients(built), scored, experiment)
         ends.append(runtime.run(Progress(built.init_server())))
     assert_equal(ends[0].state.tensors, ends[1].state.tensors)
     for client in ends[0].personal:

@@ -1,4 +1,4 @@
-"""Updates that are applied when they arrive: order, delays, losses, resumption, and that lockstep is a special case."""
+"""Updates that are applied on arrival: order, delays, losses, resumption; synchronous rounds as a special case."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feddtl.config import AFedPGConfig, SystemConfig
 from feddtl.messages import ServerState, tensor_bytes
 from feddtl.methods.catalog import build_method
 from feddtl.observers import RunObserver
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.asynchronous_server import ServerMomentum, step, step_rate
@@ -36,7 +36,7 @@ def run(federation, experiment, *, clients=None, saved=None, start=None, observe
     data = federation.clients(method)[:clients]
     sets = federation.sets(method)
     sets = replace(sets, shares=sets.shares[:clients])
-    runtime = LocalRuntime(method, data, sets, experiment, observer)
+    runtime = Runtime(method, data, sets, experiment, observer)
     return runtime.run(start or Progress(method.init_server()), (saved if saved is not None else []).append)
 
 
@@ -44,18 +44,18 @@ def run(federation, experiment, *, clients=None, saved=None, start=None, observe
 def test_one_client_without_look_ahead_is_the_synchronous_run(federation, make_experiment, method):
     """No delay, rate 1, α = 1: the same model bit for bit in both stages, the same bytes, the same virtual time."""
     afedpg = AFedPGConfig(server_rate=1.0, direction_weight=1.0)
-    lockstep = run(federation, make_experiment(method=method), clients=1)
+    synchronous = run(federation, make_experiment(method=method), clients=1)
     ours = run(
         federation,
         make_experiment(method=method, system=SystemConfig(mode="async"), afedpg=afedpg),
         clients=1,
     )
-    assert equal(ours.state.tensors, lockstep.state.tensors)
-    assert ours.state.round == lockstep.state.round == 4
-    for mine, theirs in zip(untimed(ours.records), untimed(lockstep.records), strict=True):
+    assert equal(ours.state.tensors, synchronous.state.tensors)
+    assert ours.state.round == synchronous.state.round == 4
+    for mine, theirs in zip(untimed(ours.records), untimed(synchronous.records), strict=True):
         assert mine.pop("delays") == [0]
         assert mine.pop("virtual_seconds") == pytest.approx(theirs.pop("virtual_seconds"))
-        theirs.pop("federated", None)  # without rounds in lockstep no reply tells of the round before
+        theirs.pop("federated", None)  # in asynchronous runs no reply tells of the round before
         assert mine == theirs
 
 
@@ -168,7 +168,7 @@ def test_what_a_client_keeps_comes_back_to_it_when_it_starts_again(federation, m
         return replace(plain(payload, data, {}, observer), personal={"visits": torch.tensor(before + 1)})
 
     method.client_update = count_visits
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))
     for client in range(3):
         assert [before for who, before in found if who == client] == list(range(sum(who == client for who, _ in found)))

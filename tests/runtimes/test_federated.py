@@ -18,7 +18,7 @@ from feddtl.messages import ServerState
 from feddtl.methods.catalog import build_method
 from feddtl.observers import RunObserver
 from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 
 PARTS = (torch.arange(5), torch.arange(5, 9), torch.arange(9, 12))  # of the 12 base test images
 
@@ -34,7 +34,7 @@ class Diary(RunObserver):
 def runtime_of(federation, experiment, shares=PARTS, observer=None):
     method = build_method(federation.task, experiment)
     sets = replace(federation.sets(method), shares=shares)
-    return method, LocalRuntime(method, federation.clients(method), sets, experiment, observer)
+    return method, Runtime(method, federation.clients(method), sets, experiment, observer)
 
 
 def run(federation, experiment, shares=PARTS, start=None, observer=None):
@@ -200,7 +200,7 @@ def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experime
     assert len(passes) == 5
 
 
-def test_without_lockstep_all_clients_score_the_last_model(federation, make_experiment):
+def test_in_asynchronous_runs_all_clients_score_the_last_model(federation, make_experiment):
     progress, _ = run(federation, make_experiment(system=SystemConfig(mode="async")))
     assert [record.federated is not None for record in progress.records] == [False, False, False, True]
     assert federated_of(progress).base == progress.records[-1].headline["base"]

@@ -7,7 +7,7 @@ import torch
 
 from feddtl.config import SystemConfig
 from feddtl.methods.catalog import build_method
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.transforms.base import Aggregation, Transform
 from feddtl.transforms.catalog import TRANSFORMS
 
@@ -34,7 +34,7 @@ def test_noise_is_fresh_each_time_and_the_same_when_resumed(federation, make_exp
 
     def run(experiment, start=None, saved=None):
         method = build_method(federation.task, experiment)
-        runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+        runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
         return runtime.run(start or Progress(method.init_server()), ([] if saved is None else saved).append)
 
     saved: list[Progress] = []

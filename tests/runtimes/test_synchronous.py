@@ -1,4 +1,4 @@
-"""Rounds in lockstep under a clock: time, losses, and clients that FedPPO chooses."""
+"""Synchronous rounds under a clock: time, losses, and clients that FedPPO chooses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from feddtl.config import FedPPOConfig, SystemConfig
 from feddtl.messages import tensor_bytes
 from feddtl.methods.catalog import build_method
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.clock import Clock
@@ -37,7 +37,7 @@ def run(federation, experiment, saved=None, start=None):
     if experiment.system.selection == "fedppo":
         clients, held = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
         validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
-    runtime = LocalRuntime(method, clients, federation.sets(method), experiment, validation=validation)
+    runtime = Runtime(method, clients, federation.sets(method), experiment, validation=validation)
     return runtime.run(start or Progress(method.init_server()), (saved if saved is not None else []).append)
 
 
@@ -150,7 +150,7 @@ def test_fedppo_looks_at_no_test_image(federation, make_experiment):
         federation.clients(method), experiment.fedppo.validation_share, experiment.seed
     )
     validation = Validation(held, federation.task.class_names, federation.task.clip.logit_scale)
-    theirs = LocalRuntime(method, clients, wrong, experiment, validation=validation).run(Progress(method.init_server()))
+    theirs = Runtime(method, clients, wrong, experiment, validation=validation).run(Progress(method.init_server()))
     assert equal(ours.memory, theirs.memory)
     assert equal(ours.state.tensors, theirs.state.tensors)
     assert ours.records[-1].headline["base"] != theirs.records[-1].headline["base"]
@@ -170,6 +170,6 @@ def test_fedppo_goes_on_from_any_round_as_if_never_interrupted(federation, make_
 def test_fedppo_without_validation_images_is_refused(federation, make_experiment):
     experiment = fedppo(make_experiment)
     method = build_method(federation.task, experiment)
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     with pytest.raises(ValueError, match="needs validation images"):
         runtime.run(Progress(method.init_server()))

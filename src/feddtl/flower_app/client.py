@@ -1,4 +1,4 @@
-"""The app of a client, which takes its number from the node configuration and all else from the server's broadcast."""
+"""The app of a client: its number comes from the node configuration, everything else from the server's broadcast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends an app whose Flower process has ended, so that no part of a run is left behind."""
+"""Ends an app whose Flower process has ended, so that no process of a run is left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def end_with_parent() -> None:
     """End this process soon after its parent has ended, if Flower started it for an app.
 
     Flower raises SIGINT in a thread of such a process. A main thread that waits for a lock, a file or a socket does not
-    notice, and would wait on. In any other process, for example one of Ray's, nothing happens.
+    notice it and would wait forever. In any other process, for example one of Ray's, this does nothing.
     """
     if Path(sys.argv[0]).name not in PROGRAMS or PARENT_FLAG not in sys.argv[:-1]:
         return

@@ -20,7 +20,7 @@ from feddtl.trackers import open_trackers
 
 
 class MarkedLines(LineObserver):
-    """Prints progress in lines that `feddtl submit` can tell from Flower's."""
+    """Prints progress in lines that `feddtl submit` can distinguish from Flower's."""
 
     def __init__(self) -> None:
         super().__init__(error_console())

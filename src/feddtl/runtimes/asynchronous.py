@@ -1,4 +1,4 @@
-"""No lockstep: m clients are always at work, and the server applies each update when it arrives.
+"""Asynchronous rounds: m clients are always at work, and the server applies each update when it arrives.
 
 m applied updates are called a round, so that budgets compare with `SynchronousRounds`: the schedule of stages, the
 scores, the records and the checkpoints follow it. When an update arrives or is lost, a client that is idle,

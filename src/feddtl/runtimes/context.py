@@ -1,4 +1,4 @@
-"""What runs in one process, whatever the order of rounds: training, checks, scoring."""
+"""What all kinds of rounds share: training in this process, checks, scoring, records."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ from feddtl.observers import RunObserver
 from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores
 from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
-from feddtl.transforms.base import Exchange
 from feddtl.transforms.catalog import build_chain
 from feddtl.transforms.chain import Chain
 
 
 @dataclass
 class LatestPredictions:
-    """Predictions of the state that was asked about last, so that no test image is encoded twice for it."""
+    """Predictions of the latest state, so that no test image is encoded twice for it."""
 
     state: ServerState | None = None
     predictions: Predictions | None = None
@@ -54,8 +53,8 @@ class RunContext:
         clients: Every client's data, in order of client id.
         sets: What is scored.
         experiment: The settings.
-        observer: Told what happens.
-        stopwatch: Counts the time.
+        observer: Receives the events.
+        stopwatch: Measures the time.
         latest: See `LatestPredictions`.
     """
 
@@ -69,11 +68,11 @@ class RunContext:
 
     @cached_property
     def chain(self) -> Chain:
-        """What an update passes on its way to the server."""
+        """The transforms of the uplink."""
         return build_chain(self.experiment.uplink)
 
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
-        """Updates of these clients, their steps together where there are several; not yet checked."""
+        """Unchecked updates of these clients; several clients are trained as a batch."""
         data, kept = [self.clients[client] for client in clients], [personal.get(c, {}) for c in clients]
         with self.stopwatch.measure("steps"):
             return self._updates(payload, data, kept)
@@ -89,7 +88,7 @@ class RunContext:
                 )
 
     def exchange(self, update: Update, payload: Payload) -> tuple[Update, int]:
-        """What the server gets of an update, and the bytes that it was sent in, without framing.
+        """An update as the server receives it, and its size on the wire in bytes, without framing.
 
         Raises:
             ClientError: It is not finite, or a transform cannot send it.
@@ -97,10 +96,8 @@ class RunContext:
         self.require_finite(update, payload.round)
         with self.stopwatch.measure("exchange"):
             expected = self.method.expected_update(payload)
-            self.chain.expected(expected)  # refuses what a member cannot do
-            exchange = Exchange(update.client, payload.round, expected.weights, self.experiment.seed)
-            sent = self.chain.encode(update, exchange)
-            return self.chain.decode(sent, exchange), tensor_bytes(sent.weights, sent.samples)
+            sent, arrived = self.chain.exchange(update, expected, payload.round, self.experiment.seed)
+            return arrived, tensor_bytes(sent.weights, sent.samples)
 
     def _updates(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
         observe = self.observer.epoch_finished
@@ -108,7 +105,7 @@ class RunContext:
             updates = self.method.client_updates(payload, data, kept, observe)
             if all(map(is_finite, updates)):
                 return updates
-        # One client's NaN may have reached the others of a batched step: alone, each answers for itself.
+        # In a batched step, one client's NaN may have reached the others, so each trains again alone.
         return [self.method.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
     def scores(
@@ -118,13 +115,13 @@ class RunContext:
         own: Mapping[int, HitCounts] | None = None,
         measured: Mapping[int, Scores] | None = None,
     ) -> RoundScores | None:
-        """Scores of the state, and of the clients' own models; None where its round is not scored.
+        """Scores of the state and of the clients' own models; None if its round is not scored.
 
         Args:
-            models: By client, its own model.
-            state: The server's, after the round.
-            own: By client, what it counted itself for its own model on its share.
-            measured: By client, scores of its own model that it measured itself, where `models` has none.
+            models: The clients' own models.
+            state: The server's state after the round.
+            own: By client, its own count of its own model's hits on its share.
+            measured: By client, scores of its own model that it measured itself, for clients not in `models`.
         """
         own, measured = own or {}, measured or {}
         if not self.experiment.is_scored(state.round):
@@ -134,7 +131,7 @@ class RunContext:
             if self.experiment.scores_client_models(state.round):
                 scored = {c: score_client(model, self.sets, c) for c, model in models.items() if c not in measured}
                 scored |= measured
-            # A model that was scored on all test images needs no second pass over its client's share of them.
+            # A model scored on all test images needs no second pass over its client's share of them.
             here = {client: model for client, model in models.items() if client not in own}
             found = {client: scored[client].local for client in here if client in scored}
             found |= score_local({client: model for client, model in here.items() if client not in scored}, self.sets)
@@ -168,14 +165,14 @@ class RunContext:
         failures: Mapping[int, str] | None = None,
         delays: Sequence[int] | None = None,
     ) -> RoundRecord:
-        """The record of a round that ends here, of which the observer is told.
+        """The record of a round that ends now; the observer receives it.
 
         Args:
-            number: Of the round.
-            stage: Of the round.
-            updates: Those that were used.
-            begun: What the stopwatch said when the round began.
-            clients: This field, and those below, as in `RoundRecord`.
+            number: Number of the round.
+            stage: Stage of the round.
+            updates: The updates that were used.
+            begun: The stopwatch's seconds when the round began.
+            clients: This argument and those below: as in `RoundRecord`.
         """
         passed = since(begun, self.stopwatch.seconds())
         record = RoundRecord(
@@ -198,14 +195,14 @@ class RunContext:
         return record
 
     def predictions(self, state: ServerState) -> Predictions:
-        """What the model at a state takes each test image for."""
+        """The predictions of the model at a state for all test images."""
         if self.latest.predictions is None or self.latest.state is not state:
             self.latest.predictions = predict_test_images(self.method.classifier(state), self.sets)
             self.latest.state = state
         return self.latest.predictions
 
     def counts(self, state: ServerState, clients: Sequence[int]) -> dict[int, HitCounts]:
-        """What each of these clients counts on its share of the base test images; none for an empty share."""
+        """Hits of each of these clients on its share of the test images; clients with an empty share are omitted."""
         with self.stopwatch.measure("evaluation"):
             found = count_shares(self.predictions(state), self.sets)
         return {client: found[client] for client in clients if len(self.sets.shares[client])}
@@ -241,7 +238,7 @@ def is_finite(update: Update) -> bool:
 def train_metrics(updates: Sequence[Update]) -> dict[str, float]:
     """Client metrics as means weighted by images.
 
-    Each mean is over the updates that measured it: without lockstep, updates of both stages may meet in a round.
+    Each mean is over the updates that measured it: in asynchronous runs, a round may have updates of both stages.
     """
     names = sorted({name for update in updates for name in update.metrics})
     return {name: _weighted_mean(name, [u for u in updates if name in u.metrics]) for name in names}

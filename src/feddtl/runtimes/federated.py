@@ -1,8 +1,8 @@
-"""Federated accuracy: clients score the global model, each on test images of its own, without a central test set.
+"""Federated accuracy: each client scores the global model on its own test images, without a central test set.
 
-A client scores what it is broadcast, so that its reply in round t + 1 tells of the model after round t, and joins the
-record of round t. The replies of round 1 tell of the model before training; a closing evaluation of all clients tells
-of the last one.
+A client scores the broadcast model, so its reply in round t + 1 scores the model after round t and is added to the
+record of round t. The replies of round 1 score the model before training; a closing evaluation by all clients scores
+the final one.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, s
 def with_counts(
     progress: Progress, counts: Mapping[int, HitCounts], failures: Mapping[int, str] | None = None
 ) -> Progress:
-    """The progress with what clients counted about the model that it stands at.
-
-    Without any count nothing changes.
-    """
+    """The progress with the clients' counts for its current model; without counts, the same progress."""
     if not counts and not failures:
         return progress
     federated = federated_accuracy(counts, failures or {})
@@ -51,5 +48,5 @@ def with_counts(
 
 
 def federated_of(progress: Progress) -> FederatedAccuracy | None:
-    """Federated accuracy of the model that the progress stands at; None while clients have not scored it."""
+    """Federated accuracy of the current model; None until clients have scored it."""
     return progress.records[-1].federated if progress.records else progress.before

@@ -14,17 +14,16 @@ from feddtl.runtimes.rounds import Progress
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What came of a round's clients.
+    """The results of a round's clients.
 
     Attributes:
-        updates: Usable ones, sorted by client.
-        failures: By client, why there is no usable update of it.
-        scores: By client, of its own model, where only the client can measure them; NaN in rounds that do not ask for
-            them.
-        counts: By client, of the model that it was broadcast, on test images of its own, where the round before is one
-            that is scored.
-        own: By client, the same of its own model, where it was asked for them.
-        sizes: By client, bytes of its update as it was sent, without framing.
+        updates: The usable updates, sorted by client.
+        failures: By client, why it has no usable update.
+        scores: By client, scores of its own model, if only the client can measure them; NaN in rounds that do not ask
+            for them.
+        counts: By client, hits of the broadcast model on its own test images, if the previous round is scored.
+        own: By client, hits of its own model on these images, if it was asked for them.
+        sizes: By client, bytes of its update on the wire, without framing.
     """
 
     updates: list[Update]
@@ -37,10 +36,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What clients counted outside a round.
+    """The clients' hits outside a round.
 
     Attributes:
-        counts: By client, on test images of its own.
+        counts: By client, on its own test images.
         failures: By client, why it did not count.
     """
 
@@ -49,29 +48,29 @@ class Evaluation:
 
 
 class Fleet(ABC):
-    """The clients as the server of rounds in lockstep sees them."""
+    """The clients as the server of synchronous rounds sees them."""
 
     @abstractmethod
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
-        """Updates of these clients, given where the run stands before the round.
+        """Updates of these clients, given the progress before the round.
 
         Raises:
-            ClientError: The round cannot go on with what arrived.
+            ClientError: The round cannot continue with the updates that arrived.
         """
 
     @abstractmethod
     def train_images(self, client: int) -> int:
-        """How many training images a client has; 0 where that is not known."""
+        """Number of a client's training images; 0 if unknown."""
 
     @abstractmethod
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
-        """All clients score the broadcast of the model that a run stands at; one that fails costs its counts alone."""
+        """All clients score the broadcast of the current model; a client that fails only loses its counts."""
 
 
 class FleetInProcess(Fleet):
-    """All clients in this process, as many at once as the method and the device take.
+    """All clients in this process, as many in a batch as the method and the device allow.
 
-    Here a broken update is a fault of the experiment, so it stops the round.
+    An update that is not finite is a fault of the experiment here, so it stops the round.
     """
 
     def __init__(self, context: RunContext) -> None:

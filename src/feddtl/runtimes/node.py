@@ -1,11 +1,11 @@
-"""What a client's machine is told when it is set up, and what it says of itself."""
+"""The settings of a client's machine, and its answer about its images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# What a client is asked for: who it is, an update, or how many of its test images the model gets right.
+# The requests to a client: which client it is, an update, or its hits on its own test images.
 Request = Literal["query", "train", "evaluate"]
 
 
@@ -15,9 +15,9 @@ class Node:
 
     Attributes:
         client: Id from 0.
-        data: Path of its images, or of its copy of the data set; empty: what the experiment names.
-        model: Path of its copy of the CLIP; empty: what the experiment names.
-        method: FILE.py:Class of a method that is not one of feddtl's; empty: it takes part in feddtl's methods alone.
+        data: Path of its images, or of its copy of the data set; empty: as in the experiment.
+        model: Path of its copy of the CLIP; empty: as in the experiment.
+        method: FILE.py:Class of a user's own method; empty: it participates only in feddtl's methods.
     """
 
     client: int
@@ -31,9 +31,9 @@ class ImageCounts:
     """How many images a client has.
 
     Attributes:
-        train: Of base classes, that it trains on.
-        base: Of base classes, that it tests on.
-        novel: Of novel classes, that it tests on.
+        train: Training images, of base classes.
+        base: Test images of base classes.
+        novel: Test images of novel classes.
     """
 
     train: int

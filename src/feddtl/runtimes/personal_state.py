@@ -1,8 +1,8 @@
-"""What a client keeps between rounds, on its own disk: it never travels.
+"""A client's personal tensors between rounds, on its own disk; they are never sent.
 
-ROOT/RUN/client-3/round-0007.safetensors is what client 3 had after it trained in round 7. The server says which round
-of the client it used last, so that a round whose update was lost, or that a restarted server begins anew, starts from
-what the client had before it.
+ROOT/RUN/client-3/round-0007.safetensors has the tensors of client 3 after it trained in round 7. The server names the
+last round whose update it used, so a round whose update was lost, or that a restarted server repeats, starts from the
+tensors before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUN = re.compile(r"[0-9a-f]{32}")
 
 
 class PersonalState:
-    """What one client keeps in one run.
+    """The personal tensors of one client in one run.
 
     Args:
         root: See `state_root`.
@@ -30,7 +30,7 @@ class PersonalState:
         client: Id from 0.
 
     Raises:
-        ClientError: The name is no name of a run.
+        ClientError: The name of the run is invalid.
     """
 
     def __init__(self, root: Path, run: str, client: int) -> None:
@@ -39,10 +39,10 @@ class PersonalState:
         self._folder = root / run / f"client-{client}"
 
     def load(self, round_number: int) -> Tensors:
-        """What was kept after a round; nothing for round 0, before which nobody trained.
+        """The tensors after a round; none for round 0, before which no client trained.
 
         Raises:
-            ClientError: It is not there, or damaged.
+            ClientError: They are missing or damaged.
         """
         if round_number == 0:
             return {}
@@ -56,9 +56,9 @@ class PersonalState:
             ) from None
 
     def save(self, round_number: int, tensors: Tensors, last_used: int) -> None:
-        """Keep tensors as those after a round, and of the earlier ones those of `last_used` alone."""
+        """Save the tensors after a round; of earlier rounds, only those of `last_used` are kept."""
         with storage_errors(self._folder):
-            # What a model learnt from private images is for their owner alone.
+            # Only their owner may read what a model learned from private images.
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Copies, since the format refuses tensors that share memory.
         write_atomic(self._path(round_number), save({name: tensor.clone() for name, tensor in tensors.items()}))

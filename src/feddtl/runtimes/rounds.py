@@ -1,4 +1,4 @@
-"""Where a run stands, and what turns one round's end into the next."""
+"""The progress of a run, and the interface of the rounds that advance it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from feddtl.records import FederatedAccuracy, RoundRecord
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a round: enough to go on as if never interrupted.
+    """The state of a run after a round, complete enough to resume exactly.
 
     Attributes:
         state: The server's state.
-        personal: What each client keeps, by client id.
-        records: One record per round done.
-        memory: What the choice of clients, or an asynchronous server, remembers.
-        before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; None while it is not known.
+        personal: Each client's personal tensors, by client id.
+        records: One record per finished round.
+        memory: Memory of the client selection or of an asynchronous server.
+        before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; None until it is known.
     """
 
     state: ServerState
@@ -36,8 +36,8 @@ class Progress:
 
 
 class Rounds(ABC):
-    """How clients and server work together."""
+    """How clients and server take turns."""
 
     @abstractmethod
     def next(self, progress: Progress) -> Progress:
-        """One round further. Raises ClientError, and keeps nothing of the round, where an update cannot be used."""
+        """The progress after one more round. Raises ClientError, and discards the round, for an unusable update."""

@@ -1,4 +1,4 @@
-"""Rounds in lockstep: the server waits for all clients of a round, and averages what arrived."""
+"""Synchronous rounds: the server waits for all clients of a round, then aggregates what arrived."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from feddtl.system.validation import Validation
 
 
 class SynchronousRounds(Rounds):
-    """Federated averaging's order: choose, broadcast, train, aggregate.
+    """The order of federated averaging: choose, broadcast, train, aggregate.
 
-    A client whose update is lost dropped out: it keeps nothing of the round, and the server waits for it as long as
-    its training would have taken. A round in which every update is lost leaves the server's state as it was.
+    A client whose update is lost has dropped out: it keeps nothing of the round, and the server waits as long as its
+    training would have taken. A round in which every update is lost leaves the server's state unchanged.
 
     Args:
         context: Server and clients.
         selector: Chooses the clients.
         clock: Virtual time and losses.
-        validation: What a learning selector is told about.
+        validation: What a learning selector measures its rewards on.
         fleet: Where the clients train.
     """
 
@@ -87,7 +87,7 @@ class SynchronousRounds(Rounds):
         return reached
 
     def _visits(self, state: ServerState, models: dict[int, Classifier]) -> dict[int, Visit]:
-        """What a learning selector wants to know; nothing where it does not learn."""
+        """Measurements for a selector that learns; none for any other."""
         if not self._selector.learns or not models:
             return {}
         if self._validation is None:

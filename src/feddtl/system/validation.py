@@ -61,13 +61,13 @@ class Validation:
 def split_off_validation(
     clients: Sequence[ClientData], share: float, seed: int
 ) -> tuple[tuple[ClientData, ...], tuple[ClientData, ...]]:
-    """Training and validation images: a seeded share of each client's images, at least one, is held back.
+    """Training and validation images: a seeded share of each client's images, at least one, becomes validation images.
 
     Raises:
         DataError: A client has only one image.
     """
     pairs = [_split_off(data, share, torch_generator(seed, "validation", data.client)) for data in clients]
-    return tuple(train for train, _ in pairs), tuple(held for _, held in pairs)
+    return tuple(train for train, _ in pairs), tuple(validation for _, validation in pairs)
 
 
 def _split_off(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:

@@ -1,4 +1,4 @@
-"""What a transform is: it changes an update on the client and undoes or checks that on the server."""
+"""The interface of a transform: it changes an update on the client, and undoes or checks that on the server."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from feddtl.seeding import torch_generator
 
 
 class RejectedUpdateError(ClientError):
-    """An update that no honest client sends; the message says what is wrong with it."""
+    """An update that no honest client sends; the message names the fault."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The exchange that an update belongs to, known on both sides.
+    """The exchange that an update belongs to; both sides know it.
 
     Attributes:
-        client: Who sends it.
-        round: In which round.
+        client: The client that sends the update.
+        round: The round of the update.
         received: The tensors that the client started from, by their name in `Update.weights`, on the CPU.
-        seed: Of the experiment.
+        seed: Seed of the experiment.
     """
 
     client: int
@@ -36,7 +36,7 @@ class Exchange:
     seed: int = 0
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Fresh generator for one purpose, the same on both sides."""
+        """A fresh generator for one purpose, the same on both sides."""
         return torch_generator(self.seed, purpose, self.client, self.round)
 
 
@@ -46,8 +46,8 @@ class Aggregation:
 
     Attributes:
         clients: How many clients' updates it combines.
-        number: Of the aggregation, from 1: the round, or in asynchronous runs the number of updates so far.
-        seed: Of the experiment.
+        number: Number of the aggregation, from 1: the round, or in asynchronous runs the number of updates so far.
+        seed: Seed of the experiment.
     """
 
     clients: int
@@ -55,7 +55,7 @@ class Aggregation:
     seed: int = 0
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Fresh generator for one purpose in this aggregation."""
+        """A fresh generator for one purpose in this aggregation."""
         return torch_generator(self.seed, purpose, self.number)
 
 
@@ -63,10 +63,10 @@ class Transform:
     """A member of the chain; the default changes nothing.
 
     Args:
-        config: Settings of the uplink, of which a transform may have some.
+        config: Settings of the uplink.
 
     Attributes:
-        summable: Whether the weights that it yields can still be summed over clients, as secure aggregation needs.
+        summable: Whether the encoded weights can still be summed over clients, as secure aggregation needs.
     """
 
     summable: bool = True
@@ -75,21 +75,21 @@ class Transform:
         self.config = config
 
     def expected(self, expected: ExpectedUpdate) -> ExpectedUpdate:
-        """Names, shapes and types of what `encode` yields from an update with these.
+        """Names, shapes and types of an encoded update, given those of the update.
 
         Raises:
-            ConfigError: The transform cannot do what it promises for such an update, say protect rows of single images.
+            ConfigError: The transform cannot be used with such an update, for instance one with a row for every image.
         """
         return expected
 
     def encode(self, update: Update, exchange: Exchange) -> Update:
-        """On the client: what is sent in place of the update. Raises ClientError where it cannot be sent."""
+        """On the client: the encoded update. Raises ClientError if it cannot be sent."""
         return update
 
     def decode(self, update: Update, exchange: Exchange) -> Update:
-        """On the server: what was encoded. Raises RejectedUpdateError for what no `encode` yields."""
+        """On the server: the decoded update. Raises RejectedUpdateError for one that `encode` cannot have produced."""
         return update
 
     def after_aggregation(self, aggregate: Tensors, aggregation: Aggregation) -> Tensors:
-        """On the server: what becomes of the aggregate of the decoded weights."""
+        """On the server: the aggregate of the decoded weights, changed, for instance with noise added."""
         return aggregate

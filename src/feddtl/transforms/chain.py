@@ -13,7 +13,7 @@ class Chain:
     """Transforms in the order in which a client applies them.
 
     Args:
-        members: The transforms; none leaves an update as it is.
+        members: The transforms; without any, updates stay as they are.
     """
 
     def __init__(self, members: Sequence[Transform] = ()) -> None:
@@ -21,29 +21,41 @@ class Chain:
 
     @property
     def summable(self) -> bool:
-        """Whether the weights that are sent can still be summed over clients."""
+        """Whether the encoded weights can still be summed over clients."""
         return all(member.summable for member in self._members)
 
     def expected(self, expected: ExpectedUpdate) -> ExpectedUpdate:
-        """Names, shapes and types of what is sent. Raises ConfigError as `Transform.expected`."""
+        """Names, shapes and types of an encoded update. Raises ConfigError as `Transform.expected`."""
         for member in self._members:
             expected = member.expected(expected)
         return expected
 
     def encode(self, update: Update, exchange: Exchange) -> Update:
-        """On the client: what is sent."""
+        """On the client: the encoded update."""
         for member in self._members:
             update = member.encode(update, exchange)
         return update
 
     def decode(self, update: Update, exchange: Exchange) -> Update:
-        """On the server: the update that was sent. Raises RejectedUpdateError."""
+        """On the server: the decoded update. Raises RejectedUpdateError."""
         for member in reversed(self._members):
             update = member.decode(update, exchange)
         return update
 
+    def exchange(self, update: Update, expected: ExpectedUpdate, round_number: int, seed: int) -> tuple[Update, Update]:
+        """The encoded update that a client sends in a round, and the decoded update on the server.
+
+        Raises:
+            ConfigError: As `expected`.
+            ClientError: As `encode`.
+        """
+        self.expected(expected)
+        exchange = Exchange(update.client, round_number, expected.weights, seed)
+        sent = self.encode(update, exchange)
+        return sent, self.decode(sent, exchange)
+
     def after_aggregation(self, aggregate: Tensors, aggregation: Aggregation) -> Tensors:
-        """On the server: what becomes of the aggregate."""
+        """On the server: the changed aggregate."""
         for member in reversed(self._members):
             aggregate = member.after_aggregation(aggregate, aggregation)
         return aggregate

@@ -1,4 +1,4 @@
-"""16-bit floats on the way to the server: half of the uplink."""
+"""Uploads as 16-bit floats: half of the bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feddtl.transforms.base import Exchange, Transform
 
 
 class Float16(Transform):
-    """Sends the *change* of each weight as float16, and so the values with a row per image.
+    """Sends the *change* of each weight as float16, and the values with a row per image as float16.
 
     The change is smaller than the weight, so rounding it costs less: at most 2⁻¹¹ of the change.
     """
@@ -41,7 +41,7 @@ def _as_half(tensor: Tensor) -> Tensor:
 
 
 def _finite_halves(tensors: Tensors) -> Tensors:
-    """Raises ClientError for a finite value that float16 does not hold."""
+    """Raises ClientError for a finite value that float16 cannot represent."""
     halves = {name: _as_half(tensor) for name, tensor in tensors.items()}
     for name, half in halves.items():
         if half.is_floating_point() and bool((half.isinf() & tensors[name].isfinite()).any()):

@@ -1,4 +1,4 @@
-"""A bound on how far an update may be from what the client received."""
+"""A bound on the distance of an update from the broadcast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from feddtl.messages import Update
 from feddtl.tensor_groups import update_norm
 from feddtl.transforms.base import Exchange, RejectedUpdateError, Transform
 
-# What rounding, also of later members such as 16-bit floats, may add to a norm that was scaled to the bound.
+# Rounding, also by later transforms such as float16, may add this share to a norm that was scaled to the bound.
 TOLERANCE = 1e-3
 
 
@@ -26,7 +26,7 @@ class NormBound(Transform):
         return replace(update, weights=scaled)
 
     def decode(self, update: Update, exchange: Exchange) -> Update:
-        """The update as it is, if it keeps to the bound."""
+        """The update unchanged, if it is within the bound."""
         norm, bound = update_norm(update.weights, exchange.received), self.config.max_update_norm
         if not norm <= bound * (1 + TOLERANCE):
             raise RejectedUpdateError(

@@ -1,12 +1,12 @@
-"""Parcels over Flower: nothing else of feddtl imports flwr.
+"""Parcels over Flower: no other part of feddtl imports flwr.
 
-The server sends one message per client and round and gets one back, with metrics and scores in it.
+The server sends one message per client and round and receives one, with metrics and scores in it.
 
-| module | holds |
+| module | content |
 |---|---|
-| `apps` | Flower's ServerApp and ClientApp around functions of ours |
+| `apps` | Flower's ServerApp and ClientApp around feddtl's functions |
 | `fleet` | the clients of a run as nodes of a federation: broadcasts, replies, quorum |
-| `nodes` | which client a node is, and whether it can take part |
-| `grid` | requests to SuperLink, made again where it fails, and waiting for replies |
+| `nodes` | which client a node is, and whether it can participate |
+| `grid` | requests to SuperLink, retried when it fails, and waiting for replies |
 | `records` | parcels as Flower's records |
 """

@@ -1,4 +1,4 @@
-"""Flower's apps around functions that know nothing of Flower."""
+"""Flower's apps around functions that do not depend on Flower."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
                     reply = answer(request, _node(context), from_records(message.content))
             except FeddtlError as error:
                 client = context.node_config.get(PARTITION)
-                # Whoever runs this node sees only its own output.
+                # Whoever runs this node sees only this process's output.
                 say(f"client {client} cannot participate in this run: {error}")
                 reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
             else:
@@ -41,7 +41,7 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
         return handle
 
     app = ClientApp()
-    # No decorators: a check of types where flwr is not installed would take them for untyped.
+    # No decorators: where flwr is not installed, a type checker would see untyped ones.
     app.query()(handler("query"))
     app.train()(handler("train"))
     app.evaluate()(handler("evaluate"))
@@ -56,7 +56,7 @@ def server_app(serve: Callable[[Grid, Mapping[str, Scalar]], None]) -> ServerApp
             with _traceback_is_shown():
                 serve(grid, dict(context.run_config))
         except FeddtlError as error:
-            error.args = (f"{MARK}{error}",)  # `feddtl submit` looks for the mark in what Flower says of the error
+            error.args = (f"{MARK}{error}",)  # `feddtl submit` looks for the mark in Flower's report of the error
             raise
 
     app = ServerApp()
@@ -66,7 +66,7 @@ def server_app(serve: Callable[[Grid, Mapping[str, Scalar]], None]) -> ServerApp
 
 @contextmanager
 def _traceback_is_shown() -> Iterator[None]:
-    """Print the traceback of an error that is not for the user to solve, since Flower's log is usually hidden."""
+    """Print the traceback of an error that no user can solve, since Flower's log is usually hidden."""
     try:
         yield
     except FeddtlError:

@@ -28,15 +28,15 @@ _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evalu
 class FlowerFleet(Fleet):
     """The clients of a run as nodes of a Flower federation.
 
-    A client that is not there, fails, is late or sends what cannot be used costs its update; with fewer usable updates
-    than `deployment.min_clients` the round fails.
+    A client that is absent, fails, is late or sends an unusable reply loses its update. With fewer usable updates than
+    `deployment.min_clients` the round fails.
 
     Args:
         grid: Flower's connection to the nodes.
         context: The server's side; of its clients only the number of images is used.
         contract: What nodes must have in common with the server.
-        order: Scalars that go with every broadcast, beside those of the schema.
-        note: Told of what the user should know.
+        order: Scalars that are sent with every broadcast, in addition to those of the schema.
+        note: Receives what the user should know.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FlowerFleet(Fleet):
         self._contract = contract
         self._order = dict(order)
         self._note = note
-        self._said: dict[int, str] = {}  # by client, the last reason for its absence
+        self._last_reasons: dict[int, str] = {}  # by client, the last reason for its absence
         self._personal = context.method.trained_parameters().personal > 0
 
     def train(self, payload: Payload, clients: Sequence[int], progress: Progress) -> Arrivals:
@@ -84,8 +84,8 @@ class FlowerFleet(Fleet):
         nodes = self._nodes.find(clients)
 
         def read(client: int, parcel: Parcel) -> HitCounts:
-            held = self._nodes.image_counts(client, nodes[client])
-            return unpack_counts(parcel, client, payload.round, held, self._contract)
+            images = self._nodes.image_counts(client, nodes[client])
+            return unpack_counts(parcel, client, payload.round, images, self._contract)
 
         with self._context.stopwatch.measure("evaluation"):
             counts, failures = self._exchange(MessageType.EVALUATE, payload, clients, nodes, {}, read)
@@ -104,9 +104,9 @@ class FlowerFleet(Fleet):
         kept: Mapping[int, int],
         read: Callable[[int, Parcel], Result],
     ) -> tuple[dict[int, Result], dict[int, str]]:
-        """Send a broadcast; by client, what is read from its reply, or why there is none that can be used.
+        """Send a broadcast; by client, what is read from its reply, or why there is no usable one.
 
-        Each reply is read when it arrives, so that one is held.
+        Each reply is read as soon as it arrives, so that only one is in memory.
         """
         timeout = self._context.experiment.deployment.round_timeout
         client_of = {node: client for client, node in nodes.items()}
@@ -117,7 +117,7 @@ class FlowerFleet(Fleet):
             failures[client] = reason
             self._say_without(_ACTS[request].format(payload.round), client, reason)
 
-        # From here on, as SuperLink counts: it takes no reply to a message that is older.
+        # Counted from here, as SuperLink does: it accepts no reply to an older message.
         deadline = time.monotonic() + timeout
         with self._context.stopwatch.measure("exchange"):
             waiting = self._grid.push(self._messages(request, payload, nodes, kept))
@@ -141,15 +141,15 @@ class FlowerFleet(Fleet):
         return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
 
     def _say_without(self, act: str, client: int, reason: str) -> None:
-        """Note that something goes on without a client; the reason once, if it stays the same."""
-        why = " for the same reason." if self._said.get(client) == reason else f": {reason}"
-        self._said[client] = reason
+        """Note that a step continues without a client; a reason that stays the same is given once."""
+        why = " for the same reason." if self._last_reasons.get(client) == reason else f": {reason}"
+        self._last_reasons[client] = reason
         self._note(f"{act} continues without client {client}{why}")
 
     def _messages(
         self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
     ) -> list[Message]:
-        """The broadcast to each client, which says from which of its rounds on it goes on."""
+        """The broadcast to each client, with the round that the client's personal state continues from."""
         parcel = pack_payload(payload, self._contract)
         # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
         arrays, ttl = array_record(parcel), self._context.experiment.deployment.round_timeout
@@ -161,7 +161,7 @@ class FlowerFleet(Fleet):
         return messages
 
     def _requirements(self, payload: Payload, client: int, node: int) -> ReplyRequirements:
-        """What the reply of a client in a round must be."""
+        """The requirements for a client's reply in a round."""
         experiment, method = self._context.experiment, self._context.method
         return ReplyRequirements(
             self._contract,
@@ -187,7 +187,7 @@ class FlowerFleet(Fleet):
     def _require_quorum(
         self, round_number: int, clients: Sequence[int], usable: Sized, failures: Mapping[int, str]
     ) -> None:
-        # A simulated loss leaves fewer clients that could answer, which is no failure of a node.
+        # Simulated losses leave fewer clients that could answer, which is not a failure of a node.
         needed = min(self._context.experiment.deployment.min_clients, len(clients))
         if len(usable) >= needed:
             return

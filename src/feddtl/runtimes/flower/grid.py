@@ -1,4 +1,4 @@
-"""Requests to Flower's SuperLink, and waiting for what comes of them."""
+"""Requests to Flower's SuperLink, and waiting for their answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feddtl.runtimes.flower.records import ERROR, from_records
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, plain
 
 Result = TypeVar("Result")
-# A look costs SuperLink a transaction: the longer something takes, the rarer it is looked for.
+# Each look costs SuperLink a transaction, so looks become rarer the longer the wait.
 SHARE_BETWEEN_LOOKS, LEAST_BETWEEN_LOOKS, MOST_BETWEEN_LOOKS = 0.05, 0.25, 3.0  # of the time waited; seconds
 TRIES, SECONDS_BETWEEN_TRIES = 5, 2.0
 NOTHING = Parcel({}, {})
@@ -37,13 +37,13 @@ class Answer:
 
 
 class RetryingGrid:
-    """Flower's connection to the nodes, whose requests are made again where SuperLink fails.
+    """Flower's connection to the nodes; requests are retried when SuperLink fails.
 
-    Flower itself makes requests again only where SuperLink cannot be reached.
+    Flower itself retries only when SuperLink cannot be reached.
 
     Args:
         grid: Flower's.
-        note: Told of what the user should know.
+        note: Receives what the user should know.
     """
 
     def __init__(self, grid: Grid, note: Callable[[str], None]) -> None:
@@ -61,10 +61,10 @@ class RetryingGrid:
         return {each.message_id: each.dst_node_id for each in sent if each.message_id in taken}
 
     def pull(self, waiting: dict[str, int]) -> Iterator[tuple[int, Answer]]:
-        """Answers that are there, with the node that was asked; those messages are waited for no longer.
+        """Answers that have arrived, with the node that was asked; their messages are removed from `waiting`.
 
-        One message at a time: what a node sends says nothing of which message it answers, a request that fails on the
-        way loses one answer, and one is held in memory.
+        One message at a time: a reply does not name the message that it answers, a request that fails loses only one
+        answer, and only one answer is in memory.
         """
         for message, node in list(waiting.items()):
             if (answer := self._pull_one(message)) is not None:
@@ -72,7 +72,7 @@ class RetryingGrid:
                 yield node, answer
 
     def answers(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Answer]]:
-        """Answers as they arrive, until there is one to each message or the time is up."""
+        """Answers as they arrive, until every message has one or the deadline has passed."""
         begun = time.monotonic()
         while True:
             yield from self.pull(waiting)
@@ -91,7 +91,7 @@ class RetryingGrid:
         return _read(found[0]) if found else None
 
     def _served(self, call: Callable[[], Result]) -> Result:
-        """What a request to SuperLink gives."""
+        """The result of a request to SuperLink, retried after a server error."""
         for _ in range(TRIES - 1):
             try:
                 return call()
@@ -104,14 +104,14 @@ class RetryingGrid:
 
 
 def pause(begun: float, deadline: float) -> None:
-    """Sleep between two looks at what has been waited for since `begun`, but not beyond the deadline."""
+    """Sleep between two looks for answers awaited since `begun`, but not beyond the deadline."""
     now = time.monotonic()
     length = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
     time.sleep(max(min(length, deadline - now), 0.0))
 
 
 def _read(reply: Message) -> Answer:
-    """A reply, of which nothing is certain: a node may send anything that Flower's library can pack."""
+    """A reply, which is not trusted: a node may send anything that Flower's library can pack."""
     try:
         if reply.has_error():
             reason = plain(reply.error.reason or f"error {reply.error.code}")

@@ -17,7 +17,7 @@ from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_image_counts
 
-MOST_NOTES = 2000  # characters of what a client says
+MOST_NOTES = 2000  # characters of a client's notes
 MOST_QUESTIONS = 3  # to a node whose process fails, in one search
 # What Flower answers itself when no answer of the node will come.
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
@@ -28,8 +28,8 @@ class Refusal:
     """Why a node cannot take part.
 
     Attributes:
-        client: Which client it says it is; None where it does not.
-        reason: In words.
+        client: The client that it claims to be; None if it names none.
+        reason: As text.
     """
 
     client: int | None
@@ -43,7 +43,7 @@ class NodeDirectory:
         grid: Connection to the nodes.
         context: The server's side; of its clients only the number of images is used.
         order: Scalars of every question.
-        note: Told of what the user should know.
+        note: Receives what the user should know.
     """
 
     def __init__(
@@ -54,27 +54,27 @@ class NodeDirectory:
         self._question = to_records(Parcel({}, order))
         self._note = note
         self._clients: dict[int, int] = {}  # by node
-        self._refusals: dict[int, Refusal] = {}  # by node, what it said last
-        self._doubtful: set[int] = set()  # nodes to ask again
+        self._refusals: dict[int, Refusal] = {}  # by node, the latest
+        self._doubtful: set[int] = set()  # nodes to be asked again
         self._asked: dict[str, int] = {}  # node by question that is not answered yet
         self._failed: Counter[int] = Counter()  # by node, questions since the search began that it failed to answer
-        self._held: dict[int, ImageCounts] = {}  # by node, where clients have images of their own
+        self._image_counts: dict[int, ImageCounts] = {}  # by node, where clients have images of their own
         self._started = False
 
     def find(self, clients: Sequence[int]) -> dict[int, int]:
-        """Nodes by client. At first all clients are waited for, later as many as a round needs."""
+        """Nodes by client. The first call waits for all clients, later calls for as many as a round needs."""
         deployment = self._context.experiment.deployment
         needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
         begun = time.monotonic()
         deadline = begun + deployment.round_timeout
-        # Whoever refused is asked again: its images may have been mended.
+        # Whoever refused is asked again: its images may have been corrected since.
         self._doubtful, self._failed = set(self._refusals), Counter()
         while True:
-            self._meet()
-            # Of two nodes that say they are the same client the one that said so first is it.
+            self._update()
+            # Of two nodes that claim to be the same client, the one that claimed it first counts.
             claims = {client: node for node, client in reversed(self._clients.items())}
             found = {client: claims[client] for client in clients if client in claims}
-            # A client that says why it cannot take part is not waited for.
+            # A client that refuses with a reason is not waited for.
             refused = {refusal.client for refusal in self._refusals.values()} & (set(clients) - found.keys())
             settled = len(found) + (0 if self._started else len(refused))
             if settled >= needed or time.monotonic() >= deadline:
@@ -84,17 +84,17 @@ class NodeDirectory:
 
     def train_images(self, client: int) -> int:
         """How many training images a client has; 0 where that is not known."""
-        held = [images.train for node, images in self._held.items() if self._clients.get(node) == client]
-        return held[0] if held else len(self._context.clients[client])
+        counts = [images.train for node, images in self._image_counts.items() if self._clients.get(node) == client]
+        return counts[0] if counts else len(self._context.clients[client])
 
     def image_counts(self, client: int, node: int) -> ImageCounts:
-        """How many images a client has: as its node said, or by the partition."""
+        """How many images a client has, by its node's own count or by the partition."""
         if self._context.experiment.data.on_clients:
-            return self._held[node]
+            return self._image_counts[node]
         return ImageCounts(len(self._context.clients[client]), len(self._context.sets.shares[client]))
 
     def reason_of_absence(self, client: int) -> str:
-        """Why a client that was not found is not there."""
+        """Why a client was not found."""
         reasons = [refusal.reason for refusal in self._refusals.values() if refusal.client == client]
         if reasons:
             return reasons[0]
@@ -102,10 +102,10 @@ class NodeDirectory:
         others = [f"Node {node} does not say which client it is: {reason}" for node, reason in unnamed.items()]
         return " ".join(["none of its nodes is connected.", *others])
 
-    def _meet(self) -> None:
-        """Forget nodes that left, ask new ones which client they are, and hear what those asked earlier say.
+    def _update(self) -> None:
+        """Forget nodes that left, ask new ones which client they are, and read the answers to earlier questions.
 
-        None is waited for here: a node that hangs would hold the round.
+        Does not wait for any of them: a node that hangs would stop the round.
         """
         present = self._grid.nodes()
         self._clients = {node: client for node, client in self._clients.items() if node in present}
@@ -117,12 +117,12 @@ class NodeDirectory:
         ttl = self._context.experiment.deployment.round_timeout
         self._asked |= self._grid.push([Message(self._question, node, MessageType.QUERY, ttl=ttl) for node in new])
         for node, answer in self._grid.pull(self._asked):
-            self._hear(node, answer)
+            self._keep(node, answer)
 
-    def _hear(self, node: int, answer: Answer) -> None:
-        """Keep what a node says of itself, or why it cannot take part.
+    def _keep(self, node: int, answer: Answer) -> None:
+        """Keep which client a node is, or why it cannot participate.
 
-        A question that was lost on the way is asked again at the next look; one whose process failed a few times.
+        A question that was lost in transit is asked again; one whose process failed, a few times.
         """
         self._failed[node] += 1 if answer.code and answer.code not in LOST else 0
         if answer.code in LOST or (answer.code and self._failed[node] < MOST_QUESTIONS):
@@ -131,7 +131,7 @@ class NodeDirectory:
         try:
             client = self._client_of(answer)
             if self._context.experiment.data.on_clients:
-                self._held[node] = self._image_counts_in(answer.parcel)
+                self._image_counts[node] = self._image_counts_in(answer.parcel)
         except RejectedMessageError as error:
             self._refuse(node, answer, error.message)
             return

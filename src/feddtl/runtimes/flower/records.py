@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain
 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
-CLIENT, KEPT, ERROR, NOTES = "client", "kept", "error", "notes"  # scalars that only messages over Flower have
+CLIENT, KEPT, ERROR, NOTES = "client", "kept", "error", "notes"  # scalars of messages over Flower alone
 
 
 def to_records(parcel: Parcel) -> RecordDict:
@@ -33,19 +33,19 @@ def joined_records(arrays: ArrayRecord, scalars: Mapping[str, Scalar], metrics: 
 
 
 def from_records(content: RecordDict) -> Parcel:
-    """Flower's records as a parcel. Raises RejectedMessageError for records that are none."""
+    """Flower's records as a parcel. Raises RejectedMessageError for records that are not one."""
     try:
         arrays = {name: _as_array(array) for name, array in content.array_records[ARRAYS].items()}
         scalars: dict[str, Any] = dict(content.config_records[SCALARS])
         metrics: dict[str, Any] = dict(content.metric_records[METRICS])
-    # What strangers send as an array may break NumPy's reader in any way.
+    # An array from a stranger may break NumPy's reader in any way.
     except Exception as error:
         raise RejectedMessageError(f"The records cannot be read: {plain(f'{type(error).__name__}: {error}')}") from None
     return Parcel(arrays, scalars, metrics)
 
 
 def _as_array(array: Array) -> NDArray[Any]:
-    """Raises ValueError where the bytes are a whole archive of arrays, which NumPy's reader takes too."""
+    """Raises ValueError if the bytes are a whole archive of arrays, which NumPy's reader accepts too."""
     found: object = array.numpy()
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{type(found).__name__} in place of an array")

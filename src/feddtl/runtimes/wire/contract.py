@@ -21,16 +21,16 @@ Scalar = str | int | float | bool
 
 
 class RejectedMessageError(ClientError):
-    """What was received cannot be used; the message names the part, its value and what was expected."""
+    """A received message cannot be used; the error names the part, its value and the expected one."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What travels one way.
+    """One message.
 
     Attributes:
         arrays: By name, in the order of the schema.
-        scalars: Everything else that is needed to use them.
+        scalars: The other values needed to use them.
         metrics: Numbers for the log.
     """
 
@@ -46,7 +46,7 @@ class Contract:
     Attributes:
         model: Hash of the CLIP's weights.
         classes: Hash of the base classes, in label order, and of the prompt.
-        precision: Of floating tensors in a broadcast.
+        precision: Of floating-point tensors in a broadcast.
         method: Hash of the file of a user's own method; empty for a method of feddtl.
     """
 
@@ -64,7 +64,7 @@ class Contract:
         return cls(task.clip.digest(), classes, experiment.deployment.precision, digest)
 
     def scalars(self) -> dict[str, Scalar]:
-        """As it travels."""
+        """The contract's scalars in a message."""
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -89,12 +89,12 @@ class Contract:
 
 
 def plain(text: object, most: int = 1000) -> str:
-    """What strangers wrote, on one line, of characters that a terminal prints and does not obey, and not too long."""
+    """A stranger's text on one line, of limited length, without characters that control a terminal."""
     joined = " ".join(str(text).split())
     return "".join(character for character in joined if character.isprintable())[:most]
 
 
 def short(value: object) -> str:
-    """A value as an error shows it."""
+    """A value for an error message."""
     text = plain(value, 41)
     return text if len(text) <= 40 else f"{text[:12]}…"

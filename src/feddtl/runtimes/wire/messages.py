@@ -1,4 +1,4 @@
-"""Broadcasts, replies, hit counts and numbers of images: how each is packed, and checked when it arrives."""
+"""Broadcasts, replies, hit counts and image counts: how each is packed, and checked on arrival."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from feddtl.tensor_groups import add_prefix, select_prefix
 from feddtl.transforms.base import Exchange, RejectedUpdateError
 from feddtl.transforms.chain import Chain
 
-_LEAST_HELD = {"train": 1, "base": 0, "novel": 0}
+_LEAST_IMAGES = {"train": 1, "base": 0, "novel": 0}
 
 
 @dataclass(frozen=True)
 class ReplyRequirements:
-    """What the update of a client in a round must be.
+    """The requirements for a client's update in a round.
 
     Attributes:
-        contract: In common.
-        client: Whose update.
-        round: Of which round.
-        images: How many that client has.
+        contract: What both sides have in common.
+        client: The client that sends it.
+        round: The round that it answers.
+        images: The client's image counts.
         classes: C, number of base classes.
         expected: The update before any transform; its weights are those that the client received.
-        chain: The transforms that the update passed.
-        seed: Of the experiment.
+        chain: The transforms that encoded it.
+        seed: Seed of the experiment.
         measured: Whether the client must have scored its own model on all test images.
         counted: Whether the client must have counted for the model that it was broadcast.
         own_counted: Whether it must have counted for its own model.
@@ -53,15 +53,14 @@ class ReplyRequirements:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client answers in a round.
+    """A client's reply in a round.
 
     Attributes:
-        update: What it trained.
-        counts: Of the model that it was broadcast, on test images of its own; None where the round before is not
-            scored.
-        own: The same of its own model; None where the round is not scored.
-        scores: Base and novel accuracy of its own model on all test images, NaN in rounds that do not ask for them;
-            None where the server measures them.
+        update: The trained tensors.
+        counts: Hits of the broadcast model on the client's own test images; None if the previous round is not scored.
+        own: The same of the client's own model; None if the round is not scored.
+        scores: Base and novel accuracy of the client's own model on all test images, NaN in rounds that do not ask for
+            them; None if the server measures them.
         size: Bytes of the update as it was sent, without framing; 0 on the client.
     """
 
@@ -73,12 +72,12 @@ class Reply:
 
 
 def pack_payload(payload: Payload, contract: Contract) -> Parcel:
-    """A broadcast as it travels."""
+    """A broadcast as a parcel."""
     return Parcel(to_arrays(payload.tensors, contract.precision), {**contract.scalars(), "round": payload.round})
 
 
 def unpack_payload(parcel: Parcel, contract: Contract) -> Payload:
-    """A broadcast as it was sent. Raises RejectedMessageError."""
+    """The broadcast in a parcel. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
     arrays = parcel.arrays.items()
     tensors = {name: _single(to_tensor(name, array, contract.precision)) for name, array in arrays}
@@ -86,12 +85,12 @@ def unpack_payload(parcel: Parcel, contract: Contract) -> Payload:
 
 
 def pack_reply(reply: Reply, round_number: int, contract: Contract) -> Parcel:
-    """A reply as it travels; what is personal does not.
+    """A reply as a parcel, without the personal tensors.
 
     Args:
-        reply: Of a client.
+        reply: The client's reply.
         round_number: The round that it answers.
-        contract: In common.
+        contract: What both sides have in common.
     """
     update = reply.update
     tensors = {**add_prefix("weights", update.weights), **add_prefix("samples", update.samples)}
@@ -104,10 +103,10 @@ def pack_reply(reply: Reply, round_number: int, contract: Contract) -> Parcel:
 
 
 def unpack_reply(parcel: Parcel, requirements: ReplyRequirements) -> Reply:
-    """A client's reply, with everything that is required besides the update.
+    """The reply in a parcel.
 
     Raises:
-        RejectedMessageError: Anything in it is not what is required.
+        RejectedMessageError: Any part of it does not meet the requirements.
     """
     requirements.contract.require(parcel.scalars)
     require_numbers(
@@ -146,7 +145,7 @@ def _unpack_update(parcel: Parcel, requirements: ReplyRequirements) -> tuple[Upd
 
 
 def _precision(expected: ExpectedUpdate, name: str) -> str:
-    """NumPy's name of the type that a tensor of an update must have, where it is floating."""
+    """NumPy's name of the floating-point type that a tensor of an update must have."""
     group, _, own = name.partition("/")
     kind = expected.weights[own].dtype if group == "weights" else expected.embedding_type
     return str(kind).removeprefix("torch.") if kind.is_floating_point else "float32"
@@ -157,31 +156,31 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def pack_counts(counts: HitCounts, client: int, round_number: int, contract: Contract) -> Parcel:
-    """What a client counted for a broadcast outside a round, as it travels."""
+    """A client's hits for a broadcast outside a round, as a parcel."""
     scalars = {**contract.scalars(), "round": round_number, "client": client, **_count_scalars("global", counts)}
     return Parcel({}, scalars)
 
 
 def unpack_counts(parcel: Parcel, client: int, round_number: int, images: ImageCounts, contract: Contract) -> HitCounts:
-    """What a client counted. Raises RejectedMessageError."""
+    """The hits in a parcel. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
     require_numbers(parcel.scalars, round=round_number, client=client)
     return hit_counts(parcel.scalars, "global", images)
 
 
 def pack_image_counts(client: int, images: ImageCounts, notes: Sequence[str] = ()) -> Parcel:
-    """How many images a client has, as it travels, with what whoever runs the experiment should know."""
+    """A client's image counts as a parcel, with notes for whoever runs the experiment."""
     return Parcel({}, {"schema": SCHEMA, "client": client, **asdict(images), "notes": "\n".join(notes)})
 
 
 def unpack_image_counts(parcel: Parcel, most: int | None = None) -> ImageCounts:
-    """How many images a client says that it has; one at least to train on, and no more than `most`.
+    """A client's own count of its images: at least one to train on, and at most `most`.
 
     Raises:
         RejectedMessageError: A number is missing or out of range.
     """
     require_numbers(parcel.scalars, schema=SCHEMA)
-    train, base, novel = (whole_number(parcel.scalars, name, least) for name, least in _LEAST_HELD.items())
+    train, base, novel = (whole_number(parcel.scalars, name, least) for name, least in _LEAST_IMAGES.items())
     if most is not None and train > most:
         raise RejectedMessageError(f"train is {train}; data.shots allows {most} training images.")
     return ImageCounts(train, base, novel)

@@ -13,19 +13,19 @@ from feddtl.messages import ExpectedUpdate
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.wire.contract import Parcel, Precision, RejectedMessageError, short
 
-# A unit vector that was rounded to float16 is off by less.
+# Rounding a unit vector to float16 changes its length by less.
 UNIT_TOLERANCE = 1e-2
 
 
 def to_arrays(tensors: Tensors, precision: Precision | None = None) -> dict[str, NDArray[Any]]:
-    """Arrays that share the tensors' memory where nothing is to be converted.
+    """Arrays that share the tensors' memory unless they must be converted.
 
     Args:
         tensors: By name.
-        precision: Of floating numbers; None: as they are.
+        precision: Of floating-point numbers; None leaves them as they are.
 
     Raises:
-        RejectedMessageError: A value that the precision does not hold.
+        RejectedMessageError: The precision cannot represent a value.
     """
     packed: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
@@ -41,7 +41,7 @@ def to_arrays(tensors: Tensors, precision: Precision | None = None) -> dict[str,
 
 
 def to_tensor(name: str, array: NDArray[Any], precision: str) -> Tensor:
-    """An array as a tensor of its own type, in the same memory where that may be written.
+    """An array as a tensor of its type, in the same memory if that is writable.
 
     Raises:
         RejectedMessageError: Neither of this precision nor int64, or not finite.
@@ -81,7 +81,7 @@ def check_samples(samples: Tensors, expected: ExpectedUpdate, most: int, classes
     Args:
         samples: By name.
         expected: Their names and widths.
-        most: Images that the client has.
+        most: Number of the client's images.
         classes: C, number of base classes.
 
     Raises:

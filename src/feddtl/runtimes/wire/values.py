@@ -1,4 +1,4 @@
-"""Numbers that arrived, each checked before it is used."""
+"""Received numbers, each checked before it is used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def require_numbers(scalars: Mapping[str, Scalar], **wanted: int) -> None:
 
 
 def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Finite numbers, a few of them, by names that a record can hold."""
+    """A few finite numbers, by names that are valid in a record."""
     if len(metrics) > MAX_METRICS:
         raise RejectedMessageError(f"There are {len(metrics)} metrics; {MAX_METRICS} are allowed.")
     for name, value in metrics.items():
@@ -42,7 +42,7 @@ def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def accuracies(scalars: Mapping[str, Scalar]) -> Scores:
-    """Accuracies in percent, or NaN where the client has nothing to measure."""
+    """Accuracies in percent, or NaN if the client has no such images."""
     found: dict[str, float] = {}
     for name in ("base", "novel"):
         value = scalars.get(name)
@@ -53,11 +53,11 @@ def accuracies(scalars: Mapping[str, Scalar]) -> Scores:
 
 
 def hit_counts(scalars: Mapping[str, Scalar], model: str, images: ImageCounts) -> HitCounts:
-    """Right ones among exactly the test images that the client has."""
+    """How many predictions are right, of exactly the test images that the client has."""
     right: list[int] = []
-    for half, held in (("base", images.base), ("novel", images.novel)):
-        require_numbers(scalars, **{f"{model}_{half}_images": held})
+    for half, total in (("base", images.base), ("novel", images.novel)):
+        require_numbers(scalars, **{f"{model}_{half}_images": total})
         right.append(whole_number(scalars, f"{model}_{half}", 0))
-        if right[-1] > held:
-            raise RejectedMessageError(f"{model}_{half} is {right[-1]} of {held} images.")
+        if right[-1] > total:
+            raise RejectedMessageError(f"{model}_{half} is {right[-1]} of {total} images.")
     return HitCounts(right[0], images.base, right[1], images.novel)

@@ -1,4 +1,4 @@
-"""Server and clients in one process: the reference semantics that every other runtime must match."""
+"""A run from its first round to its closing evaluation, wherever its clients train."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData
 
-__all__ = ["LocalRuntime", "Progress", "RunObserver", "build_selector"]
+__all__ = ["Progress", "RunObserver", "Runtime", "build_selector"]
 
 
-class LocalRuntime:
-    """Runs rounds of an method over in-process clients.
+class Runtime:
+    """Runs the rounds of a method.
 
     Args:
         method: The method.
         clients: Every client's data, in order of client id.
-        sets: What is scored.
-        experiment: Rounds, participation, system policies, evaluation and seed.
-        observer: Told what happens.
-        stopwatch: Counts the time; a new one by default.
-        validation: What FedPPO measures its rewards on; other selections need none.
-        fleet: Where the clients of rounds in lockstep train.
+        sets: The test images.
+        experiment: The settings.
+        observer: Receives the events; by default, nobody does.
+        stopwatch: Measures the time; a new one by default.
+        validation: Validation images for FedPPO's rewards; other selections need none.
+        fleet: Where the clients of synchronous rounds train; by default, in this process.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LocalRuntime:
         return progress
 
     def close(self, progress: Progress) -> Progress:
-        """The closing evaluation: all clients score the model that the run ends with, unless they did already."""
+        """The closing evaluation: all clients score the final model, unless they already have."""
         if federated_of(progress) is not None:
             return progress
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
@@ -78,7 +78,7 @@ class LocalRuntime:
         return closed
 
     def predictions(self, state: ServerState) -> Predictions:
-        """What the global model at a state takes each test image for."""
+        """The global model's predictions at a state for all test images."""
         with self._stopwatch.measure("evaluation"):
             return self._context.predictions(state)
 
@@ -100,7 +100,7 @@ class LocalRuntime:
 
 
 def build_selector(experiment: Experiment, clients: int) -> Selector:
-    """The selector that an experiment asks for, over some number of clients."""
+    """The selector of an experiment with this number of clients."""
     participation, seed = experiment.participation, experiment.seed
     builders: dict[str, Callable[[], Selector]] = {
         "all": lambda: AllClients(clients),

@@ -17,7 +17,7 @@ from feddtl.models.activations import Activations
 from feddtl.observers import RunObserver
 from feddtl.runtimes import context
 from feddtl.runtimes.context import require_finite_tensors
-from feddtl.runtimes.local import LocalRuntime, Progress
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.storage import without_nan
 from feddtl.system.selection import choose_clients
@@ -29,7 +29,7 @@ def equal(ours, theirs):
 
 def make_runtime(federation, experiment, **options):
     method = build_method(federation.task, experiment)
-    return LocalRuntime(method, federation.clients(method), federation.sets(method), experiment, **options), Progress(
+    return Runtime(method, federation.clients(method), federation.sets(method), experiment, **options), Progress(
         method.init_server()
     )
 
@@ -94,7 +94,7 @@ def test_broken_client_stops_the_round_and_is_named(federation, make_experiment,
     clients = federation.clients(method)
     clients[1] = with_value(clients[1], (2, 0, 5), value)
     saved = []
-    runtime = LocalRuntime(method, clients, federation.sets(method), experiment)
+    runtime = Runtime(method, clients, federation.sets(method), experiment)
     with pytest.raises(ClientError, match=f"update of client 1 in round {done + 1} holds NaN") as caught:
         runtime.run(Progress(randomised(method.init_server(), done)), saved.append)
     assert "learning_rate" in caught.value.hint
@@ -113,7 +113,7 @@ def test_every_part_of_an_update_is_checked(federation, make_experiment, group):
         return replace(update, **{group: broken}) if data.client == 2 else update
 
     method.client_update = break_last_client
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     with pytest.raises(ClientError, match=r"client 2 in round 1 .*'extra'"):
         runtime.run(Progress(method.init_server()))
 
@@ -126,7 +126,7 @@ def test_broken_client_that_does_not_take_part_does_no_harm(federation, make_exp
     for client in set(range(3)) - took_part:
         clients[client] = with_value(clients[client], slice(None), float("nan"))
     assert took_part != {0, 1, 2}
-    runtime = LocalRuntime(method, clients, federation.sets(method), experiment)
+    runtime = Runtime(method, clients, federation.sets(method), experiment)
     assert runtime.run(Progress(method.init_server())).state.round == 3
 
 
@@ -198,7 +198,7 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
         return score_client(model, sets, client)
 
     monkeypatch.setattr(context, "score_client", watch)
-    LocalRuntime(method, clients, sets, experiment).run(Progress(method.init_server()), saved.append)
+    Runtime(method, clients, sets, experiment).run(Progress(method.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 
     payload = method.broadcast(state)
@@ -255,7 +255,7 @@ def test_what_a_client_keeps_comes_back_to_it_alone(federation, make_experiment)
         return replace(plain(payload, data, {}, observer), personal={"rounds": kept})
 
     method.client_update = keep_rounds
-    runtime = LocalRuntime(method, federation.clients(method), federation.sets(method), experiment)
+    runtime = Runtime(method, federation.clients(method), federation.sets(method), experiment)
     progress = runtime.run(Progress(method.init_server()))
     took_part = {client: [n for n in range(1, 5) if client in choose_clients(3, 0.5, 3, n)] for client in range(3)}
     for client, number, rounds in found:
