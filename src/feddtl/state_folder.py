@@ -1,4 +1,4 @@
-"""Where this machine keeps what outlives a process: a client's personal part, and what Flower remembers."""
+"""The folder for state that outlives a process: a client's personal part, and Flower's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 STATE = "FEDDTL_STATE"
-CACHE = "FEDDTL_CACHE"  # where activations are kept, which may go at any time
+CACHE = "FEDDTL_CACHE"  # folder of activations, which may be deleted at any time
 
 
 def state_root() -> Path:

@@ -1,4 +1,4 @@
-"""Reads the files that start feddtl as a service: which commands they run, and whether these commands take that."""
+"""Parses the commands in the files that start feddtl as a service."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from feddtl.cli.commands.server import Server
 INTEGRATIONS = Path(__file__).parents[2] / "integrations"
 
 
-def understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Server | Client:
-    """What `feddtl` makes of the words, without doing it."""
-    asked: list[Server | Client] = []
+def parsed_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Server | Client:
+    """The command that `feddtl` parses from the words, without executing it."""
+    parsed: list[Server | Client] = []
     for command in (Server, Client):
-        monkeypatch.setattr(command, "execute", lambda self: asked.append(self) or 0)
+        monkeypatch.setattr(command, "execute", lambda self: parsed.append(self) or 0)
     assert main(words) == 0, words
-    return asked[0]
+    return parsed[0]

@@ -1,4 +1,4 @@
-"""integrations/compose: the file is one, its commands exist, and nobody but the proxy reaches the server."""
+"""integrations/compose: the file is valid, its commands exist, and only the proxy can reach the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from integrations.services import INTEGRATIONS, understood
+from integrations.services import INTEGRATIONS, parsed_command
 
 ROOT = INTEGRATIONS.parent
 FOLDER = INTEGRATIONS / "compose"
@@ -30,7 +30,7 @@ def plain(words):
 
 
 def mounted(service):
-    """Where each host's folder appears, and with which right."""
+    """Paths of the read-only folders in the container."""
     return {
         target: right
         for *_, target, right in (volume.rsplit(":", 2) for volume in service["volumes"] if ":ro" in volume)
@@ -59,7 +59,7 @@ def test_only_the_proxy_is_reached_from_outside(services, monkeypatch):
     (published,) = services["proxy"]["ports"]
     assert f"listen {published.split(':')[1]} ssl;" in site
     assert services["server"]["network_mode"] == "service:proxy"
-    server = understood(plain(services["server"]["command"]), monkeypatch)
+    server = parsed_command(plain(services["server"]["command"]), monkeypatch)
     assert f"server {server.host}:{server.port};" in site
 
 
@@ -70,15 +70,15 @@ def test_the_proxy_has_the_site_file_and_the_keys_that_it_names(services):
 
 
 def test_paths_of_the_commands_are_mounted_and_images_and_keys_cannot_be_written(services, monkeypatch):
-    client = understood(plain(services["client"]["command"]), monkeypatch)
+    client = parsed_command(plain(services["client"]["command"]), monkeypatch)
     assert {str(client.keys), str(client.data), str(client.model)} == set(mounted(services["client"]))
-    server = understood(plain(services["server"]["command"]), monkeypatch)
+    server = parsed_command(plain(services["server"]["command"]), monkeypatch)
     assert str(server.keys) in mounted(services["server"])
 
 
 @pytest.mark.parametrize("name", ["server", "client"])
-def test_a_container_writes_to_the_folders_of_the_image_alone(services, name):
-    """What the image calls its state and its cache is what the volumes keep."""
+def test_a_container_writes_to_the_folders_of_the_image_only(services, name):
+    """The volumes are the folders that the image uses for its state and its cache."""
     dockerfile = (FOLDER / "Dockerfile").read_text()
     kept = dict(volume.split(":") for volume in services[name]["volumes"] if volume.startswith(("state:", "cache:")))
     assert f"FEDDTL_STATE={kept['state']} FEDDTL_CACHE={kept['cache']} " in dockerfile
@@ -87,7 +87,7 @@ def test_a_container_writes_to_the_folders_of_the_image_alone(services, name):
     assert services[name]["cap_drop"] == ["ALL"]
 
 
-def test_the_image_is_built_from_files_that_are_there_and_that_docker_is_shown(services):
+def test_the_image_is_built_from_files_that_exist_and_are_in_the_build_context(services):
     build = services["server"]["build"]
     assert (FOLDER / build["context"]).resolve() == ROOT
     assert (ROOT / build["dockerfile"]).is_file()

@@ -9,11 +9,11 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from integrations.services import INTEGRATIONS, understood
+from integrations.services import INTEGRATIONS, parsed_command
 
 UNITS = sorted((INTEGRATIONS / "systemd").glob("*.service"))
 PROGRAM = "/opt/feddtl/bin/feddtl"
-SECONDS_UNTIL_FLOWER_LETS_A_CLIENT_BACK_IN = 75
+SECONDS_UNTIL_FLOWER_ACCEPTS_A_CLIENT_AGAIN = 75
 LARGEST_EXPOSURE = 20  # tenths; systemd calls up to 2.0 of 10 "OK", and a service without any of this has 9.6
 
 each_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -21,7 +21,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 
 def service(unit: Path) -> dict[str, str]:
-    """The section [Service]. Keys that are there several times are an error, so nothing is overlooked."""
+    """The section [Service]. A repeated key is an error."""
     parser = ConfigParser(interpolation=None)
     parser.optionxform = str
     parser.read_string(unit.read_text())
@@ -29,7 +29,7 @@ def service(unit: Path) -> dict[str, str]:
 
 
 def examples(unit: Path) -> dict[str, str]:
-    """The values of the environment file that the head of a unit shows."""
+    """The example values of the environment file in the head of a unit."""
     lines = [line.removeprefix("#").strip() for line in unit.read_text().split("[Unit]")[0].splitlines()]
     return dict(line.split("=", 1) for line in lines if line.split("=")[0].isupper() and "=" in line)
 
@@ -45,7 +45,7 @@ def command(unit: Path) -> list[str]:
 
 @pytest.fixture
 def installed(tmp_path: Path):
-    """The units as systemd would find them, with a program that is there in place of feddtl."""
+    """The units, with an existing program in place of feddtl."""
     for unit in UNITS:
         text = unit.read_text()
         assert PROGRAM in text
@@ -71,22 +71,22 @@ def test_what_a_break_in_could_reach_is_small(unit, installed):
 
 def test_the_server_listens_where_the_proxy_looks_and_nowhere_else(monkeypatch):
     unit = INTEGRATIONS / "systemd" / "feddtl-server.service"
-    server = understood(command(unit), monkeypatch)
+    server = parsed_command(command(unit), monkeypatch)
     assert f"server {server.host}:{server.port};" in (INTEGRATIONS / "nginx" / "feddtl.conf").read_text()
     assert server.host == "127.0.0.1"
     assert service(unit)["IPAddressAllow"] == "localhost"
     assert service(unit)["IPAddressDeny"] == "any"
 
 
-def test_a_client_is_who_its_environment_file_says(monkeypatch):
+def test_a_client_has_the_values_of_its_environment_file(monkeypatch):
     unit = INTEGRATIONS / "systemd" / "feddtl-client.service"
-    client = understood(command(unit), monkeypatch)
+    client = parsed_command(command(unit), monkeypatch)
     assert (client.id, client.server) == (0, "federation.example.org:9092")
     assert (client.data, client.model) == (Path("/srv/feddtl/images"), Path("/srv/feddtl/clip"))
 
 
 @each_unit
-def test_a_service_that_fails_comes_back_and_keeps_its_files_for_itself(unit):
+def test_a_service_that_fails_is_restarted_and_its_files_are_private(unit):
     found = service(unit)
     assert found["Restart"] == "on-failure"
     assert found["Environment"] == "FEDDTL_STATE=%S/feddtl FEDDTL_CACHE=%C/feddtl"
@@ -95,6 +95,6 @@ def test_a_service_that_fails_comes_back_and_keeps_its_files_for_itself(unit):
     assert found["UMask"] == "0077"
 
 
-def test_a_client_comes_back_only_when_flower_lets_it():
+def test_a_client_is_restarted_only_when_flower_accepts_it_again():
     delay = int(service(INTEGRATIONS / "systemd" / "feddtl-client.service")["RestartSec"])
-    assert delay >= SECONDS_UNTIL_FLOWER_LETS_A_CLIENT_BACK_IN
+    assert delay >= SECONDS_UNTIL_FLOWER_ACCEPTS_A_CLIENT_AGAIN

@@ -1,4 +1,4 @@
-"""A client, as `flwr run` finds it here."""
+"""The client's app, which `flwr run` loads."""
 
 from __future__ import annotations
 

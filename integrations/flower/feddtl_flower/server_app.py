@@ -1,4 +1,4 @@
-"""The server, as `flwr run` finds it here."""
+"""The server's app, which `flwr run` loads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Trackers: observers that hand the numbers of a run to another program while it runs.
+"""Trackers: observers that pass the numbers of a run to another program while it runs.
 
-A tracker is a class in a module of its own, a line in `TRACKERS`, and an extra of the same name in pyproject.toml. It
-is made with the folder of the run, and keeps what it writes in a folder of its own name there.
+A tracker is a class in its own module, a line in `TRACKERS`, and an extra of the same name in pyproject.toml. Its
+argument is the run's folder, in which it writes only to a subfolder with its name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from feddtl.errors import ConfigError, did_you_mean
 from feddtl.observers import RunObserver
 
-# Known without importing what they need.
+# Names and classes, known without importing the trackers' packages.
 TRACKERS = {
     "tensorboard": "feddtl.trackers.tensorboard:TensorBoard",
 }
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError for a name that is unknown or twice there, or a tracker that is not installed."""
+    """Raise ConfigError for an unknown or repeated name, or a tracker that is not installed."""
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"There is no tracker '{name}'.", did_you_mean(name, TRACKERS))
@@ -31,11 +31,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], folder: Path) -> list[RunObserver]:
-    """The trackers of a run.
-
-    Args:
-        names: Keys of `TRACKERS`.
-        folder: Folder of the run; nothing is written there before the run has started.
+    """The trackers with these names; they write nothing to the run's folder before the run has started.
 
     Raises:
         ConfigError: As `require_trackers`.

@@ -22,10 +22,8 @@ class TensorBoard(RunObserver):
     """Writes a scalar for every number of a round; the step is the round, 0 before training.
 
     A resumed run rewrites the finished rounds and replaces the files of the earlier process. Otherwise, a round that
-    was written and then lost with its process would appear twice.
-
-    Args:
-        folder: Folder of the run; the event files are in `tensorboard` there.
+    was written and then lost with its process would appear twice. The event files are in `tensorboard`, a subfolder of
+    the run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
