@@ -165,7 +165,7 @@ class Server:
         return normalize(embeds.to(self.compute.joint_dtype), dim=-1)
 
     def train(self, text: Adapter, tokens: Mapping[str, Tensor], images: Images, order: torch.Generator) -> Adapter:
-        """Cross-entropy of uploaded embeddings, held as `pixels` (N, e), against the prompts."""
+        """Cross-entropy of uploaded embeddings, stored as `pixels` (N, e), against the prompts."""
         self.tower.set(text)
         optimizer = self.tower.optimizer()
         for _ in range(self.settings.server_epochs):

@@ -1,6 +1,6 @@
 """Write docs/reference/configuration.md from the dataclasses of `feddtl.config`.
 
-Types, bounds and defaults come from the dataclasses, meanings from the docstrings behind the fields.
+Types, bounds and defaults come from the dataclasses, meanings from the docstrings after the fields.
 
 Run: python scripts/write_config_reference.py
 """
@@ -37,7 +37,7 @@ Every setting has one name. It is the key in an experiment file and the flag on 
 Flags override the file, and the file overrides the defaults below. An unknown key or a value out of range is
 refused with one error that names it. "paper" is the value of the FedDTL paper; "ours" marks what the paper
 leaves open, see [paper fidelity](../paper-fidelity.md). `config.json` in a
-[run folder](run-folder.md) holds every setting with the value that was used.
+[run folder](run-folder.md) contains every setting with the value that was used.
 
 Whole experiment files are in [experiments/](../../experiments/); the shortest is
 [quickstart.toml](../../experiments/quickstart.toml).
@@ -52,7 +52,7 @@ def class_source(kind: type) -> ast.ClassDef:
 
 
 def field_docstrings(kind: type) -> dict[str, str]:
-    """The string that stands behind each field, on one line."""
+    """The docstring after each field, on one line."""
     return {
         entry.target.id: " ".join(str(words.value.value).split())
         for entry, words in pairwise(class_source(kind).body)
@@ -64,7 +64,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
 
 
 def value_text(value: Any) -> str:
-    """A value as it stands in a TOML file."""
+    """A value as in a TOML file."""
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 

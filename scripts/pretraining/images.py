@@ -57,7 +57,7 @@ def load_images(name: str, root: Path | None) -> tuple[Pixels, Pixels]:
 
     Args:
         name: `cifar10` or `cifar100`: the catalogue's name, and the folder's.
-        root: Folder that holds the data set as parquet in a folder of that name; None for the Hub.
+        root: Folder with the data set as parquet in a subfolder of that name; None for the Hub.
 
     Raises:
         DataError: The data cannot be found or read, or its images do not have 32 x 32 pixels.

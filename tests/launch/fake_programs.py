@@ -1,4 +1,4 @@
-"""Stand-ins for Flower's programs: Python scripts of the same name in a folder of their own."""
+"""Stand-ins for Flower's programs: Python scripts with the same names in a separate folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def fake_program(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a script, and let feddtl find Flower's programs beside it; the file where it may count its calls."""
+    """Write a script where feddtl then looks for Flower's programs; the file in which it may record its calls."""
     folder.mkdir(exist_ok=True)
     calls = folder / f"{name}.calls"
     script = folder / name

@@ -110,7 +110,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_whole_folder_and_the_part_of_a_party_are_the_same(folder, monkeypatch):
+def test_the_whole_folder_and_the_part_for_one_machine_are_equal(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert server_keys(folder) == server_keys(folder / "server") == server_keys(type(folder)("server"))
     assert client_keys(folder, 1) == client_keys(folder / "client-1", 1)

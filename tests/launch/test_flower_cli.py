@@ -1,4 +1,4 @@
-"""What is made of the answers of `flwr`, which is a stand-in here; the real one is in tests/distributed."""
+"""Answers of `flwr`, which is a stand-in here; tests/distributed uses the real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNAVAILABLE = (
 
 @pytest.fixture
 def answering(tmp_path, monkeypatch):
-    """`flwr` that gives an answer and notes its words."""
+    """A `flwr` that prints an answer and records its arguments."""
 
     def make(answer: str) -> FlowerCli:
         body = f"open(CALLS, 'a').write(' '.join(sys.argv[1:]) + '\\n')\nprint('''{answer}''')\n"
@@ -29,7 +29,7 @@ def answering(tmp_path, monkeypatch):
     return make
 
 
-def test_a_key_that_is_known_already_is_no_error(answering, tmp_path):
+def test_a_registered_key_is_not_an_error(answering, tmp_path):
     for answer in (
         '{"success": true, "node-id": 5}',
         '{"success": false, "error-message": "[code: 23] Public key already in use"}',
@@ -65,14 +65,14 @@ def test_without_a_server_only_the_reason_is_shown(answering, tmp_path, monkeypa
     ("status", "finished"),
     [("pending", False), ("running", False), ("finished:completed", True), ("finished:failed", True)],
 )
-def test_where_a_run_stands(answering, status, finished):
+def test_the_status_of_a_run(answering, status, finished):
     cli = answering('{"runs": [{"status": "' + status + '", "status-details": "why"}]}')
     assert run_status(cli, 7) == RunStatus(status, "why")
     assert run_status(cli, 7).finished == finished
 
 
-def test_a_run_of_a_server_that_was_started_again_since(answering):
-    """Flower's answer to `flwr ls --run-id` for a number that it does not have."""
+def test_a_run_of_a_server_that_has_restarted_since(answering):
+    """Flower's answer to `flwr ls --run-id` for an unknown run."""
     cli = answering('{"success": false, "error-message": "[code: 16] Run ID not found."}')
     with pytest.raises(DeploymentError, match="does not know run 7") as caught:
         run_status(cli, 7)
@@ -87,23 +87,23 @@ def test_a_run_of_a_server_that_was_started_again_since(answering):
         '{"success": false, "error-message": "[code: 16] Run ID not found."}',
     ],
 )
-def test_a_run_that_does_not_go_on_is_stopped(answering, answer):
+def test_a_run_is_stopped_unless_it_has_ended(answering, answer):
     stop_run(answering(answer), 7)
     assert answering.calls.read_text() == "stop 7 feddtl --format json\n"
 
 
 @pytest.mark.parametrize("answer", ['{"success": false, "error-message": "unavailable"}', "Traceback"])
-def test_a_run_that_was_not_stopped_can_be_stopped_by_hand(answering, answer, tmp_path):
+def test_a_failed_stop_names_the_manual_command(answering, answer, tmp_path):
     with pytest.raises(DeploymentError, match="Run 7 may still be running") as caught:
         stop_run(answering(answer), 7)
     assert f"FLWR_HOME={tmp_path} " in caught.value.hint
     assert f"{tmp_path / 'bin' / 'flwr'} stop 7 feddtl" in caught.value.hint
 
 
-def test_an_answer_that_is_not_json_is_the_reason(answering):
+def test_an_answer_that_is_not_json_is_the_error(answering):
     assert answering("Traceback").call("ls") == ({}, "Traceback")
 
 
-def test_an_answer_that_is_no_text_is_the_reason(tmp_path, monkeypatch):
+def test_an_answer_that_is_not_utf_8_is_the_error(tmp_path, monkeypatch):
     fake_program(tmp_path / "bin", "flwr", "sys.stdout.buffer.write(b'caf\\xff')", monkeypatch)
     assert FlowerCli(tmp_path, tmp_path).call("ls") == ({}, "caf\N{REPLACEMENT CHARACTER}")

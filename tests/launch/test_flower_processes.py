@@ -1,4 +1,4 @@
-"""No process outlives the command that started it, and Flower is told to send and install nothing."""
+"""No process outlives the command that started it, and Flower sends and installs nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from feddtl.launch.processes import (
 )
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
-DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-STUBBORN = [sys.executable, "-c", DEAF]
+IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+STUBBORN = [sys.executable, "-c", IGNORES_SIGTERM]
 PARENT = f"""
 import os, sys
 from pathlib import Path
@@ -56,32 +56,32 @@ def test_a_process_ends_with_its_block(tmp_path):
     assert started[0].returncode == -signal.SIGTERM
 
 
-def test_a_process_that_does_not_heed_sigterm_is_killed(tmp_path, monkeypatch):
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
     with running(STUBBORN, os.environ, tmp_path) as process:
-        assert process.stdout.readline() == "deaf\n"
+        assert process.stdout.readline() == "ready\n"
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("goes", ["exits", "sleeps"])
-def test_what_a_process_started_does_not_outlive_it(tmp_path, goes):
-    """Whether the process ended by itself before or is told to."""
-    rest = {"exits": "", "sleeps": "import time; time.sleep(600)"}[goes]
+@pytest.mark.parametrize("parent", ["exits", "sleeps"])
+def test_child_processes_do_not_outlive_a_process(tmp_path, parent):
+    """Whether the process has ended by itself or is ended by the block."""
+    rest = {"exits": "", "sleeps": "import time; time.sleep(600)"}[parent]
     body = f"import subprocess; print(subprocess.Popen({SLEEPER!r}).pid, flush=True); {rest}"
     with running([sys.executable, "-c", body], os.environ, tmp_path) as process:
         helper = int(process.stdout.readline())
-        if goes == "exits":
+        if parent == "exits":
             process.wait()
         assert is_running(helper)
     assert not is_running(helper)
 
 
-def test_what_a_process_started_is_killed_if_it_does_not_heed_sigterm(tmp_path, monkeypatch):
+def test_child_processes_that_ignore_sigterm_are_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
     body = f"import subprocess; print(subprocess.Popen({STUBBORN!r}, stdout=2).pid, flush=True)"
     with running([sys.executable, "-c", body], os.environ, tmp_path, errors=subprocess.PIPE) as process:
         helper = int(process.stdout.readline())
-        assert process.stderr.readline() == "deaf\n"
+        assert process.stderr.readline() == "ready\n"
     limit = time.monotonic() + 10
     while is_running(helper):
         assert time.monotonic() < limit, "the helper lives on"
@@ -90,21 +90,21 @@ def test_what_a_process_started_is_killed_if_it_does_not_heed_sigterm(tmp_path, 
 
 @pytest.mark.parametrize(("named", "given"), [("kept", "{here}/kept"), ("/kept", "/kept"), ("off", "off")])
 def test_the_cache_is_where_the_user_named_it(tmp_path, monkeypatch, named, given):
-    """Flower's processes have another working directory, and refuse to start when something lies there."""
+    """Flower's processes have a different working directory, in which a relative path would be wrong."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDDTL_CACHE", named)
     assert flower_environment(tmp_path)["FEDDTL_CACHE"] == given.format(here=tmp_path)
 
 
-def test_a_byte_that_is_no_text_does_not_end_the_reading(tmp_path):
-    """0xff is in no UTF-8 text; a file name or a library's message may have it."""
+def test_a_byte_that_is_not_utf_8_does_not_end_the_reading(tmp_path):
+    """UTF-8 never contains 0xff, but a file name or a library's message may."""
     odd = "import sys; sys.stdout.buffer.write(b'caf\\xff\\nlast\\n')"
     with running([sys.executable, "-c", odd], os.environ, tmp_path) as process:
         assert process.stdout.read().splitlines() == ["caf\N{REPLACEMENT CHARACTER}", "last"]
 
 
-def test_all_that_a_process_says_before_its_end_is_passed_on(tmp_path):
-    """On standard error too."""
+def test_all_output_before_the_end_of_a_process_is_passed_on(tmp_path):
+    """Standard error, too."""
     script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True)"
     lines = []
     with running_with_lines([sys.executable, "-c", script], os.environ, tmp_path, lines.append) as process:
@@ -112,8 +112,8 @@ def test_all_that_a_process_says_before_its_end_is_passed_on(tmp_path):
     assert lines == ["one\n", "two\n"]
 
 
-def test_a_process_goes_on_where_nothing_can_be_shown(tmp_path):
-    """More than the 64 KiB that a pipe holds; standard error is a file on a full disk, say."""
+def test_a_process_continues_if_its_output_cannot_be_shown(tmp_path):
+    """The output exceeds the 64 KiB of a pipe. Standard error may be a file on a full disk."""
 
     def full(line):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -122,7 +122,7 @@ def test_a_process_goes_on_where_nothing_can_be_shown(tmp_path):
         assert process.wait(60) == 0
 
 
-def test_what_a_process_says_of_being_stopped_is_not_passed_on(tmp_path):
+def test_output_of_a_process_that_is_being_stopped_is_not_passed_on(tmp_path):
     script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('shot'))"
     script += "; print('ready', flush=True); time.sleep(600)"
     lines = []
@@ -144,24 +144,24 @@ def test_a_process_ends_with_its_parent_even_by_kill_9():
         time.sleep(0.05)
 
 
-def test_sigterm_ends_a_block_with_its_code_and_what_it_started(tmp_path):
+def test_sigterm_ends_a_block_with_its_code_and_its_processes(tmp_path):
     before, started = signal.getsignal(signal.SIGTERM), []
 
-    def told_to_end():
+    def receive_sigterm():
         with ended_by_sigterm(7), running(SLEEPER, os.environ, tmp_path) as process:
             started.append(process)
             os.kill(os.getpid(), signal.SIGTERM)
             process.wait()
 
     with pytest.raises(SystemExit) as ended:
-        told_to_end()
+        receive_sigterm()
     assert ended.value.code == 7
     assert started[0].returncode == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
-    """What the user's own environment says about these is not heeded."""
+def test_flower_sends_and_installs_nothing(tmp_path, monkeypatch):
+    """Whatever the user's environment contains."""
     for name in ("FLWR_TELEMETRY_ENABLED", "FLWR_HOME"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
@@ -174,8 +174,8 @@ def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
-def test_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch, name):
-    """Python's own reading of these variables is the judge."""
+def test_this_machine_is_reached_without_a_proxy(tmp_path, monkeypatch, name):
+    """As Python itself reads these variables."""
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
@@ -186,7 +186,7 @@ def test_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch, name):
     assert [bool(proxy_bypass_environment(host)) for host in hosts] == [True, True, True, True, False]
 
 
-def test_without_flower_the_way_to_it_is_named(monkeypatch):
+def test_without_flower_the_error_names_how_to_install_it(monkeypatch):
     monkeypatch.setattr(processes, "find_spec", lambda name: None)
     with pytest.raises(DeploymentError, match="needs Flower") as caught:
         require_flower()

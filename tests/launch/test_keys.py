@@ -1,4 +1,4 @@
-"""Keys: what is written, who may read it, and that TLS and Flower take it."""
+"""Keys: their files and permissions, and that TLS and Flower accept them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def listening(keys):
     thread.join()
 
 
-def test_private_files_and_all_folders_are_for_the_owner_alone(keys):
+def test_private_files_and_all_folders_are_for_the_owner_only(keys):
     modes = {path.relative_to(keys).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in keys.rglob("*")}
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     assert {name for name, mode in modes.items() if mode == 0o600} >= {
@@ -64,14 +64,14 @@ def test_private_files_and_all_folders_are_for_the_owner_alone(keys):
     assert all(mode == 0o700 for name, mode in modes.items() if (keys / name).is_dir())
 
 
-def test_a_client_gets_its_own_key_alone(keys):
-    """The folder that goes to a hospital: its key, and the certificate to know the server by."""
+def test_a_client_gets_only_its_own_key(keys):
+    """A client's folder has its key, and the certificate with which it verifies the server."""
     assert {path.name for path in (keys / "client-1").iterdir()} == {"node.key", "node.pub", "ca.crt"}
     authority = (keys / "ca" / "ca.crt").read_bytes()
     assert (keys / "client-1" / "ca.crt").read_bytes() == (keys / "server" / "ca.crt").read_bytes() == authority
 
 
-def test_a_node_key_is_of_a_curve_that_flower_takes_and_the_server_has_its_public_half(keys):
+def test_a_node_key_is_of_a_curve_that_flower_accepts_and_the_server_has_its_public_half(keys):
     public = set()
     for client in range(2):
         private = load_ssh_private_key((client_keys(keys, client) / "node.key").read_bytes(), password=None)
@@ -92,11 +92,11 @@ def test_the_certificate_names_the_hosts_and_the_loopback_interface(keys):
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 31
 
 
-def test_the_server_is_known_by_its_authority(keys, listening):
+def test_the_server_is_verified_by_its_authority(keys, listening):
     assert unreachable(listening, client_keys(keys, 0) / "ca.crt") == ""
 
 
-def test_another_authority_knows_nothing_of_it(listening, tmp_path):
+def test_another_authority_does_not_verify_it(listening, tmp_path):
     write_keys(tmp_path / "others", ("localhost",), clients=1, days=1)
     with pytest.raises(DeploymentError, match=r"certificate of the server .* is not valid") as caught:
         unreachable(listening, tmp_path / "others" / "ca" / "ca.crt")
@@ -111,7 +111,7 @@ def test_keys_are_never_replaced(keys):
 
 
 @pytest.mark.parametrize("host", ["", "https://example.org", "example.org:9092", "10.0.0.256", "a b", "-x", "a/b"])
-def test_what_is_no_host_is_refused(tmp_path, host):
+def test_a_malformed_host_is_refused(tmp_path, host):
     with pytest.raises(ConfigError, match="neither a host name nor an IP address"):
         write_keys(tmp_path / "keys", (host,), clients=1, days=1)
     assert list(tmp_path.iterdir()) == []

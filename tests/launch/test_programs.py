@@ -1,4 +1,4 @@
-"""A server warns who can use it; a client waits for its server, starts again what ended, and says why.
+"""A server warns who can use it; a client waits for its server, and restarts a SuperNode that ended, with the reason.
 
 The programs are stand-ins.
 """
@@ -32,7 +32,7 @@ sys.exit(3)
 
 
 class EnoughError(Exception):
-    """Ends what would go on for ever."""
+    """Ends an endless loop."""
 
 
 def take_part(tmp_path: Path, **changes: object) -> None:
@@ -43,7 +43,7 @@ def take_part(tmp_path: Path, **changes: object) -> None:
 
 @pytest.fixture
 def notes_of(tmp_path, monkeypatch):
-    """What a server notes before it starts Flower, which it is kept from."""
+    """The notes that a server prints before it starts Flower, which this fixture prevents."""
 
     def stop(*arguments):
         raise DeploymentError("stopped here", "nothing")
@@ -62,8 +62,8 @@ def notes_of(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "10.8.0.1", "2001:db8::7"])
-def test_a_server_that_others_reach_says_what_they_can_do(notes_of, host):
-    """A private address too: whether all who reach it are trusted is not for the server to know."""
+def test_a_server_that_others_can_reach_warns_what_they_can_do(notes_of, host):
+    """A private address, too: the server cannot know whether everyone who reaches it is trusted."""
     (note,) = notes_of(host)
     assert "submit runs, which execute any code on this machine and on every client's" in note
     assert str(Address(host, 9092)) in note
@@ -72,13 +72,13 @@ def test_a_server_that_others_reach_says_what_they_can_do(notes_of, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
-def test_a_server_on_the_loopback_address_says_nothing(notes_of, host):
+def test_a_server_on_the_loopback_address_prints_no_warning(notes_of, host):
     assert notes_of(host) == []
 
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """No waiting between tries, and no proxy."""
+    """No pause between attempts, and no proxy."""
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(programs, "SECONDS_BETWEEN_ATTEMPTS", 0)
@@ -86,7 +86,7 @@ def hurry(monkeypatch):
 
 @pytest.fixture
 def notes_until_it_ends(tmp_path, monkeypatch, hurry):
-    """What a client prints until its SuperNode ended by itself, with exit code 3."""
+    """The notes that a client prints until its SuperNode ends with exit code 3."""
 
     def run(**changes):
         notes = []
@@ -104,7 +104,7 @@ def notes_until_it_ends(tmp_path, monkeypatch, hurry):
     return run
 
 
-def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, notes_until_it_ends, capsys):
+def test_a_refused_client_explains_it_and_tries_again(tmp_path, monkeypatch, notes_until_it_ends, capsys):
     calls = fake_program(tmp_path / "bin", "flower-supernode", SUPERNODE, monkeypatch)
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: "")
     (tmp_path / "cat").mkdir()
@@ -119,8 +119,8 @@ def test_a_refusal_is_explained_and_tried_again(tmp_path, monkeypatch, notes_unt
     assert node == {"partition-id": 2, "data": str(tmp_path)}
 
 
-def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monkeypatch, notes_until_it_ends):
-    """Where a proxy is the only way out, a server that does not answer directly is none to wait for."""
+def test_a_proxy_is_used_and_named_without_its_password(tmp_path, monkeypatch, notes_until_it_ends):
+    """Behind a proxy, a client does not wait for a direct answer of the server."""
     fake_program(tmp_path / "bin", "flower-supernode", "sys.exit(3)", monkeypatch)
     monkeypatch.setattr(
         "feddtl.launch.connection.unreachable", lambda address, authority: pytest.fail("asked directly")
@@ -132,7 +132,7 @@ def test_a_proxy_is_named_without_its_password_and_not_gone_round(tmp_path, monk
     assert "secret" not in " ".join(notes)
 
 
-def test_a_server_that_is_away_is_waited_for_and_named_once(tmp_path, monkeypatch, hurry):
+def test_a_client_waits_for_an_unreachable_server_and_prints_each_reason_once(tmp_path, monkeypatch, hurry):
     answers = iter(["Connection refused", "Connection refused", "No route to host", ""])
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: next(answers))
     notes = []
@@ -154,7 +154,7 @@ def test_a_working_directory_with_files_in_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["data", "model"])
-def test_a_path_that_is_not_there_is_refused(tmp_path, flag):
+def test_a_missing_path_is_refused(tmp_path, flag):
     with pytest.raises(ConfigError, match=rf"--{flag} .*nowhere does not exist; nothing was started"):
         take_part(tmp_path, **{flag: tmp_path / "nowhere"})
 
@@ -169,7 +169,7 @@ def test_a_folder_without_images_is_refused_at_the_start(tmp_path):
         programs._check_client(0, data, None)
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_not_reported_as_empty(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", f"{path}/cat")
 
@@ -178,6 +178,6 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypat
         take_part(tmp_path, data=tmp_path)
 
 
-def test_a_client_is_counted_from_0(tmp_path):
+def test_client_ids_start_at_0(tmp_path):
     with pytest.raises(ConfigError, match="--id is -1"):
         take_part(tmp_path, client=-1)

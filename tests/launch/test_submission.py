@@ -1,4 +1,4 @@
-"""What is sent with a run, how it is followed although its log may break off, and how its end is reported."""
+"""How a run is submitted, how it is followed although its log may break off, and how its end is reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ACCEPTED = "run 7 was accepted; it starts when the clients, which may be busy wi
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C raises KeyboardInterrupt, also where the tests themselves were started in the background."""
+    """Ctrl-C raises KeyboardInterrupt, also if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -82,8 +82,8 @@ def calls(path: Path) -> list[list[str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
-    """No file is named."""
+def test_the_experiment_is_sent_as_resolved_settings(server, tmp_path, monkeypatch):
+    """No experiment file is sent."""
     monkeypatch.chdir(tmp_path)
     experiment = Experiment(rounds=7, model='Größe "14"', data=DataConfig(source="someone/pictures"))
     shown = []
@@ -98,7 +98,7 @@ def test_the_experiment_travels_resolved(server, tmp_path, monkeypatch):
 
 
 def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
-    """Flower's traceback is left out: the server marks the reason, and the traceback of an error nobody foresaw."""
+    """Flower's traceback is left out: the server marks the reason, and the traceback of an unexpected error."""
     state = server(
         "finished:failed",
         "ServerApp failed with exception: feddtl: out holds a run.\nGive another --output.",
@@ -112,7 +112,7 @@ def test_a_run_that_failed_is_an_error_with_its_reason(server, tmp_path):
     assert shown == [ACCEPTED, "round 1/2 sft"]
 
 
-def test_a_failure_outside_of_feddtl_is_shown_in_flowers_words(server, tmp_path):
+def test_a_failure_outside_of_feddtl_is_shown_with_flowers_details(server, tmp_path):
     with pytest.raises(DeploymentError, match="finished:failed: No heartbeat") as caught:
         submit(server("finished:failed", "No heartbeat"), Experiment(), tmp_path, resume=False, show=print)
     assert "feddtl submit --resume" in caught.value.hint
@@ -126,14 +126,14 @@ def test_only_the_lines_of_feddtl_are_shown(server, tmp_path):
     assert shown[-2:] == [note, "round 2/2 sft"]
 
 
-def test_a_run_that_ended_without_a_word_can_go_on(server, tmp_path):
+def test_a_run_that_ended_without_details_can_be_resumed(server, tmp_path):
     with pytest.raises(DeploymentError, match=r"finished:stopped\.") as caught:
         submit(server("finished:stopped"), Experiment(), tmp_path, resume=False, show=print)
     assert "feddtl submit --resume" in caught.value.hint
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
-def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
+def test_an_interruption_stops_the_run(server, tmp_path, end):
     def show(line: str) -> None:
         raise end
 
@@ -143,8 +143,8 @@ def test_who_is_interrupted_stops_the_run(server, tmp_path, end):
 
 
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, interruptible, tmp_path, number, end):
-    """The start is let finish: the server may have taken the run. A terminal's Ctrl-C does not reach `flwr`."""
+def test_an_interruption_before_the_run_has_an_id_stops_it_too(server, interruptible, tmp_path, number, end):
+    """`flwr run` finishes first, because the server may have accepted the run. Ctrl-C does not reach it."""
     state = server(sent=number)
     with pytest.raises(end), ended_by_sigterm(143):
         submit(state, Experiment(), tmp_path, resume=False, show=print)
@@ -153,12 +153,12 @@ def test_who_is_interrupted_before_the_run_has_a_number_stops_it_too(server, int
     assert os.getsid(0) not in {words[-1] for words in calls(server.calls)}
 
 
-def test_who_is_interrupted_and_cannot_stop_the_run_is_shown(server, interruptible, tmp_path):
+def test_an_interruption_that_cannot_stop_the_run_is_an_error(server, interruptible, tmp_path):
     with pytest.raises(DeploymentError, match="Run 7 may still be running"):
         submit(server(sent=signal.SIGINT, stops=False), Experiment(), tmp_path, resume=False, show=print)
 
 
-def test_a_server_that_was_started_a_moment_ago_is_waited_for(server, tmp_path, monkeypatch):
+def test_submitting_waits_for_a_server_that_has_just_been_started(server, tmp_path, monkeypatch):
     state, answers, shown = server(), iter(["Connection refused", "Connection refused", ""]), []
     monkeypatch.setattr("feddtl.launch.connection.unreachable", lambda address, authority: next(answers))
     monkeypatch.setattr("feddtl.launch.submission.SECONDS_BETWEEN_ATTEMPTS", 0.0)
@@ -191,7 +191,7 @@ def test_without_a_server_nothing_is_sent(tmp_path):
 
 
 def test_the_app_has_the_settings_of_the_folder_and_modules_that_exist():
-    """The folder's modules hand on the ones that the app names."""
+    """The folder's modules re-export the apps that the description names."""
     ours = tomllib.loads(submission.APP.format(version="1.0"))["tool"]["flwr"]["app"]
     theirs = tomllib.loads(FOLDER_APP.read_text())["tool"]["flwr"]["app"]
     assert ours["config"] == theirs["config"]

@@ -1,4 +1,4 @@
-"""`feddtl server` and `feddtl client`: Flower's SuperLink and SuperNode, run until they are told to end."""
+"""`feddtl server` and `feddtl client`: Flower's SuperLink and SuperNode, run until the command is stopped."""
 
 from __future__ import annotations
 
@@ -99,15 +99,15 @@ def take_part_forever(
     method: str = "",
     verbose: bool = False,
 ) -> None:
-    """Keep a SuperNode running until this process is told to end; wait while the server cannot be reached.
+    """Keep a SuperNode running until this process receives a signal to end; wait while the server cannot be reached.
 
     Args:
         client: Id from 0.
         server: Address of the server.
         keys: Folder from `client_keys`.
-        state: Folder for what the client keeps.
-        data: The client's images, or its copy of the data set; None: where the experiment says.
-        model: The client's copy of the CLIP; None: where the experiment says.
+        state: Folder of the client's state.
+        data: The client's images, or its copy of the data set; None: as in the experiment.
+        model: The client's copy of the CLIP; None: as in the experiment.
         method: FILE.py:Class of a method that is not part of feddtl and may run here; empty: none.
         verbose: Show Flower's whole log.
 
