@@ -38,6 +38,6 @@ def test_a_single_round_has_one_whole_number_below_it() -> None:
 
 def test_small_differences_of_large_numbers_are_written_out() -> None:
     """No '1e-5+1.6666e1' above the axis, which the numbers beside it would have to be added to."""
-    svg = draw("offset", "", lambda axes: lines(axes, [curve(16.66666, 16.66668)], "ratio"))
+    svg = draw("", "offset", "", lambda axes: lines(axes, [curve(16.66666, 16.66668)], "ratio")).svg
     assert "e-5" not in svg
     assert "16.6666" in svg

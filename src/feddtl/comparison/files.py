@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,13 @@ from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
-# What of the settings a row of the CSV file names; the rest is in comparison.json.
+# The settings in a row of the CSV file; the others are in comparison.json.
 SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be run.
-
-    Attributes:
-        name: Name of the experiment.
-        seed: Its seed.
-        message: What is wrong.
-        hint: The next step; may be empty.
-    """
+    """A cell that could not be run: name and seed of the experiment, what is wrong, and the next step or ''."""
 
     name: str
     seed: int
@@ -54,15 +47,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that are done and cells that failed; everything else follows from them.
-
-    Attributes:
-        outcomes: Finished cells.
-        failures: Cells that could not be run.
-    """
+    """Cells that are finished and cells that failed; everything else follows from them."""
 
     outcomes: tuple[RunResult, ...]
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = ()
 
     @cached_property
     def settings(self) -> tuple[SettingScores, ...]:
@@ -84,21 +72,15 @@ class Comparison:
         environment = self.outcomes[0].environment if self.outcomes else {}
         return {
             "environment": environment,
-            "runs": [_record(outcome, environment) for outcome in self.outcomes],
+            "runs": [outcome.to_record(environment) for outcome in self.outcomes],
             "failures": [asdict(failure) for failure in self.failures],
             "settings": [_setting_as_dict(results) for results in self.settings],
             "means_over_data_sets": [_condition_as_dict(results) for results in self.conditions],
         }
 
 
-def _record(outcome: RunResult, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run; its environment is left out where it is the usual one."""
-    own = {} if outcome.environment == usual else {"environment": outcome.environment}
-    return {**outcome.to_record(), **own}
-
-
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """All files of a comparison's folder, each replaced in one step; comparison.json, which marks it as one, first."""
+    """All files of a comparison's folder, each replaced atomically; first comparison.json, which identifies it."""
     write_json_atomic(folder / COMPARISON, comparison.as_dict())
     write_text_atomic(folder / MARKDOWN, markdown(comparison.tables))
     write_text_atomic(folder / LATEX, latex(comparison.tables))
@@ -127,7 +109,10 @@ def load_comparison(path: Path) -> Comparison:
 
 def csv_text(comparison: Comparison) -> str:
     """One line for each cell: experiment, seed, state, and every number of its summary."""
-    rows = [*map(_csv_row, comparison.outcomes), *map(_csv_row_of_failure, comparison.failures)]
+    rows = list(map(_csv_row, comparison.outcomes))
+    for failure in comparison.failures:
+        head = {"experiment": failure.name, "seed": failure.seed, "state": "failed", "label": ""}
+        rows.append({**head, "failure": failure.message})
     columns = list(dict.fromkeys(column for row in rows for column in row)) or ["experiment", "seed", "state"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -144,18 +129,8 @@ def _csv_row(outcome: RunResult) -> dict[str, Any]:
     return {**head, **_scalars(outcome.finished.to_dict()), **named}
 
 
-def _csv_row_of_failure(failure: Failure) -> dict[str, Any]:
-    return {
-        "experiment": failure.name,
-        "seed": failure.seed,
-        "state": "failed",
-        "label": "",
-        "failure": failure.message,
-    }
-
-
 def _scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys; base and novel by domain each get one of their own."""
+    """By dotted key; base and novel of a domain have separate keys."""
     flat: dict[str, Any] = {}
     for key, value in flatten(summary).items():
         if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison, each in a run folder of its own, and keeps the files of the comparison up to date."""
+"""Runs the cells of a comparison, each in a separate run folder, and keeps the files of the comparison up to date."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ RUNS = "runs"
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment with a seed.
-
-    Attributes:
-        name: Name of the experiment.
-        experiment: What to run, with this seed.
-        folder: Its run folder.
-    """
+    """An experiment with its seed, the experiment's name and the run folder."""
 
     name: str
     experiment: Experiment
@@ -114,7 +108,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
     """Create the folder where there is none, and lock it for this process.
 
     Raises:
-        RunError: It holds something else, or another process holds it.
+        RunError: It contains something else, or another process has locked it.
     """
     with storage_errors(output):
         if output.exists() and not output.is_dir():
@@ -123,7 +117,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
         names = {entry.name for entry in output.iterdir() if not entry.name.endswith(DRAFT)}
     if names and COMPARISON not in names:
         raise RunError(
-            f"{output} holds something other than a comparison; nothing was changed.", "Choose another --output."
+            f"{output} contains something other than a comparison; nothing was changed.", "Choose another --output."
         )
     with only_writer(output):
         remove_drafts(output)
@@ -131,7 +125,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
 
 
 class _Grid:
-    """Runs the cells. Finished ones are read first, so that the files never lose a result."""
+    """Runs the cells. Finished cells are read first, so that the files never lose a result."""
 
     def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver, track: Sequence[str]) -> None:
         self._cells, self._output, self._observer, self._track = cells, output, observer, track
@@ -152,7 +146,7 @@ class _Grid:
         return len(self._outcomes) + len(self._failures)
 
     def _keep_if_finished(self, cell: Cell) -> bool:
-        """Whether nothing is left to do: the cell is finished, or its folder is of another experiment."""
+        """Whether nothing is left to do: the cell is finished, or its folder belongs to another experiment."""
         try:
             outcome = finished_outcome(cell)
         except FeddtlError as error:
@@ -197,11 +191,7 @@ class _Grid:
 
 
 def finished_outcome(cell: Cell) -> RunResult | None:
-    """What came out of a cell; None if it is not finished.
-
-    Raises:
-        RunError: The folder is of another experiment.
-    """
+    """The outcome of a cell; None if it is not finished. Raises RunError if its folder is of another experiment."""
     if not has_run(cell.folder):
         return None
     folder = RunFolder.find(cell.folder)
@@ -211,14 +201,9 @@ def finished_outcome(cell: Cell) -> RunResult | None:
 
 
 def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:
-    """Seconds that cells will take: the mean over other seeds of their experiment, else over all cells.
+    """Seconds that the waiting cells will take; None if none is done.
 
-    Args:
-        done: Name and seconds of the cells that are done.
-        waiting: Names of the others.
-
-    Returns:
-        None if nothing is done.
+    A cell takes the mean over other seeds of its experiment, else over all cells; cells are given by experiment.
     """
     if not done:
         return None

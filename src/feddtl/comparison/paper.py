@@ -1,7 +1,7 @@
 """Numbers that the FedDTL paper (arXiv 2605.27900) reports, as printed there.
 
-CLIP ViT-B/16, five clients, 20 rounds; means over data sets that are rarely those of a comparison. They stand beside
-measured numbers under a heading of their own and are never averaged or compared with them.
+CLIP ViT-B/16, five clients, 20 rounds; means over data sets that are rarely those of a comparison. Tables show them
+under a separate heading and never average or compare them with measured numbers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ class PaperScores:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One column group of a table of the paper.
-
-    Attributes:
-        data: Which data sets it averages.
-        rows: Scores by title of the method.
-    """
+    """One column group of a table of the paper: the data sets that it averages, and scores by title of the method."""
 
     data: str
     rows: Mapping[str, PaperScores]
@@ -75,7 +70,7 @@ CLIENTS, SHOTS = 5, 16
 # Rows that only an ablation has.
 ABLATED = frozenset(("FedLoRA + two-stage", "FedDTL (SFT only)"))
 
-# One accuracy for each partition, so there is no column of ours to stand beside.
+# One accuracy for each partition, which no column of a comparison corresponds to.
 DOMAINNET: dict[PaperKey, Mapping[str, str]] = {
     ("full", "domain", None): {"FedMaPLe": "91.94", "FedDTL": "93.38"},
     ("full", "domain-dirichlet", 0.1): {"FedMaPLe": "90.51", "FedDTL": "93.47"},
@@ -83,18 +78,12 @@ DOMAINNET: dict[PaperKey, Mapping[str, str]] = {
 
 
 def paper_key(condition: Condition) -> PaperKey:
-    """What the paper's tables are keyed by, for a condition."""
+    """The key of a condition in the paper's tables."""
     return condition.regime, condition.partition, condition.alpha
 
 
 def paper_table(condition: Condition, labels: Collection[str], *, mean_over_data: bool) -> PaperTable | None:
-    """The paper's numbers to stand beside a table; None if it has none for this regime and these clients.
-
-    Args:
-        condition: Of the table.
-        labels: Titles of its rows.
-        mean_over_data: Whether the table is a mean over data sets.
-    """
+    """The paper's numbers for a table with these rows; None if it has none for this regime and these clients."""
     if condition.clients != CLIENTS or condition.shots not in (SHOTS, None) or condition.participation < 1:
         return None
     if ABLATED & set(labels):

@@ -88,21 +88,12 @@ def condition_scores(settings: Sequence[SettingScores]) -> tuple[ConditionScores
     titles = condition_titles(list(groups))
     found: list[ConditionScores] = []
     for condition, members in groups.items():
-        if len({member.setting.dataset for member in members}) == len(members):
-            found.append(_condition_scores(condition, titles[condition], members))
-        else:
-            found += [_condition_scores(condition, member.title, [member]) for member in members]
+        distinct = len({member.setting.dataset for member in members}) == len(members)
+        for title, part in [(titles[condition], members)] if distinct else [(one.title, [one]) for one in members]:
+            datasets = tuple(member.setting.dataset for member in part)
+            means = {method.label: _mean_over_data(method.label, part) for method in part[0].methods}
+            found.append(ConditionScores(condition, title, datasets, {k: v for k, v in means.items() if v}))
     return tuple(found)
-
-
-def _condition_scores(condition: Condition, title: str, members: Sequence[SettingScores]) -> ConditionScores:
-    means = {method.label: _mean_over_data(method.label, members) for method in members[0].methods}
-    return ConditionScores(
-        condition,
-        title,
-        tuple(member.setting.dataset for member in members),
-        {label: scores for label, scores in means.items() if scores},
-    )
 
 
 def _setting_scores(group: SettingRuns) -> SettingScores:
@@ -110,11 +101,13 @@ def _setting_scores(group: SettingRuns) -> SettingScores:
     if all(run.experiment.trains for run in group.runs):
         methods.insert(0, MethodScores(ZERO_SHOT, _by_score(group.zero_shot), {}, {}))
     methods.sort(key=lambda method: not method.label.startswith(ZERO_SHOT))
-    best = max((method for method in methods if method.final.get("harmonic_mean")), key=_harmonic_mean, default=None)
-    if best is None:
-        return SettingScores(group.setting, group.title, tuple(methods), "")
-    compared = (method if method is best else _with_difference(method, best) for method in methods)
-    return SettingScores(group.setting, group.title, tuple(compared), best.label)
+    measured = [method for method in methods if method.final.get("harmonic_mean")]
+    best = max(measured, key=lambda method: statistics.mean(method.final["harmonic_mean"].values()), default=None)
+    for index, method in enumerate(methods):
+        if best and method is not best:
+            difference = paired_difference(method.final.get("harmonic_mean", {}), best.final["harmonic_mean"])
+            methods[index] = replace(method, difference=difference)
+    return SettingScores(group.setting, group.title, tuple(methods), best.label if best else "")
 
 
 def _method_scores(method: MethodRuns) -> MethodScores:
@@ -140,15 +133,6 @@ def _by_score(by_seed: Mapping[int, Headline]) -> dict[str, BySeed]:
         for key in SCORES
     }
     return {key: values for key, values in found.items() if values}
-
-
-def _harmonic_mean(method: MethodScores) -> float:
-    return statistics.mean(method.final["harmonic_mean"].values())
-
-
-def _with_difference(method: MethodScores, best: MethodScores) -> MethodScores:
-    difference = paired_difference(method.final.get("harmonic_mean", {}), best.final["harmonic_mean"])
-    return replace(method, difference=difference)
 
 
 def _mean_over_data(label: str, settings: Sequence[SettingScores]) -> dict[str, BySeed]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from feddtl.evaluate import accuracy, harmonic_mean
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
@@ -21,29 +23,19 @@ if TYPE_CHECKING:
 
 TITLES = SCORE_HEADINGS | {"harmonic_mean": "Harmonic mean"}
 ZERO_SHOT = Key("Zero-shot", kind="dashes")
-# Fewer percentage points than this over the whole height would show differences of rounding as falls.
+# Over fewer percentage points, differences of rounding would look like falls.
 LEAST_POINTS = 1.0
-# More bars than this are thinner than the eye tells apart.
+# More bars are too thin to distinguish.
 MOST_BARS = 60
 # Steps between the harmonic means whose lines are drawn, and how many lines can be distinguished.
 STEPS, MOST_LINES = (1, 2, 5, 10, 20), 6
-
-
 # A method, and its accuracy by client.
 ByClient = tuple[MethodRuns, dict[int, float]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over seeds by round.
-
-    Attributes:
-        label: The method.
-        style: Position in the colours and markers.
-        rounds: From 1.
-        means: One for each round.
-        deviations: Standard deviations; zero for one seed.
-    """
+    """A method's means over seeds by round, and standard deviations, zero for one seed."""
 
     label: str
     style: int
@@ -75,14 +67,15 @@ def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
         if curves:
             level = spread_of(scores[key] for scores in setting.zero_shot.values())
             description = describe(f"{TITLES[key]} accuracy by round, in percent", curves, level)
-            drawing = draw(f"{prefix}-{key}", description, partial(_paint_rounds, setting, curves, level))
-            figures.append(Figure(TITLES[key], description, drawing, keys_of(curves, level)))
+            paint = partial(_paint_rounds, setting, curves, level)
+            figures.append(draw(TITLES[key], f"{prefix}-{key}", description, paint, keys=keys_of(curves, level)))
     return figures
 
 
 def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
     """Curves, zero-shot as a level, and the RL rounds shaded where all runs share them."""
-    stages = {tuple(_rounds_of_stage(run, "rl")) for method in setting.methods for run in method.counted}
+    runs = (run for method in setting.methods for run in method.counted)
+    stages = {tuple(record.round for record in run.records if record.stage == "rl") for run in runs}
     if len(stages) == 1 and (rounds := stages.pop()):
         axes.axvspan(rounds[0] - 0.5, rounds[-1] + 0.5, color=BAND, linewidth=0, zorder=0)
         axes.text(rounds[0] - 0.4, 0.985, "RL", color=MUTED, va="top", transform=axes.get_xaxis_transform())
@@ -96,9 +89,11 @@ def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: flo
     from matplotlib.ticker import MaxNLocator
 
     for curve in curves:
-        colour, low, high = colour_of(curve.style), *_band(curve)
-        if any(curve.deviations):
-            axes.fill_between(curve.rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+        colour, means, deviations = colour_of(curve.style), np.array(curve.means), np.array(curve.deviations)
+        if deviations.any():
+            axes.fill_between(
+                curve.rounds, means - deviations, means + deviations, color=colour, alpha=0.18, linewidth=0
+            )
         every = max(1, math.ceil(len(curve.rounds) / 12))
         axes.plot(curve.rounds, curve.means, color=colour, marker=marker_of(curve.style), markevery=every)
     axes.set_xlabel("round")
@@ -141,13 +136,10 @@ def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
     shown = {method.style for method, _, _ in points}
     keys = [Key(method.label, method.style, "point") for method in setting.methods if method.style in shown]
     description = f"Base against novel accuracy in percent, a point for each run. {described}"
-    return Figure(
-        "Base against novel",
-        description,
-        draw(f"{prefix}-scatter", description, paint, height=3.4),
-        (*keys, *([Key("Zero-shot", kind="star")] if start else [])),
-        "One point per run. Grey lines connect points of equal harmonic mean (HM).",
-    )
+    keys += [Key("Zero-shot", kind="star")] if start else []
+    caption = "One point per run. Grey lines connect points of equal harmonic mean (HM)."
+    name = f"{prefix}-scatter"
+    return draw("Base against novel", name, description, paint, keys=keys, caption=caption, height=3.4)
 
 
 def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
@@ -167,15 +159,14 @@ def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
     if bars and before:
         keys.append(ZERO_SHOT)
     caption = f"Each client's own model on its own mixture of the base classes, seed {seed}."
-    drawing = draw(f"{prefix}-clients", description, paint, height=3.4)
-    return Figure("By client", description, drawing, tuple(keys), caption)
+    return draw("By client", f"{prefix}-clients", description, paint, keys=keys, caption=caption, height=3.4)
 
 
 def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: Axes) -> None:
     """A group of bars for each client, zero-shot as a dash across it."""
     width = 0.8 / len(methods)
-    for place, (method, values) in enumerate(methods):
-        at = [client + (place - (len(methods) - 1) / 2) * width for client in values]
+    for number, (method, values) in enumerate(methods):
+        at = [client + (number - (len(methods) - 1) / 2) * width for client in values]
         axes.bar(at, list(values.values()), width * 0.92, color=colour_of(method.style))
     if before:
         ends = [client - 0.45 for client in before], [client + 0.45 for client in before]
@@ -197,7 +188,7 @@ def local_by_client(run: RunResult) -> dict[int, float]:
     """Local accuracy by client in the last scored round; empty where it is not recorded."""
     scores = run.last_scored.scores if run.last_scored else None
     values = scores.local_by_client if scores else {}
-    return {client: values[client] for client in sorted(values) if not math.isnan(values[client])}
+    return {client: value for client, value in sorted(values.items()) if not math.isnan(value)}
 
 
 def zero_shot_by_client(run: RunResult) -> dict[int, float]:
@@ -225,27 +216,13 @@ def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, 
     return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.n else []))
 
 
-def _rounds_of_stage(run: RunResult, stage: str) -> list[int]:
-    return [record.round for record in run.records if record.stage == stage]
-
-
 def _seed_with_clients(setting: SettingRuns) -> tuple[int, list[ByClient]]:
-    """The lowest seed of which any method has local accuracies, and the methods that have them."""
+    """The lowest seed with local accuracies of any method, and the methods that have them."""
     for seed in setting.seeds:
-        found = [
-            (method, local_by_client(run))
-            for method in setting.methods
-            for run in method.runs
-            if run.seed == seed and local_by_client(run)
-        ]
-        if found:
+        runs = ((method, run) for method in setting.methods for run in method.runs if run.seed == seed)
+        if found := [(method, values) for method, run in runs if (values := local_by_client(run))]:
             return seed, found
     return 0, []
-
-
-def _band(curve: Curve) -> tuple[list[float], list[float]]:
-    pairs = list(zip(curve.means, curve.deviations, strict=True))
-    return [mean - deviation for mean, deviation in pairs], [mean + deviation for mean, deviation in pairs]
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -258,10 +235,10 @@ def _equal_harmonic_means(axes: Axes, left: float, right: float, bottom: float, 
     """novel = HM · base / (2 · base - HM), with its value where the line leaves the figure at the right."""
     lowest, highest = harmonic_mean(left, bottom), harmonic_mean(right, top)
     step = next((step for step in STEPS if (highest - lowest) / step <= MOST_LINES), STEPS[-1])
-    places = [left + (right - left) * number / 100 for number in range(101)]
+    bases = [left + (right - left) * number / 100 for number in range(101)]
     axes.grid(visible=False)
     for level in range(step * math.ceil(lowest / step), math.ceil(highest), step):
-        points = [(base, level * base / (2 * base - level)) for base in places if 2 * base > level]
+        points = [(base, level * base / (2 * base - level)) for base in bases if 2 * base > level]
         inside = [(base, novel) for base, novel in points if bottom <= novel <= top]
         if len(inside) < 12:
             continue

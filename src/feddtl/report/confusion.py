@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feddtl.predictions import ImagePredictions
-from feddtl.report.drawing import Figure, Key, draw
-from feddtl.report.resources import stacked
+from feddtl.report.drawing import Figure
+from feddtl.report.resources import stacked_bars
 from feddtl.results.grouping import MethodRuns, SettingRuns
 from feddtl.results.tables import Cell, Column, Table
 
@@ -25,13 +24,8 @@ Flags = NDArray[np.bool_]
 class Pair:
     """A class and another one that is predicted for its images, choosing among all classes.
 
-    Attributes:
-        name: The class of the images.
-        half: 'base' or 'novel'.
-        taken_for: The predicted class.
-        taken_half: 'base' or 'novel'.
-        before: Share of the images of the class for which the other is predicted before training, in percent.
-        after: The same after training.
+    The halves are 'base' or 'novel'; `before` and `after` training, the prediction is made for so many percent of the
+    images of the class.
     """
 
     name: str
@@ -61,34 +55,31 @@ def changed_images(setting: SettingRuns) -> Table | None:
 
 def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
     """Bars of right, wrong within the half, and wrong across halves; None without novel classes or predictions."""
-    methods = [(method, _kept(method)) for method in setting.methods if _kept(method)]
+    methods = [(method, kept) for method in setting.methods if (kept := _kept(method))]
     if not methods or not setting.has_novel_classes:
         return None
     boundary = setting.first.base_classes
     models = [("Zero-shot", [(p.labels, p.zero_shot.among_all) for p in methods[0][1]])]
     models += [(method.label, [(p.labels, p.final.among_all) for p in kept]) for method, kept in methods]
-    labels, rows = [], []
+    rows = {}
     for half, title in enumerate(("base", "novel")):
         for label, pairs in models:
             truth, taken = (np.concatenate([np.asarray(pair[side]) for pair in pairs]) for side in (0, 1))
             mine = (truth >= boundary) == bool(half)
             if mine.any():
-                labels.append(f"{label}, {title} images")
-                rows.append(_outcome_shares(truth[mine], taken[mine], boundary))
-    described = "; ".join(
-        f"{label}: " + ", ".join(f"{value:.1f} % {name}" for name, value in zip(OUTCOMES, row, strict=True))
-        for label, row in zip(labels, rows, strict=True)
-    )
-    description = f"Predictions for test images among all names. {described}"
-    ends = [f"{row[0]:.1f} %" for row in rows]
-    paint = partial(stacked, labels=labels, rows=rows, ends=ends, xlabel="test images in %")
-    return Figure(
+                rows[f"{label}, {title} images"] = _outcome_shares(truth[mine], taken[mine], boundary)
+    return stacked_bars(
         "Base and novel names together",
-        description,
-        draw(f"{prefix}-halves", description, paint, height=0.75 + 0.46 * len(rows)),
-        tuple(Key(name, style, "area") for style, name in enumerate(OUTCOMES)),
-        "The model chooses among all names at once, so accuracies are lower than in the table. "
+        f"{prefix}-halves",
+        "Predictions for test images among all names",
+        rows,
+        OUTCOMES,
+        part_text=lambda name, value: f"{value:.1f} % {name}",
+        end_text=lambda row: f"{row[0]:.1f} %",
+        unit="test images in %",
+        caption="The model chooses among all names at once, so accuracies are lower than in the table. "
         "The number at the end is the percentage of correct predictions.",
+        height_of_row=0.46,
     )
 
 

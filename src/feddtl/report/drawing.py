@@ -1,11 +1,11 @@
-"""Figures as SVG inside a page: they use its colours, light or dark, and equal numbers give equal text."""
+"""Figures as SVG inside a page, in its light or dark colours; equal numbers give equal text."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Drawn in these colours, which stand for the page's own: matplotlib knows no CSS variables.
+# Placeholders for the colours of the page, because matplotlib knows no CSS variables.
 INK, MUTED, RULE, PAPER, BAND = "#010101", "#020202", "#030303", "#040404", "#050505"
 SERIES = tuple(f"#0600{number:02x}" for number in range(8))
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "card", BAND: "band"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-# A phone shows five inches at nearly their size, so that the letters stay legible there.
+# A phone shows five inches at nearly full size, so that letters stay legible.
 WIDTH, FONT_SIZE = 5.0, 10.5
 SMALL = 9.0
 
@@ -57,7 +57,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its words.
+    """A drawing with its texts.
 
     Attributes:
         title: Heading.
@@ -70,8 +70,8 @@ class Figure:
     title: str
     description: str
     svg: Markup
-    keys: tuple[Key, ...] = ()
-    caption: str = ""
+    keys: tuple[Key, ...]
+    caption: str
 
 
 def colour_of(style: int) -> str:
@@ -84,15 +84,17 @@ def marker_of(style: int) -> str:
     return MARKERS[(style + style // len(SERIES)) % len(MARKERS)]
 
 
-def draw(name: str, description: str, paint: Paint, *, height: float = 3.1) -> Markup:
-    """SVG of what `paint` draws.
-
-    Args:
-        name: Unique on the page.
-        description: For readers who cannot see it.
-        paint: Draws on the axes.
-        height: In inches, of a width of five.
-    """
+def draw(
+    title: str,
+    name: str,
+    description: str,
+    paint: Paint,
+    *,
+    keys: Iterable[Key] = (),
+    caption: str = "",
+    height: float = 3.1,
+) -> Figure:
+    """The figure that `paint` draws, `height` inches high and five wide; `name` is unique on the page."""
     from matplotlib.figure import Figure as Canvas
 
     drawn = io.BytesIO()
@@ -100,7 +102,8 @@ def draw(name: str, description: str, paint: Paint, *, height: float = 3.1) -> M
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         paint(canvas.subplots())
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return Markup(_inlined(drawn.getvalue().decode(), name, description))
+    svg = Markup(_inlined(drawn.getvalue().decode(), name, description))
+    return Figure(title, description, svg, tuple(keys), caption)
 
 
 @contextmanager
@@ -122,14 +125,14 @@ def _style() -> Iterator[None]:
         "lines.linewidth": 1.7,
         "lines.markersize": 4.5,
         "font.size": FONT_SIZE,
-        # Names may hold dollar signs, which are no mathematics; text stays text, in the page's font.
+        # A dollar sign in a name does not begin a formula; text stays text, in the page's font.
         "text.parse_math": False,
         "svg.fonttype": "none",
         "svg.hashsalt": "feddtl",
         **{f"{axis}tick.{what}": value for axis in "xy" for what, value in (("color", RULE), ("labelcolor", MUTED))},
     }
     with rc_context(settings), warnings.catch_warnings():
-        # Only the browser draws letters, and it has fonts that matplotlib lacks.
+        # The browser draws the letters, and it has fonts that matplotlib lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -141,15 +144,15 @@ def _inlined(svg: str, name: str, description: str) -> str:
         re.findall(r"#([\w-]+)", " ".join(value for element in root.iter() for value in element.attrib.values()))
     )
     for element in root.iter():
-        for child in [child for child in element if _local(child.tag) in ("metadata", "style")]:
+        for child in [child for child in element if _without_namespace(child.tag) in ("metadata", "style")]:
             element.remove(child)
-        attributes = {_local(key): _themed(value, name) for key, value in element.attrib.items()}
+        attributes = {_without_namespace(key): _themed(value, name) for key, value in element.attrib.items()}
         identifier = attributes.pop("id", None)
         if identifier in used:
             attributes["id"] = f"{name}-{identifier}"
         if attributes.get("href", "").startswith("#"):
             attributes["href"] = f"#{name}-{attributes['href'][1:]}"
-        element.tag, element.attrib, element.tail = _local(element.tag), attributes, "\n"
+        element.tag, element.attrib, element.tail = _without_namespace(element.tag), attributes, "\n"
         element.text = element.text if element.tag == "text" else None
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
@@ -168,5 +171,5 @@ def _themed(value: str, name: str) -> str:
     return re.sub("|".join(VARIABLES), lambda found: f"var(--{VARIABLES[found[0]]})", value)
 
 
-def _local(name: str) -> str:
+def _without_namespace(name: str) -> str:
     return name.rpartition("}")[2]

@@ -20,20 +20,13 @@ from feddtl.results.grouping import SettingRuns
 from feddtl.results.run import RunResult
 
 MOST_IMAGES = 24
-THUMBNAIL = 88  # pixels of the longer side, drawn at most so large
+THUMBNAIL = 88  # pixels of the longer side as shown
 JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image that became right or wrong with training.
-
-    Attributes:
-        source: The image as a data URI.
-        name: Its class.
-        before: The class predicted before training.
-        after: The class predicted after training.
-    """
+    """An image as a data URI, its class, and the classes predicted before and after training."""
 
     source: str
     name: str
@@ -43,13 +36,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images of one run.
-
-    Attributes:
-        label: Method and seed.
-        corrected: Some of those that became right.
-        broken: Some of those that became wrong.
-    """
+    """Some images that became right or wrong in one run; its label is method and seed."""
 
     label: str
     corrected: list[Thumbnail]
@@ -57,12 +44,7 @@ class Gallery:
 
 
 def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
-    """Images that became right or wrong, of each method's lowest seed, and why there are none where there are none.
-
-    Args:
-        setting: The runs.
-        most: Largest number of images.
-    """
+    """At most `most` images that became right or wrong, of each method's lowest seed; without any, the reason too."""
     chosen = []
     for method in setting.methods[: most // 2]:
         with_predictions = [(run, run.predictions) for run in method.counted if run.predictions]
@@ -88,7 +70,7 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
     """Base and novel test images of a run, from its data source.
 
     Raises:
-        DataError: The source is not there, or has other images than the run had.
+        DataError: The source is missing, or its images are not those of the run.
     """
     dataset = load_dataset(run.experiment.data)
     halves = base_novel_classes(len(dataset.class_names))
@@ -106,24 +88,23 @@ def _thumbnails(
     run: RunResult, predictions: ImagePredictions, tables: tuple[ImageTable, ImageTable], chosen: Flags, most: int
 ) -> list[Thumbnail]:
     """At most `most` of the chosen images, evenly spaced so that they cover many classes."""
-    places = np.flatnonzero(chosen)
-    if len(places) > most:
-        places = places[np.linspace(0, len(places) - 1, most).round().astype(int)]
+    indices = np.flatnonzero(chosen)
+    if len(indices) > most:
+        indices = indices[np.linspace(0, len(indices) - 1, most).round().astype(int)]
     names = run.class_names
     columns = (predictions.labels, predictions.zero_shot.among_half, predictions.final.among_half)
     return [
-        Thumbnail(_data_uri(_read(tables, int(place))), *(names[int(column[place])] for column in columns))
-        for place in places
+        Thumbnail(_data_uri(_read(*tables, int(index))), *(names[int(column[index])] for column in columns))
+        for index in indices
     ]
 
 
-def _read(tables: tuple[ImageTable, ImageTable], place: int) -> Image.Image:
-    base, novel = tables
-    return base.read(place) if place < len(base) else novel.read(place - len(base))
+def _read(base: ImageTable, novel: ImageTable, index: int) -> Image.Image:
+    return base.read(index) if index < len(base) else novel.read(index - len(base))
 
 
 def _data_uri(image: Image.Image) -> str:
-    """The image as JPEG inside a URI; small pictures keep their pixels."""
+    """The image as JPEG inside a URI; small images are not enlarged."""
     image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     encoded = io.BytesIO()
     image.convert("RGB").save(encoded, format="JPEG", quality=JPEG_QUALITY)

@@ -82,11 +82,7 @@ def render(collected: Collection, *, images: bool = True) -> str:
 def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str, Any]:
     """What the template shows of a setting; a value with nothing to show is empty or None.
 
-    Args:
-        name: Unique on the page, in front of identifiers.
-        setting: The runs.
-        parts: Number of settings on the page, which share the room for images.
-        images: Whether the page shows test images.
+    `name` is unique on the page. All `parts` of the page share its number of images.
     """
     notes = (run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", []))
     pairs = ((method.label, confused_pairs(method)) for method in setting.methods)

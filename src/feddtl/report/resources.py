@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, describe, keys_of, lines
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 # Legible on the light and on the dark page; its opacity says how many images there are.
 HEAT = (0x2F / 255, 0x81 / 255, 0xC7 / 255)
 MOST_NUMBERS, MOST_NAMES = 240, 45
-DIRECTIONS = (("bytes_up", "to the server"), ("bytes_down", "to the clients"))
+DIRECTIONS = {"bytes_up": "to the server", "bytes_down": "to the clients"}
 # Field of a record's `train`, title, axis, factor.
 RL_MEASURES = (
     ("reward", "Reward", "right samples in %", 100.0),
@@ -65,60 +66,52 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
     height = 1.0 + 0.2 * min(classes, MOST_NAMES)
     left_out = "" if each == 1 else f" Every {each}th class is named."
     caption = f"Training images of each base class on each client, seed {run.seed}.{left_out}"
-    return Figure(
-        "Images by client", description, draw(f"{prefix}-partition", description, paint, height=height), (), caption
-    )
+    return draw("Images by client", f"{prefix}-partition", description, paint, caption=caption, height=height)
 
 
 def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:
     """Stacked bars of wall-clock time, mean over the finished runs; None without any."""
-    methods = [method for method in setting.methods if any(run.seconds for run in method.counted)]
-    if not methods:
+    means = {
+        method.label: [spread_of(run.seconds.get(phase, 0.0) for run in method.counted).mean or 0.0 for phase in PHASES]
+        for method in setting.methods
+        if any(run.seconds for run in method.counted)
+    }
+    if not means:
         return None
-    means = [
-        {phase: spread_of(run.seconds.get(phase, 0.0) for run in method.counted).mean or 0.0 for phase in PHASES}
-        for method in methods
-    ]
-    phases = [phase for phase in PHASES if any(mean[phase] > 0 for mean in means)]
-    rows = [[mean[phase] for phase in phases] for mean in means]
-    totals = [duration(sum(row)) for row in rows]
-    description = "Seconds by phase. " + "; ".join(
-        f"{method.label}: "
-        + ", ".join(f"{PHASE_TITLES[phase]} {duration(mean[phase], precise=True)}" for phase in phases)
-        for method, mean in zip(methods, means, strict=True)
-    )
-    paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="seconds")
-    return Figure(
+    used = [index for index in range(len(PHASES)) if any(mean[index] > 0 for mean in means.values())]
+    return stacked_bars(
         "Time by phase",
-        description,
-        draw(f"{prefix}-seconds", description, paint, height=_height(len(methods))),
-        tuple(Key(PHASE_TITLES[phase], style, "area") for style, phase in enumerate(phases)),
-        "Wall-clock time, mean over seeds.",
+        f"{prefix}-seconds",
+        "Seconds by phase",
+        {label: [mean[index] for index in used] for label, mean in means.items()},
+        [PHASE_TITLES[PHASES[index]] for index in used],
+        part_text=lambda name, value: f"{name} {duration(value, precise=True)}",
+        end_text=lambda row: duration(sum(row)),
+        unit="seconds",
+        caption="Wall-clock time, mean over seeds.",
     )
 
 
 def bytes_sent(setting: SettingRuns, prefix: str) -> Figure | None:
     """Bytes to and from the server over all rounds, mean over seeds; None where nothing was sent."""
-    methods = [method for method in setting.methods if any(run.records for run in method.counted)]
-    if not methods:
+    means = {
+        method.label: [spread_of(run.sent(direction) for run in method.counted).mean or 0.0 for direction in DIRECTIONS]
+        for method in setting.methods
+        if any(run.records for run in method.counted)
+    }
+    if not means:
         return None
-    means = [
-        [spread_of(run.sent(direction) for run in method.counted).mean or 0.0 for direction, _ in DIRECTIONS]
-        for method in methods
-    ]
-    totals = [size(round(sum(row))) for row in means]
-    rows = [[value / 1e6 for value in row] for row in means]
-    description = "Bytes sent. " + "; ".join(
-        f"{method.label}: {size(round(up))} to the server, {size(round(down))} to the clients"
-        for method, (up, down) in zip(methods, means, strict=True)
-    )
-    paint = partial(stacked, labels=[m.label for m in methods], rows=rows, ends=totals, xlabel="MB")
-    return Figure(
+    return stacked_bars(
         "Traffic",
-        description,
-        draw(f"{prefix}-bytes", description, paint, height=_height(len(methods))),
-        tuple(Key(name, style, "area") for style, (_, name) in enumerate(DIRECTIONS)),
-        "Tensors over all rounds and clients, without message overhead; mean over seeds.",
+        f"{prefix}-bytes",
+        "Bytes sent",
+        means,
+        list(DIRECTIONS.values()),
+        part_text=lambda name, value: f"{size(round(value))} {name}",
+        end_text=lambda row: size(round(sum(row))),
+        unit="MB",
+        caption="Tensors over all rounds and clients, without message overhead; mean over seeds.",
+        scale=1e6,
     )
 
 
@@ -130,31 +123,50 @@ def reinforcement(setting: SettingRuns, prefix: str) -> list[Figure]:
         if curves:
             description = describe(f"{title}, {axis}, by round", curves)
             paint = partial(lines, curves=curves, ylabel=axis)
-            drawing = draw(f"{prefix}-rl-{key}", description, paint, height=2.6)
-            figures.append(Figure(title, description, drawing, keys_of(curves)))
+            figures.append(draw(title, f"{prefix}-rl-{key}", description, paint, keys=keys_of(curves), height=2.6))
     return figures
 
 
-def stacked(
-    axes: Axes, labels: Sequence[str], rows: Sequence[Sequence[float]], ends: Sequence[str], xlabel: str
-) -> None:
-    """Horizontal bars in parts, each below its label and with a text at its end."""
-    for place, (label, row, end) in enumerate(zip(labels, rows, ends, strict=True)):
-        begun = 0.0
-        for style, value in enumerate(row):
-            axes.barh(place, value, 0.44, left=begun, color=colour_of(style), edgecolor=PAPER, linewidth=0.7)
-            begun += value
-        axes.annotate(label, (0, place - 0.25), (0, 1), textcoords="offset points", va="bottom", color=INK)
-        axes.annotate(end, (begun, place), (5, 0), textcoords="offset points", va="center", color=MUTED)
-    axes.set_ylim(len(labels) - 0.65, -0.8)
-    longest = max(map(sum, rows)) or 1.0
-    axes.set_xlim(0, 1.3 * longest)
-    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.01 * longest])
-    axes.set_yticks([])
-    axes.set_xlabel(xlabel)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
+def stacked_bars(
+    title: str,
+    name: str,
+    what: str,
+    rows: Mapping[str, Sequence[float]],
+    parts: Sequence[str],
+    *,
+    part_text: Callable[[str, float], str],
+    end_text: Callable[[Sequence[float]], str],
+    unit: str,
+    caption: str,
+    scale: float = 1.0,
+    height_of_row: float = 0.5,
+) -> Figure:
+    """Horizontal bars in parts, each below its label and with a text at its end; see `draw`.
 
+    `rows` has by label a value for each part, `scale` of which are one unit of the axis. `part_text` puts the name and
+    value of a part into words, for the description.
+    """
+    texts = {label: ", ".join(starmap(part_text, zip(parts, row, strict=True))) for label, row in rows.items()}
+    description = f"{what}. {'; '.join(f'{label}: {text}' for label, text in texts.items())}"
 
-def _height(methods: int) -> float:
-    return 0.75 + 0.5 * methods
+    def paint(axes: Axes) -> None:
+        for number, (label, row) in enumerate(rows.items()):
+            begin = 0.0
+            for style, value in enumerate(row):
+                width = value / scale
+                axes.barh(number, width, 0.44, left=begin, color=colour_of(style), edgecolor=PAPER, linewidth=0.7)
+                begin += width
+            axes.annotate(label, (0, number - 0.25), (0, 1), textcoords="offset points", va="bottom", color=INK)
+            axes.annotate(end_text(row), (begin, number), (5, 0), textcoords="offset points", va="center", color=MUTED)
+        axes.set_ylim(len(rows) - 0.65, -0.8)
+        longest = max(sum(value / scale for value in row) for row in rows.values()) or 1.0
+        axes.set_xlim(0, 1.3 * longest)
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.01 * longest])
+        axes.set_yticks([])
+        axes.set_xlabel(unit)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+
+    keys = [Key(part, style, "area") for style, part in enumerate(parts)]
+    height = 0.75 + height_of_row * len(rows)
+    return draw(title, name, description, paint, keys=keys, caption=caption, height=height)

@@ -25,13 +25,7 @@ ZERO_SHOT = METHODS["zero-shot"].title
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A row of a table before the best of each column are known.
-
-    Attributes:
-        label: Whose scores.
-        spreads: One for each column.
-        competes: Whether its scores can be the best.
-    """
+    """A row of a table, with a spread for each column; only the scores of competing rows can be the best."""
 
     label: str
     spreads: Sequence[Spread]
@@ -114,9 +108,8 @@ def clients(setting: SettingRuns) -> Table | None:
         for label, found in by_client.items()
         if any(found)
     ]
-    return (
-        score_table("Local accuracy in % over the clients of the last scored round", summaries, rows) if rows else None
-    )
+    title = "Local accuracy in % over the clients of the last scored round"
+    return score_table(title, summaries, rows) if rows else None
 
 
 def runs(collected: Iterable[RunResult]) -> Table:

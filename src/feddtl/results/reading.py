@@ -30,12 +30,7 @@ FIELDS_OF_DATA = (
 
 @dataclass(frozen=True)
 class Collection:
-    """The runs of a folder.
-
-    Attributes:
-        runs: In order of their names.
-        problems: What could not be read, one text each.
-    """
+    """The runs of a folder in order of their names, and a text for each problem of reading one."""
 
     runs: tuple[RunResult, ...]
     problems: tuple[str, ...]
@@ -91,7 +86,7 @@ def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
 
 
 def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
-    """A run that began, and errors about files that a page can do without: the predictions.
+    """A run that began, and errors about a file that a page does not need: the predictions.
 
     Raises:
         RunError: It did not begin, or a file that a page needs is damaged.

@@ -99,21 +99,16 @@ class RunResult:
         """A note or an error about the run's data as a page shows it: folders by their names alone."""
         return printable(without_paths(text, (self.experiment.data.root, self.experiment.data.source)))
 
-    def to_record(self) -> dict[str, Any]:
-        """The summary of a finished run with its name and settings, as a results file keeps it."""
-        return {**self.finished.to_dict(), "experiment": self.name, "config": experiment_to_dict(self.experiment)}
+    def to_record(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """Summary, name and settings of a finished run, and its environment if it is not the file's `environment`."""
+        record = {**self.finished.to_dict(), "experiment": self.name, "config": experiment_to_dict(self.experiment)}
+        return record if self.environment == environment else {**record, "environment": self.environment}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], environment: Mapping[str, Any]) -> RunResult:
-        """The run that a record of a results file describes.
+        """The run that `to_record` described in a file with this environment. Raises RunError if something is missing.
 
-        Args:
-            record: As `to_record` gives it. Files written before there was `feddtl compare` have no `config`; what
-                their summaries do not say is at its default.
-            environment: Of the file; a record's own takes precedence.
-
-        Raises:
-            RunError: Something is missing.
+        Files written before there was `feddtl compare` have no `config`; what their summaries lack is at its default.
         """
         try:
             summary = Summary.from_dict(record, "A record")
