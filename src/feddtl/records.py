@@ -260,7 +260,7 @@ class Summary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], owner: object = "A summary") -> Summary:
-        """The summary in the content of a file, whatever else is there. Raises RunError if a field is missing."""
+        """The summary in the content of a file, which may have other keys. Raises RunError if a field is missing."""
         known = _known(cls, values)
         require_keys(_required(cls), known, owner)
         if federated := known.get("federated"):

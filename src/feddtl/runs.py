@@ -78,8 +78,7 @@ class RunFolder:
     def announced(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
         """A folder with only the experiment, so that a run killed during preparation can be resumed.
 
-        This process holds its lock inside the block. If an error ends the block before `begin` was called, the folder
-        is removed.
+        It is locked inside the block. If an error ends the block before `begin` was called, the folder is removed.
         """
         refuse_used(path)
         fresh = not path.exists()
@@ -130,7 +129,7 @@ class RunFolder:
 
     @property
     def experiment(self) -> Experiment:
-        """The experiment this folder belongs to."""
+        """The experiment of the run."""
         return read_experiment(self.path / CONFIG)
 
     @property

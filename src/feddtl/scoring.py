@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageOps
@@ -111,10 +111,6 @@ class ClassListScore:
     accuracy: float
     domains: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> TrainedModel:
     """The model of a run after its last finished round.
@@ -164,8 +160,8 @@ def score_run(
     if not class_lists:
         raise ConfigError("There is no class list to score.", "Choose one or more of base, novel, all.")
     dataset, base, novel = _with_halves(RunFolder.open(folder).experiment.data, data)
-    for said in dataset.notes:
-        note(said)
+    for text in dataset.notes:
+        note(text)
     model = load_trained_model(folder, device, dataset.prompt_template)
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")

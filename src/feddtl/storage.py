@@ -125,7 +125,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Lock a folder for this process; the system releases the lock even if the process is killed.
 
     Raises:
-        RunError: Another process holds the lock.
+        RunError: Another process has locked it.
     """
     with storage_errors(folder):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The outcome of a run as plain values: what `data.json` and `summary.json` hold."""
+"""The content of `data.json` and `summary.json`: what was run, and its outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feddtl.runtimes.rounds import Progress
 
 
 def describe_data(data: FederatedData) -> dict[str, Any]:
-    """Names, sizes and the class × client counts, as kept in `data.json`; no sizes where clients have the images."""
+    """Names, sizes and class × client counts, as in `data.json`; no sizes if the images are on the clients."""
     counts = data.partition.counts(data.train.labels, len(data.base_names))
     return {
         "dataset": data.name,
@@ -41,14 +41,14 @@ def summarise(
     progress: Progress,
     seconds: Mapping[str, float],
 ) -> Summary:
-    """The content of `summary.json`; accuracies in percent, null where there was nothing to score.
+    """The summary of a finished run.
 
     Args:
         experiment: What was run.
-        data: On what.
+        data: The images of the run.
         trained: How many numbers the method trains.
         zero_shot: Scores before training.
-        progress: Where it ended.
+        progress: State and records after the last round.
         seconds: By phase; see `feddtl.timing.Phase`.
     """
     scored = [record for record in progress.records if record.is_scored]
@@ -73,7 +73,7 @@ def summarise(
         final_domain_mean=_domain_mean(domains),
         final_client_models=_rounded(client_models) if client_models else None,
         federated={"before": _federated(progress.before), "final": _federated(federated_of(progress))},
-        # The best round on test images is shown, named as such; nothing is chosen by it.
+        # The best round by test accuracy is only reported; nothing is selected by it.
         best_round=best.round if best else 0,
         best=_rounded(best.headline if best else start),
         seconds=round(sum(seconds.values()), 2),
@@ -85,7 +85,7 @@ def summarise(
 
 
 def _federated(found: FederatedAccuracy | None) -> FederatedAccuracy | None:
-    """Accuracies rounded as all others; None where no client counted."""
+    """The same with rounded accuracies; None if no client scored the model."""
     if found is None:
         return None
     base, novel, both = (round(value, 4) for value in found.scores.values())
@@ -93,7 +93,7 @@ def _federated(found: FederatedAccuracy | None) -> FederatedAccuracy | None:
 
 
 def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> Headline | None:
-    """Base and novel as means over domains, each domain counting alike; None where there is one domain."""
+    """Base and novel as unweighted means over domains; None if there is one domain."""
     if not domains:
         return None
     base, novel = (sum(pair[index] for pair in domains.values()) / len(domains) for index in (0, 1))
@@ -101,7 +101,7 @@ def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> Headline | None:
 
 
 def _comparable(record: RoundRecord) -> float:
-    """HM, or base accuracy where there is no novel image; no round that nobody scored is the best."""
+    """The harmonic mean, or base accuracy if there is no novel image; -inf for a round that was not scored."""
     found = record.headline
     return next((value for key in ("harmonic_mean", "base") if (value := found[key]) is not None), -math.inf)
 

@@ -129,34 +129,27 @@ class _Grid:
 
     def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver, track: Sequence[str]) -> None:
         self._cells, self._output, self._observer, self._track = cells, output, observer, track
-        self._outcomes: dict[Cell, RunResult] = {}
-        self._failures: dict[Cell, Failure] = {}
+        self._results: dict[Cell, RunResult | Failure] = {}
 
     def run(self) -> Comparison:
-        waiting = [cell for cell in self._cells if not self._keep_if_finished(cell)]
+        for cell in self._cells:
+            self._keep_if_finished(cell)
         self._write()
-        for cell in waiting:
-            self._observer.cell_started(cell, self._done, len(self._cells))
+        for cell in [cell for cell in self._cells if cell not in self._results]:
+            self._observer.cell_started(cell, len(self._results), len(self._cells))
             self._run_cell(cell)
             self._write()
         return self._comparison()
 
-    @property
-    def _done(self) -> int:
-        return len(self._outcomes) + len(self._failures)
-
-    def _keep_if_finished(self, cell: Cell) -> bool:
-        """Whether nothing is left to do: the cell is finished, or its folder belongs to another experiment."""
+    def _keep_if_finished(self, cell: Cell) -> None:
         try:
             outcome = finished_outcome(cell)
         except FeddtlError as error:
             self._fail(cell, error)
-            return True
-        if outcome is None:
-            return False
-        self._outcomes[cell] = outcome
-        self._observer.cell_kept(cell, outcome, self._done, len(self._cells))
-        return True
+            return
+        if outcome is not None:
+            self._results[cell] = outcome
+            self._observer.cell_kept(cell, outcome, len(self._results), len(self._cells))
 
     def _run_cell(self, cell: Cell) -> None:
         try:
@@ -167,24 +160,23 @@ class _Grid:
             self._fail(cell, error)
             return
         assert outcome is not None
-        self._outcomes[cell] = outcome
-        self._observer.cell_finished(cell, outcome, self._done, len(self._cells), self._seconds_left())
+        self._results[cell] = outcome
+        self._observer.cell_finished(cell, outcome, len(self._results), len(self._cells), self._seconds_left())
 
     def _fail(self, cell: Cell, error: FeddtlError) -> None:
-        self._failures[cell] = Failure(cell.name, cell.seed, error.message, error.hint)
-        self._observer.cell_failed(cell, self._failures[cell], self._done, len(self._cells))
+        self._results[cell] = failure = Failure(cell.name, cell.seed, error.message, error.hint)
+        self._observer.cell_failed(cell, failure, len(self._results), len(self._cells))
 
     def _seconds_left(self) -> float | None:
-        done = [(cell.name, outcome.finished.seconds) for cell, outcome in self._outcomes.items()]
-        waiting = [cell.name for cell in self._cells if cell not in self._outcomes and cell not in self._failures]
-        return expected_seconds(done, waiting)
+        results = self._results.items()
+        done = [(cell.name, result.finished.seconds) for cell, result in results if isinstance(result, RunResult)]
+        return expected_seconds(done, [cell.name for cell in self._cells if cell not in self._results])
 
     def _comparison(self) -> Comparison:
-        """In the order of the cells, whatever was finished first."""
-        return Comparison(
-            tuple(self._outcomes[cell] for cell in self._cells if cell in self._outcomes),
-            tuple(self._failures[cell] for cell in self._cells if cell in self._failures),
-        )
+        """In the order of the cells, not in that of finishing."""
+        results = [self._results[cell] for cell in self._cells if cell in self._results]
+        outcomes = tuple(result for result in results if isinstance(result, RunResult))
+        return Comparison(outcomes, tuple(result for result in results if isinstance(result, Failure)))
 
     def _write(self) -> None:
         write_comparison(self._output, self._comparison())

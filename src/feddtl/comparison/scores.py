@@ -24,9 +24,9 @@ class MethodScores:
 
     Attributes:
         label: Title of the method.
-        final: Accuracy in % after the last round by score and seed; a score that no run has is left out.
+        final: Accuracy in % after the last round by score and seed, without scores that no run has.
         client_models: The same for the clients' own models, mean over clients.
-        costs: Means over seeds; a cost that no run has is left out.
+        costs: By `COSTS`, over seeds, without costs that no run has.
         difference: Harmonic mean minus that of the setting's best method, over shared seeds; None for the best.
     """
 
@@ -43,9 +43,9 @@ class SettingScores:
 
     Attributes:
         setting: What the methods have in common.
-        title: Its name, unlike that of any other setting.
+        title: Its name, different for each setting.
         methods: Zero-shot first, then methods in the order of their experiments.
-        best: Label of the highest harmonic mean; '' where none was measured.
+        best: Label of the method with the highest harmonic mean; '' if none was measured.
     """
 
     setting: Setting
@@ -59,11 +59,11 @@ class ConditionScores:
     """The mean over the data sets of a condition.
 
     Attributes:
-        condition: What the data sets' settings have in common.
+        condition: What the settings of the data sets have in common.
         title: Its short name.
         datasets: Names of the data sets.
-        methods: By label, score and seed the mean over data sets, formed per seed; only methods and seeds that every
-            data set has. The harmonic mean is that of each data set, then averaged.
+        methods: Mean over data sets by label, score and seed, for the methods and seeds that every data set has. The
+            harmonic mean is computed for each data set, then averaged.
     """
 
     condition: Condition
@@ -80,7 +80,7 @@ def setting_scores(runs: Sequence[RunResult]) -> tuple[SettingScores, ...]:
 def condition_scores(settings: Sequence[SettingScores]) -> tuple[ConditionScores, ...]:
     """Means over data sets, one for each condition.
 
-    Settings of one data set, which differ in prompt or domains, are no sample of data sets: each stands for itself.
+    Settings of one data set, which differ in prompt or domains, are no sample of data sets: each has its own scores.
     """
     groups: dict[Condition, list[SettingScores]] = {}
     for setting in settings:
@@ -121,13 +121,13 @@ def _method_scores(method: MethodRuns) -> MethodScores:
 
 
 def _costs(runs: Iterable[RunResult], key: str) -> list[float]:
-    """A cost of each run that has it; trained parameters count wherever they are trained."""
+    """A cost of each run that has it; of parameters the sum over all places where they are trained."""
     found = [cost for run in runs if (cost := getattr(run.finished, key))]
     return [sum(cost.values()) if isinstance(cost, Mapping) else cost for cost in found]
 
 
 def _by_score(by_seed: Mapping[int, Headline]) -> dict[str, BySeed]:
-    """By score and seed, without what was not measured."""
+    """Scores by score and seed, without those that were not measured."""
     found = {
         key: {seed: value for seed, scores in by_seed.items() if (value := scores.get(key)) is not None}
         for key in SCORES
@@ -136,7 +136,7 @@ def _by_score(by_seed: Mapping[int, Headline]) -> dict[str, BySeed]:
 
 
 def _mean_over_data(label: str, settings: Sequence[SettingScores]) -> dict[str, BySeed]:
-    """By score and seed; nothing where a data set lacks the method, for a mean over fewer compares with no other."""
+    """By score and seed; empty if a data set lacks the method, because a mean over fewer is not comparable."""
     members = [method for setting in settings for method in setting.methods if method.label == label]
     if len(members) < len(settings):
         return {}

@@ -18,7 +18,7 @@ MEAN_NOTE = (
 
 
 def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[ConditionScores]) -> tuple[Table, ...]:
-    """The summary where there are several settings; for each setting its table, and that of the clients' own models."""
+    """A summary of several settings; for each setting its table, and that of the clients' own models."""
     tables = [summary_table(conditions)] if len(settings) > 1 else []
     for setting in settings:
         tables.append(setting_table(setting))
@@ -28,7 +28,7 @@ def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[Co
 
 
 def setting_table(setting: SettingScores) -> Table:
-    """Accuracies, differences to the best, costs, and the paper's ablation where it is one."""
+    """Accuracies, differences to the best, costs, and the paper's ablation beside an ablation."""
     methods = setting.methods
     columns = [
         *_score_columns([method.final for method in methods], tuple(SCORE_HEADINGS)),
@@ -61,7 +61,7 @@ def client_models_table(setting: SettingScores) -> Table:
 
 
 def summary_table(conditions: Sequence[ConditionScores]) -> Table:
-    """Rows of methods, for each condition the mean over its data sets, and the paper's mean beside it."""
+    """For each method and condition the mean over data sets, with the paper's mean beside it."""
     labels = list(dict.fromkeys(label for condition in conditions for label in condition.methods))
     columns: list[tuple[Column, list[Cell]]] = []
     notes: list[str] = []
@@ -80,7 +80,7 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
 def _table(
     title: str, labels: Sequence[str], columns: Sequence[tuple[Column, Sequence[Cell]]], notes: Sequence[str]
 ) -> Table:
-    """Without the columns in which no row has anything."""
+    """A table without empty columns."""
     kept = [(column, cells) for column, cells in columns if any(cell.text not in ("", NOTHING) for cell in cells)]
     rows = tuple((label, tuple(cells[index] for _, cells in kept)) for index, label in enumerate(labels))
     return Table(title, tuple(column for column, _ in kept), rows, tuple(notes))
@@ -102,7 +102,7 @@ def _difference(method: MethodScores, best: str) -> str:
 
 
 def signed(value: float) -> str:
-    """One decimal with its sign, a true minus; what rounds to zero has none."""
+    """One decimal with its sign, a true minus; no sign if it rounds to zero."""
     return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 

@@ -45,7 +45,7 @@ def write_report(folder: Path, output: Path | None = None, *, images: bool = Tru
     """Write a page of the run in a folder, or of all runs up to three folders below it.
 
     Args:
-        folder: A run folder, or one that holds run folders.
+        folder: A run folder, or one that contains run folders.
         output: File of the page; None: report.html in `folder`.
         images: Whether the page shows test images.
 

@@ -18,7 +18,7 @@ from feddtl.units import duration, size
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Legible on the light and on the dark page; its opacity says how many images there are.
+# Legible on the light and the dark page; its opacity shows the number of images.
 HEAT = (0x2F / 255, 0x81 / 255, 0xC7 / 255)
 MOST_NUMBERS, MOST_NAMES = 240, 45
 DIRECTIONS = {"bytes_up": "to the server", "bytes_down": "to the clients"}
@@ -33,7 +33,7 @@ RL_MEASURES = (
 
 
 def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
-    """Class × client heat map of training images of the lowest seed; None where clients have images of their own."""
+    """Class × client heat map of training images of the lowest seed; None if the images are on the clients."""
     run = setting.first
     counts = run.data["images_per_client_and_class"]  # (K, C)
     if not counts:

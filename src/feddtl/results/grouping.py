@@ -1,4 +1,4 @@
-"""Runs put together: those of one setting, and within it those that differ in the seed alone."""
+"""Runs in groups: those of one setting, and within it those that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from feddtl.results.settings import Setting, by_setting, setting_titles, setting
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """Runs that differ in the seed alone.
+    """Runs that differ only in the seed.
 
     Attributes:
         label: The method's title, with the settings in which it differs from others of the same title.
         style: Position in the colours and markers.
-        runs: One for each seed, in order; of several with one seed a finished one, since they are the same.
+        runs: One for each seed, in order; of several with the same seed, a finished one.
     """
 
     label: str
@@ -29,12 +29,12 @@ class MethodRuns:
 
     @property
     def counted(self) -> tuple[RunResult, ...]:
-        """The finished runs, or all where none is finished: what means are taken over."""
+        """The runs that means are taken over: those that are finished, or all if none is."""
         return tuple(run for run in self.runs if run.summary) or self.runs
 
     @property
     def note(self) -> str:
-        """What is missing, for a reader of the means; empty when all runs are finished."""
+        """What the means lack; empty when all runs are finished."""
         finished = sum(run.summary is not None for run in self.runs)
         if finished == len(self.runs):
             return ""
@@ -49,9 +49,9 @@ class SettingRuns:
     """Runs of one setting, see `feddtl.results.settings`.
 
     Attributes:
-        setting: What they have in common.
-        title: The same in a few words, unlike that of any other setting.
-        runs: All of them.
+        setting: What the runs have in common.
+        title: The same in a few words, different for each setting.
+        runs: All runs.
         methods: The runs by method.
     """
 
@@ -62,20 +62,18 @@ class SettingRuns:
 
     @property
     def first(self) -> RunResult:
-        """The run that stands for what all have in common, of the lowest seed."""
+        """The run of the lowest seed, to show what all have in common."""
         return min(self.runs, key=lambda run: run.seed)
 
     @property
     def zero_shot(self) -> dict[int, Headline]:
-        """Scores before training, by seed, of the first finished run with that seed: all of them agree."""
-        by_seed = {run.seed: run.summary.zero_shot for run in reversed(self.runs) if run.summary}
-        return dict(sorted(by_seed.items()))
+        """Scores before training by seed; all finished runs with one seed have the same."""
+        return {run.seed: run.finished.zero_shot for run in _one_per_seed(run for run in self.runs if run.summary)}
 
     @property
-    def with_predictions(self) -> list[RunResult]:
-        """The first run of each seed that kept predictions."""
-        by_seed = {run.seed: run for run in reversed(self.runs) if run.predictions}
-        return [by_seed[seed] for seed in sorted(by_seed)]
+    def with_predictions(self) -> tuple[RunResult, ...]:
+        """One run of each seed with predictions."""
+        return _one_per_seed(run for run in self.runs if run.predictions)
 
     @property
     def seeds(self) -> list[int]:
@@ -84,7 +82,7 @@ class SettingRuns:
 
     @property
     def has_novel_classes(self) -> bool:
-        """Whether some classes are trained by nobody."""
+        """Whether some classes are not trained."""
         return bool(self.first.data["novel_classes"])
 
 
@@ -113,12 +111,12 @@ def settings_of(runs: Iterable[RunResult], methods: GroupMethods = by_method) ->
 
 
 def common_rounds(runs: Sequence[RunResult], key: str, table: str = "headline") -> dict[int, list[float]]:
-    """The value of a record in every run, for the rounds in which all runs that have it at all have it.
+    """A measure of the runs of a method by round: the rounds that all runs with this measure have.
 
     Args:
         runs: Of one method.
-        key: What was measured.
-        table: Table of the record that holds it: 'headline' or 'train'.
+        key: The measure.
+        table: The table of the record that contains it: 'headline' or 'train'.
     """
     by_run = []
     for run in runs:
@@ -130,23 +128,19 @@ def common_rounds(runs: Sequence[RunResult], key: str, table: str = "headline") 
 
 
 def _grouped(runs: Iterable[RunResult], key: Callable[[RunResult], str]) -> tuple[MethodRuns, ...]:
-    """Runs with one key together.
+    """Runs with the same key together.
 
-    The name of an experiment, which differs between data sets, is in a label only where no setting of the method tells
-    two apart.
+    The name of an experiment, which differs between data sets, is part of a label only if no setting of the method
+    distinguishes it.
     """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
     experiments = [group[0].experiment for group in groups.values()]
     labels = distinct_labels([one.title for one in experiments], list(map(settings_of_the_method, experiments)))
-    named = [
-        label if labels.count(label) == 1 else f"{label} ({group[0].name})"
-        for label, group in zip(labels, groups.values(), strict=True)
-    ]
     return tuple(
-        MethodRuns(label, style, _one_per_seed(group))
-        for style, (label, group) in enumerate(zip(named, groups.values(), strict=True))
+        MethodRuns(label if labels.count(label) == 1 else f"{label} ({group[0].name})", style, _one_per_seed(group))
+        for style, (label, group) in enumerate(zip(labels, groups.values(), strict=True))
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Settings that may be the path of a folder; where it is on somebody's machine does not belong in a table.
+# Settings that may be the path of a folder; a table shows its name without its location.
 PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
 REPLACEMENT = "�"
 
@@ -47,7 +47,7 @@ def path_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def without_paths(text: str, paths: Iterable[str]) -> str:
-    """The text with the name of each folder in place of its absolute path."""
+    """The text with the name of each folder instead of its absolute path."""
     for path in sorted(filter(None, paths), key=len, reverse=True):
         if (folder := Path(path).expanduser()).is_absolute():
             text = text.replace(path, folder.name).replace(str(folder), folder.name)
@@ -55,10 +55,10 @@ def without_paths(text: str, paths: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without characters that a page cannot hold, such as half a surrogate pair of a folder's name."""
+    """The text without characters that a page cannot contain, such as half a surrogate pair in a folder's name."""
     return "".join(letter if letter.isprintable() else REPLACEMENT for letter in text)
 
 
 def _is_path(text: str) -> bool:
-    """A Hub id has one slash, and neither begins at the root nor here."""
+    """Whether the text is a path; a Hub id has one slash, and does not begin with '.', '/' or '~'."""
     return text.startswith((".", "/", "~")) or text.count("/") > 1

@@ -1,4 +1,4 @@
-"""Run folders as plain values, wherever below a folder they lie."""
+"""Run folders below a folder, read as plain values."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
 
 
 def _shortened(error: RunError, path: Path, folder: Path) -> str:
-    """The message with the run's name in place of its path, which says nothing on another machine."""
+    """The message with the run's name instead of its path, which is meaningless on another machine."""
     return error.message.replace(str(path), _name(path, folder))
 
 

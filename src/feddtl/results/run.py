@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What is known of a run.
+    """One run.
 
     Attributes:
-        name: Its experiment's name in a comparison; in a report its folder, relative to where it was found.
-        experiment: Every setting, the seed included.
+        name: In a comparison, the name of the experiment; in a report, the folder relative to the one searched.
+        experiment: All settings, including the seed.
         summary: The outcome; None for a run that is not finished.
         environment: See environment.json.
-        data: See data.json; empty for a run that is known from its summary alone.
-        records: One for each finished round; empty for a run that is known from its summary alone.
-        predictions: The class predicted for each test image; None where none are kept.
+        data: See data.json; empty for a run from a results file.
+        records: One for each finished round; empty for a run from a results file.
+        predictions: The predicted class of each test image; None if they were not kept.
     """
 
     name: str
@@ -46,7 +46,7 @@ class RunResult:
 
     @property
     def finished(self) -> Summary:
-        """The outcome of a run that is known to be finished; raises ValueError for any other."""
+        """The outcome of a finished run; raises ValueError for any other."""
         if self.summary is None:
             raise ValueError(f"{self.name} is not finished")
         return self.summary
@@ -58,12 +58,12 @@ class RunResult:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Base class names, then novel ones, as they can be shown."""
+        """Base class names, then novel ones, printable."""
         return tuple(map(printable, (*self.data["base_classes"], *self.data["novel_classes"])))
 
     @property
     def base_classes(self) -> int:
-        """How many of the class names are base classes."""
+        """Number of base classes."""
         return len(self.data["base_classes"])
 
     @property
@@ -96,7 +96,7 @@ class RunResult:
         return sum(int(getattr(record, direction)) for record in self.records)
 
     def with_short_paths(self, text: str) -> str:
-        """A note or an error about the run's data as a page shows it: folders by their names alone."""
+        """A note or an error about the run's data, with the names of folders instead of their paths."""
         return printable(without_paths(text, (self.experiment.data.root, self.experiment.data.source)))
 
     def to_record(self, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class RunResult:
         try:
             summary = Summary.from_dict(record, "A record")
             config = record["config"] if "config" in record else _config_of_summary(summary)
-            # Files written before there was `feddtl compare` name the experiment's file; a label may hold dots.
+            # Files written before there was `feddtl compare` name the experiment's file; a label may contain dots.
             name = Path(record["experiment"]).name.removesuffix(".toml")
             return cls(name, experiment_from_dict(config), summary, record.get("environment", environment))
         except KeyError as error:

@@ -1,4 +1,4 @@
-"""What experiments have in common apart from the method: their setting. Only within one are methods compared."""
+"""What experiments have in common apart from the method: their setting. Methods are compared within one setting."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from feddtl.results.labels import path_names, shown_values
 from feddtl.results.run import RunResult
 from feddtl.units import counted
 
-# Keys of `data` that say which images are used; the others say who holds them.
+# Keys of `data` that select the images; the others distribute them to clients.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
-# Keys, or prefixes of keys, that are the same for all methods of a setting, or that describe the machine.
+# Keys and prefixes of keys that belong to the setting or describe the machine.
 NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.", "deployment.")
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
@@ -52,11 +52,7 @@ class Condition:
     model: str
 
     def parts(self, model: str) -> tuple[str, ...]:
-        """One text for each property that may differ; '' where there is nothing to say.
-
-        Args:
-            model: The name of the model; see `path_names`.
-        """
+        """A text, or '', for each property that may differ; `model` is the shown name, see `path_names`."""
         return (
             self.regime if self.shots in (None, DataConfig.shots) else f"{self.regime} ({self.shots} per class)",
             self.partition if self.alpha is None else f"{self.partition} (α = {self.alpha:g})",
@@ -76,7 +72,7 @@ class Setting:
 
     Attributes:
         dataset: Name of the data set, as summaries have it.
-        source: Keys and values that say where the images and their prompt come from.
+        source: Keys and values of `OF_THE_SOURCE`.
         condition: The rest.
     """
 
@@ -105,9 +101,9 @@ def setting_of(run: RunResult) -> Setting:
 
 
 def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
-    """Runs of each setting, settings in the order in which they first appear.
+    """Runs of each setting, settings in the order of their first run.
 
-    Zero-shot has no rounds, so it belongs to every setting that is the same but for them.
+    Zero-shot has no rounds, so it belongs to every setting that differs only in the rounds.
     """
     groups: dict[Setting, list[RunResult]] = {}
     for run in sorted(runs, key=lambda run: not run.experiment.trains):
@@ -136,7 +132,7 @@ def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:
-    """Short titles: regime and partition, and whatever else is not the same for all."""
+    """Short titles: regime, partition, and everything else in which the conditions differ."""
     models = path_names(condition.model for condition in conditions)
     parts = {condition: condition.parts(models[condition.model]) for condition in conditions}
     columns = list(zip(*parts.values(), strict=True))

@@ -31,7 +31,7 @@ class Spread:
 
 
 def spread_of(values: Iterable[float | None]) -> Spread:
-    """Spread of the values that are there."""
+    """Spread of the values that are not None."""
     known = [value for value in values if value is not None]
     mean = statistics.mean(known) if known else None
     return Spread(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
@@ -53,12 +53,7 @@ class Difference:
 
 
 def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
-    """Difference of two methods by seed; None if they share no seed.
-
-    Args:
-        values: The method's value by seed.
-        others: The other method's.
-    """
+    """The difference of two methods, whose values are given by seed; None if they share no seed."""
     differences = [value - others[seed] for seed, value in values.items() if seed in others]
     if not differences:
         return None
@@ -68,7 +63,7 @@ def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) 
 def paired_t_test(differences: Sequence[float]) -> float | None:
     """Two-sided p-value of a mean difference of zero, t = d̄ / (s / √n) with n - 1 degrees of freedom.
 
-    It supposes that differences are normally distributed over seeds, which a few seeds cannot show.
+    It assumes that differences are normally distributed over seeds, which a few seeds cannot show.
     """
     n = len(differences)
     if n < 2 or math.isclose(min(differences), max(differences), abs_tol=1e-9):

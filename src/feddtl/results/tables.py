@@ -13,7 +13,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a column; neighbours with the same `group` stand under it."""
+    """Heading of a column; adjacent columns with the same `group` share the heading of the group."""
 
     heading: str
     group: str = ""
@@ -26,13 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Attributes:
-        value: What it says.
-        spread: What stands behind it, in smaller letters where there are any.
-        best: Whether nothing in its column is higher.
-    """
+    """A cell of a table: a value, its spread, and whether it is the best of its column."""
 
     value: str
     spread: str = ""
@@ -50,10 +44,10 @@ class Table:
 
     Attributes:
         title: Above the table.
-        columns: Heads, without that of the labels.
+        columns: Headings, without that of the labels.
         rows: A label, and a cell for each column.
         notes: Below the table.
-        corner: Head of the labels.
+        corner: Heading of the labels.
     """
 
     title: str
@@ -64,11 +58,11 @@ class Table:
 
 
 def score_cells(spreads: Sequence[Spread], competing: Sequence[bool] | None = None) -> list[Cell]:
-    """A column of scores; the highest mean as it is printed is the best, and so is whatever equals it.
+    """A column of scores; the best are all that equal the highest mean as printed.
 
     Args:
         spreads: One for each row of the table.
-        competing: Which rows can be the best; None: all.
+        competing: Which rows can be the best; None for all.
     """
     rivals = competing or [True] * len(spreads)
     means = [spread.mean for spread, competes in zip(spreads, rivals, strict=True) if competes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +62,7 @@ class Evaluate(Command):
             note=lambda text: print(f"note: {text}", file=sys.stderr),
         )
         if self.json:
-            print_json([score.as_dict() for score in scores])
+            print_json([asdict(score) for score in scores])
         else:
             Console().print(_table(scores, data.domains))
         return 0
