@@ -15,43 +15,32 @@ from feddtl.errors import RunError
 from feddtl.messages import ServerState
 from feddtl.records import FederatedAccuracy, read_records
 from feddtl.runtimes.rounds import Progress
-from feddtl.storage import json_line, new_folder
+from feddtl.storage import json_text, new_folder
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
 NAME = re.compile(r"round-(\d+)")
 
 
-class Checkpoints:
-    """The latest two checkpoints of a run.
+def add_checkpoint(folder: Path, progress: Progress) -> None:
+    """Add a checkpoint to the folder of all checkpoints, then remove all but the latest two."""
+    # The final evaluation amends the last round, whose checkpoint already exists.
+    with new_folder(folder / f"round-{progress.state.round:04d}", replace=True) as draft:
+        write_checkpoint(draft, progress)
+    for old in _oldest_first(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
-    Args:
-        path: Folder of all checkpoints.
-    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+def latest_checkpoint(folder: Path) -> Progress | None:
+    """The last checkpoint, or None before the first. Raises RunError as in `read_checkpoint`."""
+    found = _oldest_first(folder)
+    return read_checkpoint(found[-1]) if found else None
 
-    def write(self, progress: Progress) -> None:
-        """Add a checkpoint, then remove all but the latest two."""
-        # The final evaluation amends the last round, whose checkpoint already exists.
-        with new_folder(self.path / f"round-{progress.state.round:04d}", replace=True) as draft:
-            write_checkpoint(draft, progress)
-        for old in self._oldest_first()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
 
-    def latest(self) -> Progress | None:
-        """The last checkpoint, or None before the first. Raises RunError as in `read_checkpoint`."""
-        found = self._oldest_first()
-        return read_checkpoint(found[-1]) if found else None
-
-    def _oldest_first(self) -> list[Path]:
-        """By number, because names with five digits sort before those with four."""
-        found = {}
-        for path in self.path.glob("round-*"):
-            if match := NAME.fullmatch(path.name):
-                found[int(match[1])] = path
-        return [found[number] for number in sorted(found)]
+def _oldest_first(folder: Path) -> list[Path]:
+    """By number, because names with five digits sort before those with four."""
+    found = {int(match[1]): path for path in folder.glob("round-*") if (match := NAME.fullmatch(path.name))}
+    return [found[number] for number in sorted(found)]
 
 
 def write_checkpoint(folder: Path, progress: Progress) -> None:
@@ -70,7 +59,7 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
         "records": [record.to_dict() for record in progress.records],
         "federated_before": progress.before.to_dict() if progress.before else {},
     }
-    (folder / "progress.json").write_text(json_line(content), encoding="utf-8")
+    (folder / "progress.json").write_text(json_text(content, indent=None), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> Progress:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from feddtl.checkpoints import Checkpoints
+from feddtl.checkpoints import add_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
@@ -39,7 +39,7 @@ from feddtl.run_files import (
 )
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import (
-    json_line,
+    json_text,
     new_folder,
     only_writer,
     remove_drafts,
@@ -71,7 +71,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._checkpoints = Checkpoints(path / "checkpoints")
+        self._checkpoints = path / "checkpoints"
 
     @classmethod
     @contextmanager
@@ -194,19 +194,15 @@ class RunFolder:
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then remove all but the latest two."""
         self.write_metrics(progress.records)
-        self._checkpoints.write(progress)
+        add_checkpoint(self._checkpoints, progress)
 
     def latest_progress(self) -> Progress | None:
-        """The latest checkpoint, or None before the first.
-
-        Raises:
-            RunError: It is damaged; the message explains how to fall back to the previous one.
-        """
-        return self._checkpoints.latest()
+        """The latest checkpoint, or None before the first. Raises RunError with a remedy if it is damaged."""
+        return latest_checkpoint(self._checkpoints)
 
     def write_metrics(self, records: tuple[RoundRecord, ...]) -> None:
         """metrics.jsonl with one line per round; null for numbers that were not measured."""
-        lines = "".join(json_line(record.to_dict()) for record in records)
+        lines = "".join(json_text(record.to_dict(), indent=None) for record in records)
         write_text_atomic(self.path / METRICS, lines)
 
     @property
@@ -264,7 +260,7 @@ class RunFolder:
                 save_file(copies, draft / f"{name}.safetensors", dict(metadata))
 
     def _remove_drafts(self) -> None:
-        for folder in (self.path, self._checkpoints.path):
+        for folder in (self.path, self._checkpoints):
             remove_drafts(folder)
 
     def _withdraw(self, folder_too: bool) -> None:

@@ -21,6 +21,7 @@ from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
+from feddtl.experiment import labelled
 from feddtl.features import ImageEncoder
 from feddtl.methods.base import Classifier, Method, Task
 from feddtl.methods.catalog import build_method
@@ -189,8 +190,7 @@ def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDatase
 def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> TestImages:
     table = of_classes(dataset.test, classes)
     names = tuple(dataset.class_names[label] for label in classes)
-    labels, domains = torch.from_numpy(table.labels), torch.from_numpy(table.domains)
-    return TestImages(encoder.encode(table), labels, domains, names)
+    return labelled(table, encoder.encode(table), names)
 
 
 def _joined(base: TestImages, novel: TestImages) -> TestImages:

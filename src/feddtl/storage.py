@@ -38,9 +38,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise RunError(f"Cannot write {path}: {reason}.", "Check the path and your permissions.") from None
 
 
-def json_text(value: Any) -> str:
-    """Readable JSON; NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n"
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """Readable JSON, or one line without `indent`; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False) + "\n"
 
 
 def without_nan(value: Any) -> Any:
@@ -66,11 +66,6 @@ def write_atomic(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-
-
-def json_line(value: Any) -> str:
-    """One line of JSON with null for NaN."""
-    return json.dumps(without_nan(value), allow_nan=False) + "\n"
 
 
 def write_text_atomic(path: Path, text: str) -> None:
