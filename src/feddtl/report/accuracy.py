@@ -12,7 +12,7 @@ import numpy as np
 
 from feddtl.evaluate import accuracy, harmonic_mean
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
-from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, colour_of, draw, marker_of
+from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, Paint, colour_of, draw, marker_of
 from feddtl.results.grouping import MethodRuns, SettingRuns, common_rounds
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Spread, spread_of
@@ -63,13 +63,35 @@ def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
     """A figure for each measure, with a curve for each method and zero-shot as a level."""
     figures = []
     for key in (*GLOBAL_SCORES, "local"):
-        curves = curves_of(setting.methods, key)
-        if curves:
+        if curves := curves_of(setting.methods, key):
             level = spread_of(scores[key] for scores in setting.zero_shot.values())
-            description = describe(f"{TITLES[key]} accuracy by round, in percent", curves, level)
             paint = partial(_paint_rounds, setting, curves, level)
-            figures.append(draw(TITLES[key], f"{prefix}-{key}", description, paint, keys=keys_of(curves, level)))
+            what = f"{TITLES[key]} accuracy by round, in percent"
+            figures.append(draw_curves(TITLES[key], f"{prefix}-{key}", what, curves, paint, level=level))
     return figures
+
+
+def draw_curves(
+    title: str,
+    name: str,
+    what: str,
+    curves: Sequence[Curve],
+    paint: Paint,
+    *,
+    level: Spread | None = None,
+    height: float = 3.1,
+) -> Figure:
+    """A figure of curves, and of zero-shot as a level; it is described by the first and last value of every curve."""
+    ends = [
+        f"{curve.label}: {curve.means[0]:.4g} in round {curve.rounds[0]}, "
+        f"{curve.means[-1]:.4g} in round {curve.rounds[-1]}"
+        for curve in curves
+    ]
+    keys = [Key(curve.label, curve.style) for curve in curves]
+    if level and level.n:
+        ends.append(f"zero-shot: {percent(level.mean)}")
+        keys.append(ZERO_SHOT)
+    return draw(title, name, f"{what}. {'; '.join(ends)}", paint, keys=keys, height=height)
 
 
 def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
@@ -197,23 +219,6 @@ def zero_shot_by_client(run: RunResult) -> dict[int, float]:
         return {}
     hits, owners = run.predictions.zero_shot_hits, run.predictions.owners
     return {client: accuracy(hits[owners == client]) for client in sorted(set(owners.tolist()) - {-1})}
-
-
-def describe(what: str, curves: Iterable[Curve], level: Spread | None = None) -> str:
-    """First and last value of every curve, for readers who cannot see the figure."""
-    parts = [
-        f"{curve.label}: {curve.means[0]:.4g} in round {curve.rounds[0]}, "
-        f"{curve.means[-1]:.4g} in round {curve.rounds[-1]}"
-        for curve in curves
-    ]
-    if level and level.n:
-        parts.append(f"zero-shot: {percent(level.mean)}")
-    return f"{what}. {'; '.join(parts)}"
-
-
-def keys_of(curves: Iterable[Curve], level: Spread | None = None) -> tuple[Key, ...]:
-    """Legend of curves."""
-    return (*(Key(curve.label, curve.style) for curve in curves), *([ZERO_SHOT] if level and level.n else []))
 
 
 def _seed_with_clients(setting: SettingRuns) -> tuple[int, list[ByClient]]:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from feddtl.report.accuracy import curves_of, describe, keys_of, lines
+from feddtl.report.accuracy import curves_of, draw_curves, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.statistics import spread_of
@@ -119,11 +119,10 @@ def reinforcement(setting: SettingRuns, prefix: str) -> list[Figure]:
     """How the RL stage went, by round; nothing without one."""
     figures = []
     for key, title, axis, factor in RL_MEASURES:
-        curves = curves_of(setting.methods, key, "train", factor)
-        if curves:
-            description = describe(f"{title}, {axis}, by round", curves)
+        if curves := curves_of(setting.methods, key, "train", factor):
+            name, what = f"{prefix}-rl-{key}", f"{title}, {axis}, by round"
             paint = partial(lines, curves=curves, ylabel=axis)
-            figures.append(draw(title, f"{prefix}-rl-{key}", description, paint, keys=keys_of(curves), height=2.6))
+            figures.append(draw_curves(title, name, what, curves, paint, height=2.6))
     return figures
 
 

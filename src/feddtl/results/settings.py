@@ -25,18 +25,8 @@ REGIME_AND_PARTITION = (0, 1)
 class Condition:
     """A setting without its data set; accuracies are averaged over the data sets of one condition.
 
-    Attributes:
-        regime: 'few-shot' or 'full'.
-        shots: Images per base class; None in the full regime.
-        partition: How images are dealt to clients.
-        alpha: Concentration; None for a partition that is not Dirichlet.
-        min_images: Fewest images of a client; 0 for a partition that is not Dirichlet.
-        clients: Number of clients.
-        views: Views of a training image.
-        test_images: Most test images per class and domain; 0 for all.
-        participation: Share of the clients in a round.
-        rounds: Rounds; 0 where nothing is trained.
-        model: The CLIP, as the experiment names it.
+    `shots` is None in the full regime; `alpha` is None and `min_images` 0 for a partition that is not Dirichlet;
+    `rounds` is 0 if nothing is trained.
     """
 
     regime: str
