@@ -1,12 +1,15 @@
-"""Axes of the curves by round: whole rounds, plain numbers, and no fall where there is only rounding."""
+"""Axes of the curves by round: whole rounds, plain numbers, no fall where there is only rounding; labels of bars."""
 
 from __future__ import annotations
+
+import warnings
 
 import pytest
 from matplotlib.figure import Figure
 
 from feddtl.report.accuracy import LEAST_POINTS, Curve, lines
 from feddtl.report.drawing import draw
+from feddtl.report.resources import stacked_bars
 
 
 def curve(*means: float) -> Curve:
@@ -41,3 +44,24 @@ def test_small_differences_of_large_numbers_are_written_out() -> None:
     svg = draw("", "offset", "", lambda axes: lines(axes, [curve(16.66666, 16.66668)], "ratio")).svg
     assert "e-5" not in svg
     assert "16.6666" in svg
+
+
+def test_a_label_that_is_wider_than_the_figure_is_broken_into_lines() -> None:
+    """In one line, it leaves no width for the bars, and the layout of the figure fails with a warning."""
+    label = "FedDTL, rl.action argmax, rl.rollout round, server.aggregator mean, system.dropout 0.3"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = stacked_bars(
+            "Time",
+            "s0-time",
+            "Seconds",
+            {"FedLoRA": [1.0], label: [2.0]},
+            ["training"],
+            part_text=lambda name, value: f"{name} {value:.0f}",
+            end_text=lambda row: f"{sum(row):.0f} s",
+            unit="seconds",
+            caption="",
+        )
+    assert f"{label}: training 2" in figure.description
+    assert ">FedDTL, rl.action argmax, rl.rollout round,<" in figure.svg
+    assert ">FedLoRA<" in figure.svg

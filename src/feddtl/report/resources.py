@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import starmap
+from itertools import accumulate, starmap
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from feddtl.report.accuracy import curves_of, draw_curves, lines
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 HEAT = (0x2F / 255, 0x81 / 255, 0xC7 / 255)
 MOST_NUMBERS, MOST_NAMES = 240, 45
 DIRECTIONS = {"bytes_up": "to the server", "bytes_down": "to the clients"}
+# A longer line of a label leaves no width for the bars; height of a line in inches.
+LETTERS_OF_LABEL, LINE = 48, 0.18
 # Field of a record's `train`, title, axis, factor.
 RL_MEASURES = (
     ("reward", "Reward", "right samples in %", 100.0),
@@ -147,17 +150,20 @@ def stacked_bars(
     """
     texts = {label: ", ".join(starmap(part_text, zip(parts, row, strict=True))) for label, row in rows.items()}
     description = f"{what}. {'; '.join(f'{label}: {text}' for label, text in texts.items())}"
+    labels = [fill(label, LETTERS_OF_LABEL) for label in rows]
+    more_lines = accumulate(label.count("\n") for label in labels)
+    heights = [number + LINE / height_of_row * lines for number, lines in enumerate(more_lines)]
 
     def paint(axes: Axes) -> None:
-        for number, (label, row) in enumerate(rows.items()):
+        for label, row, y in zip(labels, rows.values(), heights, strict=True):
             begin = 0.0
             for style, value in enumerate(row):
                 width = value / scale
-                axes.barh(number, width, 0.44, left=begin, color=colour_of(style), edgecolor=PAPER, linewidth=0.7)
+                axes.barh(y, width, 0.44, left=begin, color=colour_of(style), edgecolor=PAPER, linewidth=0.7)
                 begin += width
-            axes.annotate(label, (0, number - 0.25), (0, 1), textcoords="offset points", va="bottom", color=INK)
-            axes.annotate(end_text(row), (begin, number), (5, 0), textcoords="offset points", va="center", color=MUTED)
-        axes.set_ylim(len(rows) - 0.65, -0.8)
+            axes.annotate(label, (0, y - 0.25), (0, 1), textcoords="offset points", va="bottom", color=INK)
+            axes.annotate(end_text(row), (begin, y), (5, 0), textcoords="offset points", va="center", color=MUTED)
+        axes.set_ylim(heights[-1] + 1 - 0.65, -0.8)
         longest = max(sum(value / scale for value in row) for row in rows.values()) or 1.0
         axes.set_xlim(0, 1.3 * longest)
         axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.01 * longest])
@@ -167,5 +173,5 @@ def stacked_bars(
         axes.spines["left"].set_visible(False)
 
     keys = [Key(part, style, "area") for style, part in enumerate(parts)]
-    height = 0.75 + height_of_row * len(rows)
+    height = 0.75 + height_of_row * (heights[-1] + 1)
     return draw(title, name, description, paint, keys=keys, caption=caption, height=height)
