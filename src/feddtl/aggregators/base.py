@@ -17,7 +17,7 @@ class Aggregator(ABC):
     """Combines the weights that clients send.
 
     Args:
-        config: Settings of the server, of which an aggregator may have some.
+        config: Settings of the server, among them those of the aggregators.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -30,6 +30,22 @@ class Aggregator(ABC):
     def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
         """How far a client's weights are from the aggregate: ‖w_k − w̄‖₂ unless factors mean something else."""
         return update_norm(weights, aggregate)
+
+
+class TensorAggregator(Aggregator):
+    """An aggregator that combines each tensor by itself, in float64."""
+
+    @abstractmethod
+    def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """The aggregate of one tensor of all clients; shares are N_k / N."""
+
+    def combine(self, updates: Sequence[Update]) -> Tensors:
+        """See `Aggregator.combine`."""
+        shares, combined = sample_shares(updates), {}
+        for name, first in updates[0].weights.items():
+            tensors = [update.weights[name].double() for update in updates]
+            combined[name] = self.combine_tensor(tensors, shares).to(first.dtype)
+        return combined
 
 
 def sample_shares(updates: Sequence[Update]) -> list[float]:

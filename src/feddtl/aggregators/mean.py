@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from feddtl.aggregators.base import Aggregator, sample_shares
-from feddtl.messages import Update
-from feddtl.models.lora import Tensors
+from feddtl.aggregators.base import TensorAggregator
 
 
-class Mean(Aggregator):
-    """Each tensor averaged over the updates, accumulated in float64."""
+class Mean(TensorAggregator):
+    """The mean of every coordinate, weighted by the clients' images."""
 
-    def combine(self, updates: Sequence[Update]) -> Tensors:
-        """See `Aggregator.combine`."""
-        shares = sample_shares(updates)
-        return {
-            name: sum(
-                (share * update.weights[name].double() for share, update in zip(shares, updates, strict=True)),
-                start=torch.zeros_like(first, dtype=torch.float64),
-            ).to(first.dtype)
-            for name, first in updates[0].weights.items()
-        }
+    def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """Σ_k N_k/N · w_k."""
+        terms = (share * tensor for share, tensor in zip(shares, tensors, strict=True))
+        return sum(terms, start=torch.zeros_like(tensors[0]))

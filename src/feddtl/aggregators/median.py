@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from feddtl.aggregators.base import Aggregator
-from feddtl.messages import Update
-from feddtl.models.lora import Tensors
+from feddtl.aggregators.base import TensorAggregator
 
 
-class Median(Aggregator):
+class Median(TensorAggregator):
     """The median of every coordinate; with an even number of clients the mean of the two in the middle."""
 
-    def combine(self, updates: Sequence[Update]) -> Tensors:
-        """See `Aggregator.combine`."""
-        lower, upper = (len(updates) - 1) // 2, len(updates) // 2
-        combined = {}
-        for name, first in updates[0].weights.items():
-            ordered = torch.stack([update.weights[name].double() for update in updates]).sort(dim=0).values
-            combined[name] = ((ordered[lower] + ordered[upper]) / 2).to(first.dtype)
-        return combined
+    def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """The median over clients."""
+        ordered = torch.stack(list(tensors)).sort(dim=0).values
+        return (ordered[(len(tensors) - 1) // 2] + ordered[len(tensors) // 2]) / 2
