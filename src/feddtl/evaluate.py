@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class TestImages:
 
     Attributes:
         activations: Of N images, at the method's first changing image block.
-        labels: (N,) positions in `class_names`.
+        labels: (N,) indices into `class_names`.
         domains: (N,) domain ids.
         class_names: The candidate classes.
     """
@@ -32,10 +33,10 @@ class TestImages:
     domains: Tensor
     class_names: tuple[str, ...]
 
-    def select(self, positions: Tensor) -> TestImages:
-        """The images at these positions, with the same classes; activations are not copied."""
-        chosen = self.activations.select(positions)
-        return TestImages(chosen, self.labels[positions], self.domains[positions], self.class_names)
+    def select(self, indices: Tensor) -> TestImages:
+        """The images at these indices, with the same classes; activations are not copied."""
+        chosen = self.activations.select(indices)
+        return TestImages(chosen, self.labels[indices], self.domains[indices], self.class_names)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class EvaluationSets:
     Attributes:
         base: Test images of the base classes.
         novel: Test images of the novel classes; may be empty.
-        shares: Per client, positions in `base` of its own share.
+        shares: Per client, indices into `base` of its own share.
         domain_names: Name per domain id.
     """
 
@@ -61,7 +62,7 @@ class EvaluationSets:
 
     @property
     def labels(self) -> Tensor:
-        """(N,) of base, then novel images: positions in the base class names followed by the novel ones."""
+        """(N,) of base, then novel images: indices into the base class names followed by the novel ones."""
         return torch.cat([self.base.labels, self.novel.labels + len(self.base.class_names)])
 
     @property
@@ -111,13 +112,13 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """Means of base and novel over the scored models; the harmonic mean is that of the means."""
-    return Scores(float("nan"), mean([s.base for s in scores]), mean([s.novel for s in scores]))
+    return Scores(math.nan, mean([s.base for s in scores]), mean([s.novel for s in scores]))
 
 
 def mean(values: Sequence[float]) -> float:
     """Mean of finite values; NaN for none."""
     kept = [value for value in values if not math.isnan(value)]
-    return sum(kept) / len(kept) if kept else float("nan")
+    return sum(kept) / len(kept) if kept else math.nan
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,7 @@ class HitCounts:
 
     def __add__(self, other: HitCounts) -> HitCounts:
         """The sum of both counts."""
-        return HitCounts(
-            self.base + other.base,
-            self.base_images + other.base_images,
-            self.novel + other.novel,
-            self.novel_images + other.novel_images,
-        )
+        return HitCounts(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def images(self) -> int:
@@ -165,7 +161,7 @@ class Predictions:
         among_half: (N,) predictions among the classes of the image's own half, as for the accuracies.
         among_all: (N,) predictions among all classes.
 
-    Both are positions in the base class names followed by the novel ones.
+    Both are indices into the base class names followed by the novel ones.
     """
 
     among_half: Tensor
@@ -174,7 +170,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(classifier: Classifier, activations: Activations, class_names: Sequence[str]) -> Tensor:
-    """(N,) predicted positions in `class_names`."""
+    """(N,) predicted indices into `class_names`."""
     if not len(activations):
         return torch.empty(0, dtype=torch.long)
     [predicted] = _nearest(classifier, activations, [classifier.text_embeddings(class_names)])
@@ -198,10 +194,10 @@ def predict_test_images(classifier: Classifier, sets: EvaluationSets) -> Predict
 def _nearest(classifier: Classifier, activations: Activations, texts: Sequence[Tensor]) -> list[Tensor]:
     """For each matrix of text embeddings (C, e), the (N,) row closest to each image."""
     nearest: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in texts]
-    for positions in torch.split(torch.arange(len(activations)), classifier.images_per_pass):
-        if not len(positions):
+    for indices in torch.split(torch.arange(len(activations)), classifier.images_per_pass):
+        if not len(indices):
             break
-        features = classifier.image_features(activations.rows(positions).to(texts[0].device))
+        features = classifier.image_features(activations.rows(indices).to(texts[0].device))
         for found, text in zip(nearest, texts, strict=True):
             found.append((features @ text.T).argmax(dim=-1).cpu())
     return [torch.cat(found) for found in nearest]
@@ -219,7 +215,7 @@ def accuracy(hits: Tensor) -> float:
 
 def percentage(right: int, images: int) -> float:
     """Percentage of correct predictions; NaN without images."""
-    return 100.0 * right / images if images else float("nan")
+    return 100.0 * right / images if images else math.nan
 
 
 def score_global(classifier: Classifier, sets: EvaluationSets, local: float) -> Scores:
@@ -233,10 +229,7 @@ def scores_of(predictions: Predictions, sets: EvaluationSets, local: float) -> S
     domains: dict[str, tuple[float, float]] = {}
     if len(sets.domain_names) > 1:
         for index, name in enumerate(sets.domain_names):
-            domains[name] = (
-                accuracy(base[sets.base.domains == index]),
-                accuracy(novel[sets.novel.domains == index]),
-            )
+            domains[name] = (accuracy(base[sets.base.domains == index]), accuracy(novel[sets.novel.domains == index]))
     return Scores(local, accuracy(base), accuracy(novel), domains)
 
 
@@ -248,8 +241,8 @@ def hits_of(predictions: Predictions, sets: EvaluationSets) -> tuple[Tensor, Ten
 
 def score_shares(predictions: Predictions, sets: EvaluationSets) -> dict[int, float]:
     """Accuracy of one model on each client's share, by client id, for clients that have test images."""
-    hits, _ = hits_of(predictions, sets)
-    return {client: accuracy(hits[share]) for client, share in enumerate(sets.shares) if len(share)}
+    counts = enumerate(count_shares(predictions, sets))
+    return {client: own.scores.local for client, own in counts if own.base_images}
 
 
 def count_shares(predictions: Predictions, sets: EvaluationSets) -> tuple[HitCounts, ...]:
@@ -260,14 +253,14 @@ def count_shares(predictions: Predictions, sets: EvaluationSets) -> tuple[HitCou
 
 def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> HitCounts:
     """A client's counts on its own test images."""
-    right = [int(correct(classifier, half).sum()) for half in (base, novel)]
-    return HitCounts(right[0], len(base.labels), right[1], len(novel.labels))
+    right, right_novel = (int(correct(classifier, half).sum()) for half in (base, novel))
+    return HitCounts(right, len(base.labels), right_novel, len(novel.labels))
 
 
 def score_client(classifier: Classifier, sets: EvaluationSets, client: int) -> Scores:
     """All scores of a client's own model, with each image encoded once; `local` is NaN without test images."""
     predictions = predict_test_images(classifier, sets)
-    return scores_of(predictions, sets, score_shares(predictions, sets).get(client, float("nan")))
+    return scores_of(predictions, sets, score_shares(predictions, sets).get(client, math.nan))
 
 
 def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:

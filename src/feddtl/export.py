@@ -41,7 +41,7 @@ def export_merged(folder: Path, output: Path) -> None:
     if not (adapters := method.adapters(progress.state)):
         raise RunError(
             f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "
-            "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP has no place for it.",
+            "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP cannot contain it.",
             f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
             f"tensors are in {folder / 'tensors'} once it is finished.",
         )

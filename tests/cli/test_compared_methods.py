@@ -97,7 +97,9 @@ def test_methods_of_lora_and_zero_shot_leave_no_such_tensors(runs: dict[str, Pat
 def test_export_says_why_it_cannot_and_what_can(runs: dict[str, Path], method: str, feddtl: Command) -> None:
     folder = runs[method]
     answer = feddtl("export", folder, "merged")
-    refused(answer, f"is a run of '{method}'", "no place for it", f"feddtl evaluate {folder}", str(folder / "tensors"))
+    refused(
+        answer, f"is a run of '{method}'", "cannot contain it", f"feddtl evaluate {folder}", str(folder / "tensors")
+    )
     assert not Path("merged").exists()
 
 
