@@ -28,8 +28,7 @@ WATCHED = (
     ("hashing weights", "feddtl.models.backbone", "Backbone.digest"),
     ("hashing weights", "feddtl.backbones.clip", "ClipImageTower.prefix_digests"),
     ("reading the cache", "feddtl.features", "ImageEncoder.encode"),
-    ("training", "feddtl.methods.feddtl.method", "FedDTL.client_update"),
-    ("training", "feddtl.methods.federated", "FederatedMethod.client_update"),
+    ("training", "feddtl.methods.base", "Method.client_update"),
     ("packing", "feddtl.runtimes.wire.messages", "unpack_payload"),
     ("packing", "feddtl.deployment", "pack_reply"),
 )

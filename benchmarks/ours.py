@@ -104,9 +104,7 @@ class Ours:
 
     def prefix(self, pixels: torch.Tensor) -> torch.Tensor:
         """The frozen blocks on preprocessed images."""
-        classifier: Any = self.method.classifier(self.start)
-        activations: torch.Tensor = classifier.clip.image.prefix(pixels, self.method.first_image_block)
-        return activations
+        return self.method.clip.image.prefix(pixels, self.method.first_image_block)
 
 
 def prefix_flops(shape_name: str) -> float:

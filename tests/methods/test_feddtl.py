@@ -43,7 +43,7 @@ def test_state_holds_adapters_of_the_last_two_blocks_only(federation, method):
     factors = (".lora_A.weight", ".lora_B.weight")
     assert set(tensors) == {
         f"{group}/{layer}{suffix}"
-        for group, layers in (("shared", image), ("anchor", image), ("text", text))
+        for group, layers in (("shared/image", image), ("anchor/image", image), ("text", text))
         for layer in layers
         for suffix in factors
     }
@@ -65,7 +65,7 @@ def test_broadcast_holds_no_text_tower_and_nothing_of_an_image(federation, metho
     state = randomised(method.init_server(), round_number - 1)
     payload = method.broadcast(state)
     layers = federation.task.clip.image.stack.layer_shapes(2, TARGETS)
-    groups = ("shared", "anchor") if round_number == 3 else ("shared",)
+    groups = ("shared/image", "anchor/image") if round_number == 3 else ("shared/image",)
     expected = {
         f"{group}/{layer}{suffix}"
         for group in groups
@@ -201,7 +201,7 @@ def test_product_aggregation_averages_the_products(federation, make_experiment, 
         start = randomised(method.init_server(), 0)
         _, updates, aggregate = one_round(method, start, federation.clients(method))
         states[how] = select_prefix(aggregate.state.tensors, "shared")
-    layer = "vision_model.encoder.layers.3.self_attn.v_proj"
+    layer = "image/vision_model.encoder.layers.3.self_attn.v_proj"
 
     def product(weights):
         return weights[f"{layer}.lora_B.weight"].double() @ weights[f"{layer}.lora_A.weight"].double()

@@ -23,7 +23,7 @@ from typing import Annotated
 import torch
 
 from feddtl.checks import AtLeast, check_fields
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FedShiftSettings:
         check_fields("fedshift", self)
 
 
-class FedShift(FederatedMethod):
+class FedShift(Method):
     """A vector added to the image features."""
 
     Settings = FedShiftSettings
@@ -78,8 +78,8 @@ def test_the_table_belongs_to_experiments_with_the_method_alone(own: str) -> Non
     [
         ("nowhere.py:FedShift", "there is no file nowhere.py"),
         ("no_such_package.part:FedShift", "No module named"),
-        ("feddtl.methods.federated:SHARED", "something other than a method"),
-        ("feddtl.methods.federated:FedShift", "has no class 'FedShift'"),
+        ("feddtl.methods.base:Task", "something other than a method"),
+        ("feddtl.methods.base:FedShift", "has no class 'FedShift'"),
         ("fedshift", "is not known"),
     ],
 )

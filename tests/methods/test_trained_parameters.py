@@ -80,24 +80,22 @@ def test_fedclip(task):
 
 
 # Query, key and value of the last two blocks at rank 4: 6 · 4 · (768 + 768) = 36,864 and 6 · 4 · (512 + 512) = 24,576.
-VISUAL, TEXT = 36_864, 24_576
+IMAGE, TEXT = 36_864, 24_576
 
 
-def test_lora(task, monkeypatch):
+def test_lora(task):
     """The text below the first adapted block, which a model without weights cannot compute, is not asked for."""
-    monkeypatch.setattr("feddtl.methods.lora_clip.frozen_text", lambda *arguments: (None, ()))
-    assert counted(task, "feddtl") == TrainedParameters(shared=VISUAL, server=TEXT)
-    assert counted(task, "fedlora") == TrainedParameters(shared=VISUAL + TEXT)
-    assert counted(task, "fedlora", lora=LoraConfig(rank=8)) == TrainedParameters(shared=2 * (VISUAL + TEXT))
+    assert counted(task, "feddtl") == TrainedParameters(shared=IMAGE, server=TEXT)
+    assert counted(task, "fedlora") == TrainedParameters(shared=IMAGE + TEXT)
+    assert counted(task, "fedlora", lora=LoraConfig(rank=8)) == TrainedParameters(shared=2 * (IMAGE + TEXT))
 
 
 def test_zero_shot(task):
     assert counted(task, "zero-shot") == TrainedParameters()
 
 
-def test_the_page_of_the_methods_states_these_numbers(task, monkeypatch):
+def test_the_page_of_the_methods_states_these_numbers(task):
     """Its table, and four bytes a shared number on the wire."""
-    monkeypatch.setattr("feddtl.methods.lora_clip.frozen_text", lambda *arguments: (None, ()))
     page = Path(__file__).resolve().parents[2] / "docs/explanation/methods.md"
     rows = re.findall(
         r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) (kB|MB)", page.read_text(), re.MULTILINE

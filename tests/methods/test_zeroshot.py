@@ -7,7 +7,6 @@ import torch
 
 from feddtl.evaluate import predict
 from feddtl.methods.catalog import METHODS, build_method
-from feddtl.methods.zero_shot.method import zero_shot_classifier
 from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import add_prefix, select_prefix
 
@@ -33,7 +32,7 @@ def test_zero_shot_can_be_scored_on_the_activations_of_every_method(federation, 
     """Whatever block a method starts from; its own untrained model may be another, as with random prompts."""
     names = ("teapot", *federation.task.class_names)
     method = build_method(federation.task, make_experiment(method=method))
-    classifier = zero_shot_classifier(federation.task, method.first_image_block)
+    classifier = method.zero_shot_classifier()
     reference = build_method(federation.task, make_experiment(method="zero-shot"))
     expected = reference.classifier(reference.init_server())
     ours, theirs = (

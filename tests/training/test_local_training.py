@@ -14,7 +14,7 @@ def mean_step(parameters, loss_function, seen=lambda rows: None):
     """A step of one learner whose batch has this loss and these metrics."""
 
     def step(batches):
-        rows = batches[0].rows
+        rows = batches[0].indices
         loss, metrics = loss_function(parameters, rows)
         loss.backward()
         return {name: value.detach()[None] * len(rows) for name, value in {**metrics, "loss": loss}.items()}

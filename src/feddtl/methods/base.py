@@ -1,21 +1,33 @@
-"""What a federated method is: broadcast, client update, next server state, classifier. No process, socket or file."""
+"""What a federated method is: tensors that clients train, and what they do to the two towers of a backbone.
+
+A method defines the tensors, which of them stay on a client, and how images and texts are encoded with them. The rest
+is here, once for all methods.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from feddtl.config import TrainingSettings
-from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update
+from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
 from feddtl.methods.catalog import NoSettings
+from feddtl.methods.local_round import ANCHOR, SHARED, local_round
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.lora import Lora, Tensors
+from feddtl.models.text_tower import prompts_for
+from feddtl.tensor_groups import add_prefix, select_prefix
 from feddtl.training.client_data import ClientData
-from feddtl.training.local import EpochObserver, ignore_epochs
+from feddtl.training.local import EpochObserver, Learner, ignore_epochs
+from feddtl.training.objective import Objective, Supervised
+from feddtl.training.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class NextState:
 
 @dataclass(frozen=True)
 class TrainedParameters:
-    """How many numbers a method trains, by where they are trained and what becomes of them.
+    """How many numbers a method trains.
 
     Attributes:
         shared: On each client, then sent and aggregated.
@@ -60,25 +72,36 @@ class TrainedParameters:
     server: int = 0
 
 
-class Classifier(Protocol):
-    """Class names in, unit embeddings out; logits are s times their cosines."""
+@dataclass(frozen=True)
+class Classifier:
+    """Images or class names in, unit embeddings out; logits are s times their cosines.
 
-    @property
-    def images_per_pass(self) -> int:
-        """Images that one call of `image_features` should hold."""
-        ...
+    Attributes:
+        images_per_pass: Images that one call of `image_features` should take.
+        encode_images: Activations at the method's first changing image block, (B, S, d), -> (B, e) projected features.
+        encode_texts: Class names -> (C, e) projected features.
+    """
 
+    images_per_pass: int
+    encode_images: Callable[[Tensor], Tensor]
+    encode_texts: Callable[[Sequence[str]], Tensor]
+
+    @torch.no_grad()
     def image_features(self, activations: Tensor) -> Tensor:
-        """Unit image embeddings (B, e) from the input of the method's first changing image block, (B, S, d)."""
-        ...
+        """Unit image embeddings (B, e)."""
+        return normalize(self.encode_images(activations), dim=-1)
 
+    @torch.no_grad()
     def text_embeddings(self, class_names: Sequence[str]) -> Tensor:
         """Unit text embeddings (C, e)."""
-        ...
+        return normalize(self.encode_texts(class_names), dim=-1)
 
 
 class Method(ABC):
-    """A federated method.
+    """A federated method: named tensors that clients train, and share or keep.
+
+    A subclass defines `initial_shared` and overrides `image_features` or `text_features`. Server state and payload
+    consist of `shared/…` and, if the schedule has RL rounds, `anchor/…`.
 
     Args:
         task: What server and clients agree on.
@@ -86,15 +109,17 @@ class Method(ABC):
         training: Settings of local training, of its two stages and of the server, common to all methods.
 
     Attributes:
-        Settings: Type of the method's own settings, a frozen dataclass of scalars.
-        title: Name in tables; of built-in methods the table in `feddtl.methods.catalog` has it.
-        first_image_block: First block of the image tower that the method changes, from 0; the number of blocks where
-            it changes none.
+        Settings, title: Type of the method's own settings, a frozen dataclass of scalars, and name in tables; of a
+            built-in method the table in `feddtl.methods.catalog` has them.
         trains: False for a method without training; a runtime then runs no round.
-        clients_together: Clients whose steps are best computed as one on this device.
         trains_lora: Whether what clients send are LoRA factors.
         client_towers: Towers whose weights `client_update` needs.
         server_towers: Towers whose weights `init_server`, `broadcast` and `next_state` need. Classifying takes both.
+        own_optimizer: What `local.optimizer = "auto"` stands for.
+        first_image_block: First block of the image tower that the method changes, from 0; the number of blocks if it
+            changes none.
+        clients_together: Clients whose steps are best computed as one on this device.
+        batches_clients: False if one step cannot take images of several clients.
     """
 
     Settings: ClassVar[type[Any]] = NoSettings
@@ -103,23 +128,99 @@ class Method(ABC):
     trains_lora: ClassVar[bool] = False
     client_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     server_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
-    first_image_block: int
+    own_optimizer: ClassVar[Literal["adam", "sgd"]] = "sgd"
     clients_together: int = 1
+    batches_clients: bool = True
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         self.task = task
         self.settings = settings
         self.training = training
+        self.clip = task.clip
+        self.device = task.clip.image.device
+        self.first_image_block = len(task.clip.image.stack)
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images that one pass takes: at least a whole batch if the method changes no block."""
+        image = self.clip.image
+        whole = self.training.local.batch_size if self.first_image_block == len(image.stack) else 0
+        return max(whole, image.images_per_pass)
+
+    # What a method defines.
 
     @abstractmethod
+    def initial_shared(self) -> Tensors:
+        """What the server starts from: the tensors that are sent and aggregated."""
+
+    def initial_personal(self, client: int) -> Tensors:
+        """What a client starts from and keeps to itself; nothing by default."""
+        return {}
+
+    def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
+        """Projected features (B, e), before normalisation, from activations at `first_image_block`; those of the
+        frozen tower by default."""
+        return self.clip.image.features(activations, self.first_image_block)
+
+    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+        """Projected text features (C, e), before normalisation; those of the frozen tower by default."""
+        features, _ = self.frozen_text(class_names, len(self.clip.text.stack))
+        return features
+
+    # What a method may change.
+
+    def image_features_of_clients(
+        self, tensors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor
+    ) -> Tensor:
+        """Projected features (B, e) of several clients' images; owners (B,), sorted, are positions in `tensors`.
+
+        One call of `image_features` for each owner by default; a method may compute them as one.
+        """
+        if len(tensors) == 1:
+            return self.image_features(tensors[0], activations)
+        counts = torch.bincount(owners, minlength=len(tensors)).tolist()
+        shares = zip(tensors, torch.split(activations, counts), strict=True)
+        return torch.cat([self.image_features(own, share) for own, share in shares if len(share)])
+
+    def text_embeddings_of_clients(self, tensors: Sequence[Mapping[str, Tensor]], payload: Payload) -> Tensor:
+        """Unit embeddings of the base classes with the tensors of K clients, (K, C, e), or (1, C, e) for all."""
+        features = [self.text_features(own, self.task.class_names) for own in tensors]
+        return normalize(torch.stack(features), dim=-1)
+
+    def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
+        """What a client minimises in SFT rounds: cross-entropy over the base classes by default."""
+        return Supervised(policy, learners)
+
+    def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
+        """The model between several: Σ_i w_i · t_i for each tensor by default."""
+        pairs = list(zip(weights, parts, strict=True))
+        return {name: torch.stack([weight * part[name] for weight, part in pairs]).sum(dim=0) for name in parts[0]}
+
+    def uplink_samples(self, policy: Policy, learners: Sequence[Learner]) -> list[Tensors]:
+        """Tensors with a row per image that each client sends after training; none by default."""
+        return [{} for _ in learners]
+
+    def global_tensors(self, state: ServerState) -> Tensors:
+        """Tensors of the global model: those that are shared."""
+        return self.trained_tensors(state)
+
+    # What is the same for every method.
+
+    def frozen_text(self, class_names: Sequence[str], stop: int) -> tuple[Tensor, Tensor]:
+        """Input of text block `stop`, (C, S, d), and positions (C,); see `TextTower.prefix`."""
+        return self.clip.text.prefix(tuple(prompts_for(class_names, self.task.prompt_template)), stop)
+
     def init_server(self) -> ServerState:
         """State before round 1."""
+        return ServerState(0, self._with_anchor(self.initial_shared(), {}, round_number=0))
 
-    @abstractmethod
     def broadcast(self, state: ServerState) -> Payload:
-        """Payload that opens round `state.round + 1`."""
+        """Payload that opens round `state.round + 1`; in the RL stage with the SFT anchor, so that a client may join
+        at any round."""
+        groups = (f"{SHARED}/", f"{ANCHOR}/") if self.stage(state.round + 1) == "rl" else (f"{SHARED}/",)
+        tensors = {name: tensor for name, tensor in state.tensors.items() if name.startswith(groups)}
+        return Payload(state.round + 1, tensors)
 
-    @abstractmethod
     def client_updates(
         self,
         payload: Payload,
@@ -127,11 +228,12 @@ class Method(ABC):
         personal: Sequence[Tensors],
         observer: EpochObserver = ignore_epochs,
     ) -> list[Update]:
-        """Local training of some clients.
-
-        Each update depends on the payload, its client's data and what that client kept, and on nothing else; steps of
-        several clients may be computed together, equal up to rounding.
-        """
+        """Train some clients, each from the payload, its data and what it kept, and from nothing else; steps of several
+        may be computed together, equal up to rounding."""
+        if self.batches_clients:
+            return local_round(self, payload, clients, personal, observer)
+        pairs = zip(clients, personal, strict=True)
+        return [update for data, own in pairs for update in local_round(self, payload, [data], [own], observer)]
 
     def client_update(
         self, payload: Payload, data: ClientData, personal: Tensors, observer: EpochObserver = ignore_epochs
@@ -139,40 +241,58 @@ class Method(ABC):
         """`client_updates` of one client."""
         return self.client_updates(payload, [data], [personal], observer)[0]
 
-    @abstractmethod
     def expected_update(self, payload: Payload) -> ExpectedUpdate:
         """What an update that answers this payload looks like, before any transform."""
+        return ExpectedUpdate(select_prefix(payload.tensors, SHARED))
 
-    @abstractmethod
     def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
-        """State after a round.
+        """State after a round: the aggregated tensors are shared, and the anchor too as long as SFT lasts.
 
         Args:
             state: When the round began.
             aggregated: The clients' weights combined into one, by their name in `Update.weights`.
             updates: What was combined, sorted by client; for training on the server.
         """
+        number = state.round + 1
+        return NextState(ServerState(number, self._with_anchor(aggregated, state.tensors, number)))
 
-    @abstractmethod
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The global model, or with `update` the model of that client when the round began at `state`."""
+        own = {} if update is None else {**update.weights, **update.personal}
+        tensors = {name: tensor.to(self.device) for name, tensor in {**self.global_tensors(state), **own}.items()}
+        return Classifier(
+            self.images_per_pass, partial(self.image_features, tensors), partial(self.text_features, tensors)
+        )
 
     def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
         """`classifier` as a client forms it, from the broadcast that opened the round."""
         return self.classifier(ServerState(payload.round - 1, payload.tensors), update)
 
-    @abstractmethod
+    def zero_shot_classifier(self) -> Classifier:
+        """The pre-trained model on activations at `first_image_block`: what every method is compared with."""
+        image, text = partial(Method.image_features, self, {}), partial(Method.text_features, self, {})
+        return Classifier(self.clip.image.images_per_pass, image, text)
+
     def trained_parameters(self) -> TrainedParameters:
         """How many numbers are trained."""
+        return TrainedParameters(count_parameters(self.initial_shared()), count_parameters(self.initial_personal(0)))
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
-        """Trained LoRA by tower ('image', 'text'), for export; empty where the method has none."""
+        """Trained LoRA by tower ('image', 'text'), for export; empty for a method without LoRA."""
         return {}
 
     def trained_tensors(self, state: ServerState) -> Tensors:
-        """What was trained and belongs to the global model, for the run folder."""
-        return state.tensors
+        """The shared tensors, for the run folder."""
+        return select_prefix(state.tensors, SHARED)
 
     def stage(self, round_number: int) -> str:
         """Training stage of a round: 'sft' or 'rl'."""
         return self.training.stage(round_number)
+
+    def _with_anchor(self, shared: Tensors, before: Mapping[str, Tensor], round_number: int) -> Tensors:
+        """Shared tensors after a round in their group, with the anchor if the schedule has RL rounds."""
+        tensors = add_prefix(SHARED, shared)
+        if self.training.last_sft_round == self.training.rounds:
+            return tensors
+        anchor = shared if self.stage(round_number) == "sft" else select_prefix(before, ANCHOR)
+        return {**tensors, **add_prefix(ANCHOR, anchor)}

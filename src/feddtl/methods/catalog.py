@@ -2,7 +2,7 @@
 
 A new method is a folder beside this file and one entry in `METHODS`. A method outside the repository needs no entry:
 `--method path/to/my_method.py:MyMethod` and `--method package.module:MyMethod` name a subclass of
-`feddtl.methods.base.Method`, whose `Settings` are its flags.
+`feddtl.methods.base.Method`. The fields of its `Settings` are its flags.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from feddtl.errors import ConfigError, did_you_mean
 from feddtl.methods.fedclip.settings import FedCLIPSettings
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.methods.fedpgp.settings import FedPGPSettings
-from feddtl.methods.no_settings import NoSettings as NoSettings
 from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.methods.promptfl.settings import PromptFLSettings
 
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
     from feddtl.methods.base import Method, Task
 
 Stages = Literal["sft-then-rl", "sft"]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A method without settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ def is_own_method(name: str) -> bool:
 
 
 def with_absolute_file(name: str) -> str:
-    """The name of a user's own method with the whole path of its file; any other name as it is."""
-    where, _, kind = name.rpartition(":")
-    return f"{Path(where).expanduser().absolute()}:{kind}" if where.endswith(".py") else name
+    """The name of a user's own method with the whole path of its file; any other name unchanged."""
+    path, _, kind = name.rpartition(":")
+    return f"{Path(path).expanduser().absolute()}:{kind}" if path.endswith(".py") else name
 
 
 def method_entry(name: str) -> MethodEntry:
@@ -123,9 +127,9 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def _module(name: str, where: str) -> ModuleType:
+def _module(name: str, source: str) -> ModuleType:
     try:
-        return _module_of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        return _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     # A user's file may fail in any way; the error must say which file it was.
     except Exception as error:
         raise ConfigError(

@@ -18,7 +18,7 @@ def settings_types(method: str = "") -> dict[str, type[Any]]:
 
 @dataclass(frozen=True)
 class MethodTables:
-    """Settings by table; a table that is not here has its defaults.
+    """Settings by table; a table that is absent has its defaults.
 
     Attributes:
         tables: (name, settings) pairs, sorted by name, so that equal settings are equal.
@@ -37,5 +37,5 @@ class MethodTables:
 
     def all(self, method: str) -> dict[str, Any]:
         """Settings of every table that an experiment with this method may have, by name."""
-        there = dict(self.tables)
-        return {name: there.get(name) or kind() for name, kind in settings_types(method).items()}
+        changed = dict(self.tables)
+        return {name: changed.get(name) or kind() for name, kind in settings_types(method).items()}

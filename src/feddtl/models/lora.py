@@ -133,8 +133,9 @@ def init_factors(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) ->
 
 
 def layer_names(factors: Mapping[str, Tensor]) -> list[str]:
-    """The adapted layers, sorted."""
-    return sorted(name.removesuffix(A_SUFFIX) for name in factors if name.endswith(A_SUFFIX))
+    """The adapted layers, sorted by their names in the model, whatever group is in front of them."""
+    layers = [name.removesuffix(A_SUFFIX) for name in factors if name.endswith(A_SUFFIX)]
+    return sorted(layers, key=lambda layer: layer.rpartition("/")[2])
 
 
 def mix(parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:

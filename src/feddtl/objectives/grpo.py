@@ -7,8 +7,7 @@ e the joint width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,8 +100,7 @@ def exact_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     return (log_probs.exp() * (log_probs - reference_log_probs)).sum(dim=-1)
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Rollout(NamedTuple):
     """The actions of groups of noisy samples at the parameters θ_old, and their advantages.
 
     Attributes:

@@ -8,7 +8,6 @@ from feddtl.config import Experiment, clients_at_a_time
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_test_images, score_shares, scores_of
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method
-from feddtl.methods.zero_shot.method import zero_shot_classifier
 from feddtl.observers import RunObserver
 from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.context import RunContext
@@ -84,7 +83,7 @@ class Runtime:
 
     def score_before_training(self) -> tuple[Scores, Predictions]:
         """Scores and predictions of zero-shot CLIP; `local` is its mean accuracy on the clients' shares."""
-        classifier = zero_shot_classifier(self._method.task, self._method.first_image_block)
+        classifier = self._method.zero_shot_classifier()
         with self._stopwatch.measure("evaluation"):
             predictions = predict_test_images(classifier, self._sets)
             local = mean(list(score_shares(predictions, self._sets).values()))

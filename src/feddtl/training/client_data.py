@@ -1,4 +1,4 @@
-"""A client's training images, once through the blocks that never change."""
+"""What a client trains on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ClientData:
     Attributes:
         client: Id from 0.
         activations: N · views rows (S, d), the input of the method's first changing image block; row
-            position · views + view.
+            index · views + view.
         labels: (N,) base-class ids.
         views: Frozen views of each image.
     """
@@ -30,21 +30,21 @@ class ClientData:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, positions: Tensor, round_number: int) -> Tensor:
+    def activations_of(self, indices: Tensor, round_number: int) -> Tensor:
         """Activations (B, S, d) of images (B,), in the view whose turn it is.
 
         One round sees one view of an image, so that the old policy, the reference and the upload agree; its
         neighbours are seen in other views at the same time.
         """
-        view = (round_number - 1 + positions) % self.views
-        return self.activations.rows(positions * self.views + view)
+        view = (round_number - 1 + indices) % self.views
+        return self.activations.rows(indices * self.views + view)
 
-    def select(self, positions: Tensor) -> ClientData:
-        """The images at positions (N,), in all their views; no activation is copied."""
-        chosen = self.activations.select(rows_of_views(positions, self.views))
-        return ClientData(self.client, chosen, self.labels[positions], self.views)
+    def select(self, indices: Tensor) -> ClientData:
+        """The images at indices (N,), in all their views; no activation is copied."""
+        chosen = self.activations.select(rows_of_views(indices, self.views))
+        return ClientData(self.client, chosen, self.labels[indices], self.views)
 
 
-def rows_of_views(positions: Tensor, views: int) -> Tensor:
+def rows_of_views(indices: Tensor, views: int) -> Tensor:
     """Rows of all views of images (N,), image by image: (N · views,)."""
-    return (positions[:, None] * views + torch.arange(views)).flatten()
+    return (indices[:, None] * views + torch.arange(views)).flatten()

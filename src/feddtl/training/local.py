@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,41 +22,35 @@ class Learner:
 
     Attributes:
         parameters: Leaf tensors with gradients; changed in place.
-        rows: Its samples, as rows of the data that all learners of a loop have in common.
+        indices: Its samples among those of all learners of a loop.
         generator: CPU generator of the order.
     """
 
     parameters: Tensors
-    rows: range
+    indices: range
     generator: torch.Generator
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one learner sees in one step: its position among the learners, and rows (B,) on the CPU."""
+    """What one learner sees in one step: its position among the learners, and indices (B,) of samples, on the CPU."""
 
     learner: int
-    rows: Tensor
+    indices: Tensor
 
 
 # One step of the learners that still have batches: leaves the gradient of each one's mean loss in its parameters and
-# returns, for each metric, its sum over the rows of each batch, (batches,). They stay tensors on the device, so that
+# returns, for each metric, its sum over the samples of each batch, (batches,). They stay tensors on the device, so that
 # no step waits for it.
 StepFunction = Callable[[Sequence[Batch]], dict[str, Tensor]]
 # (learner, epoch from 0), before an epoch.
 EpochHook = Callable[[int, int], None]
-# (learner, epochs done, epochs), after an epoch.
-LearnerObserver = Callable[[int, int, int], None]
+# (client or learner, epochs done, epochs), after an epoch.
+EpochObserver = Callable[[int, int, int], None]
 
 
-class EpochObserver(Protocol):
-    """Told of each finished local epoch of each client."""
-
-    def __call__(self, client: int, epoch: int, epochs: int) -> None: ...
-
-
-def ignore_epochs(client: int, epoch: int, epochs: int) -> None:
-    """Observer for whoever does not watch."""
+def ignore_epochs(client: int, done: int, epochs: int) -> None:
+    """Observer that does nothing."""
 
 
 def trainable_copy(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
@@ -69,19 +63,14 @@ def detached(tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
-def adam(learners: Sequence[Learner], learning_rate: float) -> Optimizer:
-    """Adam over all learners. It counts steps and keeps moments per tensor and passes over a learner without a
-    gradient, so each learner is trained as by an optimiser of its own."""
-    parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
-    return Adam(parameters, learning_rate)
-
-
 def local_optimizer(learners: Sequence[Learner], config: LocalConfig, own: Literal["adam", "sgd"]) -> Optimizer:
-    """A fresh optimiser of a client's round: the configured one, or with 'auto' the method's own."""
-    chosen = own if config.optimizer == "auto" else config.optimizer
-    if chosen == "adam":
-        return adam(learners, config.learning_rate)
+    """A fresh optimiser of a client's round: the configured one, or with 'auto' the method's own.
+
+    Its state is per tensor and it passes over a tensor without a gradient, so each learner is trained as by its own.
+    """
     parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
+    if (own if config.optimizer == "auto" else config.optimizer) == "adam":
+        return Adam(parameters, config.learning_rate)
     return SGD(parameters, config.learning_rate, config.momentum, config.weight_decay)
 
 
@@ -93,7 +82,7 @@ def train(
     batch_size: int,
     optimizer: Optimizer,
     before_epoch: EpochHook = lambda learner, epoch: None,
-    observer: LearnerObserver = lambda learner, done, epochs: None,
+    observer: EpochObserver = ignore_epochs,
 ) -> list[dict[str, float]]:
     """Train leaf tensors in place for some epochs over shuffled mini-batches.
 
@@ -106,38 +95,38 @@ def train(
         batch_size: Samples a step and learner; the last batch of an epoch may be smaller.
         optimizer: A fresh one over all parameters: its state must not come from another client or round.
         before_epoch: Called before each epoch of each learner.
-        observer: Told after each epoch of each learner.
+        observer: Called after each epoch of each learner.
 
     Returns:
         By learner, metrics as means over all samples seen, `gradient_norm` among them.
     """
-    courses = [
+    streams = [
         _batches(index, learner, epochs, batch_size, before_epoch, observer) for index, learner in enumerate(learners)
     ]
     totals: dict[str, Tensor] = {}
-    for course in zip_longest(*courses):
-        batches = [batch for batch in course if batch is not None]
+    for together in zip_longest(*streams):
+        batches = [batch for batch in together if batch is not None]
         optimizer.zero_grad()
         sums = step(batches)
-        norms = [gradient_norm(learners[batch.learner].parameters) * len(batch.rows) for batch in batches]
+        norms = [gradient_norm(learners[batch.learner].parameters) * len(batch.indices) for batch in batches]
         optimizer.step()
         _add(totals, {**sums, "gradient_norm": torch.stack(norms)}, [batch.learner for batch in batches], len(learners))
     means = {name: total.tolist() for name, total in totals.items()}
     return [
-        {name: values[index] / (len(learner.rows) * epochs) for name, values in means.items()}
+        {name: values[index] / (len(learner.indices) * epochs) for name, values in means.items()}
         for index, learner in enumerate(learners)
     ]
 
 
 def _batches(
-    index: int, learner: Learner, epochs: int, batch_size: int, before_epoch: EpochHook, observer: LearnerObserver
+    index: int, learner: Learner, epochs: int, batch_size: int, before_epoch: EpochHook, observer: EpochObserver
 ) -> Iterator[Batch]:
-    """All batches of a learner; the observer is told when the step after an epoch's last batch is asked for."""
+    """All batches of a learner; the observer is called once the step of an epoch's last batch is done."""
     for epoch in range(epochs):
         before_epoch(index, epoch)
-        order = torch.randperm(len(learner.rows), generator=learner.generator) + learner.rows.start
-        for rows in torch.split(order, batch_size):
-            yield Batch(index, rows)
+        order = torch.randperm(len(learner.indices), generator=learner.generator) + learner.indices.start
+        for indices in torch.split(order, batch_size):
+            yield Batch(index, indices)
         observer(index, epoch + 1, epochs)
 
 

@@ -1,31 +1,17 @@
-"""What a stage of local training minimises, image by image, and where its randomness comes from."""
+"""What a stage of local training minimises, image by image."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from feddtl.seeding import torch_generator
 from feddtl.training.local import Batch, Learner
 from feddtl.training.penalties import Penalty
 from feddtl.training.policy import Microbatch, Policy
-
-
-@dataclass(frozen=True)
-class LocalRandomness:
-    """Where a client's randomness in a round comes from."""
-
-    seed: int
-    client: int
-    round: int
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """Fresh generator for one purpose."""
-        return torch_generator(self.seed, purpose, self.client, self.round)
 
 
 class Objective(ABC):
@@ -46,16 +32,16 @@ class Objective(ABC):
 
     @abstractmethod
     def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (R,) of each row and its metrics, (R,) each, without gradients.
+        """Loss (R,) of each image and its metrics, (R,) each, without gradients.
 
         Args:
-            microbatch: Which rows.
+            microbatch: Which images.
             features: (R, e) projected features.
             text: (parts, C, e) or (1, C, e) unit rows.
         """
 
     def text_term(self, clients: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
-        """A term of each part's loss that depends on the trained texts alone, (parts,); None where there is none.
+        """A term of each part's loss that depends on the trained texts alone, (parts,); None if there is none.
 
         Args:
             clients: Tensors of each part.
@@ -76,7 +62,7 @@ class Objective(ABC):
         self.before_step(batches)
         tensors = [self.learners[batch.learner].parameters for batch in batches]
         text = self.policy.text_embeddings(tensors)
-        # Text that is trained too is encoded once a step: passes add up its gradient, which then goes back at once.
+        # Trained text is encoded once a step: passes add up its gradient, which then goes back at once.
         anchor = text.detach().requires_grad_(text.requires_grad)
         sums: dict[str, Tensor] = {}
         for microbatch in self.policy.microbatches(batches):
@@ -84,35 +70,41 @@ class Objective(ABC):
             parts = microbatch.parts.to(losses.device, non_blocking=True)
             self._shares(batches, microbatch, losses).sum().backward()  # type: ignore[no-untyped-call]
             for name, values in {**metrics, "loss": losses.detach()}.items():
-                total = sums.setdefault(name, torch.zeros(len(batches), device=values.device, dtype=values.dtype))
-                total.index_add_(0, parts, values)
-        # What the images' losses and the term ask of the text goes back through it in one pass.
+                zeros = torch.zeros(len(batches), device=values.device, dtype=values.dtype)
+                sums.setdefault(name, zeros).index_add_(0, parts, values)
+        # The gradients of the images' losses and of the term go back through the text in one pass.
         roots: list[tuple[Tensor, Tensor | None]] = [(text, anchor.grad)] if text.requires_grad else []
         if (term := self.text_term(tensors, text)) is not None:
             roots.append((term.sum(), None))
             _add_term(sums, "text_term", term, batches)
         if self.penalties:
-            penalty = torch.stack([sum_of(self.penalties, own) for own in tensors])
-            roots.append((penalty.sum(), None))
-            _add_term(sums, "penalty", penalty, batches)
+            total = torch.stack([torch.stack([penalty(own) for penalty in self.penalties]).sum() for own in tensors])
+            roots.append((total.sum(), None))
+            _add_term(sums, "penalty", total, batches)
         if roots:
             torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
         return sums
 
     @staticmethod
     def _shares(batches: Sequence[Batch], microbatch: Microbatch, losses: Tensor) -> Tensor:
-        """loss / B of each row, so that a part's rows add up to its mean whatever passes they go through."""
-        sizes = [len(batch.rows) for batch in batches[microbatch.first : microbatch.first + len(microbatch.counts)]]
+        """Each part's sum of loss / B, so that its images add up to their mean whatever passes they go through."""
+        sizes = [len(batch.indices) for batch in batches[microbatch.first : microbatch.first + len(microbatch.counts)]]
         split = torch.split(losses, microbatch.counts)
         return torch.stack([share.sum() / size for share, size in zip(split, sizes, strict=True)])
 
 
-def sum_of(penalties: Sequence[Penalty], tensors: Mapping[str, Tensor]) -> Tensor:
-    """All penalties on a client's tensors, a scalar."""
-    return torch.stack([penalty(tensors) for penalty in penalties]).sum()
-
-
 def _add_term(sums: dict[str, Tensor], name: str, term: Tensor, batches: Sequence[Batch]) -> None:
-    """Count a term of each part's mean loss, (parts,), once for each of its rows."""
-    sums[name] = term.detach() * torch.tensor([len(batch.rows) for batch in batches], device=term.device)
+    """Count a term of each part's mean loss, (parts,), once for each of its images."""
+    sums[name] = term.detach() * torch.tensor([len(batch.indices) for batch in batches], device=term.device)
     sums["loss"] = sums["loss"] + sums[name]
+
+
+class Supervised(Objective):
+    """The SFT stage: cross-entropy (FedDTL §3)."""
+
+    def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """-log π(y|x)."""
+        logits = self.policy.logits(features, text, microbatch)
+        labels = self.policy.labels_of(microbatch)
+        hits = (logits.detach().argmax(dim=-1) == labels).to(logits.dtype)
+        return cross_entropy(logits, labels, reduction="none"), {"accuracy": hits}

@@ -6,8 +6,8 @@ torch itself takes, in every process that answers one message.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,20 +15,8 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 
-class Optimizer(Protocol):
-    """Moves parameters along their gradients; a parameter without a gradient stays as it is."""
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        ...
-
-    def step(self) -> None:
-        """Take a step with the gradients that are there."""
-        ...
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015) with β = (0.9, 0.999) and ε = 1e-8, fused; equal to `torch.optim.Adam` in every bit.
+class Optimizer(ABC):
+    """Moves parameters along their gradients; a parameter without a gradient stays as it is.
 
     Args:
         parameters: Leaves, which are changed in place.
@@ -36,26 +24,42 @@ class Adam:
     """
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
-        self._parameters = list(parameters)
-        self._learning_rate = learning_rate
-        self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._steps = [torch.zeros((), device=parameter.device) for parameter in self._parameters]
+        self.parameters = list(parameters)
+        self.learning_rate = learning_rate
 
     def zero_grad(self) -> None:
-        """See `Optimizer.zero_grad`."""
-        forget_gradients(self._parameters)
+        """Leave no gradient, not even zeros."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def gradients(self) -> dict[int, Tensor]:
+        """The gradients by position of their parameter."""
+        return {index: tensor.grad for index, tensor in enumerate(self.parameters) if tensor.grad is not None}
+
+    @abstractmethod
+    def step(self) -> None:
+        """Take a step with the present gradients."""
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015) with β = (0.9, 0.999) and ε = 1e-8, fused; equal to `torch.optim.Adam` in every bit."""
+
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+        super().__init__(parameters, learning_rate)
+        self._means, self._squares = ([torch.zeros_like(tensor) for tensor in self.parameters] for _ in range(2))
+        self._steps = [torch.zeros((), device=tensor.device) for tensor in self.parameters]
 
     @torch.no_grad()
     def step(self) -> None:
         """See `Optimizer.step`."""
-        moved, gradients = with_gradients(self._parameters)
-        means, squares, steps = (
-            [tensors[index] for index in moved] for tensors in (self._means, self._squares, self._steps)
+        gradients = self.gradients()
+        parameters, means, squares, steps = (
+            [tensors[index] for index in gradients]
+            for tensors in (self.parameters, self._means, self._squares, self._steps)
         )
         adam(
-            [self._parameters[index] for index in moved],
-            gradients,
+            parameters,
+            list(gradients.values()),
             means,
             squares,
             [],
@@ -64,14 +68,14 @@ class Adam:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self._learning_rate,
+            lr=self.learning_rate,
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
         )
 
 
-class SGD:
+class SGD(Optimizer):
     """Gradient descent with momentum and weight decay; equal to `torch.optim.SGD` in every bit.
 
     Args:
@@ -84,44 +88,27 @@ class SGD:
     def __init__(
         self, parameters: Iterable[Tensor], learning_rate: float, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
-        self._parameters = list(parameters)
-        self._learning_rate = learning_rate
+        super().__init__(parameters, learning_rate)
         self._momentum = momentum
         self._weight_decay = weight_decay
-        self._velocities: list[Tensor | None] = [None] * len(self._parameters)
-
-    def zero_grad(self) -> None:
-        """See `Optimizer.zero_grad`."""
-        forget_gradients(self._parameters)
+        self._velocities: list[Tensor | None] = [None] * len(self.parameters)
 
     @torch.no_grad()
     def step(self) -> None:
         """See `Optimizer.step`."""
-        moved, gradients = with_gradients(self._parameters)
-        velocities = [self._velocities[index] for index in moved]
+        gradients = self.gradients()
+        velocities = [self._velocities[index] for index in gradients]
         sgd(
-            [self._parameters[index] for index in moved],
-            gradients,
+            [self.parameters[index] for index in gradients],
+            list(gradients.values()),
             velocities,
             weight_decay=self._weight_decay,
             momentum=self._momentum,
-            lr=self._learning_rate,
+            lr=self.learning_rate,
             dampening=0.0,
             nesterov=False,
             maximize=False,
         )
-        # torch puts the first velocities into the list that it is given.
-        for index, velocity in zip(moved, velocities, strict=True):
+        # torch puts a parameter's first velocity into the list.
+        for index, velocity in zip(gradients, velocities, strict=True):
             self._velocities[index] = velocity
-
-
-def with_gradients(parameters: Iterable[Tensor]) -> tuple[list[int], list[Tensor]]:
-    """Positions of the parameters that have a gradient, and the gradients."""
-    found = {index: tensor.grad for index, tensor in enumerate(parameters) if tensor.grad is not None}
-    return list(found), list(found.values())
-
-
-def forget_gradients(parameters: Iterable[Tensor]) -> None:
-    """Leave no gradient, not even zeros."""
-    for parameter in parameters:
-        parameter.grad = None

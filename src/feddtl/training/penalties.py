@@ -30,7 +30,7 @@ def proximal_term(tensors: Mapping[str, Tensor], received: Mapping[str, Tensor],
     """μ/2 · ‖w − w_global‖² over the shared tensors (FedProx, Li et al., MLSys 2020, eq. 2).
 
     Args:
-        tensors: A client's tensors; those that it keeps have no global counterpart and are not held.
+        tensors: A client's tensors; personal ones have no global counterpart and are left free.
         received: w_global.
         weight: μ.
     """

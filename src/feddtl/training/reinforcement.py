@@ -18,8 +18,9 @@ from feddtl.objectives.grpo import (
     kl_to_reference,
     roll_out,
 )
+from feddtl.seeding import torch_generator
 from feddtl.training.local import Batch, Learner
-from feddtl.training.objective import LocalRandomness, Objective
+from feddtl.training.objective import Objective
 from feddtl.training.policy import Microbatch, Policy
 
 
@@ -33,9 +34,9 @@ class Reinforcement(Objective):
         policy: The model on the clients' images.
         learners: One per client.
         config: RL settings.
-        randomness: Of each client.
-        received: The tensors that each client starts from, at which a round's roll-outs are drawn; one mapping where
-            all start from the same.
+        seed: Of the experiment; noise depends on it, the client and the round.
+        received: The tensors that each client starts from, at which a round's roll-outs are drawn; one mapping if all
+            start from the same.
         anchor: The same after the last SFT round.
         mix: The model between several, (their tensors, shares) -> tensors.
     """
@@ -45,7 +46,7 @@ class Reinforcement(Objective):
         policy: Policy,
         learners: Sequence[Learner],
         config: RlConfig,
-        randomness: Sequence[LocalRandomness],
+        seed: int,
         received: Sequence[Mapping[str, Tensor]],
         anchor: Sequence[Mapping[str, Tensor]],
         mix: Callable[[Sequence[Mapping[str, Tensor]], Sequence[float]], Tensors],
@@ -54,13 +55,16 @@ class Reinforcement(Objective):
         self._config = config
         self._mix = mix
         self._sources = [
-            (source.generator("rollout-noise"), source.generator("rollout-action")) for source in randomness
+            [
+                torch_generator(seed, purpose, data.client, policy.round)
+                for purpose in ("rollout-noise", "rollout-action")
+            ]
+            for data in policy.clients
         ]
         self._reference = self._hybrid_reference(received, anchor)  # (N, C) log π_ref
-        # By learner: roll-outs of all its images, or ('batch') the noise of those that a step draws.
-        self._rollouts: dict[int, Rollout] = {}
-        self._noise: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
-        self._batches: Sequence[Batch] = ()
+        # Of all images: their roll-outs, or ('batch') the draws for the roll-outs of the present step.
+        self._rollouts: Rollout | None = None
+        self._draws: list[Tensor] = []
         if config.rollout == "round":
             self._draw_all(range(len(learners)), received)
 
@@ -72,22 +76,20 @@ class Reinforcement(Objective):
     def before_step(self, batches: Sequence[Batch]) -> None:
         """Draw the noise of the step's own roll-outs, if it has some: for whole batches, so that the passes into
         which they are cut make no difference."""
-        self._batches = batches
         if self._config.rollout != "batch":
             return
         for batch in batches:
-            learner = self.learners[batch.learner]
-            own = (batch.rows - learner.rows.start).to(self.policy.device, non_blocking=True)
-            for purpose, draw in enumerate(self._draw_noise(batch.learner, len(batch.rows))):
-                if draw is not None:
-                    room = self._noise[purpose].setdefault(batch.learner, _for_all(draw, learner))
-                    room[:, own] = draw
+            own = batch.indices.to(self.policy.device, non_blocking=True)
+            draws = self._draw_noise(batch.learner, len(own))
+            self._draws = self._draws or [self._for_all_images(draw, dim=1) for draw in draws]
+            for of_all, draw in zip(self._draws, draws, strict=True):
+                of_all[:, own] = draw
 
     def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """β · KL - L_p, as means over the group."""
         config = self._config
         rollout = self._rollout_of(microbatch, features, text)
-        reference = self._reference[microbatch.rows.to(features.device, non_blocking=True)]
+        reference = self._reference[microbatch.indices.to(features.device, non_blocking=True)]
         log_policy = self.policy.logits(features, text, microbatch).log_softmax(dim=-1)  # (R, C)
         log_probs = action_log_probs(log_policy, rollout.actions)  # (G, R)
         reference_log_probs = action_log_probs(reference, rollout.actions)
@@ -98,7 +100,7 @@ class Reinforcement(Objective):
             kl = exact_kl(log_policy, reference)
         else:
             kl = kl_to_reference(log_probs, reference_log_probs, config.max_log_ratio).mean(dim=0)
-        labels = self.policy.labels[microbatch.rows.to(features.device, non_blocking=True)]
+        labels = self.policy.labels_of(microbatch)
         metrics = self._diagnostics(log_probs.detach(), rollout, reference_log_probs, labels)
         return config.kl_weight * kl - gain, {**metrics, "policy_objective": gain.detach(), "kl": kl.detach()}
 
@@ -119,48 +121,50 @@ class Reinforcement(Objective):
         """Roll-outs of all images of some learners at these tensors, of each learner or one mapping for all."""
         features = self.policy.all_features(tensors, learners)
         texts = self.policy.text_embeddings(tensors)
-        sizes = [len(self.learners[learner].rows) for learner in learners]
-        for index, (learner, own) in enumerate(zip(learners, torch.split(features, sizes), strict=True)):
-            rows = self.learners[learner].rows
-            labels, text = self.policy.labels[rows.start : rows.stop], texts[index if len(texts) > 1 else 0]
-            self._rollouts[learner] = self._roll_out(own, text, labels, *self._draw_noise(learner, len(own)))
+        sizes = [len(self.learners[learner].indices) for learner in learners]
+        for position, (learner, own) in enumerate(zip(learners, torch.split(features, sizes), strict=True)):
+            images = slice(self.learners[learner].indices.start, self.learners[learner].indices.stop)
+            draws, labels = self._draw_noise(learner, len(own)), self.policy.labels[images]
+            rollout = self._roll_out(own, texts[position if len(texts) > 1 else 0], labels, *draws)
+            if self._rollouts is None:
+                self._rollouts = Rollout(*(self._for_all_images(drawn, dim=-1) for drawn in rollout))
+            for of_all, drawn in zip(self._rollouts, rollout, strict=True):
+                of_all[..., images] = drawn
 
-    def _draw_noise(self, learner: int, images: int) -> tuple[Tensor, Tensor | None]:
+    def _draw_noise(self, learner: int, images: int) -> list[Tensor]:
         """ε (G, B, e) ~ N(0, σ²) and, for sampled actions, uniform draws (G, B, C)."""
         group, device = self._config.group_size, self.policy.device
         noise_source, action_source = self._sources[learner]
         noise = torch.randn(group, images, self.policy.feature_width, generator=noise_source)
-        uniform = None
+        draws = [(self._config.noise_std * noise).to(device)]
         if self._config.action == "sample":
-            uniform = torch.rand(group, images, self._reference.shape[1], generator=action_source).to(device)
-        return (self._config.noise_std * noise).to(device), uniform
+            classes = self._reference.shape[1]
+            draws.append(torch.rand(group, images, classes, generator=action_source).to(device))
+        return draws
+
+    def _for_all_images(self, drawn: Tensor, dim: int) -> Tensor:
+        """Empty tensor like `drawn`, with all images of the policy in this dimension."""
+        shape = list(drawn.shape)
+        shape[dim] = len(self.policy.labels)
+        return drawn.new_empty(shape)
 
     def _roll_out(
-        self, features: Tensor, text: Tensor, labels: Tensor, noise: Tensor, uniform: Tensor | None
+        self, features: Tensor, text: Tensor, labels: Tensor, noise: Tensor, uniform: Tensor | None = None
     ) -> Rollout:
         return roll_out(features, text, labels, self.policy.logit_scale, noise, self._config.noise_on, uniform)
 
     @torch.no_grad()
     def _rollout_of(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> Rollout:
-        """Roll-outs of a microbatch's rows: looked up, or drawn at the features of this very pass."""
+        """Roll-outs of a microbatch: looked up, or drawn at the features of this very pass."""
+        indices = microbatch.indices.to(features.device, non_blocking=True)
+        if self._rollouts is not None:
+            return Rollout(*(of_all[..., indices] for of_all in self._rollouts))
         parts = []
-        shares = zip(
-            torch.split(microbatch.rows, microbatch.counts),
-            torch.split(features.detach(), microbatch.counts),
-            strict=True,
-        )
-        for part, (rows, own_features) in enumerate(shares, start=microbatch.first):
-            learner = self._batches[part].learner
-            own = (rows - self.learners[learner].rows.start).to(features.device, non_blocking=True)
-            if self._config.rollout != "batch":
-                parts.append(_rows(self._rollouts[learner], own))
-                continue
-            noise, uniform = self._noise[0][learner], self._noise[1].get(learner)
-            own_text = text.detach()[part if len(text) > 1 else 0]
-            labels = self.policy.labels[rows.to(features.device, non_blocking=True)]
-            chosen = None if uniform is None else uniform[:, own]
-            parts.append(self._roll_out(own_features, own_text, labels, noise[:, own], chosen))
-        return _joined(parts)
+        shares = zip(torch.split(indices, microbatch.counts), torch.split(features, microbatch.counts), strict=True)
+        for part, (own, own_features) in enumerate(shares, start=microbatch.first):
+            draws, labels = [draw[:, own] for draw in self._draws], self.policy.labels[own]
+            parts.append(self._roll_out(own_features, text[part if len(text) > 1 else 0], labels, *draws))
+        return Rollout(*(torch.cat(tensors, dim=-1) for tensors in zip(*parts, strict=True)))
 
     def _diagnostics(
         self, log_probs: Tensor, rollout: Rollout, reference_log_probs: Tensor, labels: Tensor
@@ -178,25 +182,3 @@ class Reinforcement(Objective):
         }
         means = {name: values.to(ratio.dtype).mean(dim=0) for name, values in by_sample.items()}
         return {**means, "all_equal_groups": rollout.all_equal.to(ratio.dtype)}
-
-
-def _for_all(draw: Tensor, learner: Learner) -> Tensor:
-    """Room for draws (G, B, ·) of all images of a learner, (G, N, ·)."""
-    return draw.new_empty(draw.shape[0], len(learner.rows), draw.shape[2])
-
-
-def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
-    return Rollout(
-        rollout.actions[:, rows], rollout.advantages[:, rows], rollout.old_log_probs[:, rows], rollout.all_equal[rows]
-    )
-
-
-def _joined(parts: Sequence[Rollout]) -> Rollout:
-    if len(parts) == 1:
-        return parts[0]
-    return Rollout(
-        torch.cat([part.actions for part in parts], dim=1),
-        torch.cat([part.advantages for part in parts], dim=1),
-        torch.cat([part.old_log_probs for part in parts], dim=1),
-        torch.cat([part.all_equal for part in parts]),
-    )

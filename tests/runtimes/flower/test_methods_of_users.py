@@ -15,9 +15,9 @@ from feddtl.errors import FeddtlError
 from feddtl.runtimes.wire.contract import Contract, RejectedMessageError
 
 OWN = """
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method
 
-class Mine(FederatedMethod):
+class Mine(Method):
     def initial_shared(self):
         return {}
 """

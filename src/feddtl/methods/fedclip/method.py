@@ -8,28 +8,25 @@ so that methods differ in what they train and not in the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Task
+from feddtl.methods.base import Method, Task
 from feddtl.methods.fedclip.settings import FedCLIPSettings
-from feddtl.methods.federated import FederatedMethod
 from feddtl.methods.linear_layers import initial_linear
 from feddtl.models.lora import Tensors
 from feddtl.training.local import Learner
-from feddtl.training.objective import Objective
+from feddtl.training.objective import Objective, Supervised
 from feddtl.training.policy import Microbatch, Policy
-from feddtl.training.supervised import Supervised
 
 
-class FedCLIP(FederatedMethod):
+class FedCLIP(Method):
     """Federated averaging of a gate on frozen image features."""
 
-    Settings: ClassVar[type[FedCLIPSettings]] = FedCLIPSettings
     settings: FedCLIPSettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
@@ -65,7 +62,7 @@ class ContrastiveInBatch(Objective):
 
     def losses(self, microbatch: Microbatch, features: Tensor, text: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(-log p(text_i|image_i) - log p(image_i|text_i)) / 2."""
-        labels = self.policy.labels[microbatch.rows.to(features.device, non_blocking=True)]
+        labels = self.policy.labels_of(microbatch)
         logits = self.policy.logits(features, text, microbatch)  # (B, C)
         paired = logits[:, labels]  # (B, B): image i, text of image j
         own = torch.arange(len(labels), device=labels.device)

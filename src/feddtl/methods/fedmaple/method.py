@@ -12,15 +12,14 @@ Choices: the first visual prompts pass the norm behind the embeddings, as patche
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Task
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method, Task
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.methods.linear_layers import initial_linear
 from feddtl.models.image_tower import ImageTower
@@ -29,10 +28,9 @@ from feddtl.models.text_tower import TextTower, prompts_for
 from feddtl.seeding import torch_generator
 
 
-class FedMaPLe(FederatedMethod):
+class FedMaPLe(Method):
     """Federated averaging of coupled prompts."""
 
-    Settings: ClassVar[type[FedMaPLeSettings]] = FedMaPLeSettings
     settings: FedMaPLeSettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:

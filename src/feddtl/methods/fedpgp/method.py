@@ -12,28 +12,24 @@ prompt per class name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method
 from feddtl.methods.fedpgp.settings import FedPGPSettings
-from feddtl.methods.lora_clip import frozen_text
 from feddtl.methods.promptfl.method import CONTEXT, prompted_features
 from feddtl.models.lora import Tensors
 from feddtl.seeding import torch_generator
 from feddtl.training.local import Learner
-from feddtl.training.objective import Objective
+from feddtl.training.objective import Objective, Supervised
 from feddtl.training.policy import Policy
-from feddtl.training.supervised import Supervised
 
 
-class FedPGP(FederatedMethod):
+class FedPGP(Method):
     """Federated averaging of a prompt with personal low-rank changes."""
 
-    Settings: ClassVar[type[FedPGPSettings]] = FedPGPSettings
     settings: FedPGPSettings
 
     def initial_shared(self) -> Tensors:
@@ -60,10 +56,9 @@ class FedPGP(FederatedMethod):
         """Cross-entropy and the contrastive term."""
         return PromptContrast(policy, learners, self)
 
-    def written_features(self, class_names: Sequence[str]) -> Tensor:
+    def written_features(self) -> Tensor:
         """Projected features (C, e) of the hand-written prompts."""
-        features, _ = frozen_text(self.clip, class_names, self.task.prompt_template, len(self.clip.text.stack))
-        return features
+        return super().text_features({}, self.task.class_names)
 
     def _draw(self, rows: int, columns: int, purpose: str, *numbers: int) -> Tensor:
         generator = torch_generator(self.task.seed, purpose, *numbers)
@@ -76,7 +71,7 @@ class PromptContrast(Supervised):
     def __init__(self, policy: Policy, learners: Sequence[Learner], method: FedPGP) -> None:
         super().__init__(policy, learners)
         self._method = method
-        self._written = normalize(method.written_features(method.task.class_names), dim=-1)
+        self._written = normalize(method.written_features(), dim=-1)
 
     def text_term(self, clients: Sequence[Mapping[str, Tensor]], text: Tensor) -> Tensor | None:
         """μ · ℓ of each part."""

@@ -11,26 +11,23 @@ global model is the averaged maps between everybody's initial `down` and `up`, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
 from feddtl.config import TrainingSettings
 from feddtl.messages import ServerState
-from feddtl.methods.base import Task
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method, Task
 from feddtl.methods.linear_layers import kaiming_linear
-from feddtl.methods.lora_clip import frozen_text
 from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.models.lora import Tensors
 from feddtl.models.towers import Beside
 
 
-class PFedMMA(FederatedMethod):
+class PFedMMA(Method):
     """Federated averaging of the maps that join personal adapters of two towers."""
 
-    Settings: ClassVar[type[PFedMMASettings]] = PFedMMASettings
     settings: PFedMMASettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
@@ -69,7 +66,7 @@ class PFedMMA(FederatedMethod):
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) with an adapter beside each of the last blocks."""
         first = self._first_text_block
-        hidden, positions = frozen_text(self.clip, class_names, self.task.prompt_template, first)
+        hidden, positions = self.frozen_text(class_names, first)
         return self.clip.text.features(hidden, positions, first, beside=self._beside("text", first, tensors))
 
     def _beside(self, tower: str, first: int, tensors: Mapping[str, Tensor]) -> Beside:

@@ -7,12 +7,11 @@ is trained and sent. Both towers stay frozen, so a client keeps the final featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from feddtl.methods.federated import FederatedMethod
+from feddtl.methods.base import Method
 from feddtl.methods.promptfl.settings import PromptFLSettings
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import TextTower, prompts_for
@@ -23,10 +22,9 @@ CONTEXT = "context"
 NAME_PROMPT = "{class}."
 
 
-class PromptFL(FederatedMethod):
+class PromptFL(Method):
     """Federated averaging of a text prompt."""
 
-    Settings: ClassVar[type[PromptFLSettings]] = PromptFLSettings
     settings: PromptFLSettings
 
     def initial_shared(self) -> Tensors:

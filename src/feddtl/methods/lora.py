@@ -1,0 +1,89 @@
+"""CLIP with LoRA in the last blocks of both towers: what FedDTL and FedLoRA have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from feddtl.config import TrainingSettings
+from feddtl.messages import Payload, ServerState
+from feddtl.methods.base import Method, Task
+from feddtl.models.backbone import Tower
+from feddtl.models.lora import Lora, Tensors, grouped, init_factors, mix
+from feddtl.tensor_groups import add_prefix, select_prefix
+
+# The factors of all of them take part in every low-rank product: at 16 clients of rank 4 that is the cost of rank 64.
+MAX_CLIENTS_TOGETHER = 16
+
+
+class LoraMethod(Method):
+    """A method that trains LoRA factors, named 'image/<layer>…' and 'text/<layer>…' after their tower."""
+
+    own_optimizer: ClassVar[Literal["adam", "sgd"]] = "adam"
+    trains_lora: ClassVar[bool] = True
+
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
+        config = training.lora
+        self.first_image_block = self.clip.image.stack.resolve(config.first_image_block, "lora.first_image_block")
+        self.first_text_block = self.clip.text.stack.resolve(config.first_text_block, "lora.first_text_block")
+        # Where one batch fills a pass, steps together save nothing. Nor do they on a CPU in float32: the larger product
+        # costs more in caches than it saves in calls.
+        if self.device.type != "cpu" or self.clip.image.precision == torch.bfloat16:
+            batches = self.clip.image.images_per_pass // training.local.batch_size
+            self.clients_together = max(1, min(MAX_CLIENTS_TOGETHER, batches))
+
+    def initial_factors(self, tower: Tower) -> Tensors:
+        """Fresh factors of a tower, `<tower>/<layer>…`; B = 0, so the model is the pre-trained one."""
+        config = self.training.lora
+        if tower == "image":
+            shapes = self.clip.image.stack.layer_shapes(self.first_image_block, config.target_names)
+        else:
+            shapes = self.clip.text.stack.layer_shapes(self.first_text_block, config.target_names)
+        return add_prefix(tower, init_factors(shapes, config.rank, self.task.seed))
+
+    def lora(self, tensors: Mapping[str, Tensor], tower: Tower) -> Lora:
+        """The adapter of a tower, on the model's device."""
+        factors = select_prefix(tensors, tower)
+        scaling = self.training.lora.scaling
+        return Lora({name: factor.to(self.device) for name, factor in factors.items()}, scaling)
+
+    def adapters(self, state: ServerState) -> Mapping[str, Lora]:
+        """The adapters of both towers."""
+        tensors = self.global_tensors(state)
+        return {"image": self.lora(tensors, "image"), "text": self.lora(tensors, "text")}
+
+    def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
+        """Projected features (B, e) with the adapter of the image tower."""
+        return self.clip.image.features(activations, self.first_image_block, self.lora(tensors, "image"))
+
+    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) with the adapter of the text tower."""
+        hidden, positions = self.frozen_text(class_names, self.first_text_block)
+        return self.clip.text.features(hidden, positions, self.first_text_block, self.lora(tensors, "text"))
+
+    def image_features_of_clients(
+        self, tensors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor
+    ) -> Tensor:
+        """Features of several clients' images, computed as one."""
+        members = [self.lora(own, "image") for own in tensors]
+        adapter = grouped(members, owners.to(self.device, non_blocking=True))
+        return self.clip.image.features(activations, self.first_image_block, adapter)
+
+    def text_embeddings_of_clients(self, tensors: Sequence[Mapping[str, Tensor]], payload: Payload) -> Tensor:
+        """Unit embeddings (K, C, e) with each client's adapter, computed as one."""
+        hidden, positions = self.frozen_text(self.task.class_names, self.first_text_block)
+        count, classes = len(tensors), len(positions)
+        owners = torch.arange(count, device=self.device).repeat_interleave(classes)
+        adapter = grouped([self.lora(own, "text") for own in tensors], owners)
+        hidden, positions = hidden.repeat(count, 1, 1), positions.repeat(count)
+        features = self.clip.text.features(hidden, positions, self.first_text_block, adapter)
+        return normalize(features, dim=-1).view(count, classes, -1)
+
+    def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
+        """Factors of Σ_i w_i · B_i A_i, exact: a mean of the factors would be another model."""
+        return mix(parts, weights)
