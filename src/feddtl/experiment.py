@@ -16,7 +16,7 @@ from feddtl.data.federated import FederatedData, images_on_clients, load_federat
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
 from feddtl.errors import RunError
-from feddtl.evaluate import EvaluationSets, Predictions, Scores, TestImages
+from feddtl.evaluate import EvaluationSets, Scores, TestImages
 from feddtl.features import ImageEncoder
 from feddtl.methods.base import Method, Task
 from feddtl.methods.catalog import build_method, method_class
@@ -51,7 +51,7 @@ class Prepared:
         clients: Every client's activations, by client id.
         sets: What is scored.
         kernels: How the blocks compute.
-        validation: Images that are held back from training for FedPPO; None for other selections.
+        validation: Images that are held out from training for FedPPO; None for other selections.
     """
 
     data: FederatedData
@@ -62,8 +62,9 @@ class Prepared:
     validation: Validation | None = None
 
 
-# (kernels of the run, its name among its clients, the server's side) -> clients elsewhere
+# (kernels of the run, its name among its clients, the server's context) -> clients elsewhere
 Connect = Callable[[Kernels, str, RunContext], Fleet]
+NO_ACTIVATIONS = Activations.of(torch.empty(0, 0))
 
 
 def run_experiment(
@@ -79,23 +80,23 @@ def run_experiment(
     Args:
         experiment: What to run.
         output: Folder of the run; new or empty unless `resume`.
-        resume: Go on from the last checkpoint in `output`, which must be of the same experiment and images.
-        observer: Told of progress.
-        connect: Gives the clients where they are elsewhere; None: they are in this process.
+        resume: Continue from the last checkpoint in `output`, which must have the same experiment and images.
+        observer: Receives progress.
+        connect: Connects clients in other processes; None: the clients are in this process.
 
     Returns:
-        The outcome, as `summary.json` holds it.
+        The outcome, as in `summary.json`.
 
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
-    held = RunFolder.resumed if resume else RunFolder.announced
-    with held(output, experiment) as folder:
+    opened = RunFolder.resumed if resume else RunFolder.announced
+    with opened(output, experiment) as folder:
         return _run_in(folder, experiment, observer or RunObserver(), connect)
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
-    """Raise RunError for a run whose clients keep a part of their model on machines of their own."""
+    """Raise RunError for a run whose clients keep a part of their model on other machines."""
     if has_clients_elsewhere(folder.path) and method.trained_parameters().personal:
         raise RunError(
             f"{folder.path} was started over Flower; the personal parts of its clients are on their machines.",
@@ -104,7 +105,7 @@ def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
 
 
 def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None) -> Summary:
-    """Run, or go on, in a folder that this process holds."""
+    """Run, or continue, in a folder that this process has locked."""
     if (finished := folder.summary) is not None:
         observer.note(f"{folder.path} is already finished; this is its summary.")
         return finished
@@ -134,8 +135,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     if prepared.sets.on_clients:
         zero_shot = _as_clients_counted(progress)
     else:
-        after = runtime.predictions(progress.state)
-        folder.write_predictions(_predictions(prepared.sets, before, after))
+        sets, after = prepared.sets, runtime.predictions(progress.state)
+        folder.write_predictions(ImagePredictions(sets.labels, sets.domains, sets.owners, before, after))
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
@@ -145,25 +146,15 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
 
 
 def _as_clients_counted(progress: Progress) -> Scores:
-    """The model before training as the clients score it; NaN while they have not."""
+    """Scores of the model before training, counted by the clients; NaN until they have reported."""
     before = progress.before
     return Scores(math.nan, before.base, before.novel) if before else Scores(math.nan, math.nan, math.nan)
 
 
-def _predictions(sets: EvaluationSets, before: Predictions, after: Predictions) -> ImagePredictions:
-    """What every test image was taken for before training, and is after the last round."""
-    return ImagePredictions(sets.labels, sets.domains, sets.owners, before, after)
-
-
 def _write_outcome(
-    folder: RunFolder,
-    experiment: Experiment,
-    method: Method,
-    progress: Progress,
-    zero_shot: Scores,
-    summary: Summary,
+    folder: RunFolder, experiment: Experiment, method: Method, progress: Progress, zero_shot: Scores, summary: Summary
 ) -> None:
-    """What was trained, curves and, last, the summary: a folder with a summary is a finished run."""
+    """Write what was trained, the curves and, last, the summary: a folder with a summary is a finished run."""
     adapters = method.adapters(progress.state)
     folder.write_adapters(adapters, summary.model)
     if not adapters:
@@ -190,62 +181,67 @@ def prepare(
 
     Args:
         experiment: What to run.
-        observer: Told of progress.
-        stopwatch: Counts the time.
-        kernels: How blocks compute, as an earlier part of this run did; None: as the experiment says.
+        observer: Receives progress.
+        stopwatch: Measures the time by phase.
+        kernels: How an earlier part of this run computed the blocks; None: as the experiment says.
         images_here: Whether the clients are in this process; else their training images are only counted.
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
-        if experiment.data.on_clients and not images_here:
-            data = images_on_clients(experiment.data)
-        else:
-            data = load_federated_data(experiment.data, experiment.seed)
-        for note in data.notes:
-            observer.note(note)
+        data = _load_data(experiment, observer, images_here=images_here)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         method = build_method(task_of(clip, data, experiment.seed), experiment)
-    encoder = ImageEncoder(
-        clip.image, method.first_image_block, experiment.compute, note=observer.note, stopwatch=stopwatch
-    )
-    memory = DeviceMemory(clip.image.device)
-
-    def encode(table: ImageTable, what: str, views: int = 1) -> Activations:
-        if not len(table):
-            return Activations.of(torch.empty(0, 0))
-        found = encoder.encode(table, partial(observer.images_encoded, what), views=views)
-        return memory.load(found)
-
+    first = method.first_image_block
+    encoder = ImageEncoder(clip.image, first, experiment.compute, note=observer.note, stopwatch=stopwatch)
+    encode = partial(_encode, encoder, DeviceMemory(clip.image.device), observer)
     trained_here = method.trains and images_here
     clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)
     sets = evaluation_sets(data, encode)
-    # A later run of this process may train other blocks; the weights laid out for the frozen ones are not needed.
-    clip.image.stack.release(method.first_image_block)
+    # A later run in this process may train other blocks; the weights laid out for the frozen ones are not needed.
+    clip.image.stack.release(first)
     validation = None
     if method.trains and experiment.system.selection == "fedppo":
-        clients, held = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
-        validation = Validation(held, data.base_names, clip.logit_scale)
-        count = sum(map(len, held))
+        clients, held_out = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
+        validation = Validation(held_out, data.base_names, clip.logit_scale)
+        count = sum(map(len, held_out))
         observer.note(f"{count} of {len(data.train)} training images are held out for client selection.")
     return Prepared(data, method, clients, sets, clip.image.stack.kernels, validation)
 
 
+def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bool) -> FederatedData:
+    if experiment.data.on_clients and not images_here:
+        data = images_on_clients(experiment.data)
+    else:
+        data = load_federated_data(experiment.data, experiment.seed)
+    for note in data.notes:
+        observer.note(note)
+    return data
+
+
+def _encode(
+    encoder: ImageEncoder, memory: DeviceMemory, observer: RunObserver, table: ImageTable, what: str, views: int = 1
+) -> Activations:
+    if not len(table):
+        return NO_ACTIVATIONS
+    return memory.load(encoder.encode(table, partial(observer.images_encoded, what), views=views))
+
+
 def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
-    """Those that a server without clients uses; to score test images takes both."""
+    """Towers that a server uses whose clients are elsewhere; scoring test images takes both."""
     return method_class(experiment.method).server_towers if experiment.data.on_clients else BOTH_TOWERS
 
 
 def load_model(
     experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None
 ) -> Backbone:
-    """The experiment's backbone on its device, with these kernels, or those that the experiment asks for.
+    """The experiment's backbone on its device, with these kernels or the experiment's.
 
-    What is measured is a training step of the image tower, so a method that trains nothing computes in float32.
+    'auto' measures a training step of the image tower, so a method that trains nothing computes in float32.
 
     Args:
         experiment: What to run.
         kernels: How blocks compute; None: as the experiment says.
-        towers: Those that will be used, see `load_backbone`; None: the whole model.
+        towers: The towers to load, see `load_backbone`; None: the whole model.
     """
     compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
     load = partial(load_backbone, experiment.model, choose_device(compute.device), remembered_in=folder)
@@ -263,7 +259,7 @@ def load_model(
 def _clients(
     experiment: Experiment, data: FederatedData, encode: Callable[[ImageTable, str, int], Activations]
 ) -> tuple[ClientData, ...]:
-    """Every client's images; all are encoded together, and a client's activations are a view of them."""
+    """Every client's images, encoded together; a client's activations are a view of all."""
     views = experiment.data.views
     activations = encode(data.train, "training images", views)
     labels = torch.from_numpy(data.train.labels)
@@ -274,10 +270,10 @@ def _clients(
 
 
 def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ...]:
-    """Clients that train nothing, or elsewhere: no activations, and labels only to count images by."""
+    """Clients that train nothing, or elsewhere: no activations, and labels only for counting images."""
     labels = torch.from_numpy(data.train.labels)
     return tuple(
-        ClientData(client, Activations.of(torch.empty(0, 0)), labels[positions if labelled else positions[:0]])
+        ClientData(client, NO_ACTIVATIONS, labels[positions if labelled else positions[:0]])
         for client, positions in enumerate(map(torch.from_numpy, data.partition.train))
     )
 
@@ -298,5 +294,5 @@ def task_of(clip: Backbone, data: FederatedData, seed: int) -> Task:
 
 
 def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
-    """Activations of a table's images with what they show."""
+    """Activations of a table's images with their labels and domains."""
     return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)

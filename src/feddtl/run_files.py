@@ -49,6 +49,12 @@ def has_run(path: Path) -> bool:
         return (path / CONFIG).is_file()
 
 
+def require_run(path: Path) -> None:
+    """Raise RunError if a folder contains no run."""
+    if not has_run(path):
+        raise RunError(f"There is no run in {path}.", f"Pass the --output folder of an earlier run (with {CONFIG}).")
+
+
 def has_clients_elsewhere(path: Path) -> bool:
     """Whether the run in a folder was started over Flower, so that personal data are on its clients' machines."""
     return (path / FEDERATION).is_file()

@@ -31,10 +31,10 @@ from feddtl.run_files import (
     METRICS,
     PREDICTIONS,
     SUMMARY,
-    has_run,
     read_experiment,
     read_json,
     refuse_used,
+    require_run,
     resuming,
 )
 from feddtl.runtimes.rounds import Progress
@@ -108,10 +108,7 @@ class RunFolder:
     @classmethod
     def find(cls, path: Path) -> RunFolder:
         """An existing run, even if only announced. Raises RunError if there is none."""
-        if not has_run(path):
-            raise RunError(
-                f"There is no run in {path}.", f"Pass the --output folder of an earlier run (it contains {CONFIG})."
-            )
+        require_run(path)
         return cls(path)
 
     @classmethod

@@ -9,9 +9,7 @@ STATE = "FEDDTL_STATE"
 CACHE = "FEDDTL_CACHE"  # folder of activations, which may be deleted at any time
 
 
-def state_root() -> Path:
-    """FEDDTL_STATE, or feddtl in the user's folder for state."""
-    if folder := os.environ.get(STATE):
-        return Path(folder).expanduser()
+def state_root(folder: Path | None = None) -> Path:
+    """Absolute path of this folder, or of FEDDTL_STATE, or of feddtl in the user's folder for state."""
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "feddtl"
+    return Path(folder or os.environ.get(STATE) or f"{home}/feddtl").expanduser().absolute()

@@ -17,7 +17,7 @@ from cli.small_runs import Bench, Command, contents, final_state, refused, summa
 from comparison.made_up import outcome as made_up
 from rich.console import Console
 
-from feddtl.cli.comparison_progress import BarComparison, LineComparison, comparison_progress
+from feddtl.cli.comparison_progress import ComparisonProgress, comparison_progress
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
 from feddtl.cli.progress import Bars
@@ -261,7 +261,7 @@ def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> Non
 
     with RecordedBars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
         experiments = {file.stem: load_experiment(file) for file in files}
-        compare(experiments, tmp_path / "out", observer=BarComparison(bars))
+        compare(experiments, tmp_path / "out", observer=ComparisonProgress(bars))
     assert drawn == [
         ("cells", 0, 2),
         ("loading feddtl, seed 0",),
@@ -282,7 +282,7 @@ def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> Non
 
 def test_lines_of_kept_and_failed_cells() -> None:
     screen = io.StringIO()
-    observer = LineComparison(Console(file=screen, width=40))
+    observer = ComparisonProgress(Bars(Console(file=screen, width=40)))
     done = made_up("a", 3, 60, 50, method="pfedmma")
     cell = Cell("a", done.experiment, Path("a"))
     observer.cell_kept(cell, done, 1, 12)
@@ -294,9 +294,8 @@ def test_lines_of_kept_and_failed_cells() -> None:
 
 
 def test_which_observer() -> None:
-    kinds = ((True, True, ComparisonObserver), (False, False, LineComparison), (False, True, BarComparison))
-    for quiet, terminal, kind in kinds:
-        with comparison_progress(quiet=quiet, terminal=terminal) as observer:
+    for quiet, kind in ((True, ComparisonObserver), (False, ComparisonProgress)):
+        with comparison_progress(quiet=quiet) as observer:
             assert type(observer) is kind
 
 

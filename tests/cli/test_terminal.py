@@ -18,7 +18,7 @@ from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.progress import BarObserver, Bars, LineObserver, run_progress
+from feddtl.cli.progress import Bars, ProgressObserver, run_progress
 from feddtl.cli.run_result import time_line
 from feddtl.config import DataConfig, SystemConfig
 from feddtl.data.federated import images_on_clients
@@ -71,7 +71,7 @@ def test_bars_under_a_clock(bench: Bench, tmp_path: Path, system: SystemConfig) 
     """As many clients as the round has, however they arrive or are lost."""
     screen = io.StringIO()
     with Bars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
-        run_experiment(bench.experiment(system=system), tmp_path / "run", observer=BarObserver(bars))
+        run_experiment(bench.experiment(system=system), tmp_path / "run", observer=ProgressObserver(bars))
     assert "round 4/4 rl" in screen.getvalue()
     assert "virtual" in screen.getvalue()
 
@@ -111,7 +111,7 @@ def test_bars_for_images_rounds_clients_and_epochs(bench: Bench, tmp_path: Path)
             shown.append(" ".join(map(str, (name, title, *numbers))))
 
     with RecordedBars(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bars:
-        run_experiment(bench.experiment(), tmp_path / "run", observer=BarObserver(bars))
+        run_experiment(bench.experiment(), tmp_path / "run", observer=ProgressObserver(bars))
     assert shown[:2] == ["loading data and model", "loading training images 15 15"]
     assert "rounds rounds 0 4" in shown
     first = shown.index("clients clients 0 3")
@@ -162,14 +162,24 @@ def test_a_real_terminal_gets_bars(bench: Bench, tmp_path: Path, monkeypatch: py
 def test_long_lines_break_between_words_on_a_terminal_alone(terminal: bool, expected: list[str] | None) -> None:
     """'note: alpha beta gamma' has 22 letters; 'gamma' would be cut after its third at a width of 20."""
     screen = io.StringIO()
-    LineObserver(Console(file=screen, force_terminal=terminal, width=20, color_system=None)).note("alpha beta gamma")
+    console = Console(file=screen, force_terminal=terminal, width=20, color_system=None)
+    ProgressObserver(Bars(console)).note("alpha beta gamma")
     assert [line.rstrip() for line in screen.getvalue().splitlines()] == (expected or ["note: alpha beta gamma"])
 
 
 def test_which_observer() -> None:
-    for quiet, terminal, kind in ((True, True, RunObserver), (False, False, LineObserver), (False, True, BarObserver)):
-        with run_progress(quiet=quiet, terminal=terminal) as observer:
+    for quiet, kind in ((True, RunObserver), (False, ProgressObserver)):
+        with run_progress(quiet=quiet) as observer:
             assert type(observer) is kind
+
+
+def test_a_file_gets_lines_and_no_bars(bench: Bench, feddtl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where colours are forced, as on many build servers."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    answer = feddtl("run", *bench.flags("--output", "run"))
+    assert "round 4/4 rl" in answer.err
+    assert "━" not in answer.err
+    assert "\x1b" not in answer.err
 
 
 def test_words_for_numbers() -> None:
@@ -192,7 +202,7 @@ def test_the_final_table_has_the_federated_accuracy_beside_the_central_one(bench
 def test_clients_with_images_of_their_own(bench: Bench) -> None:
     """What is known of a round comes with the round, its accuracies one round later."""
     drawn = io.StringIO()
-    observer = LineObserver(Console(file=drawn, width=200))
+    observer = ProgressObserver(Bars(Console(file=drawn, width=200)))
     config = DataConfig(source="clients", classes="ant,bee", novel_classes="cat", clients=3)
     unknown = Scores(math.nan, math.nan, math.nan)
     observer.run_started(bench.experiment(data=config), images_on_clients(config), unknown, ())

@@ -1,11 +1,14 @@
-"""What every command is, and how its flags are read."""
+"""What every command is, how its flags are read, and how it prints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
@@ -36,3 +39,8 @@ def print_json(value: Any) -> None:
     from feddtl.storage import json_text
 
     print(json_text(value), end="")
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: a terminal breaks a long one between words, a file gets it whole."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)

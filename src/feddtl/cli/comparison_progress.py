@@ -1,13 +1,12 @@
-"""Progress of a comparison: one line per cell, and bars in a terminal."""
+"""Progress of a comparison on standard error: a line for each cell, and bars on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-
-from feddtl.cli.progress import Bars, error_console, print_line
+from feddtl.cli.command import print_line
+from feddtl.cli.progress import Bars, error_console
 from feddtl.cli.scores import scores_line
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import Cell, ComparisonObserver
@@ -21,30 +20,32 @@ from feddtl.units import counted, duration
 
 
 @contextmanager
-def comparison_progress(*, quiet: bool, terminal: bool) -> Iterator[ComparisonObserver]:
-    """An observer that draws bars on a terminal, prints lines elsewhere, and does nothing when quiet."""
+def comparison_progress(*, quiet: bool) -> Iterator[ComparisonObserver]:
+    """An observer that prints lines on standard error, above bars on a terminal; nothing if quiet."""
     if quiet:
         yield ComparisonObserver()
-    elif terminal:
-        with Bars(error_console()) as bars:
-            yield BarComparison(bars)
     else:
-        yield LineComparison(error_console())
+        with Bars(error_console()) as bars:
+            yield ComparisonProgress(bars)
 
 
-class LineComparison(ComparisonObserver):
-    """A line for each cell, on standard error; what runs have to say is said once."""
+class ComparisonProgress(ComparisonObserver):
+    """Prints a line for each cell, above bars for the cells and for the rounds of the active cell.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    Args:
+        bars: Where they are drawn.
+    """
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
         self._notes: set[str] = set()
         self._begun = False
 
     def run_observer(self, cell: Cell) -> RunObserver:
-        return _Notes(self)
+        return _CellObserver(self, self._bars, cell)
 
     def note(self, text: str) -> None:
-        """Shown unless it was shown before."""
+        """Print a note of a run, unless an earlier run had the same."""
         if text not in self._notes:
             self._notes.add(text)
             self._print(f"note: {text}")
@@ -54,6 +55,8 @@ class LineComparison(ComparisonObserver):
         if not self._begun:
             self._print(f"{counted(cells, 'cell')}, {cells - done} to run; one line is printed for each")
         self._begun = True
+        self._bars.draw("cells", "cells", done, cells)
+        self._bars.draw("rounds", f"loading {cell.name}, seed {cell.seed}")
 
     def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.finished.final)}  kept")
@@ -62,53 +65,23 @@ class LineComparison(ComparisonObserver):
         left = f"  about {duration(seconds_left)} left" if seconds_left else ""
         scores, seconds = scores_line(outcome.finished.final), duration(outcome.finished.seconds)
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores}  {seconds}{left}")
+        self._bars.draw("cells", "cells", done, cells)
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")
 
     def _print(self, line: str) -> None:
-        print_line(self._console, line)
+        print_line(self._bars.console, line)
 
 
-class BarComparison(LineComparison):
-    """Draws a bar for the cells and one for the rounds of the active cell, below the lines.
+class _CellObserver(RunObserver):
+    """Passes the notes of a cell's run on and draws its rounds."""
 
-    Args:
-        bars: Where they are drawn.
-    """
-
-    def __init__(self, bars: Bars) -> None:
-        super().__init__(bars.console)
-        self._bars = bars
-
-    def run_observer(self, cell: Cell) -> RunObserver:
-        return _RoundBar(self, self._bars, cell)
-
-    def cell_started(self, cell: Cell, done: int, cells: int) -> None:
-        self._bars.draw("cells", "cells", done, cells)
-        self._bars.draw("rounds", f"loading {cell.name}, seed {cell.seed}")
-
-    def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
-        super().cell_finished(cell, outcome, done, cells, seconds_left)
-        self._bars.draw("cells", "cells", done, cells)
-
-
-class _Notes(RunObserver):
-    """Passes the notes of a run on."""
-
-    def __init__(self, comparison: LineComparison) -> None:
-        self._comparison = comparison
+    def __init__(self, comparison: ComparisonProgress, bars: Bars, cell: Cell) -> None:
+        self._comparison, self._bars, self._cell = comparison, bars, cell
 
     def note(self, text: str) -> None:
         self._comparison.note(text)
-
-
-class _RoundBar(_Notes):
-    """Draws the rounds of a run as well."""
-
-    def __init__(self, comparison: LineComparison, bars: Bars, cell: Cell) -> None:
-        super().__init__(comparison)
-        self._bars, self._cell = bars, cell
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from feddtl.cli.command import Command, parse_flags
-from feddtl.cli.flags import parsed_experiment, with_config, with_experiment_flags
+from feddtl.cli.flags import (
+    ExperimentFile,
+    Flags,
+    FolderFlag,
+    TrackFlag,
+    parsed_experiment,
+    with_config,
+    with_experiment_flags,
+)
 from feddtl.config import Experiment
-from feddtl.errors import ConfigError, RunError
-from feddtl.experiment_file import experiment_from_dict, load_experiment
+from feddtl.errors import ConfigError
+from feddtl.experiment_file import load_experiment
 from feddtl.experiment_grid import split_choice
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
@@ -39,6 +46,29 @@ class ExperimentCommand(Command):
         return command
 
 
+@dataclass(frozen=True)
+class RunCommand(ExperimentCommand):
+    """A command that runs an experiment into a folder."""
+
+    experiment: ExperimentFile = None
+    output: FolderFlag = None
+    """New folder for the run; default: runs/<experiment>-seed<seed>."""
+    resume: FolderFlag = None
+    """Resume the run in this folder from its last checkpoint, with its settings."""
+    json: bool = False
+    """Print only the summary, as JSON, on standard output; no progress."""
+    quiet: bool = False
+    """No progress, only the final table."""
+    track: TrackFlag = ()
+    config: Flags = field(default_factory=Experiment)
+
+    def output_or_resumed(self) -> Path | None:
+        """The folder of the run that `--output` or `--resume` names. Raises ConfigError if both do."""
+        if self.resume and self.output:
+            raise ConfigError("--resume and --output were both given.", "--resume DIR continues in DIR itself.")
+        return self.resume or self.output
+
+
 def _default(kind: Any, words: Sequence[str]) -> Any:
     """The command with the experiment that the words name: a file, or else the run to resume.
 
@@ -60,13 +90,6 @@ def parse_experiment_flags(name: str, words: Sequence[str], default: Any) -> Any
     """The command of the flags among the words, which has an experiment in `config`, over the values of `default`."""
     command = parse_flags(type(default), name, words, default)
     return replace(command, config=parsed_experiment(command.config))
-
-
-def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
-    """The folder of the run that `--output` or `--resume` names. Raises ConfigError if both do."""
-    if resume and output:
-        raise ConfigError("--resume and --output were both given.", "--resume DIR continues in DIR itself.")
-    return resume or output
 
 
 def experiment_path(word: str) -> Path:
@@ -99,18 +122,7 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
 
 
 def _experiment_of_run(folder: Path) -> Experiment:
-    # Read here and not through RunFolder, which needs torch: `--help` must stay instant.
-    path = folder / "config.json"
-    try:
-        return experiment_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise RunError(
-            f"There is no run in {folder}.", "Pass the --output folder of an earlier run (it contains config.json)."
-        ) from None
-    except ConfigError as error:
-        raise RunError(
-            f"{path} was written by another version: {error.message}",
-            "Use that version, or start a new run with another --output.",
-        ) from None
-    except ValueError as error:
-        raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
+    from feddtl.run_files import CONFIG, read_experiment, require_run
+
+    require_run(folder)
+    return read_experiment(folder / CONFIG)

@@ -1,14 +1,16 @@
-"""Progress of a run on standard error: bars on a terminal, otherwise a line for each round."""
+"""Progress of a run on standard error: a line for each round, and bars on a terminal."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from feddtl.cli.command import print_line
 from feddtl.cli.scores import scores_line
 from feddtl.config import Experiment, SystemConfig
 from feddtl.data.federated import FederatedData
@@ -20,29 +22,22 @@ from feddtl.units import counted, duration, percent
 
 
 @contextmanager
-def run_progress(*, quiet: bool, terminal: bool) -> Iterator[RunObserver]:
-    """An observer that draws bars on a terminal, prints lines elsewhere, and does nothing when quiet."""
+def run_progress(*, quiet: bool) -> Iterator[RunObserver]:
+    """An observer that prints lines on standard error, above bars on a terminal; nothing if quiet."""
     if quiet:
         yield RunObserver()
-    elif terminal:
-        with Bars(error_console()) as bars:
-            yield BarObserver(bars)
     else:
-        yield LineObserver(error_console())
+        with Bars(error_console()) as bars:
+            yield ProgressObserver(bars)
 
 
 def error_console() -> Console:
-    """Standard error."""
-    return Console(stderr=True)
-
-
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is: a terminal breaks a long one between words, a file gets it whole."""
-    console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    """Standard error; only a terminal gets bars, even if FORCE_COLOR is set."""
+    return Console(stderr=True, force_terminal=sys.stderr.isatty())
 
 
 class Bars(Progress):
-    """Progress bars by name, each drawn at its first use; they disappear at the end.
+    """Progress bars by name, each drawn at its first use; they disappear at the end. A file gets none.
 
     Args:
         console: Where they are drawn, below the lines that are printed on it.
@@ -50,12 +45,12 @@ class Bars(Progress):
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.fields[count]:>11}"), TextColumn("{task.fields[left]}"))
-        bar = BarColumn(bar_width=30)
-        super().__init__(TextColumn("{task.description:<20}"), bar, *columns, console=console, transient=True)
+        title, bar = TextColumn("{task.description:<20}"), BarColumn(bar_width=30)
+        super().__init__(title, bar, *columns, console=console, transient=True, disable=not console.is_terminal)
         self._named: dict[str, TaskID] = {}
 
     def draw(self, name: str, title: str, done: int = 0, total: int | None = None, *, estimate: bool = False) -> None:
-        """Draw a bar; without a total it pulses. With an estimate, the time that is left stands behind it."""
+        """Draw a bar, which pulses without a total. With an estimate, the remaining time stands behind it."""
         count = "" if total is None else f"{done}/{total}"
         if name not in self._named:
             self._named[name] = self.add_task(title, total=total, completed=done, count=count, left="")
@@ -72,55 +67,25 @@ class Bars(Progress):
             self.remove_task(self._named.pop(name))
 
 
-class LineObserver(RunObserver):
-    """Prints notes, the start and a line for each round.
-
-    Args:
-        console: Where the lines go.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._rounds = 0
-        self._clock = False
-        self._on_clients = False
-
-    def note(self, text: str) -> None:
-        self.show(f"note: {text}")
-
-    def run_started(
-        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
-    ) -> None:
-        self._rounds = experiment.rounds
-        self._clock = experiment.system != SystemConfig()
-        self._on_clients = data.on_clients
-        for line in start_lines(experiment, data, zero_shot, len(records)):
-            self.show(line)
-
-    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
-        if self._on_clients:
-            self.show(counted_line(round_number, federated, self._rounds))
-
-    def round_finished(self, record: RoundRecord) -> None:
-        self.show(round_line(record, self._rounds, virtual_time=self._clock))
-
-    def show(self, line: str) -> None:
-        """Print a line."""
-        print_line(self._console, line)
-
-
-class BarObserver(LineObserver):
-    """Draws bars for images, rounds, clients and epochs, below the lines.
+class ProgressObserver(RunObserver):
+    """Prints notes, the start and a line for each round, above bars for images, rounds, clients and epochs.
 
     Args:
         bars: Where they are drawn.
     """
 
     def __init__(self, bars: Bars) -> None:
-        super().__init__(bars.console)
         self._bars = bars
-        self._clients = self._arrived = 0
+        self._rounds = self._clients = self._arrived = 0
+        self._clock = self._on_clients = False
         bars.draw("loading", "data and model")
+
+    def show(self, line: str) -> None:
+        """Print a line."""
+        print_line(self._bars.console, line)
+
+    def note(self, text: str) -> None:
+        self.show(f"note: {text}")
 
     def images_encoded(self, what: str, done: int, total: int) -> None:
         self._bars.draw("loading", what, done, total)
@@ -129,7 +94,11 @@ class BarObserver(LineObserver):
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
     ) -> None:
         self._bars.remove("loading")
-        super().run_started(experiment, data, zero_shot, records)
+        self._rounds = experiment.rounds
+        self._clock = experiment.system != SystemConfig()
+        self._on_clients = data.on_clients
+        for line in start_lines(experiment, data, zero_shot, len(records)):
+            self.show(line)
         self._bars.draw("rounds", "rounds", len(records), experiment.rounds)
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
@@ -146,13 +115,17 @@ class BarObserver(LineObserver):
         if self._arrived == self._clients:
             self._bars.draw("epochs", "server and scoring")
 
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
+        if self._on_clients:
+            self.show(counted_line(round_number, federated, self._rounds))
+
     def round_finished(self, record: RoundRecord) -> None:
-        super().round_finished(record)
+        self.show(round_line(record, self._rounds, virtual_time=self._clock))
         self._bars.draw("rounds", "rounds", record.round, self._rounds, estimate=True)
 
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
-    """What is about to run, and the score to beat, aligned with `round_line`."""
+    """What is about to run, and the zero-shot score, aligned with `round_line`."""
     lines = [
         f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model}, seed {experiment.seed}"
     ]
@@ -172,7 +145,7 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
 
 
 def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) -> str:
-    """One round on one line; where clocks are simulated, with the virtual time since the start."""
+    """One round on one line; with a simulated clock, it has the virtual time since the start."""
     train, found = record.train, record.headline
     progress = f"loss {train.get('loss', math.nan):7.4f}"
     if "reward" in train:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from feddtl.cli.command import print_json
+from feddtl.cli.command import print_json, print_line
 from feddtl.cli.scores import scores_table
 from feddtl.config.data import ON_CLIENTS
 from feddtl.records import Summary
@@ -26,15 +27,9 @@ def print_result(summary: Summary, title: str, folder: Path, *, as_json: bool) -
 
 
 def print_summary(summary: Summary, title: str, folder: Path) -> None:
-    """Zero-shot beside the method, then where everything lies.
-
-    Args:
-        summary: Of the run.
-        title: Of its method.
-        folder: Of the run.
-    """
+    """Zero-shot beside the method, whose title is given, then time, sizes and the run's folder."""
     console = Console()
-    whole = not console.is_terminal  # a terminal has long lines broken between words
+    show = partial(print_line, console)
     rounds, parameters = summary.rounds, summary.trainable_parameters or {}
     rows: dict[str, Mapping[str, float | None]] = {"Zero-shot": summary.zero_shot}
     if rounds:
@@ -47,26 +42,20 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary.final_domains and summary.final_domain_mean:
-        console.print(domains_line(summary.final_domains, summary.final_domain_mean), markup=False, soft_wrap=whole)
+        show(domains_line(summary.final_domains, summary.final_domain_mean))
     if rounds:
-        console.print(parameters_line(parameters), highlight=False, soft_wrap=whole)
+        show(parameters_line(parameters))
         if summary.partition != ON_CLIENTS:
             best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
-            console.print(
-                f"highest on the test images, not for model selection: {best}", highlight=False, soft_wrap=whole
-            )
-        console.print(
-            f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}",
-            highlight=False,
-            soft_wrap=whole,
-        )
-    console.print(time_line(summary.seconds_by_phase or {}), highlight=False, soft_wrap=whole)
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"as a page: feddtl report {shlex.quote(str(folder))}", highlight=False, soft_wrap=True, markup=False)
+            show(f"highest on the test images, not for model selection: {best}")
+        show(f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}")
+    show(time_line(summary.seconds_by_phase or {}))
+    print(f"run folder: {folder}")
+    print(f"as a page: feddtl report {shlex.quote(str(folder))}")
 
 
 def parameters_line(parameters: Mapping[str, int]) -> str:
-    """Trained numbers by what becomes of them; what there is none of is left out."""
+    """Counts of trained parameters by kind; kinds without parameters are omitted."""
     where = {"shared": "shared by the clients", "personal": "kept by each client", "server": "on the server"}
     return "trained parameters: " + ", ".join(f"{parameters[k]:,} {v}" for k, v in where.items() if parameters.get(k))
 

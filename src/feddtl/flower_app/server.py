@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from feddtl.cli.progress import LineObserver, error_console
+from feddtl.cli.progress import Bars, ProgressObserver, error_console
 from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError
@@ -19,11 +19,11 @@ from feddtl.runtimes.flower.grid import Grid
 from feddtl.trackers import open_trackers
 
 
-class MarkedLines(LineObserver):
+class MarkedLines(ProgressObserver):
     """Prints progress in lines that `feddtl submit` can distinguish from Flower's."""
 
     def __init__(self) -> None:
-        super().__init__(error_console())
+        super().__init__(Bars(error_console()))
 
     def show(self, line: str) -> None:
         say(line)

@@ -10,7 +10,7 @@ import tyro
 
 from feddtl.cli.command import Command
 from feddtl.cli.flags import UNSAID, FolderFlag
-from feddtl.cli.services import STOPPED, state_of
+from feddtl.state_folder import state_root
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Client(Command):
         from feddtl.launch.programs import take_part_forever
 
         server, keys = Address.parse(self.server), client_keys(self.keys, self.id)
-        state, files = state_of(self.state), {"data": self.data, "model": self.model}
-        with ended_by_sigterm(STOPPED):
+        state, files = state_root(self.state), {"data": self.data, "model": self.model}
+        with ended_by_sigterm(code=0):
             take_part_forever(self.id, server, keys, state, **files, method=self.method or "", verbose=self.verbose)
         return 1

@@ -72,7 +72,7 @@ class Compare(Command):
         from feddtl.comparison.grid import compare
 
         try:
-            with comparison_progress(quiet=self.quiet or self.json, terminal=sys.stderr.isatty()) as observer:
+            with comparison_progress(quiet=self.quiet or self.json) as observer:
                 found = compare(self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track)
         except KeyboardInterrupt:
             print(

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.experiment_argument import ExperimentCommand, output_or_resumed
-from feddtl.cli.flags import ExperimentFile, Flags, FolderFlag, TrackFlag
-from feddtl.config import Experiment
+from feddtl.cli.experiment_argument import RunCommand
 from feddtl.experiment_grid import experiment_name
 
 
 @dataclass(frozen=True)
-class Run(ExperimentCommand):
+class Run(RunCommand):
     """Run an experiment: federated fine-tuning, scored every round.
 
     Flags override the experiment file. A run is a folder; see docs/reference/run-folder.md.
     """
-
-    experiment: ExperimentFile = None
-    output: FolderFlag = None
-    """New folder for the run; default: runs/<experiment>-seed<seed>."""
-    resume: FolderFlag = None
-    """Resume the run in this folder from its last checkpoint, with its settings."""
-    json: bool = False
-    """Print only the summary, as JSON, on standard output; no progress."""
-    quiet: bool = False
-    """No progress, only the final table."""
-    track: TrackFlag = ()
-    config: Flags = field(default_factory=Experiment)
 
     def execute(self) -> int:
         """Run or resume: progress on standard error, the result on standard output."""
@@ -40,10 +26,10 @@ class Run(ExperimentCommand):
         from feddtl.observers import Observers
         from feddtl.trackers import open_trackers
 
-        output = output_or_resumed(self.output, self.resume) or self._default_output()
+        output = self.output_or_resumed() or self._default_output()
         trackers = open_trackers(self.track, output)
         try:
-            with run_progress(quiet=self.quiet or self.json, terminal=sys.stderr.isatty()) as observer:
+            with run_progress(quiet=self.quiet or self.json) as observer:
                 if not (self.experiment or self.resume):
                     observer.note(
                         f"No experiment file was given: running the default experiment with your flags in {output}."

@@ -10,7 +10,7 @@ import tyro
 
 from feddtl.cli.command import Command
 from feddtl.cli.flags import FolderFlag
-from feddtl.cli.services import STOPPED, state_of
+from feddtl.state_folder import state_root
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Server(Command):
         require_flower()
         from feddtl.launch.programs import serve_forever
 
-        listen, state = Address(self.host, self.port), state_of(self.state) / "server"
-        with ended_by_sigterm(STOPPED):
+        listen, state = Address(self.host, self.port), state_root(self.state) / "server"
+        with ended_by_sigterm(code=0):
             serve_forever(listen, server_keys(self.keys), state, verbose=self.verbose)
         return 1

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.experiment_argument import ExperimentCommand, output_or_resumed
-from feddtl.cli.flags import ExperimentFile, Flags, FolderFlag, TrackFlag
-from feddtl.cli.services import state_of
-from feddtl.config import Experiment
+from feddtl.cli.experiment_argument import RunCommand
+from feddtl.cli.flags import FolderFlag
 from feddtl.errors import ConfigError, RunError
+from feddtl.state_folder import state_root
 
 TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
 
 
 @dataclass(frozen=True)
-class Submit(ExperimentCommand):
+class Submit(RunCommand):
     """Run an experiment at the `feddtl server` of this machine, with its clients, and follow it to its end.
 
     Flags override the experiment file. Ctrl-C stops the run; `--resume` continues it.
     """
 
-    experiment: ExperimentFile = None
     output: FolderFlag = None
     """New folder for the run, on this machine."""
-    resume: FolderFlag = None
-    """Resume the run in this folder from its last checkpoint, with its settings."""
     state: FolderFlag = None
     """The server's --state; default: FEDDTL_STATE or ~/.local/state/feddtl."""
-    json: bool = False
-    """Print only the summary, as JSON, on standard output; no progress."""
-    quiet: bool = False
-    """No progress, only the final table."""
-    track: TrackFlag = ()
-    config: Flags = field(default_factory=Experiment)
 
     def execute(self) -> int:
         """Run an experiment at the server: progress on standard error, the result on standard output."""
@@ -43,7 +33,7 @@ class Submit(ExperimentCommand):
         from feddtl.run_files import refuse_used
 
         require_flower()
-        output = output_or_resumed(self.output, self.resume)
+        output = self.output_or_resumed()
         if output is None:
             raise ConfigError("There is no --output.", "Choose a new folder on the server's machine with --output.")
         if not self.resume:
@@ -63,7 +53,7 @@ class Submit(ExperimentCommand):
 
         with ended_by_sigterm(TERMINATED):
             submit(
-                state_of(self.state) / "server",
+                state_root(self.state) / "server",
                 with_absolute_paths(self.config),
                 output,
                 resume=self.resume is not None,
