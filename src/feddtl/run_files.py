@@ -79,7 +79,8 @@ def read_experiment(path: Path) -> Experiment:
         return experiment_from_dict(read_json(path))
     except ConfigError as error:
         raise RunError(
-            f"{path} was written by another version: {error.message}", "Use that version, or start a new run."
+            f"{path} was written by another version: {error.message}",
+            "Use that version, or start a new run with another --output.",
         ) from None
 
 
