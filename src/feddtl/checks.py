@@ -83,10 +83,10 @@ class AtLeast:
 
     Attributes:
         least: The smallest allowed number; for `Above`, the largest number below the allowed ones.
-        meaning: What `least` stands for where it is not taken as a number.
+        meaning: What `least` stands for, if it has a special meaning.
         up_to: The largest allowed number.
-        below: The number that every allowed one is below.
-        note: Added to the words as it is.
+        below: The upper limit, itself not allowed.
+        note: Appended to the words.
     """
 
     least: float
@@ -132,8 +132,9 @@ def split_names(text: str) -> tuple[str, ...]:
 @cache  # a comparison builds hundreds of experiments
 def field_hints(kind: Any) -> dict[str, tuple[Any, tuple[Bound, ...]]]:
     """Type and bounds of each field of a dataclass, by name."""
-    found: dict[str, tuple[Any, tuple[Bound, ...]]] = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    hints, found = get_type_hints(kind, include_extras=True), {}
+    for name in (field.name for field in dataclasses.fields(kind)):
+        hint = hints[name]
         plain, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         found[name] = plain, tuple(bound for bound in metadata if isinstance(bound, Bound))
     return found
@@ -155,14 +156,30 @@ def check_fields(table: str, config: Any) -> None:
             require(bound.allows(value), key, value, bound.words)
 
 
+class Settings:
+    """A table of settings, a frozen dataclass that is checked when it is built.
+
+    A subclass states the name of its table, for errors: `class LoraConfig(Settings, table="lora")`.
+    """
+
+    table: ClassVar[str] = ""
+
+    def __init_subclass__(cls, table: str = "") -> None:
+        if table:
+            cls.table = table
+
+    def __post_init__(self) -> None:
+        check_fields(self.table, self)
+
+
 def check_scalar(hint: Any, value: Any, key: str) -> Any:
-    """The value as the hint wants it, an integer as a float if need be. Raises ConfigError naming the key."""
+    """The value, an integer as a float where the hint is float. Raises ConfigError naming the key."""
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
             raise ConfigError(f"{key} = {value!r} is unknown.", did_you_mean(str(value), map(str, allowed)))
         return value
-    # An integer is a fine float; a boolean is never a number here.
+    # A boolean is never a number here, although Python has it as an integer.
     if hint is float and type(value) is int:
         require(abs(value) < MOST_INTEGER, key, value, f"a number below {MOST_INTEGER:.0e}")
         return float(value)

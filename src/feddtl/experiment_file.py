@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from feddtl.checks import check_scalar
+from feddtl.checks import check_scalar, field_hints
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, did_you_mean
@@ -125,7 +125,7 @@ def _build(
         more: Names of tables that are keys too.
     """
     given = given or {}
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in given}
+    hints = {name: hint for name, (hint, _) in field_hints(kind).items() if name not in given}
     arguments: dict[str, Any] = dict(given)
     for key, value in values.items():
         if key not in hints:

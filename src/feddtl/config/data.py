@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, Rule, check_fields, require
+from feddtl.checks import Above, AtLeast, Rule, Settings, require
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
@@ -14,7 +14,7 @@ PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichl
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings, table="data"):
     """Which images, and how they are divided among clients."""
 
     source: Annotated[str, Rule(bool, "a name, a Hub id or a folder")] = "shapes"
@@ -78,7 +78,7 @@ class DataConfig:
         return self.partition in ("dirichlet", "domain-dirichlet")
 
     def __post_init__(self) -> None:
-        check_fields("data", self)
+        super().__post_init__()
         self._check_classes()
 
     def _check_classes(self) -> None:

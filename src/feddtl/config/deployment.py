@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, check_fields
+from feddtl.checks import Above, AtLeast, Settings
 
 
 @dataclass(frozen=True)
-class DeploymentConfig:
+class DeploymentConfig(Settings, table="deployment"):
     """A run over Flower; ignored by a run in one process."""
 
     min_clients: Annotated[int, AtLeast(1)] = 1
@@ -18,6 +18,3 @@ class DeploymentConfig:
     """Seconds that the server waits for clients to connect, and then for the updates of a round (ours)."""
     precision: Literal["float32", "float16"] = "float32"
     """Precision of broadcasts over Flower; float16 halves them and rounds. Updates: `uplink.transforms`."""
-
-    def __post_init__(self) -> None:
-        check_fields("deployment", self)

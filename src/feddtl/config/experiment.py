@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from feddtl.checks import Above, AtLeast, Rule, check_fields, require
+from feddtl.checks import Above, AtLeast, Rule, Settings, require
 from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
@@ -34,7 +34,7 @@ def method_title(method: str, stages: Stages, proximal_weight: float = 0.0) -> s
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Settings):
     """One experiment: everything that decides its result."""
 
     method: str = "feddtl"
@@ -65,7 +65,7 @@ class Experiment:
     """Settings of the methods' own, a table for each that has some: `[promptfl]`."""
 
     def __post_init__(self) -> None:
-        check_fields("", self)
+        super().__post_init__()
         entry = method_entry(self.method)
         if self.stages == "sft-then-rl" and self.schedule.sft_rounds >= max(self.rounds, 2):
             raise ConfigError(

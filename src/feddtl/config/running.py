@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, check_fields
+from feddtl.checks import Above, AtLeast, Settings
 
 CACHE_OFF = "off"  # in place of a folder
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings, table="evaluation"):
     """How often and what to score; scoring never changes the training."""
 
     every: Annotated[int, AtLeast(1)] = 1
@@ -19,12 +19,9 @@ class EvaluationConfig:
     client_models: Literal["last", "every", "never"] = "last"
     """When each client's own model is scored on all base and novel test images as well."""
 
-    def __post_init__(self) -> None:
-        check_fields("evaluation", self)
-
 
 @dataclass(frozen=True)
-class ComputeConfig:
+class ComputeConfig(Settings, table="compute"):
     """Device, precision and cache; these settings change results only by rounding."""
 
     device: str = "auto"
@@ -48,6 +45,3 @@ class ComputeConfig:
     """Maximum gigabytes (10^9 bytes) of activations on disk; the least recently used are removed first."""
     cache_memory_gb: Annotated[float, AtLeast(0)] = 4.0
     """Maximum gigabytes of activations in memory; the rest are read from the cache on disk."""
-
-    def __post_init__(self) -> None:
-        check_fields("compute", self)

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, check_fields
+from feddtl.checks import Above, AtLeast, Settings
 
 
 @dataclass(frozen=True)
-class SystemConfig:
+class SystemConfig(Settings, table="system"):
     """Choice of clients, kind of aggregation, and the simulated speed of clients and network."""
 
     selection: Literal["uniform", "all", "fedppo"] = "uniform"
@@ -31,12 +31,9 @@ class SystemConfig:
     dropout: Annotated[float, AtLeast(0, below=1)] = 0.0
     """Probability that the update of a client that started is lost (ours: none)."""
 
-    def __post_init__(self) -> None:
-        check_fields("system", self)
-
 
 @dataclass(frozen=True)
-class FedPPOConfig:
+class FedPPOConfig(Settings, table="fedppo"):
     """FedPPO: the clients of a round are chosen by a policy that learns from their accuracies."""
 
     validation_share: Annotated[float, Above(0, below=1)] = 0.1
@@ -57,12 +54,9 @@ class FedPPOConfig:
     value_weight: Annotated[float, AtLeast(0)] = 0.5
     """Weight of the critic's squared error (ours)."""
 
-    def __post_init__(self) -> None:
-        check_fields("fedppo", self)
-
 
 @dataclass(frozen=True)
-class AFedPGConfig:
+class AFedPGConfig(Settings, table="afedpg"):
     """AFedPG: the asynchronous server's normalised steps and its look-ahead."""
 
     server_rate: Annotated[float, Above(0)] = 1.0
@@ -73,9 +67,6 @@ class AFedPGConfig:
     delay_exponent: Annotated[float, AtLeast(0)] = 0.5
     """Exponent a of the factor (1 + delay/m)^-a of a step, the delay in updates and m of them in a round; 0: no
     discount (ours)."""
-
-    def __post_init__(self) -> None:
-        check_fields("afedpg", self)
 
 
 def clients_at_a_time(clients: int, participation: float) -> int:

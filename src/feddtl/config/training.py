@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from feddtl.aggregators.catalog import AGGREGATORS
-from feddtl.checks import Above, AtLeast, SomeOf, check_fields, require, require_known, split_names
+from feddtl.checks import Above, AtLeast, Settings, SomeOf, require, require_known, split_names
 from feddtl.transforms.catalog import TRANSFORMS
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings, table="lora"):
     """Low-rank adapters W = W_0 + (alpha/rank)·B·A in the last blocks of a tower."""
 
     rank: Annotated[int, AtLeast(1)] = 4
@@ -27,9 +27,6 @@ class LoraConfig:
     first_text_block: int = -2
     """First adapted block of the text tower (ours: as the image tower)."""
 
-    def __post_init__(self) -> None:
-        check_fields("lora", self)
-
     @property
     def target_names(self) -> tuple[str, ...]:
         """The adapted layers, without blanks."""
@@ -42,7 +39,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(Settings, table="schedule"):
     """When supervised fine-tuning (SFT) ends and reinforcement learning (RL) begins."""
 
     stages: Literal["auto", "sft-then-rl", "sft"] = "auto"
@@ -51,12 +48,9 @@ class ScheduleConfig:
     sft_rounds: Annotated[int, AtLeast(0, meaning="half")] = 0
     """Rounds M of SFT before RL; 0: half of all rounds, rounded up (ours: M = 10 of T = 20)."""
 
-    def __post_init__(self) -> None:
-        check_fields("schedule", self)
-
 
 @dataclass(frozen=True)
-class LocalConfig:
+class LocalConfig(Settings, table="local"):
     """Supervised training on a client."""
 
     epochs: Annotated[int, AtLeast(1)] = 2
@@ -75,12 +69,9 @@ class LocalConfig:
     proximal_weight: Annotated[float, AtLeast(0, meaning="none")] = 0.0
     """Weight mu of FedProx's penalty mu/2 · ||w - w_global||² on the shared tensors, for any method; 0: none (ours)."""
 
-    def __post_init__(self) -> None:
-        check_fields("local", self)
-
 
 @dataclass(frozen=True)
-class RlConfig:
+class RlConfig(Settings, table="rl"):
     """Group-relative policy optimisation on a client, with noise in the latent space."""
 
     epochs: Annotated[int, AtLeast(1)] = 3
@@ -108,12 +99,9 @@ class RlConfig:
     max_log_ratio: Annotated[float, AtLeast(1, up_to=80, note=" (exp fits float32)")] = 10.0
     """Log-ratio beyond which exp continues as its tangent, against overflow at logit scale 100 (ours)."""
 
-    def __post_init__(self) -> None:
-        check_fields("rl", self)
-
 
 @dataclass(frozen=True)
-class ServerConfig:
+class ServerConfig(Settings, table="server"):
     """What the server does with the clients' updates."""
 
     epochs: Annotated[int, AtLeast(0)] = 2
@@ -129,12 +117,12 @@ class ServerConfig:
     """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 
     def __post_init__(self) -> None:
-        check_fields("server", self)
+        super().__post_init__()
         require_known("server.aggregator", self.aggregator, AGGREGATORS)
 
 
 @dataclass(frozen=True)
-class UplinkConfig:
+class UplinkConfig(Settings, table="uplink"):
     """What leaves a client."""
 
     transforms: str = "norm-bound"
@@ -148,7 +136,7 @@ class UplinkConfig:
     """Maximum embeddings that a client uploads per class, redrawn each round; 0: all (paper: all)."""
 
     def __post_init__(self) -> None:
-        check_fields("uplink", self)
+        super().__post_init__()
         for name in self.transform_names:
             require_known("uplink.transforms", name, TRANSFORMS)
         require(

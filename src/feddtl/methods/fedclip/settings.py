@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from feddtl.checks import check_fields
+from feddtl.checks import Settings
 
 
 @dataclass(frozen=True)
-class FedCLIPSettings:
+class FedCLIPSettings(Settings, table="fedclip"):
     """FedCLIP: a gate on the image features."""
 
     loss: Literal["cross-entropy", "contrastive"] = "cross-entropy"
     """Cross-entropy over all base classes, as in the other methods here, or contrastive within the batch (FedCLIP)."""
-
-    def __post_init__(self) -> None:
-        check_fields("fedclip", self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from feddtl.checks import Above, AtLeast, check_fields
+from feddtl.checks import Above, AtLeast, Settings
 
 
 @dataclass(frozen=True)
-class FedPGPSettings:
+class FedPGPSettings(Settings, table="fedpgp"):
     """FedPGP: a shared prompt and a personal low-rank change of it."""
 
     context_length: Annotated[int, AtLeast(1)] = 16
@@ -22,6 +22,3 @@ class FedPGPSettings:
     """Weight mu of the contrastive term (ours: 0.5)."""
     contrast_temperature: Annotated[float, Above(0)] = 0.5
     """Temperature t of the contrastive term (ours: 0.5)."""
-
-    def __post_init__(self) -> None:
-        check_fields("fedpgp", self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from feddtl.checks import Above, AtLeast, check_fields
+from feddtl.checks import Above, AtLeast, Settings
 
 
 @dataclass(frozen=True)
-class PFedMMASettings:
+class PFedMMASettings(Settings, table="pfedmma"):
     """pFedMMA: adapters beside the last blocks of both towers, joined by a shared map."""
 
     blocks: Annotated[int, AtLeast(1)] = 8
@@ -18,6 +18,3 @@ class PFedMMASettings:
     """Width of the shared map (pFedMMA: 32)."""
     scale: Annotated[float, Above(0)] = 0.001
     """Factor of the adapters' output (pFedMMA: 0.001)."""
-
-    def __post_init__(self) -> None:
-        check_fields("pfedmma", self)
