@@ -23,7 +23,7 @@ def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     """A copy of nested tables with the values of dotted keys in place.
 
     Raises:
-        ConfigError: A key leads through what is no table.
+        ConfigError: A key leads through a value that is not a table.
     """
     changed = dict(values)
     for key, value in changes.items():

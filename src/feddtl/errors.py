@@ -44,10 +44,10 @@ class DeploymentError(FeddtlError):
     """A server, a client or a submitted run cannot start, or ended unexpectedly."""
 
 
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Suggestion for a misspelt word: the closest allowed word, or a list of all allowed words."""
+def did_you_mean(word: str, allowed: Iterable[str], otherwise: str = "") -> str:
+    """Suggestion for a misspelt word: the closest allowed word, else another text or a list of all allowed words."""
     options = sorted(allowed)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:
         return f"Did you mean '{close[0]}'?"
-    return f"Allowed: {', '.join(options)}."
+    return otherwise or f"Allowed: {', '.join(options)}."

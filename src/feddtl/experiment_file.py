@@ -14,8 +14,9 @@ from feddtl.checks import check_scalar, field_hints
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, did_you_mean
-from feddtl.experiment_grid import CHOICE, describe_labels, expand, experiment_name, no_such_label, split_choice
+from feddtl.experiment_grid import CHOICE, MOST_LABELS, expand, experiment_name, no_such_label, split_choice
 from feddtl.methods.tables import MethodTables, settings_types
+from feddtl.units import first_few
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -28,7 +29,7 @@ def load_experiment(path: Path) -> Experiment:
     expanded = _expanded(file)
     if not label and "" not in expanded:
         raise ConfigError(
-            f"{file} describes {len(expanded)} experiments: {describe_labels(expanded)}.",
+            f"{file} describes {len(expanded)} experiments: {first_few(list(expanded), MOST_LABELS)}.",
             f"Choose one, {file}{CHOICE}{next(iter(expanded))}, or run them all with `feddtl compare {file}`.",
         )
     if label not in expanded:
@@ -50,11 +51,8 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
     chosen = [label for label in expanded if not pattern or fnmatchcase(label, pattern)]
     if not chosen or (pattern and "" in expanded):
         raise no_such_label(file, pattern, expanded)
-    places = [Path(f"{file}{CHOICE}{label}") if label else file for label in chosen]
-    return {
-        experiment_name(place): _experiment_at(place, expanded[label])
-        for place, label in zip(places, chosen, strict=True)
-    }
+    paths = {label: Path(f"{file}{CHOICE}{label}") if label else file for label in chosen}
+    return {experiment_name(path): _experiment_at(path, expanded[label]) for label, path in paths.items()}
 
 
 def _expanded(file: Path) -> dict[str, dict[str, Any]]:
@@ -75,12 +73,12 @@ def _expanded(file: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{file}: {error.message}", error.hint) from None
 
 
-def _experiment_at(place: Path, values: Mapping[str, Any]) -> Experiment:
-    """Experiment of nested tables; errors name the place."""
+def _experiment_at(path: Path, values: Mapping[str, Any]) -> Experiment:
+    """Experiment of nested tables; errors name the path."""
     try:
         return experiment_from_dict(values)
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error.message}", error.hint) from None
+        raise ConfigError(f"{path}: {error.message}", error.hint) from None
 
 
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
@@ -139,17 +137,17 @@ def _build(
 
 
 def _suggest(key: str, hints: Sequence[str]) -> str:
-    """Where a key of this name belongs; else the nearest key of this table, then of any; else all of this one's."""
-    places: dict[str, list[str]] = {}
+    """The table of a key with this name; else the nearest key of this table, then of any; else all of this table's."""
+    tables: dict[str, list[str]] = {}
     for dotted in flatten(experiment_to_dict(Experiment())):
-        places.setdefault(dotted.rpartition(".")[2], []).append(dotted)
+        tables.setdefault(dotted.rpartition(".")[2], []).append(dotted)
     if "." in key:
         return "Write it without quotes, or the last part of it in its table."
-    if key in places and key in places[key]:
+    if key in tables and key in tables[key]:
         return f"'{key}' is a top-level key: write it above the first [table]."
-    if key not in places and difflib.get_close_matches(key, hints, n=1, cutoff=0.6):
+    if key not in tables and difflib.get_close_matches(key, hints, n=1, cutoff=0.6):
         return did_you_mean(key, hints)
-    elsewhere = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
+    elsewhere = difflib.get_close_matches(key, tables, n=1, cutoff=0.75)
     if not elsewhere:
         return did_you_mean(key, hints)
-    return f"Did you mean {' or '.join(repr(dotted) for dotted in places[elsewhere[0]])}?"
+    return f"Did you mean {' or '.join(repr(dotted) for dotted in tables[elsewhere[0]])}?"

@@ -15,7 +15,6 @@ The settings stay scalars: the tables are resolved before an `Experiment` is bui
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from feddtl.dotted import flatten, with_values
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, did_you_mean
 from feddtl.units import first_few
 
 GRID, VARIANTS = "grid", "variants"
@@ -48,8 +47,8 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Nested tables of every experiment by label, in the order of the file; the label is "" without grid and variants.
 
     Raises:
-        ConfigError: A list that is none or is empty, a variant that is no table, a key that is set twice, or two
-            experiments of one label.
+        ConfigError: A grid value that is not a list or is empty, a variant that is not a table, a key that is set
+            twice, or two experiments with one label.
     """
     settings = {key: value for key, value in values.items() if key not in (GRID, VARIANTS)}
     grid, variants = _grid(values.get(GRID, {})), _variants(values.get(VARIANTS, {}))
@@ -65,20 +64,14 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def describe_labels(labels: Iterable[str]) -> str:
-    """The first labels, and how many more there are."""
-    return first_few(list(labels), MOST_LABELS)
-
-
 def no_such_label(file: Path, label: str, labels: Iterable[str]) -> ConfigError:
     """The error for a label that a file does not have."""
-    known = [known for known in labels if known]
+    known = list(filter(None, labels))
     if not known:
         return ConfigError(
             f"{file} has neither [grid] nor [variants] to choose '{label}' from.", f"Pass {file} without a label."
         )
-    close = difflib.get_close_matches(label, known, n=1, cutoff=0.6)
-    hint = f"Did you mean '{close[0]}'?" if close else f"It has {describe_labels(known)}."
+    hint = did_you_mean(label, known, otherwise=f"It has {first_few(known, MOST_LABELS)}.")
     return ConfigError(f"{file} has no experiment '{label}'.", hint)
 
 
@@ -117,7 +110,7 @@ def _variants(table: Any) -> dict[str, dict[str, Any]]:
 def _check_set_once(
     settings: Mapping[str, Any], grid: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """A variant may change a setting; a grid gives a key all its values, so that no other place may."""
+    """A variant may change a setting, but a key of the grid may be set nowhere else."""
     elsewhere = dict.fromkeys(flatten(settings), "in the settings")
     elsewhere |= {key: f"in the variant '{name}'" for name, changes in variants.items() for key in changes}
     for key in grid:
@@ -126,6 +119,6 @@ def _check_set_once(
 
 
 def _label(value: Any) -> str:
-    """A value in a file name: the last part of a Hub id or path, without blanks and signs."""
+    """A value for a file name: the last part of a Hub id or path, without blanks and symbols."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"

@@ -15,18 +15,18 @@ PADDING = 3  # a blank on each side of a column, and one between columns
 
 
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Each table, every group of columns for itself and cut where a line has no room for it, and its notes."""
+    """Print each table and its notes, every group of columns apart and split to fit the line."""
     for table in tables:
         console.print(Text(table.title, style="bold"), soft_wrap=not console.is_terminal)
         for columns in parts(table, console.width):
             console.print(rich_table(table, columns))
         for note in table.notes:
-            console.print(note, style="dim", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+            console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
         console.print()
 
 
 def parts(table: Table, width: int) -> Iterator[range]:
-    """Neighbouring columns of one group that fit a line behind the labels; at least one, however narrow it is."""
+    """Neighbouring columns of one group that fit a line behind the labels; at least one in any case."""
     room = width - 1 - PADDING - max((len(label) for label, _ in table.rows), default=0)
     begin, used = 0, 0
     for index, column in enumerate(table.columns):
@@ -40,13 +40,13 @@ def parts(table: Table, width: int) -> Iterator[range]:
 
 
 def column_width(table: Table, index: int) -> int:
-    """Of the widest cell, or of the longest word of the heading, which may be broken between words."""
+    """Width of the widest cell, or of the longest word of the heading, which may break between words."""
     cells = (len(cells[index].text) for _, cells in table.rows)
     return max(*(len(word) for word in table.columns[index].heading.split()), *cells)
 
 
 def rich_table(table: Table, columns: range) -> RichTable:
-    """Some columns of a table, which are of one group."""
+    """Columns of one group as a table of the terminal."""
     group = table.columns[columns.start].group
     drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(group) if group else None, title_justify="left")
     drawn.add_column("", no_wrap=True)

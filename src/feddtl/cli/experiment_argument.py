@@ -1,4 +1,4 @@
-"""Finds the experiment file, or the run to resume, among the words, before the flags that override it are read."""
+"""Finds the experiment file, or the run to resume, among the words, before the flags over it are parsed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MANY_VALUES = ("--seeds",)
 class ExperimentCommand(Command):
     """A command with the flags of an experiment, whose defaults are the values of the experiment file.
 
-    Its fields include `experiment`, the file, and `config`; with a field `resume`, the run to resume has the values.
+    Its fields include `experiment`, the file, and `config`; with a field `resume`, the defaults may be a run's.
     """
 
     @classmethod
@@ -40,7 +40,7 @@ class ExperimentCommand(Command):
 
         Raises:
             ConfigError: The experiment file is missing or wrong, or there is no such method.
-            RunError: The folder to resume holds no run.
+            RunError: The folder to resume contains no run.
         """
         command: Kind = parse_experiment_flags(name, words, _default(cls, words))
         return command
@@ -70,10 +70,7 @@ class RunCommand(ExperimentCommand):
 
 
 def _default(kind: Any, words: Sequence[str]) -> Any:
-    """The command with the experiment that the words name: a file, or else the run to resume.
-
-    Its type has the flags of the method that the words or the experiment name.
-    """
+    """The command over the experiment file or run in the words, with the flags of their method."""
     named, resume = next(positionals(words), None), _value_of("--resume", words)
     path = experiment_path(named) if named is not None else None
     if path is not None:
@@ -87,7 +84,7 @@ def _default(kind: Any, words: Sequence[str]) -> Any:
 
 
 def parse_experiment_flags(name: str, words: Sequence[str], default: Any) -> Any:
-    """The command of the flags among the words, which has an experiment in `config`, over the values of `default`."""
+    """The command of the flags over the values of `default`, with an experiment in `config`."""
     command = parse_flags(type(default), name, words, default)
     return replace(command, config=parsed_experiment(command.config))
 
@@ -100,7 +97,7 @@ def experiment_path(word: str) -> Path:
 
 
 def positionals(words: Sequence[str]) -> Iterator[str]:
-    """Words that are neither flags nor values of one; a switch has no value, most other flags have one."""
+    """Words that are neither flags nor their values; a switch has no value, most other flags have one."""
     values: float = 0  # how many of the next words belong to the flag
     for word in words:
         if word.startswith("-") and (values == 0 or values == math.inf):

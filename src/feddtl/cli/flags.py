@@ -13,15 +13,15 @@ from feddtl.methods.tables import MethodTables, settings_types
 
 Command = TypeVar("Command")
 
-# Of a flag whose text says what holds without it; tyro would add "(default: None)".
-UNSAID = ""
+# For a flag whose help text states its default; tyro would add "(default: None)".
+STATED = ""
 ExperimentFile = Annotated[
     Path | None,
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="EXPERIMENT.toml",
         help="Experiment file, or FILE.toml::LABEL if it has several; see experiments/; default: all defaults.",
-        help_behavior_hint=UNSAID,
+        help_behavior_hint=STATED,
     ),
 ]
 ExperimentFiles = Annotated[
@@ -30,11 +30,11 @@ ExperimentFiles = Annotated[
     tyro.conf.arg(
         metavar="EXPERIMENT.toml [EXPERIMENT.toml ...]",
         help="Experiment files with different names, or FILE.toml::PATTERN for some experiments of one.",
-        help_behavior_hint=UNSAID,
+        help_behavior_hint=STATED,
     ),
 ]
-FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=UNSAID)]
-# Flags of an experiment: its own depend on the method, so `with_experiment_flags` gives a command its final type.
+FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=STATED)]
+# The flags of an experiment depend on its method, so `with_experiment_flags` gives a command its final type.
 Flags = Annotated[Experiment, tyro.conf.Suppress, tyro.conf.Fixed]
 ClassList = Literal["base", "novel", "all"]
 TrackFlag = tyro.conf.UseAppendAction[
@@ -44,7 +44,7 @@ TrackFlag = tyro.conf.UseAppendAction[
             metavar="TRACKER",
             help="Send the numbers of each round to a tracker, such as 'tensorboard'; can be repeated. "
             "See docs/how-to/track-a-run.md.",
-            help_behavior_hint=UNSAID,
+            help_behavior_hint=STATED,
         ),
     ]
 ]
@@ -55,7 +55,7 @@ def with_experiment_flags(command: type[Command], method: str, *, seed: bool = T
 
     Args:
         command: A command with a field `config`.
-        method: The experiment's method, whose settings have flags too where it is a user's own.
+        method: The experiment's method; a method outside the catalogue adds flags for its settings.
         seed: Whether there is a flag for the seed.
     """
     hidden: list[tuple[str, Any, Any]] = [("methods", _hidden(MethodTables), MethodTables())]
@@ -77,10 +77,10 @@ def with_config(command: Any, experiment: Experiment) -> Any:
 
 
 def parsed_experiment(config: Experiment) -> Experiment:
-    """The experiment that the flags describe, the tables of the methods in their place."""
-    own = {field.name for field in fields(Experiment)}
-    values = {name: value for name, value in vars(config).items() if name in own and name != "methods"}
-    tables = {name: value for name, value in vars(config).items() if name not in own}
+    """The experiment that the flags describe, with the settings of the methods in `methods`."""
+    own = {field.name for field in fields(Experiment)} - {"methods"}
+    values = {name: value for name, value in vars(config).items() if name in own}
+    tables = {name: value for name, value in vars(config).items() if name not in {*own, "methods"}}
     return Experiment(**values, methods=MethodTables.from_mapping(tables))
 
 

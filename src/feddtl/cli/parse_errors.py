@@ -1,4 +1,4 @@
-"""What the parser of flags refuses, told as every other error is: `error: …`, and below it what may help."""
+"""Errors of the flag parser, printed like every other error: `error: …`, and hints below it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ BORDER = re.compile(r"^│ ?|\s*│$")
 
 @contextmanager
 def plain_parse_errors() -> Iterator[None]:
-    """Print what tyro says in a box without the box; its exit code stays."""
-    said = io.StringIO()
+    """Print tyro's errors without their box; the exit code stays."""
+    printed = io.StringIO()
     code: object = None
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(printed):
             yield
     except SystemExit as exit_:
         code = exit_.code
         raise
     finally:
-        sys.stderr.write(unboxed(said.getvalue()) if code == BAD_FLAGS else said.getvalue())
+        sys.stderr.write(unboxed(printed.getvalue()) if code == BAD_FLAGS else printed.getvalue())
 
 
 def unboxed(text: str) -> str:
-    """A box as `error: …` and indented lines; a text that is no box as it is."""
+    """A box as `error: …` and indented lines; any other text unchanged."""
     inside = _inside([COLOUR.sub("", line) for line in text.splitlines()])
     if not inside:
         return text
-    rules = [place for place, line in enumerate(inside) if set(line) in ({"─"}, {"-"})]
+    rules = [index for index, line in enumerate(inside) if set(line) in ({"─"}, {"-"})]
     # Up to the first rule is the message, broken between words; lines that are indented are a list.
     end = rules[0] if rules else len(inside)
-    first = next((place for place, line in enumerate(inside[:end]) if line.startswith(" ")), end)
+    first = next((index for index, line in enumerate(inside[:end]) if line.startswith(" ")), end)
     message = " ".join(inside[:first]).removeprefix("Error parsing ")
-    rest = [f"  {line}" for place, line in enumerate(inside[first:], first) if place not in rules]
+    rest = [f"  {line}" for index, line in enumerate(inside[first:], first) if index not in rules]
     return "\n".join([f"error: {message[:1].upper()}{message[1:]}", *rest]) + "\n"
 
 
 def _inside(lines: list[str]) -> list[str]:
-    """Lines within the frame, which is drawn with lines, or by a title above a rule where the output is not UTF-8."""
+    """Lines within the frame; where the output is not UTF-8, a title above a rule takes its place."""
     if lines and lines[0].startswith("╭"):
         return [BORDER.sub("", line) for line in lines[1:] if not line.startswith("╰")]
     if len(lines) > 1 and set(lines[1].strip()) == {"-"}:

@@ -11,7 +11,7 @@ from feddtl.methods.catalog import with_absolute_file
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The experiment with absolute paths; names of a catalogue, of the Hub and of what is built in stay as they are."""
+    """The experiment with absolute paths; names of the catalogue and the Hub and built-in names are unchanged."""
     source, root = experiment.data.source, experiment.data.root
     data = replace(
         experiment.data,
@@ -29,10 +29,10 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _is_a_name(source: str) -> bool:
-    """Whether a source is read as a name, even where a folder is called the same."""
+    """Whether a source is a name, even if a folder has the same name."""
     if not source or not Path(source).expanduser().exists():
         return True
-    # Imported where a file or folder could be meant alone: it needs torch, which a process that waits does not.
+    # Imported only if the source may be a folder: these modules need torch, and this process waits for hours.
     from feddtl.config.data import ON_CLIENTS
     from feddtl.data.catalog import CATALOG
     from feddtl.data.sources import SHAPES
@@ -41,6 +41,6 @@ def _is_a_name(source: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    """Without `..`, which only a look at the file system can take away: before it may be a link."""
+    """Absolute and without `..`, which is resolved on disk because a link may precede it."""
     whole = Path(path).expanduser().absolute()
     return str(whole.resolve() if ".." in whole.parts else whole)

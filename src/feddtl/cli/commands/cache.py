@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from feddtl.cli.command import Command, print_json
-from feddtl.cli.flags import UNSAID
+from feddtl.cli.flags import STATED
 from feddtl.errors import ConfigError
 from feddtl.units import duration, size
 
@@ -26,13 +26,13 @@ class Cache(Command):
 
     clear: bool = False
     """Remove all of it, and the measurements that chose precision and kernels; active runs are not disturbed."""
-    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR", help_behavior_hint=UNSAID)] = ""
+    folder: Annotated[str, tyro.conf.arg(name="compute.cache-folder", metavar="DIR", help_behavior_hint=STATED)] = ""
     """The cache; default: FEDDTL_CACHE or ~/.cache/feddtl."""
     json: bool = False
     """Print the contents as JSON."""
 
     def execute(self) -> int:
-        """Print what the cache holds, or remove it."""
+        """Print the contents of the cache, or remove them."""
         from feddtl.models.cache.folder import cache_folder
 
         folder = cache_folder(self.folder)
@@ -69,11 +69,9 @@ def _show(folder: Path, *, as_json: bool) -> None:
         content = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
         print_json({"folder": str(folder), "contents": content})
         return
-    console = Console()
     if entries:
-        console.print(_table(entries))
-    total = size(sum(entry.nbytes for entry in entries))
-    console.print(f"{total} in {folder}", highlight=False, soft_wrap=True, markup=False)
+        Console().print(_table(entries))
+    print(f"{size(sum(entry.nbytes for entry in entries))} in {folder}")
 
 
 def _table(entries: list[CacheEntry]) -> Table:

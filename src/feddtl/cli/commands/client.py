@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from feddtl.cli.command import Command
-from feddtl.cli.flags import UNSAID, FolderFlag
+from feddtl.cli.flags import STATED, FolderFlag
 from feddtl.state_folder import state_root
 
 
@@ -26,11 +26,11 @@ class Client(Command):
     """Address of the server."""
     keys: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The client's folder of keys, client-N."""
-    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=STATED)] = None
     """This client's images, or its copy of the data set; default: the source in the experiment."""
-    model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=UNSAID)] = None
+    model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint=STATED)] = None
     """This client's copy of the CLIP; default: the model in the experiment."""
-    method: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:Class", help_behavior_hint=UNSAID)] = None
+    method: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:Class", help_behavior_hint=STATED)] = None
     """A method of your own to run here; its file must equal the server's. Default: only the methods of feddtl."""
     state: FolderFlag = None
     """Folder for the client's personal part of the model, if any; default: FEDDTL_STATE or ~/.local/state/feddtl."""
@@ -38,7 +38,7 @@ class Client(Command):
     """Show Flower's whole log, not only its warnings and errors."""
 
     def execute(self) -> int:
-        """Take part until it is told to end."""
+        """Take part until it is stopped."""
         from feddtl.launch.connection import Address, client_keys
         from feddtl.launch.processes import ended_by_sigterm, require_flower
 

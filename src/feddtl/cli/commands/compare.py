@@ -148,9 +148,8 @@ def _print_tables(comparison: Comparison, folder: Path) -> None:
     from feddtl.cli.comparison_tables import print_tables
     from feddtl.comparison.files import FILES
 
-    console = Console()
-    print_tables(console, comparison.tables)
-    console.print(f"{folder} has {', '.join(FILES)}", highlight=False, soft_wrap=True, markup=False)
+    print_tables(Console(), comparison.tables)
+    print(f"{folder} has {', '.join(FILES)}")
 
 
 def _print_failures(comparison: Comparison) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.command import Command
+from feddtl.cli.command import Command, print_json
 from feddtl.errors import FeddtlError
 from feddtl.units import counted
 
@@ -27,7 +26,7 @@ class Doctor(Command):
         """Print the findings; exit code 1 if something does not work."""
         findings = {name: _finding(check) for name, check in CHECKS.items()}
         if self.json:
-            print(json.dumps({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()}, indent=2))
+            print_json({name: {"ok": ok, "found": text} for name, (ok, text) in findings.items()})
         else:
             _print(findings)
         return 0 if all(ok for ok, _ in findings.values()) else 1
@@ -96,7 +95,7 @@ def _activations() -> tuple[bool, str]:
 
     folder = cache_folder()
     if folder is None:
-        return True, "off: every run computes the frozen blocks again"
+        return True, "off: every run recomputes the frozen blocks"
     kept = sum(entry.nbytes for entry in cache_contents(folder))
     return True, f"{folder}, {kept / 1e9:.1f} GB kept (`feddtl cache` shows more)"
 

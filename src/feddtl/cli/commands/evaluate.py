@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from feddtl.cli.command import Command, print_json
-from feddtl.cli.flags import UNSAID, ClassList
+from feddtl.cli.flags import STATED, ClassList
 from feddtl.config import DataConfig
 from feddtl.units import percent
 
@@ -26,19 +26,19 @@ class Evaluate(Command):
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of the run."""
-    source: Annotated[str, tyro.conf.arg(name="data.source", help_behavior_hint=UNSAID)] = ""
+    source: Annotated[str, tyro.conf.arg(name="data.source", help_behavior_hint=STATED)] = ""
     """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
-    root: Annotated[str, tyro.conf.arg(name="data.root", help_behavior_hint=UNSAID)] = ""
+    root: Annotated[str, tyro.conf.arg(name="data.root", help_behavior_hint=STATED)] = ""
     """Folder with one sub-folder per data set; default: the Hub for a new source, otherwise the run's own."""
-    domains: Annotated[str, tyro.conf.arg(name="data.domains", help_behavior_hint=UNSAID)] = ""
+    domains: Annotated[str, tyro.conf.arg(name="data.domains", help_behavior_hint=STATED)] = ""
     """Comma-separated domains; default: all domains of a new source, otherwise the run's own."""
-    prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=UNSAID)] = ""
+    prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=STATED)] = ""
     """Prompt with {class}; default: the source's own."""
-    image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=UNSAID)] = ""
+    image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=STATED)] = ""
     """Image column of a Hub or parquet source; default: found by its type."""
-    label_column: Annotated[str, tyro.conf.arg(name="data.label-column", help_behavior_hint=UNSAID)] = ""
+    label_column: Annotated[str, tyro.conf.arg(name="data.label-column", help_behavior_hint=STATED)] = ""
     """Label column; default: found by its type and name."""
-    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=UNSAID)] = ""
+    domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=STATED)] = ""
     """Domain column; default: 'domain', if it exists."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
     """Class lists to choose from: the first half, the second half, or all classes at once."""
@@ -68,18 +68,11 @@ class Evaluate(Command):
         return 0
 
     def _data_to_score(self) -> DataConfig:
-        """What the flags say; without a source, the run's own data with the flags over it."""
+        """The data that the flags describe; without a source, the run's own data with the flags applied."""
         from feddtl.runs import RunFolder
 
-        flags = {
-            "root": self.root,
-            "domains": self.domains,
-            "prompt": self.prompt,
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "domain_column": self.domain_column,
-        }
-        given: dict[str, Any] = {name: value for name, value in flags.items() if value}
+        flags = ("root", "domains", "prompt", "image_column", "label_column", "domain_column")
+        given: dict[str, Any] = {name: value for name in flags if (value := getattr(self, name))}
         if self.source:
             return DataConfig(source=self.source, **given)
         return replace(RunFolder.open(self.folder).experiment.data, **given)

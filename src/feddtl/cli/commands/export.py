@@ -21,9 +21,9 @@ class Export(Command):
     """New folder of the merged model, for CLIPModel.from_pretrained."""
 
     def execute(self) -> int:
-        """Write the merged model and say how to load it."""
+        """Write the merged model and print how to load it."""
         from feddtl.export import export_merged
 
         export_merged(self.folder, self.output)
-        print(f"{self.output} holds the adapted CLIP; load it with CLIPModel.from_pretrained('{self.output}').")
+        print(f"{self.output} contains the adapted CLIP; load it with CLIPModel.from_pretrained('{self.output}').")
         return 0

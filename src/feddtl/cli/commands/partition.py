@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from feddtl.cli.command import print_json
 from feddtl.cli.experiment_argument import ExperimentCommand
-from feddtl.cli.flags import UNSAID, ExperimentFile, Flags
+from feddtl.cli.flags import STATED, ExperimentFile, Flags
 from feddtl.config import Experiment
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from feddtl.data.shares import Counts
 
 SHADES = " ░▒▓█"
-# What the other columns and the frame take of a line.
-WIDTH_OF_NUMBERS = 42
+WIDTH_OF_NUMBERS = 42  # of the other columns and the frame
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Partition(ExperimentCommand):
     """Show which client gets which training images: a table, and a class x client heat map."""
 
     experiment: ExperimentFile = None
-    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=STATED)] = None
     """Write the heat map to this file (.svg, .png, .pdf)."""
     json: bool = False
     """Print the counts as JSON."""
@@ -50,7 +50,7 @@ class Partition(ExperimentCommand):
         counts = data.partition.counts(data.train.labels, len(data.base_names))
         if self.json:
             found = {"base_classes": data.base_names, "images_per_client_and_class": counts.tolist()}
-            print(json.dumps(found, indent=2))
+            print_json(found)
         else:
             _print(Console(), data, counts)
         if self.plot is not None:
@@ -59,26 +59,21 @@ class Partition(ExperimentCommand):
 
 
 def _plot(experiment: Experiment, data: FederatedData, counts: Counts, path: Path) -> None:
-    from rich.console import Console
-
     from feddtl.plots import partition_heat_map
 
     title = f"{data.name}, {experiment.data.regime}, {experiment.data.partition}, seed {experiment.seed}"
     partition_heat_map(counts, data.base_names, title, path)
-    Console(stderr=True).print(f"heat map: {path}", markup=False, highlight=False, soft_wrap=True)
+    print(f"heat map: {path}", file=sys.stderr)
 
 
 def _print(console: Console, data: FederatedData, counts: Counts) -> None:
-    from rich.console import Console
-
     for note in data.notes:
-        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        print(f"note: {note}", file=sys.stderr)
     each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS))
     cells = merged(counts, each)
     console.print(_table(data, counts, cells))
     what = "a class" if each == 1 else f"{each} neighbouring classes"
-    legend = f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'."
-    console.print(legend, markup=False, highlight=False, soft_wrap=True)
+    print(f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'.")
 
 
 def merged(counts: Counts, each: int) -> Counts:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from feddtl.cli.command import Command, print_json
-from feddtl.cli.flags import UNSAID
+from feddtl.cli.flags import STATED
 from feddtl.units import counted, size
 
 
@@ -20,7 +20,7 @@ class Report(Command):
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of a run, or a folder with run folders up to three levels below it."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=UNSAID)] = None
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=STATED)] = None
     """File of the page; default: DIR/report.html."""
     no_images: bool = False
     """Omit the test images; by default, the page shows some of them."""

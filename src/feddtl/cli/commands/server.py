@@ -32,7 +32,7 @@ class Server(Command):
     """Show Flower's whole log, not only its warnings and errors."""
 
     def execute(self) -> int:
-        """Run the server until it is told to end."""
+        """Run the server until it is stopped."""
         from feddtl.launch.connection import Address, server_keys
         from feddtl.launch.processes import ended_by_sigterm, require_flower
 
