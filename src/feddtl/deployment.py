@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -34,9 +34,10 @@ from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet
 from feddtl.runtimes.flower.grid import Grid
 from feddtl.runtimes.node import ImageCounts, Node, Request
-from feddtl.runtimes.personal_state import PersonalState, state_root
+from feddtl.runtimes.personal_state import PersonalState
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, plain
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts, pack_reply, unpack_payload
+from feddtl.state_folder import state_root
 from feddtl.training.client_data import ClientData, rows_of_views
 from feddtl.transforms.catalog import build_chain
 
@@ -75,10 +76,7 @@ def serve(
 
 def _require_synchronous_rounds(experiment: Experiment) -> None:
     system = experiment.system
-    for key, value, refused in (
-        ("selection", system.selection, "fedppo"),
-        ("mode", system.mode, "async"),
-    ):
+    for key, value, refused in (("selection", system.selection, "fedppo"), ("mode", system.mode, "async")):
         if value == refused:
             raise ConfigError(
                 f"system.{key} = '{refused}' needs all clients in one process.",
@@ -132,10 +130,9 @@ class ClientSide:
         self._encoder = ImageEncoder(self._clip.image, self._method.first_image_block, experiment.compute)
         self._contract = Contract.of(self._task, experiment)
         self._chain = build_chain(experiment.uplink)
-        self._own_images: dict[int, OwnImages] = {}
+        self._images_of = cache(self._images.of)
         self._clients: dict[int, ClientData] = {}
-        self._own_tests: dict[int, tuple[TestImages, TestImages]] = {}
-        self._sets: EvaluationSets | None = None
+        self._tests: dict[int, tuple[TestImages, TestImages]] = {}
 
     def train(self, client: int, parcel: Parcel) -> Parcel:
         """The reply to the broadcast of a round: an update, and hits on the client's test images.
@@ -186,36 +183,31 @@ class ClientSide:
         """Scores on all test images of the client's own model, part of which stays here; NaN where not needed."""
         if not self.experiment.scores_client_models(payload.round):
             return Scores(math.nan, math.nan, math.nan)
-        if self._sets is None:
-            self._sets = evaluation_sets(self._images.data, self._encode)
         return score_global(self._method.received_classifier(payload, update), self._sets, math.nan)
 
-    def _images_of(self, client: int) -> OwnImages:
-        """The images that a client has, found once."""
-        if client not in self._own_images:
-            self._own_images[client] = self._images.of(client)
-        return self._own_images[client]
+    @cached_property
+    def _sets(self) -> EvaluationSets:
+        """All test images through the frozen blocks."""
+        return evaluation_sets(self._images.data, self._encode)
 
     def _client(self, client: int) -> ClientData:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
-            views = self.experiment.data.views
-            table = self._images_of(client).train
-            activations = self._encode(table, "training images", views)
-            labels = torch.from_numpy(table.labels)
+            views, table = self.experiment.data.views, self._images_of(client).train
+            activations, labels = self._encode(table, "training images", views), torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
             self._clients[client] = ClientData(client, activations.select(rows), labels, views)
         return self._clients[client]
 
     def _tests_of(self, client: int) -> tuple[TestImages, TestImages]:
         """The client's test images of base and of novel classes through the frozen blocks, once."""
-        if client not in self._own_tests:
+        if client not in self._tests:
             data, own = self._images.data, self._images_of(client)
-            self._own_tests[client] = (
+            self._tests[client] = (
                 labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
                 labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
             )
-        return self._own_tests[client]
+        return self._tests[client]
 
     def _encode(self, table: ImageTable, what: str, views: int = 1) -> Activations:
         return self._encoder.encode(table, views=views) if len(table) else Activations.of(torch.empty(0, 0))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from feddtl.errors import ClientError
-from feddtl.runtimes.personal_state import PersonalState, state_root
+from feddtl.runtimes.personal_state import PersonalState
+from feddtl.state_folder import state_root
 
 RUN = "0123456789abcdef" * 2
 

@@ -74,18 +74,14 @@ class RunContext:
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
         """Unchecked updates of these clients; several clients are trained as a batch."""
         data, kept = [self.clients[client] for client in clients], [personal.get(c, {}) for c in clients]
+        observe = self.observer.epoch_finished
         with self.stopwatch.measure("steps"):
-            return self._updates(payload, data, kept)
-
-    def require_finite(self, update: Update, round_number: int) -> None:
-        """Raise ClientError naming the client if its update is not finite."""
-        with self.stopwatch.measure("exchange"):
-            for tensors in (update.weights, update.samples, update.personal):
-                require_finite_tensors(
-                    tensors,
-                    f"The update of client {update.client} in round {round_number}",
-                    "Lower local.learning_rate or check that client's images",
-                )
+            if len(data) > 1:
+                updates = self.method.client_updates(payload, data, kept, observe)
+                if all(map(is_finite, updates)):
+                    return updates
+            # In a batched step, one client's NaN may have reached the others, so each trains again alone.
+            return [self.method.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
     def exchange(self, update: Update, payload: Payload) -> tuple[Update, int]:
         """An update as the server receives it, and its size on the wire in bytes, without framing.
@@ -93,20 +89,13 @@ class RunContext:
         Raises:
             ClientError: It is not finite, or a transform cannot send it.
         """
-        self.require_finite(update, payload.round)
+        owner = f"The update of client {update.client} in round {payload.round}"
         with self.stopwatch.measure("exchange"):
+            for tensors in (update.weights, update.samples, update.personal):
+                require_finite_tensors(tensors, owner, "Lower local.learning_rate or check that client's images")
             expected = self.method.expected_update(payload)
             sent, arrived = self.chain.exchange(update, expected, payload.round, self.experiment.seed)
             return arrived, tensor_bytes(sent.weights, sent.samples)
-
-    def _updates(self, payload: Payload, data: Sequence[ClientData], kept: Sequence[Tensors]) -> list[Update]:
-        observe = self.observer.epoch_finished
-        if len(data) > 1:
-            updates = self.method.client_updates(payload, data, kept, observe)
-            if all(map(is_finite, updates)):
-                return updates
-        # In a batched step, one client's NaN may have reached the others, so each trains again alone.
-        return [self.method.client_update(payload, *one, observe) for one in zip(data, kept, strict=True)]
 
     def scores(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from feddtl.evaluate import HitCounts
+from feddtl.observers import RunObserver
 from feddtl.records import FederatedAccuracy
 from feddtl.runtimes.rounds import Progress
 
@@ -36,12 +37,20 @@ def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, s
 
 
 def with_counts(
-    progress: Progress, counts: Mapping[int, HitCounts], failures: Mapping[int, str] | None = None
+    progress: Progress,
+    counts: Mapping[int, HitCounts],
+    failures: Mapping[int, str] | None = None,
+    observer: RunObserver | None = None,
 ) -> Progress:
-    """The progress with the clients' counts for its current model; without counts, the same progress."""
+    """The progress with the clients' counts for its current model, which the observer receives.
+
+    Without counts and failures, the same progress, and no event.
+    """
     if not counts and not failures:
         return progress
     federated = federated_accuracy(counts, failures or {})
+    if observer is not None:
+        observer.clients_counted(progress.state.round, federated)
     if not progress.records:
         return replace(progress, before=federated)
     return replace(progress, records=(*progress.records[:-1], replace(progress.records[-1], federated=federated)))

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save
 
 from feddtl.errors import ClientError
 from feddtl.models.lora import Tensors
-from feddtl.state_folder import state_root as state_root
 from feddtl.storage import storage_errors, write_atomic
 
 RUN = re.compile(r"[0-9a-f]{32}")
@@ -25,7 +24,7 @@ class PersonalState:
     """The personal tensors of one client in one run.
 
     Args:
-        root: See `state_root`.
+        root: See `feddtl.state_folder.state_root`.
         run: Name of the run, 32 hexadecimal digits; it comes from the server, so it is checked.
         client: Id from 0.
 

@@ -17,7 +17,7 @@ from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
 from feddtl.system.ppo_selection import PpoSelection
-from feddtl.system.selection import AllClients, Selector, UniformSample
+from feddtl.system.selection import Selector, UniformSample
 from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData
@@ -71,10 +71,7 @@ class Runtime:
         if federated_of(progress) is not None:
             return progress
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
-        closed = with_counts(progress, found.counts, found.failures)
-        if closed is not progress and (federated := federated_of(closed)):
-            self._context.observer.clients_counted(progress.state.round, federated)
-        return closed
+        return with_counts(progress, found.counts, found.failures, self._context.observer)
 
     def predictions(self, state: ServerState) -> Predictions:
         """The global model's predictions at a state for all test images."""
@@ -102,7 +99,7 @@ def build_selector(experiment: Experiment, clients: int) -> Selector:
     """The selector of an experiment with this number of clients."""
     participation, seed = experiment.participation, experiment.seed
     builders: dict[str, Callable[[], Selector]] = {
-        "all": lambda: AllClients(clients),
+        "all": lambda: UniformSample(clients, 1.0, seed),
         "uniform": lambda: UniformSample(clients, participation, seed),
         "fedppo": lambda: PpoSelection(experiment.fedppo, clients, clients_at_a_time(clients, participation), seed),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, NextState
 from feddtl.runtimes.context import RunContext, require_finite_state
-from feddtl.runtimes.federated import federated_of, with_counts
+from feddtl.runtimes.federated import with_counts
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.server_step import server_step
@@ -50,9 +50,7 @@ class SynchronousRounds(Rounds):
         with context.stopwatch.measure("exchange"):
             payload = context.method.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
-        counted = with_counts(progress, arrived.counts)
-        if counted is not progress and (federated := federated_of(counted)):
-            context.observer.clients_counted(state.round, federated)
+        counted = with_counts(progress, arrived.counts, observer=context.observer)
         updates = arrived.updates
         reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]

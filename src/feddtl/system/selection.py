@@ -48,19 +48,8 @@ class Selector(ABC):
         return memory
 
 
-class AllClients(Selector):
-    """All clients in every round."""
-
-    def __init__(self, clients: int) -> None:
-        self._clients = clients
-
-    def choose(self, memory: Tensors, round_number: int) -> list[int]:
-        """All ids."""
-        return list(range(self._clients))
-
-
 class UniformSample(Selector):
-    """A uniform sample without replacement."""
+    """A uniform sample without replacement; with a participation of 1, all clients."""
 
     def __init__(self, clients: int, participation: float, seed: int) -> None:
         self._clients = clients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,8 +19,4 @@ def build_chain(config: UplinkConfig) -> Chain:
     """The transforms that the settings name, in their order."""
     from feddtl.transforms.chain import Chain
 
-    members = []
-    for name in config.transform_names:
-        module, _, kind = TRANSFORMS[name].partition(":")
-        members.append(getattr(importlib.import_module(module), kind)(config))
-    return Chain(members)
+    return Chain([pkgutil.resolve_name(TRANSFORMS[name])(config) for name in config.transform_names])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -65,16 +65,10 @@ class Contract:
 
     def scalars(self) -> dict[str, Scalar]:
         """The contract's scalars in a message."""
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "classes": self.classes,
-            "precision": self.precision,
-            "method": self.method,
-        }
+        return {"schema": SCHEMA, **asdict(self)}
 
     def require(self, scalars: Mapping[str, Scalar]) -> None:
-        """Raise RejectedMessageError naming the first thing in which the other side differs."""
+        """Raise RejectedMessageError naming the first scalar in which the other side differs."""
         explained = {
             "schema": "it comes from another version of feddtl",
             "model": "the other side has a different CLIP",
