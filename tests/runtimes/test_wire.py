@@ -333,3 +333,20 @@ def test_accuracies_are_percentages(value, passes):
     else:
         with pytest.raises(RejectedMessageError, match="The accuracy 'base'"):
             accuracies(scalars)
+
+
+def test_as_many_images_as_are_allowed_pass_and_one_more_does_not():
+    parcel = pack_image_counts(2, ImageCounts(6, 2))
+    assert unpack_image_counts(parcel, most=6).train == 6
+    with pytest.raises(RejectedMessageError, match=r"train is 6; data.shots allows 5"):
+        unpack_image_counts(parcel, most=5)
+
+
+@pytest.mark.parametrize(("number", "passes"), [(1, True), (0, False)])
+def test_a_broadcast_opens_a_round_from_1(number, passes):
+    parcel = pack_payload(Payload(number, SENT), CONTRACT)
+    if passes:
+        assert unpack_payload(parcel, CONTRACT).round == 1
+    else:
+        with pytest.raises(RejectedMessageError, match="round is 0"):
+            unpack_payload(parcel, CONTRACT)
