@@ -283,3 +283,13 @@ def test_target_layers_are_those_of_the_config(federation, make_experiment):
     assert {name.split(".")[3] for name in tensors if name.startswith("shared/")} == {"3"}
     assert {name.split(".")[3] for name in tensors if name.startswith("text/")} == {"0", "1", "2"}
     assert method.first_image_block == 3
+
+
+def test_groups_of_the_state_keep_their_order(federation, make_experiment):
+    """The asynchronous server adds squares in this order, so another one changes the last bits of a run."""
+    method = build_method(federation.task, make_experiment())
+    state = method.init_server()
+    updates = [method.client_update(method.broadcast(state), data, {}) for data in federation.clients(method)]
+    for reached in (state, server_step(method, state, updates).state):
+        groups = list(dict.fromkeys(name.split("/")[0] for name in reached.tensors))
+        assert groups == ["shared", "text", "anchor"]

@@ -20,11 +20,13 @@ from torch.nn.functional import cross_entropy, normalize
 from feddtl.errors import ClientError
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
 from feddtl.methods.base import Classifier, NextState, TrainedParameters
+from feddtl.methods.local_round import ANCHOR, SHARED
 from feddtl.methods.lora import LoraMethod
 from feddtl.models.backbone import Tower
 from feddtl.models.lora import Tensors
 from feddtl.objectives.supervised import clip_logits
 from feddtl.seeding import torch_generator
+from feddtl.tensor_groups import add_prefix, select_prefix
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import Batch, Learner, detached, train, trainable_copy
 from feddtl.training.optimizers import Adam
@@ -164,7 +166,9 @@ def text_factors(state: ServerState) -> Tensors:
 
 def with_text(state: ServerState, text: Tensors) -> ServerState:
     """A server state with this LoRA of the text tower."""
-    return replace(state, tensors={**state.tensors, **text})
+    # The text tower stands before the anchor: the asynchronous server adds norms in the order of the tensors.
+    shared = {name: tensor for name, tensor in state.tensors.items() if name.startswith(f"{SHARED}/")}
+    return replace(state, tensors={**shared, **text, **add_prefix(ANCHOR, select_prefix(state.tensors, ANCHOR))})
 
 
 def sample_per_class(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:
