@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +19,5 @@ AGGREGATORS: dict[str, str] = {
 
 def build_aggregator(config: ServerConfig) -> Aggregator:
     """The aggregator that the settings name."""
-    module, _, name = AGGREGATORS[config.aggregator].partition(":")
-    aggregator: Aggregator = getattr(importlib.import_module(module), name)(config)
+    aggregator: Aggregator = pkgutil.resolve_name(AGGREGATORS[config.aggregator])(config)
     return aggregator

@@ -6,8 +6,8 @@ argument is the run's folder, in which it writes only to a subfolder with its na
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,8 @@ def open_trackers(names: Sequence[str], folder: Path) -> list[RunObserver]:
 
 
 def _class_of(name: str) -> Any:
-    module, _, attribute = TRACKERS[name].partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        return pkgutil.resolve_name(TRACKERS[name])
     except ImportError as error:
         raise ConfigError(
             f"The tracker '{name}' cannot be imported: {error}.", f"Install it: pip install 'feddtl[{name}]'"
