@@ -166,8 +166,31 @@ def test_every_number_has_a_limit() -> None:
             "server.aggregator = 'product' factorises again in each aggregation",
             "server.aggregator = 'mean'",
         ),
+        (
+            {"server": ServerConfig(aggregator="median"), "system": SystemConfig(mode="async")},
+            "server.aggregator = 'median' compares the clients of a round",
+            "system.mode = 'sync'",
+        ),
+        (
+            {"server": ServerConfig(aggregator="trimmed-mean", trim_share=0.1)},
+            "server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = 0.1 of 5 clients",
+            "Set server.trim_share to 0.2 or more.",
+        ),
+        (
+            {"server": ServerConfig(aggregator="trimmed-mean", trim_share=0.4), "data": DataConfig(clients=2)},
+            "server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = 0.4 of 2 clients",
+            "three clients or more",
+        ),
     ],
-    ids=["all and a share", "fedppo without a choice", "fedppo without rounds", "product without rounds"],
+    ids=[
+        "all and a share",
+        "fedppo without a choice",
+        "fedppo without rounds",
+        "product without rounds",
+        "median without rounds",
+        "too little to trim",
+        "too few to trim",
+    ],
 )
 def test_policies_that_do_not_go_together(changes: dict[str, Any], wrong: str, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -181,6 +204,8 @@ def test_policies_that_go_together() -> None:
     Experiment(participation=0.8, system=SystemConfig(selection="fedppo"))
     Experiment(system=SystemConfig(selection="all", mode="async"))
     Experiment(participation=0.2, system=SystemConfig(mode="async"))
+    Experiment(server=ServerConfig(aggregator="trimmed-mean"))
+    Experiment(server=ServerConfig(aggregator="trimmed-mean", trim_share=0.34), data=DataConfig(clients=3))
 
 
 def test_values_cannot_be_changed() -> None:

@@ -18,7 +18,6 @@ class TrimmedMean(TensorAggregator):
 
     def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         """The trimmed mean over clients."""
-        # Rounded first: 0.29 · 100 is 28.999999999999996 in binary floating point.
-        trimmed = int(round(self.config.trim_share * len(tensors), 9))
+        trimmed = self.config.trimmed(len(tensors))
         ordered = torch.stack(list(tensors)).sort(dim=0).values
         return ordered[trimmed : len(tensors) - trimmed].mean(dim=0)

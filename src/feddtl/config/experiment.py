@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -66,17 +67,12 @@ class Experiment(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        entry = method_entry(self.method)
         if self.stages == "sft-then-rl" and self.schedule.sft_rounds >= max(self.rounds, 2):
             raise ConfigError(
                 f"schedule.sft_rounds = {self.schedule.sft_rounds} leaves no RL round in rounds = {self.rounds}.",
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
             )
-        if self.server.aggregator == "product" and entry.trains and not entry.has_lora:
-            raise ConfigError(
-                f"server.aggregator = 'product' multiplies LoRA factors, and method = '{self.method}' sends none.",
-                "Set server.aggregator to 'mean', 'median' or 'trimmed-mean'.",
-            )
+        self._check_aggregator()
         self._check_system()
         self._check_deployment()
 
@@ -126,6 +122,31 @@ class Experiment(Settings):
             f"1 to {in_round}, the clients of a round",
         )
 
+    def _check_aggregator(self) -> None:
+        """Raise ConfigError for an aggregator that cannot do its work in this experiment."""
+        entry, aggregator = method_entry(self.method), self.server.aggregator
+        if aggregator == "product" and entry.trains and not entry.has_lora:
+            raise ConfigError(
+                f"server.aggregator = 'product' multiplies LoRA factors, and method = '{self.method}' sends none.",
+                "Set server.aggregator to 'mean', 'median' or 'trimmed-mean'.",
+            )
+        if self.system.mode == "async" and aggregator != "mean":
+            why = "compares the clients of a round, and system.mode = 'async' aggregates one update at a time."
+            if aggregator == "product":
+                why = "factorises again in each aggregation, so the steps of system.mode = 'async' cannot be added."
+            raise ConfigError(
+                f"server.aggregator = '{aggregator}' {why}", "Set server.aggregator = 'mean', or system.mode = 'sync'."
+            )
+        in_round = clients_at_a_time(self.data.clients, self.participation)
+        if aggregator == "trimmed-mean" and not self.server.trimmed(in_round):
+            raise ConfigError(
+                f"server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = {self.server.trim_share} of "
+                f"{in_round} clients in a round is less than one client.",
+                f"Set server.trim_share to {math.ceil(100 / in_round) / 100} or more."
+                if in_round > 2
+                else "Use three clients or more in a round, or another aggregator.",
+            )
+
     def _check_system(self) -> None:
         """Raise ConfigError for incompatible policies."""
         selection, asynchronous = self.system.selection, self.system.mode == "async"
@@ -145,10 +166,4 @@ class Experiment(Settings):
                 "system.selection = 'fedppo' chooses the clients of a whole round, which "
                 "system.mode = 'async' does not have.",
                 "Set system.selection = 'uniform', or system.mode = 'sync'.",
-            )
-        if asynchronous and self.server.aggregator == "product":
-            raise ConfigError(
-                "server.aggregator = 'product' factorises again in each aggregation, so the steps of "
-                "system.mode = 'async' cannot be added.",
-                "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )

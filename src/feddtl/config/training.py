@@ -113,12 +113,17 @@ class ServerConfig(Settings, table="server"):
     aggregator: str = "mean"
     """How the clients' updates become one: 'mean' of each tensor, LoRA factors A and B each (ours); 'product', the mean
     of B·A truncated to the rank by SVD; 'median' or 'trimmed-mean' of each coordinate."""
-    trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.1
+    trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.2
     """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_known("server.aggregator", self.aggregator, AGGREGATORS)
+
+    def trimmed(self, clients: int) -> int:
+        """⌊β·K⌋, how many of the clients' values 'trimmed-mean' drops at each end; β is `trim_share`."""
+        # Rounded first: 0.29 · 100 is 28.999999999999996 in binary floating point.
+        return int(round(self.trim_share * clients, 9))
 
 
 @dataclass(frozen=True)
