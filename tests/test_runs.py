@@ -160,6 +160,17 @@ def test_a_checkpoint_of_an_earlier_version(folder: RunFolder) -> None:
     assert "Use that version" in caught.value.hint
 
 
+@pytest.mark.parametrize("written", [None, 1, 3])
+def test_a_checkpoint_with_other_names_of_tensors_is_refused(folder: RunFolder, written: int | None) -> None:
+    """Tensors that nobody finds would leave the pre-trained model, with its accuracy and without a word."""
+    folder.save_progress(progress(1))
+    path = folder.path / "checkpoints" / "round-0001" / "progress.json"
+    content = {**json.loads(path.read_text()), "format": written}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    with pytest.raises(RunError, match=f"another version of feddtl: its format is {written or 1}, not 2"):
+        folder.latest_progress()
+
+
 def test_a_bit_that_flipped_is_noticed(folder: RunFolder) -> None:
     folder.save_progress(progress(1))
     file = folder.path / "checkpoints" / "round-0001" / "state.safetensors"

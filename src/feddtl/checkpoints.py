@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,8 @@ from feddtl.storage import json_text, new_folder
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
+# Raised when tensors get other names: a model made of tensors that nobody finds would be the pre-trained one.
+FORMAT = 2
 NAME = re.compile(r"round-(\d+)")
 
 
@@ -51,6 +54,7 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
     # Copies: the anchor may share memory with the adapter, which the format refuses.
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "state.safetensors")
     content = {
+        "format": FORMAT,
         "round": progress.state.round,
         "clients_with_state": sorted(progress.personal),
         # The format sorts tensors; a norm over all of them is bit-identical only in the same order.
@@ -72,6 +76,7 @@ def read_checkpoint(folder: Path) -> Progress:
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
             raise ValueError("state.safetensors does not match its checksum")
+        _require_format(folder, content)
         loaded = load_file(folder / "state.safetensors")
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select_prefix(tensors, f"personal/{client}") for client in content["clients_with_state"]}
@@ -85,6 +90,16 @@ def read_checkpoint(folder: Path) -> Progress:
             f"Delete this folder (rm -r '{folder}') and resume: the run continues from the previous checkpoint, "
             "or from the start if there is none.",
         ) from None
+
+
+def _require_format(folder: Path, content: dict[str, Any]) -> None:
+    """Raise RunError for a checkpoint of another version, whose tensors have other names."""
+    if content.get("format") != FORMAT:
+        raise RunError(
+            f"The checkpoint {folder} was written by another version of feddtl: its format is "
+            f"{content.get('format', 1)!r}, not {FORMAT}.",
+            "Use that version, or start a new run with another --output.",
+        )
 
 
 def _digest(path: Path) -> str:

@@ -173,9 +173,9 @@ def without(name):
 
 
 BAD = {
-    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 3"),
-    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 3"),
-    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 3"),
+    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 4"),
+    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 4"),
+    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 4"),
     "model": (parcel_with(scalars={"model": "x"}), "a different CLIP"),
     "classes": (parcel_with(scalars={"classes": "x"}), "different classes"),
     "precision": (parcel_with(scalars={"precision": "float16"}), "a different precision"),

@@ -15,7 +15,7 @@ from feddtl.errors import ClientError
 from feddtl.methods.base import Task
 from feddtl.methods.catalog import method_digest
 
-SCHEMA = 3
+SCHEMA = 4
 Precision = Literal["float32", "float16"]
 Scalar = str | int | float | bool
 
