@@ -74,7 +74,7 @@ def test_the_frozen_text_tower_runs_once(federation, make_experiment, monkeypatc
     computed = []
     plain = ClipTextTower.project
     monkeypatch.setattr(ClipTextTower, "project", lambda self, token: computed.append(1) or plain(self, token))
-    federation.task.clip.text._cached_prefix.cache_clear()
+    federation.task.clip.text._prefixes.clear()
     method = build_method(federation.task, make_experiment(method="fedclip"))
     state = method.init_server()
     for data in federation.clients(method):

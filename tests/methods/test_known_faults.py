@@ -102,8 +102,8 @@ def test_text_features_follow_the_tensors_and_the_names(federation, make_experim
 
     def embeddings(state, names, forget):
         if forget:
-            federation.task.clip.text._cached_prefix.cache_clear()
-            federation.task.clip.text._cached_tokens.cache_clear()
+            federation.task.clip.text._prefixes.clear()
+            federation.task.clip.text._tokens.clear()
         return built.classifier(state).text_embeddings(names)
 
     asked = [(state, names) for names in lists for state in (*states, states[0])]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from PIL import Image
@@ -246,3 +249,16 @@ def test_loaded_model_is_frozen_and_gives_its_logit_scale(clip_folder):
     assert loaded.logit_scale == pytest.approx(20.0, rel=1e-6)
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert not loaded.model.training
+
+
+def test_a_tower_that_nobody_uses_is_freed_at_once(clip_folder):
+    """A comparison loads many models; each must not wait for the garbage collector with its weights."""
+    model = load_clip(str(clip_folder))
+    model.text.prefix(("a red star",), 1)
+    tower = weakref.ref(model.text)
+    gc.disable()
+    try:
+        del model
+        assert tower() is None
+    finally:
+        gc.enable()

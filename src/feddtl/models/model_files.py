@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from feddtl.errors import ModelError
 from feddtl.models.digests import digest_each
 from feddtl.models.remembered import read_remembered, remember
 
@@ -27,7 +29,7 @@ MODELS = "models.json"
 FORMAT = 1
 DESCRIBED = (".json", ".safetensors")
 
-Settings = dict[str, Any]
+ModelSettings = dict[str, Any]
 
 
 class ModelFiles:
@@ -35,10 +37,11 @@ class ModelFiles:
 
     Args:
         folder: Of the model.
+        described: Size and time by name of the files that a stored entry depends on.
         remembered_in: The cache folder; None: nothing is stored.
     """
 
-    def __init__(self, folder: Path, remembered_in: Path | None) -> None:
+    def __init__(self, folder: Path, described: dict[str, list[int]], remembered_in: Path | None) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, Path] = {}
         names = [WEIGHTS]
@@ -51,9 +54,7 @@ class ModelFiles:
                     self._file_of[name] = file
         self._folder = str(folder.resolve())
         self._record = None if remembered_in is None else remembered_in / MODELS
-        status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
-        files = {name: [of.st_size, of.st_mtime_ns] for name, of in status.items()}
-        self._stamp: dict[str, Any] = {"format": FORMAT, "files": files, "transformers": version("transformers")}
+        self._stamp: dict[str, Any] = {"format": FORMAT, "files": described, "transformers": version("transformers")}
 
     def fit(self, wanted: Mapping[str, Tensor]) -> bool:
         """Whether the files contain every wanted tensor in its shape; they may contain more."""
@@ -66,18 +67,18 @@ class ModelFiles:
             opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
             return {name: opened[self._file_of[name]].get_tensor(name).float() for name in names}
 
-    def settings(self, read: Callable[[], Settings]) -> Settings:
+    def settings(self, read: Callable[[], ModelSettings]) -> ModelSettings:
         """The model's settings as JSON. `read` is called if they are not stored."""
-        entry = self._entry()
+        entry = self._entry
         if "settings" not in entry:
             entry["settings"] = read()
             remember(self._record, self._folder, entry)
-        settings: Settings = entry["settings"]
+        settings: ModelSettings = entry["settings"]
         return settings
 
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """`tensor_digest` of tensors in float32, computed if it is not stored."""
-        entry = self._entry()
+        entry = self._entry
         digests: dict[str, str] = entry.setdefault("digests", {})
         if missing := [name for name in names if name not in digests]:
             # Each tensor is read alone, so that its memory is freed with it.
@@ -85,6 +86,7 @@ class ModelFiles:
             remember(self._record, self._folder, entry)
         return {name: digests[name] for name in names}
 
+    @cached_property
     def _entry(self) -> dict[str, Any]:
         """The stored entry; a new one if there is none or it describes other files."""
         entry = read_remembered(self._record).get(self._folder)
@@ -94,8 +96,19 @@ class ModelFiles:
 
 
 def open_model_files(folder: Path, remembered_in: Path | None) -> ModelFiles | None:
-    """The safetensors files of a model; None if there are none or they are damaged."""
+    """The safetensors files of a model; None if there are none or they are damaged.
+
+    Raises:
+        ModelError: The folder cannot be listed.
+    """
     try:
-        return ModelFiles(folder, remembered_in)
+        status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
+    except OSError as error:
+        raise ModelError(
+            f"Cannot read the model folder {folder}: {error.strerror}.", "Check your permissions."
+        ) from None
+    described = {name: [of.st_size, of.st_mtime_ns] for name, of in status.items()}
+    try:
+        return ModelFiles(folder, described, remembered_in)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None

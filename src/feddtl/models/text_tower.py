@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from feddtl.models.towers import UNCHANGED, Adapter, Beside, BlockStack, Changes
 
 # Base, novel and all classes, below the trained blocks and from the start.
 CACHED_TEXTS = 6
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class TextTower(ABC):
@@ -33,8 +36,9 @@ class TextTower(ABC):
         self.stack = stack
         self.device = stack.device
         self.width = stack.width
-        self._cached_tokens = lru_cache(CACHED_TEXTS)(self.tokenize_anew)
-        self._cached_prefix = lru_cache(CACHED_TEXTS)(self._prefix)
+        # A functools cache of a bound method would be a reference cycle, which keeps the weights of an unused tower.
+        self._tokens: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._prefixes: dict[tuple[tuple[str, ...], int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
     def tokenize_anew(self, prompts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -78,7 +82,8 @@ class TextTower(ABC):
 
         The last few lists are cached, since every training step asks for the same names.
         """
-        return self._cached_tokens(tuple(prompts))
+        names = tuple(prompts)
+        return cached(self._tokens, names, lambda: self.tokenize_anew(names))
 
     def prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
         """Output of the frozen blocks: (C, S, d), the input of block `stop`, and positions (C,).
@@ -86,11 +91,11 @@ class TextTower(ABC):
         If `stop` is the number of blocks, no block changes: (C, e), the projected features. The last few are cached,
         since every model of a round needs the same classes.
         """
-        return self._cached_prefix(prompts, stop, self.stack.precision)
+        return cached(self._prefixes, (prompts, stop, self.stack.precision), lambda: self._prefix(prompts, stop))
 
     @torch.no_grad()
-    def _prefix(self, prompts: tuple[str, ...], stop: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`prefix` without its cache, whose key includes the precision of the stack."""
+    def _prefix(self, prompts: tuple[str, ...], stop: int) -> tuple[Tensor, Tensor]:
+        """`prefix` without its cache."""
         ids, positions = self.tokenize(prompts)
         hidden = self.embed(ids)
         fused = Changes(attention="sdpa")
@@ -108,6 +113,16 @@ class TextTower(ABC):
         if first_block == len(self.stack):
             return hidden
         return self.project(self.pool(hidden, positions, first_block, Changes(adapter, beside)))
+
+
+def cached(known: dict[Key, Value], key: Key, compute: Callable[[], Value]) -> Value:
+    """The value of a key, computed if it is not known; only the latest `CACHED_TEXTS` are kept."""
+    if key not in known:
+        value = compute()
+        while len(known) >= CACHED_TEXTS:
+            del known[next(iter(known))]
+        known[key] = value
+    return known[key]
 
 
 def prompts_for(class_names: Sequence[str], template: str) -> list[str]:

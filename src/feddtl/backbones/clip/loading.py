@@ -15,7 +15,7 @@ from feddtl.backbones.clip.towers import LEGACY_END_OF_TEXT, ClipImageTower, Cli
 from feddtl.backbones.source import downloaded, local_folder, model_errors
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
-from feddtl.models.model_files import Settings, open_model_files
+from feddtl.models.model_files import ModelSettings, open_model_files
 from feddtl.models.modules import (
     ACTIVATIONS,
     PlainConv2d,
@@ -156,7 +156,7 @@ def _read_whole(folder: str, source: str) -> tuple[Any, Any, Any]:
     return model, processor, tokenizer
 
 
-def _read_settings(folder: str, source: str) -> Settings:
+def _read_settings(folder: str, source: str) -> ModelSettings:
     """Configuration and preprocessing as JSON."""
     with model_errors(source):
         config = json.loads(json.dumps(_read_config(folder, source).to_dict(), default=str))
