@@ -128,3 +128,12 @@ def test_it_runs_resumes_and_compares_from_the_command_line(own: str, clip_folde
     )
     feddtl("compare", "two.toml", "--model", str(clip_folder), "--output", "both", "--quiet")
     assert "FedShift (ours)" in (tmp_path / "both/table.md").read_text()
+
+
+def test_a_subclass_of_a_built_in_method_has_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from feddtl.methods.promptfl.method import PromptFL\n\nclass Mine(PromptFL):\n    title = 'Mine'\n"
+    )
+    name = f"{tmp_path / 'mine.py'}:Mine"
+    experiment = experiment_from_dict({"method": name, "mine": {"context_length": 2}})
+    assert experiment.method_settings.context_length == 2

@@ -23,7 +23,7 @@ from feddtl.methods.local_round import ANCHOR, SHARED, local_round
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.text_tower import prompts_for
-from feddtl.tensor_groups import add_prefix, select_prefix
+from feddtl.tensor_groups import add_prefix, keep_groups, select_prefix
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import EpochObserver, Learner, ignore_epochs
 from feddtl.training.objective import Objective, Supervised
@@ -217,9 +217,8 @@ class Method(ABC):
     def broadcast(self, state: ServerState) -> Payload:
         """Payload that opens round `state.round + 1`; in the RL stage with the SFT anchor, so that a client may join
         at any round."""
-        groups = (f"{SHARED}/", f"{ANCHOR}/") if self.stage(state.round + 1) == "rl" else (f"{SHARED}/",)
-        tensors = {name: tensor for name, tensor in state.tensors.items() if name.startswith(groups)}
-        return Payload(state.round + 1, tensors)
+        groups = (SHARED, ANCHOR) if self.stage(state.round + 1) == "rl" else (SHARED,)
+        return Payload(state.round + 1, keep_groups(state.tensors, *groups))
 
     def client_updates(
         self,

@@ -27,6 +27,7 @@ from feddtl.training.policy import Microbatch, Policy
 class FedCLIP(Method):
     """Federated averaging of a gate on frozen image features."""
 
+    Settings = FedCLIPSettings
     settings: FedCLIPSettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:

@@ -26,7 +26,7 @@ from feddtl.models.backbone import Tower
 from feddtl.models.lora import Tensors
 from feddtl.objectives.supervised import clip_logits
 from feddtl.seeding import torch_generator
-from feddtl.tensor_groups import add_prefix, select_prefix
+from feddtl.tensor_groups import keep_groups
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import Batch, Learner, detached, train, trainable_copy
 from feddtl.training.optimizers import Adam
@@ -161,14 +161,14 @@ class ReceivedClassifier(Classifier):
 
 def text_factors(state: ServerState) -> Tensors:
     """LoRA of the text tower in a server state, `text/…`."""
-    return {name: tensor for name, tensor in state.tensors.items() if name.startswith("text/")}
+    return keep_groups(state.tensors, "text")
 
 
 def with_text(state: ServerState, text: Tensors) -> ServerState:
     """A server state with this LoRA of the text tower."""
     # The text tower stands before the anchor: the asynchronous server adds norms in the order of the tensors.
-    shared = {name: tensor for name, tensor in state.tensors.items() if name.startswith(f"{SHARED}/")}
-    return replace(state, tensors={**shared, **text, **add_prefix(ANCHOR, select_prefix(state.tensors, ANCHOR))})
+    shared, anchor = keep_groups(state.tensors, SHARED), keep_groups(state.tensors, ANCHOR)
+    return replace(state, tensors={**shared, **text, **anchor})
 
 
 def sample_per_class(labels: Tensor, limit: int, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,7 @@ from feddtl.seeding import torch_generator
 class FedMaPLe(Method):
     """Federated averaging of coupled prompts."""
 
+    Settings = FedMaPLeSettings
     settings: FedMaPLeSettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:

@@ -30,6 +30,7 @@ from feddtl.training.policy import Policy
 class FedPGP(Method):
     """Federated averaging of a prompt with personal low-rank changes."""
 
+    Settings = FedPGPSettings
     settings: FedPGPSettings
 
     def initial_shared(self) -> Tensors:

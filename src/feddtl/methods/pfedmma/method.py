@@ -28,6 +28,7 @@ from feddtl.models.towers import Beside
 class PFedMMA(Method):
     """Federated averaging of the maps that join personal adapters of two towers."""
 
+    Settings = PFedMMASettings
     settings: PFedMMASettings
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:

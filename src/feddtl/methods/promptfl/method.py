@@ -25,6 +25,7 @@ NAME_PROMPT = "{class}."
 class PromptFL(Method):
     """Federated averaging of a text prompt."""
 
+    Settings = PromptFLSettings
     settings: PromptFLSettings
 
     def initial_shared(self) -> Tensors:
