@@ -164,7 +164,8 @@ class Settings:
 
     table: ClassVar[str] = ""
 
-    def __init_subclass__(cls, table: str = "") -> None:
+    def __init_subclass__(cls, table: str = "", **others: Any) -> None:
+        super().__init_subclass__(**others)
         if table:
             cls.table = table
 

@@ -259,8 +259,9 @@ def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> H
 
 def score_client(classifier: Classifier, sets: EvaluationSets, client: int) -> Scores:
     """All scores of a client's own model, with each image encoded once; `local` is NaN without test images."""
-    predictions = predict_test_images(classifier, sets)
-    return scores_of(predictions, sets, score_shares(predictions, sets).get(client, math.nan))
+    predictions, share = predict_test_images(classifier, sets), sets.shares[client]
+    hits, _ = hits_of(predictions, sets)
+    return scores_of(predictions, sets, HitCounts(int(hits[share].sum()), len(share)).scores.local)
 
 
 def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
@@ -48,9 +46,6 @@ class RunObserver:
         """The summary is written."""
 
 
-EVENTS = tuple(name for name in vars(RunObserver) if not name.startswith("_"))
-
-
 class Observers(RunObserver):
     """Several observers as one: each receives every event in turn, and an error of one is not caught.
 
@@ -59,9 +54,42 @@ class Observers(RunObserver):
     """
 
     def __init__(self, *observers: RunObserver) -> None:
-        def send(event: str, *values: Any, **named: Any) -> None:
-            for observer in observers:
-                getattr(observer, event)(*values, **named)
+        self._observers = observers
 
-        for event in EVENTS:
-            setattr(self, event, partial(send, event))
+    def note(self, text: str) -> None:
+        for observer in self._observers:
+            observer.note(text)
+
+    def images_encoded(self, what: str, done: int, total: int) -> None:
+        for observer in self._observers:
+            observer.images_encoded(what, done, total)
+
+    def run_started(
+        self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
+    ) -> None:
+        for observer in self._observers:
+            observer.run_started(experiment, data, zero_shot, records)
+
+    def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
+        for observer in self._observers:
+            observer.round_started(round_number, stage, clients)
+
+    def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
+        for observer in self._observers:
+            observer.epoch_finished(client, epoch, epochs)
+
+    def client_finished(self, client: int) -> None:
+        for observer in self._observers:
+            observer.client_finished(client)
+
+    def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
+        for observer in self._observers:
+            observer.clients_counted(round_number, federated)
+
+    def round_finished(self, record: RoundRecord) -> None:
+        for observer in self._observers:
+            observer.round_finished(record)
+
+    def run_finished(self, summary: Summary) -> None:
+        for observer in self._observers:
+            observer.run_finished(summary)

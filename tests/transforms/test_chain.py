@@ -155,7 +155,7 @@ def test_members_go_in_order_on_the_client_and_in_reverse_on_the_server():
     chain = Chain([Noted(1, log), Noted(2, log)])
     update, exchange = made_update()
     chain.decode(chain.encode(update, exchange), exchange)
-    aggregate = chain.after_aggregation({"a": torch.zeros(2)}, Aggregation(5, 1))
+    aggregate = chain.after_aggregation({"a": torch.zeros(2)}, Aggregation(5, 1, 0))
     assert log == [("encode", 1), ("encode", 2), ("decode", 2), ("decode", 1), ("after", 2, 5), ("after", 1, 5)]
     assert aggregate["a"].tolist() == [3.0, 3.0]
 

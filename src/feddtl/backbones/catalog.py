@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,8 +13,21 @@ from feddtl.backbones.source import model_type
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
 
-# With the arguments of `load_backbone`.
-Load = Callable[..., Backbone]
+
+class Load(Protocol):
+    """Loads a model of one family; see `load_backbone`."""
+
+    def __call__(
+        self,
+        source: str,
+        device: torch.device | str = "cpu",
+        *,
+        towers: Collection[Tower] | None = None,
+        remembered_in: Path | None = None,
+    ) -> Backbone:
+        """A frozen model in float32."""
+        ...
+
 
 FAMILIES: dict[str, Load] = {"clip": load_clip}
 

@@ -51,6 +51,8 @@ class Bars(Progress):
 
     def draw(self, name: str, title: str, done: int = 0, total: int | None = None, *, estimate: bool = False) -> None:
         """Draw a bar, which pulses without a total. With an estimate, the remaining time stands behind it."""
+        if self.disable:
+            return
         count = "" if total is None else f"{done}/{total}"
         if name not in self._named:
             self._named[name] = self.add_task(title, total=total, completed=done, count=count, left="")

@@ -13,7 +13,7 @@ from feddtl.transforms.chain import Chain
 
 
 def server_step(
-    method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None, number: int = 0
+    method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None, number: int | None = None
 ) -> NextState:
     """The next state, with `client_drift` among its metrics.
 
@@ -22,12 +22,12 @@ def server_step(
         state: When the round began.
         updates: Decoded, sorted by client; one or more.
         chain: The transforms that the updates passed; None: none.
-        number: Of this aggregation in the run, from 1; 0: that of the round.
+        number: Of this aggregation in the run, from 1; None: that of the round.
     """
     if not updates[0].weights:  # a method that trains nothing has nothing to aggregate
         return method.next_state(state, {}, updates)
     aggregator = build_aggregator(method.training.server)
-    aggregation = Aggregation(len(updates), number or state.round + 1, method.task.seed)
+    aggregation = Aggregation(len(updates), state.round + 1 if number is None else number, method.task.seed)
     aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), aggregation)
     reached = method.next_state(state, aggregate, updates)
     return NextState(reached.state, {**reached.metrics, "client_drift": client_drift(aggregator, updates, aggregate)})

@@ -52,7 +52,7 @@ class Aggregation:
 
     clients: int
     number: int
-    seed: int = 0
+    seed: int
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator for one purpose in this aggregation."""
