@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from cli.small_runs import Command
 
 from feddtl.cli.commands import doctor
 from feddtl.errors import ModelError
+from feddtl.models.cache.folder import CacheEntry
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -61,6 +63,18 @@ def test_a_check_that_fails_does_not_hide_the_others(feddtl: Command, monkeypatc
     assert "The weights are [damaged]." in answer.out
     assert "Install feddtl again." in answer.out
     assert "GB free" in answer.out
+
+
+def test_the_cache_is_as_large_as_the_cache_command_says(
+    feddtl: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A small cache is not '0.0 GB'."""
+    entry = CacheEntry(tmp_path, {}, images=2, nbytes=10_400_000, last_used=0.0)
+    monkeypatch.setattr("feddtl.models.cache.folder.cache_contents", lambda folder: [entry])
+    found = answer_text(feddtl("doctor", "--json").out, "activation cache")
+    listed = feddtl("cache").out
+    assert "10.4 MB kept" in found
+    assert "10.4 MB in" in listed
 
 
 def test_offline_is_said(feddtl: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feddtl.cli.command import Command, print_json
 from feddtl.errors import FeddtlError
-from feddtl.units import counted
+from feddtl.units import counted, size
 
 LEAST_FREE_GIGABYTES = 1.0
 
@@ -97,7 +97,7 @@ def _activations() -> tuple[bool, str]:
     if folder is None:
         return True, "off: every run recomputes the frozen blocks"
     kept = sum(entry.nbytes for entry in cache_contents(folder))
-    return True, f"{folder}, {kept / 1e9:.1f} GB kept (`feddtl cache` shows more)"
+    return True, f"{folder}, {size(kept)} kept (`feddtl cache` shows more)"
 
 
 def _disk() -> tuple[bool, str]:
