@@ -15,6 +15,7 @@ from feddtl.evaluate import (
     Scores,
     TestImages,
     accuracy,
+    client_hits,
     correct,
     harmonic_mean,
     mean_scores,
@@ -22,9 +23,9 @@ from feddtl.evaluate import (
     predict_test_images,
     score_client,
     score_global,
-    score_local,
     score_shares,
     scores_of,
+    share_hits,
 )
 from feddtl.methods.catalog import build_method
 from feddtl.models.activations import Activations
@@ -118,26 +119,44 @@ def test_scores_by_domain():
     assert all(map(math.isnan, scores.domains["clip"]))
 
 
-def test_local_scores_are_each_clients_model_on_its_own_share():
+def test_hits_on_shares_are_each_clients_model_on_its_own_share():
     """Client 0 has images 0 and 1, client 1 none, client 2 images 1, 2 and 3; client 2's model confuses all."""
     sets = make_sets(shares=((0, 1), (), (1, 2, 3)))
-    assert score_local({0: Lookup(), 1: Lookup(), 2: Lookup()}, sets) == {0: 100.0, 2: pytest.approx(200 / 3)}
-    wrong = score_local({2: Lookup(shift=1), 0: Lookup()}, sets)
+
+    def on_shares(models):
+        return {client: hits.tolist() for client, hits in share_hits(models, sets).items()}
+
+    assert on_shares({0: Lookup(), 1: Lookup(), 2: Lookup()}) == {0: [True, True], 2: [True, True, False]}
     # Shifted, a cat is taken for a dog, and a dog (now an owl) for the first class: image 3's label is 0.
-    assert wrong == {0: 100.0, 2: pytest.approx(100 / 3)}
+    assert on_shares({2: Lookup(shift=1), 0: Lookup()}) == {0: [True, True], 2: [False, False, True]}
 
 
 def test_one_pass_over_all_images_gives_all_scores_of_a_client():
     """Client 2 has images 1, 2 and 3, of which 1 and 2 are right; base and novel as in the scores by hand."""
     sets = make_sets(shares=((0, 1), (), (1, 2, 3)))
-    scores = score_client(Lookup(), sets, 2)
+    predictions = predict_test_images(Lookup(), sets)
+    scores = score_client(predictions, sets, 2)
     assert (scores.local, scores.base, scores.novel) == (pytest.approx(200 / 3), 75.0, 50.0)
-    assert math.isnan(score_client(Lookup(), sets, 1).local)
+    assert math.isnan(score_client(predictions, sets, 1).local)
 
 
 def test_clients_that_did_not_take_part_are_not_scored():
     sets = make_sets(shares=((0, 1), (2, 3), (3,)))
-    assert score_local({1: Lookup()}, sets) == {1: 50.0}
+    assert {client: hits.tolist() for client, hits in share_hits({1: Lookup()}, sets).items()} == {1: [True, False]}
+
+
+def test_hits_of_clients_by_image():
+    """The first model is right on images 0, 1, 2 and 4 of six, the shifted one on 3, 4 and 5; nobody owns image 2."""
+    sets = make_sets(shares=((0, 1), (3,), (2,)))
+    models = {0: Lookup(), 1: Lookup(shift=1)}
+    everywhere = {client: predict_test_images(model, sets) for client, model in models.items()}
+    found = client_hits(share_hits(models, sets), everywhere, sets)
+    assert found.local.tolist() == [1, 1, -1, 1, -1, -1]
+    assert found.right.tolist() == [1, 1, 1, 1, 2, 1]
+    assert found.scored.tolist() == [2] * 6
+    shares_alone = client_hits(share_hits(models, sets), {}, sets)
+    assert shares_alone.local.tolist() == found.local.tolist()
+    assert shares_alone.scored.tolist() == [0] * 6
 
 
 def test_predictions_among_a_half_and_among_all():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feddtl.errors import RunError
-from feddtl.evaluate import Predictions
+from feddtl.evaluate import ClientHits, Predictions
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
 
 
@@ -17,14 +17,16 @@ def predictions(*, trained: bool = True) -> ImagePredictions:
     """Three base images of two clients and a novel one; zero-shot is wrong twice, the final model once."""
     before = Predictions(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 2, 1, 3]))
     after = Predictions(torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1, 1, 0])) if trained else before
+    own = ClientHits(torch.tensor([1, 0, 1, -1]), torch.tensor([2, 0, 1, 2]), torch.full((4,), 2)) if trained else None
     return ImagePredictions(
-        torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), torch.tensor([1, 0, 0, -1]), before, after
+        torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), torch.tensor([1, 0, 0, -1]), before, after, own
     )
 
 
 def columns(found: ImagePredictions) -> list[list[int]]:
     tensors = (found.labels, found.domains, found.owners, *vars(found.zero_shot).values(), *vars(found.final).values())
-    return [tensor.tolist() for tensor in tensors]
+    own = vars(found.own_hits).values() if found.own_hits else ()
+    return [tensor.tolist() for tensor in (*tensors, *own)]
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["two models", "one model twice"])
@@ -37,7 +39,7 @@ def test_same_predictions_same_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_predictions(tmp_path / name, predictions())
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    # Four bytes for each of seven columns of four images, and the header.
+    # Four bytes for each of ten columns of four images, and the header.
     assert {tensor.dtype for tensor in load_file(tmp_path / "one").values()} == {torch.int32}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from made_records import made_record
 
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 from feddtl.errors import DataError, RunError
-from feddtl.evaluate import Predictions
+from feddtl.evaluate import ClientHits, Predictions
 from feddtl.messages import ServerState
 from feddtl.models.kernels import Kernels
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora
@@ -74,6 +75,16 @@ def test_checkpoint_there_and_back(folder: RunFolder) -> None:
         assert torch.equal(read.state.tensors[name], tensor)
     assert torch.equal(read.personal[2]["memory"], torch.arange(3))
     assert read.records == saved.records
+    assert read.own_hits is None
+
+
+def test_the_clients_hits_survive_a_checkpoint(folder: RunFolder) -> None:
+    hits = ClientHits(torch.tensor([1, -1]), torch.tensor([3, 0]), torch.tensor([5, 5]))
+    folder.save_progress(replace(progress(1), own_hits=hits))
+    read = folder.latest_progress()
+    assert read is not None
+    assert read.own_hits is not None
+    assert [column.tolist() for column in vars(read.own_hits).values()] == [[1, -1], [3, 0], [5, 5]]
 
 
 def test_two_checkpoints_are_kept_and_the_latest_is_read(folder: RunFolder) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from feddtl.errors import RunError
+from feddtl.evaluate import ClientHits
 from feddtl.messages import ServerState
 from feddtl.records import FederatedAccuracy, read_records
 from feddtl.runtimes.rounds import Progress
@@ -49,6 +50,7 @@ def _oldest_first(folder: Path) -> list[Path]:
 def write_checkpoint(folder: Path, progress: Progress) -> None:
     """Write the server state, the memory of clients and policies, and all records to an empty folder."""
     tensors = {**add_prefix("state", progress.state.tensors), **add_prefix("memory", progress.memory)}
+    tensors |= add_prefix("own_hits", vars(progress.own_hits) if progress.own_hits else {})
     for client, personal in progress.personal.items():
         tensors |= add_prefix(f"personal/{client}", personal)
     # Copies: the anchor may share memory with the adapter, which the format refuses.
@@ -83,7 +85,9 @@ def read_checkpoint(folder: Path) -> Progress:
         state = ServerState(int(content["round"]), select_prefix(tensors, "state"))
         records, counted = read_records(content["records"], folder), content.get("federated_before")
         before = FederatedAccuracy.from_dict(counted) if counted else None
-        return Progress(state, personal, records, select_prefix(tensors, "memory"), before)
+        hits = select_prefix(tensors, "own_hits")
+        own_hits = ClientHits(**hits) if hits else None
+        return Progress(state, personal, records, select_prefix(tensors, "memory"), before, own_hits)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}",

@@ -168,6 +168,22 @@ class Predictions:
     among_all: Tensor
 
 
+@dataclass(frozen=True)
+class ClientHits:
+    """Hits of the clients' own models on N test images: the base images, then the novel ones.
+
+    Attributes:
+        local: (N,) 1 if the model of the client whose share contains the base image is right, 0 if it is wrong, -1 if
+            no such model was scored.
+        right: (N,) number of clients whose models are right, among the classes of the image's half.
+        scored: (N,) number of clients whose models were scored on the image; 0 in rounds that score shares alone.
+    """
+
+    local: Tensor
+    right: Tensor
+    scored: Tensor
+
+
 @torch.no_grad()
 def predict(classifier: Classifier, activations: Activations, class_names: Sequence[str]) -> Tensor:
     """(N,) predicted indices into `class_names`."""
@@ -257,17 +273,35 @@ def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> H
     return HitCounts(right, len(base.labels), right_novel, len(novel.labels))
 
 
-def score_client(classifier: Classifier, sets: EvaluationSets, client: int) -> Scores:
-    """All scores of a client's own model, with each image encoded once; `local` is NaN without test images."""
-    predictions, share = predict_test_images(classifier, sets), sets.shares[client]
+def score_client(predictions: Predictions, sets: EvaluationSets, client: int) -> Scores:
+    """All scores of a client's own model; `local` is NaN without test images."""
     hits, _ = hits_of(predictions, sets)
-    return scores_of(predictions, sets, HitCounts(int(hits[share].sum()), len(share)).scores.local)
+    return scores_of(predictions, sets, accuracy(hits[sets.shares[client]]))
 
 
-def score_local(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, float]:
-    """Accuracy of each client's model on its own share, by client id, for clients that have test images."""
+def share_hits(classifiers: Mapping[int, Classifier], sets: EvaluationSets) -> dict[int, Tensor]:
+    """Whether each client's model is right on each image of its own share, by client id, for clients with a share."""
     return {
-        client: accuracy(correct(classifiers[client], sets.base.select(sets.shares[client])))
+        client: correct(classifiers[client], sets.base.select(sets.shares[client]))
         for client in sorted(classifiers)
         if len(sets.shares[client])
     }
+
+
+def client_hits(
+    on_shares: Mapping[int, Tensor], everywhere: Mapping[int, Predictions], sets: EvaluationSets
+) -> ClientHits:
+    """The hits of the clients' own models by image.
+
+    Args:
+        on_shares: By client, hits on its share.
+        everywhere: By client, predictions for all test images.
+        sets: The test images.
+    """
+    local = torch.full((len(sets.labels),), -1)
+    for client, hits in on_shares.items():
+        local[sets.shares[client]] = hits.long()
+    right = torch.zeros(len(sets.labels), dtype=torch.long)
+    for predictions in everywhere.values():
+        right += predictions.among_half == sets.labels
+    return ClientHits(local, right, torch.full_like(right, len(everywhere)))

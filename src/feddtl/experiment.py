@@ -136,7 +136,8 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
         zero_shot = _as_clients_counted(progress)
     else:
         sets, after = prepared.sets, runtime.predictions(progress.state)
-        folder.write_predictions(ImagePredictions(sets.labels, sets.domains, sets.owners, before, after))
+        found = ImagePredictions(sets.labels, sets.domains, sets.owners, before, after, progress.own_hits)
+        folder.write_predictions(found)
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)

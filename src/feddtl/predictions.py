@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from feddtl.errors import RunError
-from feddtl.evaluate import Predictions
+from feddtl.evaluate import ClientHits, Predictions
 from feddtl.storage import write_atomic
 from feddtl.tensor_groups import add_prefix, select_prefix
 
@@ -28,6 +28,7 @@ class ImagePredictions:
         owners: (N,) client whose share contains the base image; -1 for none.
         zero_shot: Predictions of the model before training.
         final: Predictions of the global model after the last round.
+        own_hits: Hits of the clients' own models after the last round; None if they are not known by image.
     """
 
     labels: Tensor
@@ -35,6 +36,7 @@ class ImagePredictions:
     owners: Tensor
     zero_shot: Predictions
     final: Predictions
+    own_hits: ClientHits | None = None
 
     @property
     def zero_shot_hits(self) -> Tensor:
@@ -51,6 +53,7 @@ def write_predictions(path: Path, found: ImagePredictions) -> None:
     """Write all columns as int32 tensors, atomically."""
     tensors = {name: getattr(found, name) for name in COLUMNS}
     tensors |= add_prefix("zero_shot", vars(found.zero_shot)) | add_prefix("final", vars(found.final))
+    tensors |= add_prefix("own_hits", vars(found.own_hits) if found.own_hits else {})
     # Copies: without training, both models are the same, and the format refuses tensors that share memory.
     write_atomic(path, save({name: tensor.to(torch.int32).clone() for name, tensor in tensors.items()}))
 
@@ -62,7 +65,10 @@ def read_predictions(path: Path) -> ImagePredictions:
         if len({tensor.shape for tensor in tensors.values()}) != 1:
             raise ValueError("its columns have different lengths")
         zero_shot, final = (Predictions(**select_prefix(tensors, model)) for model in ("zero_shot", "final"))
-        return ImagePredictions(**{name: tensors[name] for name in COLUMNS}, zero_shot=zero_shot, final=final)
+        hits = select_prefix(tensors, "own_hits")
+        own_hits = ClientHits(**hits) if hits else None  # runs of an earlier version have none
+        columns = {name: tensors[name] for name in COLUMNS}
+        return ImagePredictions(**columns, zero_shot=zero_shot, final=final, own_hits=own_hits)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged: {error}.",

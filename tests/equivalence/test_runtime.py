@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feddtl.errors import ClientError
-from feddtl.evaluate import mean, score_client, score_global, score_local
+from feddtl.evaluate import accuracy, mean, predict_test_images, score_global, share_hits
 from feddtl.messages import tensor_bytes
 from feddtl.methods.catalog import build_method
 from feddtl.methods.feddtl.method import FedDTL
@@ -191,13 +191,13 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     )
     method = build_method(federation.task, experiment)
     clients, sets = federation.clients(method), federation.sets(method)
-    saved, scored = [], {}
+    saved, scored = [], []
 
-    def watch(model, sets, client):
-        assert scored.setdefault(client, model) is model  # a client's model is scored once
-        return score_client(model, sets, client)
+    def watch(model, sets):
+        scored.append(model)
+        return predict_test_images(model, sets)
 
-    monkeypatch.setattr(context, "score_client", watch)
+    monkeypatch.setattr(context, "predict_test_images", watch)
     Runtime(method, clients, sets, experiment).run(Progress(method.init_server()), saved.append)
     state, record = saved[1].state, saved[2].records[-1]
 
@@ -215,17 +215,26 @@ def test_record_of_a_round(federation, make_experiment, monkeypatch):
     )
     scores = score_global(method.classifier(aggregate.state), sets, 0.0)
     assert (record.headline["base"], record.headline["novel"]) == (scores.base, scores.novel)
-    assert record.scores.local_by_client == score_local(own, sets)
-    assert record.headline["local"] == pytest.approx(sum(score_local(own, sets).values()) / 2)
+    hits = share_hits(own, sets)
+    local = {client: accuracy(right) for client, right in hits.items()}
+    assert record.scores.local_by_client == local
+    assert record.headline["local"] == pytest.approx(sum(local.values()) / 2)
     # The text tower that the client was sent, not the one that its embeddings led to.
     names = federation.task.class_names
-    assert sorted(scored) == [0, 1, 2]
-    for client, model in scored.items():
+    assert len(scored) == 7  # the start, the global model of each round, and before the last one each client's model
+    for client, model in enumerate(scored[3:6]):
         assert torch.equal(model.text_embeddings(names), own[client].text_embeddings(names))
         assert not torch.allclose(model.text_embeddings(names), mixed_up[client].text_embeddings(names), atol=1e-2)
     each = [score_global(own[client], sets, 0.0) for client in range(3)]
     assert record.scores.client_models["base"] == pytest.approx(sum(score.base for score in each) / 3)
     assert record.scores.client_models["novel"] == pytest.approx(sum(score.novel for score in each) / 3)
+    found = saved[2].own_hits
+    for client, right in hits.items():
+        assert found.local[sets.shares[client]].tolist() == right.long().tolist()
+    assert found.scored.tolist() == [3] * len(sets.labels)
+    base = len(sets.base.labels)
+    assert 100 * float(found.right[:base].sum()) / base / 3 == pytest.approx(record.scores.client_models["base"])
+    assert saved[1].own_hits.scored.tolist() == [0] * len(sets.labels)
 
 
 def test_scores_before_training_are_those_of_zero_shot(federation, make_experiment):

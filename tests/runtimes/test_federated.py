@@ -188,7 +188,10 @@ def federated(record):
 
 
 def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experiment, monkeypatch):
-    """Four rounds: the model before training and after each round, five passes, with the final predictions."""
+    """Four rounds: the model before training and after each round, five passes, with the final predictions.
+
+    In the last round each of the three clients' own models takes another one.
+    """
     from feddtl.runtimes import context
 
     passes = []
@@ -197,7 +200,7 @@ def test_no_test_image_is_encoded_again_for_the_counts(federation, make_experime
     method, runtime = runtime_of(federation, make_experiment())
     progress = runtime.close(runtime.run(Progress(method.init_server())))
     runtime.predictions(progress.state)
-    assert len(passes) == 5
+    assert len(passes) == 5 + 3
 
 
 def test_in_asynchronous_runs_all_clients_score_the_last_model(federation, make_experiment):

@@ -77,7 +77,7 @@ class AsynchronousRounds(Rounds):
                 continue
             tensors, in_flight = self._apply(job, tensors, in_flight, personal, log)
         state = ServerState(number, tensors)
-        scores = context.scores(log.models, state)
+        scores, hits = context.scores(log.models, state)
         record = context.record(
             number,
             stage,
@@ -92,7 +92,8 @@ class AsynchronousRounds(Rounds):
             virtual_seconds=in_flight.now,
             scores=scores,
         )
-        return Progress(state, personal, (*progress.records, record), in_flight.to_tensors(), progress.before)
+        records, own_hits = (*progress.records, record), hits if scores else progress.own_hits
+        return Progress(state, personal, records, in_flight.to_tensors(), progress.before, own_hits)
 
     def _starting(self, in_flight: UpdatesInFlight) -> list[int]:
         """Idle clients for the places that are free."""

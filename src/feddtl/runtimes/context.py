@@ -13,17 +13,21 @@ from torch import Tensor
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
 from feddtl.evaluate import (
+    ClientHits,
     EvaluationSets,
     HitCounts,
     Predictions,
     Scores,
+    accuracy,
+    client_hits,
     count_shares,
+    hits_of,
     mean,
     mean_scores,
     predict_test_images,
     score_client,
-    score_local,
     scores_of,
+    share_hits,
 )
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, Method
@@ -103,8 +107,11 @@ class RunContext:
         state: ServerState,
         own: Mapping[int, HitCounts] | None = None,
         measured: Mapping[int, Scores] | None = None,
-    ) -> RoundScores | None:
-        """Scores of the state and of the clients' own models; None if its round is not scored.
+    ) -> tuple[RoundScores | None, ClientHits | None]:
+        """Scores of the state and of the clients' own models, and the hits of these models.
+
+        Scores are None if the round is not scored; hits are None also if a client scored its own model itself, because
+        it reports counts alone.
 
         Args:
             models: The clients' own models.
@@ -114,16 +121,18 @@ class RunContext:
         """
         own, measured = own or {}, measured or {}
         if not self.experiment.is_scored(state.round):
-            return None
+            return None, None
         with self.stopwatch.measure("evaluation"):
+            everywhere: dict[int, Predictions] = {}
             scored: dict[int, Scores] = {}
             if self.experiment.scores_client_models(state.round):
-                scored = {c: score_client(model, self.sets, c) for c, model in models.items() if c not in measured}
+                models_here = {client: model for client, model in models.items() if client not in measured}
+                everywhere = {client: predict_test_images(model, self.sets) for client, model in models_here.items()}
+                scored = {client: score_client(found, self.sets, client) for client, found in everywhere.items()}
                 scored |= measured
-            # A model scored on all test images needs no second pass over its client's share of them.
-            here = {client: model for client, model in models.items() if client not in own}
-            found = {client: scored[client].local for client in here if client in scored}
-            found |= score_local({client: model for client, model in here.items() if client not in scored}, self.sets)
+            hits = self._hits_on_shares({c: model for c, model in models.items() if c not in own}, everywhere)
+            found = {client: scored[client].local for client in models if client in scored and client not in own}
+            found |= {client: accuracy(right) for client, right in hits.items()}
             found |= {client: counts.scores.local for client, counts in own.items()}
             local = {client: found[client] for client in sorted(found) if not math.isnan(found[client])}
             average = mean(list(local.values()))
@@ -132,10 +141,23 @@ class RunContext:
                 of_all = mean_scores([scored[client] for client in sorted(scored)])
                 models_of_clients = {name: getattr(of_all, name) for name in GLOBAL_SCORES}
             if self.sets.on_clients:
-                return RoundScores(average, local, client_models=models_of_clients)
+                return RoundScores(average, local, client_models=models_of_clients), None
             of_state = scores_of(self.predictions(state), self.sets, average)
             headline = (of_state.base, of_state.novel, of_state.harmonic_mean)
-            return RoundScores(average, local, dict(of_state.domains), *headline, models_of_clients)
+            scores = RoundScores(average, local, dict(of_state.domains), *headline, models_of_clients)
+            return scores, None if own or measured else client_hits(hits, everywhere, self.sets)
+
+    def _hits_on_shares(
+        self, models: Mapping[int, Classifier], everywhere: Mapping[int, Predictions]
+    ) -> dict[int, Tensor]:
+        """By client, hits of its model on its share; a model with known predictions needs no second pass."""
+        shares = self.sets.shares
+        known = {
+            client: hits_of(everywhere[client], self.sets)[0][shares[client]]
+            for client in models
+            if client in everywhere
+        }
+        return known | share_hits({client: model for client, model in models.items() if client not in known}, self.sets)
 
     def record(
         self,

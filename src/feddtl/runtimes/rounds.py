@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from feddtl.evaluate import ClientHits
 from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
 from feddtl.records import FederatedAccuracy, RoundRecord
@@ -21,6 +22,7 @@ class Progress:
         records: One record per finished round.
         memory: Memory of the client selection or of an asynchronous server.
         before: Federated accuracy before round 1, see `feddtl.runtimes.federated`; None until it is known.
+        own_hits: Hits of the clients' own models after the last scored round; None if they are not known by image.
     """
 
     state: ServerState
@@ -28,6 +30,7 @@ class Progress:
     records: tuple[RoundRecord, ...] = ()
     memory: Tensors = field(default_factory=dict)
     before: FederatedAccuracy | None = None
+    own_hits: ClientHits | None = None
 
     @property
     def virtual_seconds(self) -> float:

@@ -55,7 +55,7 @@ class SynchronousRounds(Rounds):
         reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
         models = {update.client: context.method.classifier(state, update) for update in here}
-        scores = context.scores(models, reached.state, arrived.own, arrived.scores)
+        scores, hits = context.scores(models, reached.state, arrived.own, arrived.scores)
         visits = self._visits(state, models)
         seconds = self._duration(stage, payload, chosen, arrived.sizes)
         memory = self._selector.observe(progress.memory, number, visits)
@@ -74,7 +74,8 @@ class SynchronousRounds(Rounds):
             scores=scores,
         )
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
-        return Progress(reached.state, personal, (*counted.records, record), memory, counted.before)
+        own_hits = hits if scores else progress.own_hits
+        return Progress(reached.state, personal, (*counted.records, record), memory, counted.before, own_hits)
 
     def _next_state(self, state: ServerState, updates: Sequence[Update]) -> NextState:
         if not updates:
