@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.workload import SHAPES, Workload
 from feddtl.config import ComputeConfig, EvaluationConfig, Experiment, LocalConfig, ScheduleConfig
-from feddtl.evaluate import score_global, score_local
+from feddtl.evaluate import accuracy, score_global, share_hits
 from feddtl.experiment import prepare, run_experiment
 from feddtl.messages import Payload, ServerState, Update
 from feddtl.observers import RunObserver
@@ -98,7 +98,7 @@ class Ours:
     def evaluate(self) -> dict[str, float]:
         """An evaluation round: the global model on base and novel, each client's on its share."""
         models = {update.client: self.method.classifier(self.start, update) for update in self.updates}
-        local = list(score_local(models, self.prepared.sets).values())
+        local = [accuracy(hits) for hits in share_hits(models, self.prepared.sets).values()]
         scores = score_global(self.method.classifier(self.after_sft), self.prepared.sets, sum(local) / len(local))
         return {"local": scores.local, "base": scores.base, "novel": scores.novel}
 

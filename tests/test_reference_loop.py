@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from feddtl.evaluate import score_global, score_local
+from feddtl.evaluate import accuracy, score_global, share_hits
 from feddtl.methods.catalog import build_method
 from feddtl.models.text_tower import prompts_for
 from feddtl.runtimes.server_step import server_step
@@ -135,7 +135,7 @@ def test_a_round_gives_feddtls_adapters(
 
     sets = double_federation.sets(method, torch.float64)
     models = {update.client: method.classifier(state, update) for update in updates}
-    local = list(score_local(models, sets).values())
+    local = [accuracy(hits) for hits in share_hits(models, sets).values()]
     scores = score_global(method.classifier(after), sets, sum(local) / len(local))
     expected = {"local": scores.local, "base": scores.base, "novel": scores.novel}
     assert loop.evaluate(their_after, [adapter for adapter, _, _ in results], text) == pytest.approx(expected)
