@@ -101,7 +101,8 @@ class ClientImages:
     def of(self, client: int) -> OwnImages:
         """A client's images. Raises ClientError or DataError if it cannot participate."""
         if self.data.on_clients:
-            return load_own_images(self.experiment.data, self.path, self.experiment.seed)
+            held_back = self.experiment.evaluation.held_back
+            return load_own_images(self.experiment.data, self.path, self.experiment.seed, held_back=held_back)
         return part_of(self.data, client)
 
 
@@ -109,8 +110,10 @@ class ClientImages:
 def client_images(experiment: Experiment, path: str) -> ClientImages:
     """The images of an experiment on this machine. Raises DataError if they cannot be used."""
     config = experiment.data
-    found = images_on_clients(config) if config.on_clients else load_federated_data(config, experiment.seed, path)
-    return ClientImages(experiment, path, found)
+    if config.on_clients:
+        return ClientImages(experiment, path, images_on_clients(config))
+    held_back = experiment.evaluation.held_back
+    return ClientImages(experiment, path, load_federated_data(config, experiment.seed, path, held_back=held_back))
 
 
 class ClientSide:

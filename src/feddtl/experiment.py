@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import Experiment, SystemConfig
+from feddtl.config.running import SCORED_IMAGES
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
@@ -163,6 +164,7 @@ def _write_outcome(
         folder.write_tensors(method.trained_tensors(progress.state), progress.personal, metadata)
     if progress.records:
         title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
+        title += f", {summary.scored}" if summary.scored_on == "held-back" else ""
         accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
         if experiment.system != SystemConfig():
             path = folder.path / "accuracy_over_time.svg"
@@ -211,9 +213,10 @@ def prepare(
 
 def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bool) -> FederatedData:
     if experiment.data.on_clients and not images_here:
-        data = images_on_clients(experiment.data)
+        data = replace(images_on_clients(experiment.data), scored=experiment.evaluation.images)
     else:
-        data = load_federated_data(experiment.data, experiment.seed)
+        held_back = experiment.evaluation.held_back
+        data = load_federated_data(experiment.data, experiment.seed, held_back=held_back)
     for note in data.notes:
         observer.note(note)
     return data
@@ -280,10 +283,10 @@ def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ..
 
 
 def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Activations]) -> EvaluationSets:
-    """The test images through the frozen blocks."""
+    """The images to score through the frozen blocks."""
     return EvaluationSets(
-        labelled(data.test_base, encode(data.test_base, "base test images"), data.base_names),
-        labelled(data.test_novel, encode(data.test_novel, "novel test images"), data.novel_names),
+        labelled(data.test_base, encode(data.test_base, f"base {SCORED_IMAGES[data.scored]}"), data.base_names),
+        labelled(data.test_novel, encode(data.test_novel, f"novel {SCORED_IMAGES[data.scored]}"), data.novel_names),
         tuple(map(torch.from_numpy, data.partition.test)),
         data.domain_names,
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from feddtl.config.running import SCORED_IMAGES, ScoredImages
 from feddtl.errors import RunError
 from feddtl.storage import without_nan
 
@@ -210,7 +211,8 @@ class Summary:
     """The outcome of a run; accuracies in percent, None where there was nothing to measure.
 
     The fields are in the order of the file; the first ones are settings of the experiment. Earlier versions wrote no
-    `trainable_parameters`, `federated`, `seconds_by_phase` and `virtual_seconds`; of their runs these are None.
+    `trainable_parameters`, `federated`, `seconds_by_phase`, `virtual_seconds` and `scored_on`; of their runs these are
+    None.
 
     Attributes:
         trainable_parameters: Numbers that are trained, by where: shared, personal, server.
@@ -224,6 +226,8 @@ class Summary:
         best: Its scores.
         seconds: Wall-clock time of all rounds, as the following fields; see `RoundRecord`.
         seconds_by_phase: See `feddtl.timing.Phase`.
+        scored_on: What the accuracies are measured on; what other fields call test images are held-back training images
+            where it is 'held-back'. Earlier versions had test images only.
     """
 
     method: str
@@ -249,10 +253,16 @@ class Summary:
     bytes_up: int
     bytes_down: int
     virtual_seconds: float | None = None
+    scored_on: ScoredImages | None = None
+
+    @property
+    def scored(self) -> str:
+        """What the accuracies are measured on, in words."""
+        return SCORED_IMAGES[self.scored_on or "test"]
 
     def to_dict(self) -> dict[str, Any]:
         """The content of summary.json; what an earlier version did not write is absent."""
-        later = ("trainable_parameters", "federated", "seconds_by_phase", "virtual_seconds")
+        later = ("trainable_parameters", "federated", "seconds_by_phase", "virtual_seconds", "scored_on")
         values = {key: value for key, value in vars(self).items() if value is not None or key not in later}
         if self.federated is not None:
             values["federated"] = {when: found and found.to_dict() for when, found in self.federated.items()}

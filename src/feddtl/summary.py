@@ -30,6 +30,8 @@ def describe_data(data: FederatedData) -> dict[str, Any]:
         "test_novel_images": None if data.on_clients else len(data.test_novel),
         "images_per_client_and_class": [] if data.on_clients else counts.tolist(),
         "notes": list(data.notes),
+        # Absent for test images, as in runs of earlier versions, which go on only if nothing in here has changed.
+        **({} if data.scored == "test" else {"scored_images": data.scored}),
     }
 
 
@@ -81,6 +83,7 @@ def summarise(
         bytes_up=sum(record.bytes_up for record in progress.records),
         bytes_down=sum(record.bytes_down for record in progress.records),
         virtual_seconds=round(progress.virtual_seconds, 3),
+        scored_on=data.scored,
     )
 
 

@@ -128,7 +128,7 @@ def test_without_images_there_are_none(several: Path, tmp_path: Path) -> None:
     page = parse(write_report(several, tmp_path / "page", images=False).path)
     assert page.all("img") == []
     assert "This page was made without images." in page.text
-    assert "may contain test images" not in page.text
+    assert "may contain images" not in page.text
 
 
 def test_thumbnails_are_of_images_that_changed_sides(several: Path, page: Element) -> None:
@@ -141,7 +141,7 @@ def test_thumbnails_are_of_images_that_changed_sides(several: Path, page: Elemen
         for item in each.all("li"):
             truth = item.all("b")[0].text
             assert item.all("i")[0].text != truth
-            assert item.all("img")[0].attributes["alt"] == f"A test image of {truth}"
+            assert item.all("img")[0].attributes["alt"] == f"An image of {truth}"
 
 
 def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from feddtl.cli.command import print_line
 from feddtl.cli.scores import scores_line
 from feddtl.config import Experiment, SystemConfig
+from feddtl.config.running import SCORED_IMAGES
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.methods.catalog import method_entry
@@ -141,6 +142,8 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
             f"({experiment.data.regime}, {experiment.data.partition}), {novel}",
             f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
         ]
+    if data.scored != "test":
+        lines.append(f"accuracies are on {SCORED_IMAGES[data.scored]}; no test image is read")
     if rounds_done:
         lines.append(f"resuming after round {rounds_done} of {experiment.rounds}")
     return lines

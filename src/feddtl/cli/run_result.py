@@ -38,8 +38,9 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         rows["clients' own models"] = {**summary.final_client_models, "local": summary.final["local"]}
     federated = (summary.federated or {}).get("final")
     if rounds and federated and summary.partition != ON_CLIENTS:  # there it is the final accuracy
-        rows["on clients' test images"] = federated.scores
+        rows[f"on clients' {summary.scored}"] = federated.scores
     after = f" after {counted(rounds, 'round')}" if rounds else ""
+    after += f", on {summary.scored}" if summary.scored_on == "held-back" else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if summary.final_domains and summary.final_domain_mean:
         show(domains_line(summary.final_domains, summary.final_domain_mean))
@@ -47,7 +48,7 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         show(parameters_line(parameters))
         if summary.partition != ON_CLIENTS:
             best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
-            show(f"highest on the test images, not for model selection: {best}")
+            show(f"highest on the {summary.scored}, not for model selection: {best}")
         show(f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}")
     show(time_line(summary.seconds_by_phase or {}))
     print(f"run folder: {folder}")

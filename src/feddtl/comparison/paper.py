@@ -84,7 +84,12 @@ def paper_key(condition: Condition) -> PaperKey:
 
 def paper_table(condition: Condition, labels: Collection[str], *, mean_over_data: bool) -> PaperTable | None:
     """The paper's numbers for a table with these rows; None if it has none for this regime and these clients."""
-    if condition.clients != CLIENTS or condition.shots not in (SHOTS, None) or condition.participation < 1:
+    if (
+        condition.held_back
+        or condition.clients != CLIENTS
+        or condition.shots not in (SHOTS, None)
+        or condition.participation < 1
+    ):
         return None
     if ABLATED & set(labels):
         return ABLATION.get(paper_key(condition))

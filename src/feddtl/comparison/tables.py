@@ -19,12 +19,20 @@ MEAN_NOTE = (
 
 def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[ConditionScores]) -> tuple[Table, ...]:
     """A summary of several settings; for each setting its table, and that of the clients' own models."""
-    tables = [summary_table(conditions)] if len(settings) > 1 else []
+    tables = [summary_table(own) for own in _by_what_is_scored(conditions)] if len(settings) > 1 else []
     for setting in settings:
         tables.append(setting_table(setting))
         if any(method.client_models for method in setting.methods):
             tables.append(client_models_table(setting))
     return tuple(tables)
+
+
+def _by_what_is_scored(conditions: Sequence[ConditionScores]) -> list[list[ConditionScores]]:
+    """Conditions on test images and on held-back training images apart: their numbers never share a table."""
+    groups: dict[str, list[ConditionScores]] = {}
+    for condition in conditions:
+        groups.setdefault(condition.condition.scored, []).append(condition)
+    return list(groups.values())
 
 
 def setting_table(setting: SettingScores) -> Table:
@@ -44,7 +52,13 @@ def setting_table(setting: SettingScores) -> Table:
         f"Accuracy in %: {setting.title}",
         labels,
         columns,
-        [*_seed_note(seeds), *_difference_note(setting), *_paper_note(paper), *_domainnet_note(setting)],
+        [
+            *_held_back_note(setting),
+            *_seed_note(seeds),
+            *_difference_note(setting),
+            *_paper_note(paper),
+            *_domainnet_note(setting),
+        ],
     )
 
 
@@ -56,7 +70,10 @@ def client_models_table(setting: SettingScores) -> Table:
         f"Mean over the clients' own models: {setting.title}",
         [method.label for method in methods],
         columns,
-        ["Each model on all test images, after the last round; HM is computed from the means over clients."],
+        [
+            f"Each model on all {setting.setting.condition.scored}, after the last round; "
+            "HM is computed from the means over clients."
+        ],
     )
 
 
@@ -74,7 +91,9 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
             paper = paper_table(condition.condition, labels, mean_over_data=True)
             columns += _paper_columns(paper, labels, f"{PAPER}, {condition.title}")
             notes += [MEAN_NOTE, *_paper_note(paper)]
-    return _table("Accuracy in % by condition", labels, columns, list(dict.fromkeys(notes)))
+    held_back = {condition.condition.scored for condition in conditions if condition.condition.held_back}
+    where = "".join(f" on {scored}" for scored in held_back)
+    return _table(f"Accuracy in %{where} by condition", labels, columns, list(dict.fromkeys(notes)))
 
 
 def _table(
@@ -143,6 +162,11 @@ def _domainnet_note(setting: SettingScores) -> list[str]:
         return []
     listed = ", ".join(f"{label} {accuracy}" for label, accuracy in found.items())
     return [f"{PAPER}: {CITATION}, DomainNet, accuracy: {listed}; not measured here."]
+
+
+def _held_back_note(setting: SettingScores) -> list[str]:
+    condition = setting.setting.condition
+    return [f"Scored on {condition.scored}: not comparable with numbers on test images."] if condition.held_back else []
 
 
 def _seed_note(seeds: Sequence[int]) -> list[str]:

@@ -8,16 +8,30 @@ from typing import Annotated, Literal
 from feddtl.checks import Above, AtLeast, Settings
 
 CACHE_OFF = "off"  # in place of a folder
+ScoredImages = Literal["test", "held-back"]
+SCORED_IMAGES: dict[str, str] = {"test": "test images", "held-back": "held-back training images"}
+"""What is scored, as tables and messages name it."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig(Settings, table="evaluation"):
-    """How often and what to score; scoring never changes the training."""
+    """How often and what to score; it changes the training only in that held-back images are not trained on."""
 
     every: Annotated[int, AtLeast(1)] = 1
     """Evaluate after every n-th round; the last round is always evaluated."""
     client_models: Literal["last", "every", "never"] = "last"
     """When each client's own model is scored on all base and novel test images as well."""
+    images: ScoredImages = "test"
+    """What is scored: the test images, or, to choose a setting without them, training images that are held back from
+    training."""
+    held_back_share: Annotated[float, Above(0, below=1)] = 0.2
+    """Fraction of the training images of each class and domain, at least one image, that 'held-back' takes out of
+    training and scores (ours)."""
+
+    @property
+    def held_back(self) -> float:
+        """The share of the training images that is held back; 0 where test images are scored."""
+        return self.held_back_share if self.images == "held-back" else 0.0
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 
 from feddtl.config import DataConfig
+from feddtl.config.running import ScoredImages
 from feddtl.data.partition import Partition, partition
+from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
-from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes, few_shot, short_classes_note
+from feddtl.data.splits import base_novel_classes, short_classes_note
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
 from feddtl.errors import DataError
 
@@ -27,10 +28,11 @@ class FederatedData:
         domain_names: Name per domain id.
         prompt_template: Text with `{class}` in it.
         train: Training images of the base classes under the regime, labels in `base_names`.
-        test_base: Test images of the base classes, labels in `base_names`.
-        test_novel: Test images of the novel classes, labels in `novel_names`.
+        test_base: Images of the base classes to score, labels in `base_names`: test images, or held-back ones.
+        test_novel: Images of the novel classes to score, labels in `novel_names`.
         partition: Indices into `train` and `test_base` of every client.
         notes: What the user should know.
+        scored: What `test_base` and `test_novel` are.
     """
 
     name: str
@@ -43,6 +45,7 @@ class FederatedData:
     test_novel: ImageTable
     partition: Partition
     notes: tuple[str, ...]
+    scored: ScoredImages = "test"
 
     @property
     def on_clients(self) -> bool:
@@ -64,26 +67,30 @@ def _no_image(row: int) -> Image.Image:
     raise DataError(f"Image {row} is on a client.")
 
 
-def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> FederatedData:
+def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_back: float = 0.0) -> FederatedData:
     """Load, split and partition the data; a pure function of config, seed and the source's content.
 
     Args:
         config: Which images, and how to divide them.
         seed: Seed of the run.
         copy: Path of a copy on this machine, which replaces the source.
+        held_back: Share of the training images that is scored instead of the test images, see `under_regime`.
 
     Raises:
         DataError: The source cannot be used or divided as requested.
     """
-    dataset = load_dataset(config, copy)
-    base, novel = base_novel_classes(len(dataset.class_names))
+    everything = load_all(config, copy, held_back=held_back)
+    base, novel = base_novel_classes(len(everything.class_names))
+    base_names = tuple(everything.class_names[label] for label in base)
+    dataset = under_regime(everything, config, seed, held_back)
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)
-    base_names = tuple(dataset.class_names[label] for label in base)
     notes = list(dataset.notes)
     if config.regime == "few-shot":
-        notes.append(short_classes_note(train.labels, config.shots, base_names))
-        train = train.select(few_shot(train.labels, config.shots, seed))
+        notes.append(short_classes_note(of_classes(everything.train, base).labels, config.shots, base_names))
+    if held_back:
+        _require_held_back(test_base)
+        notes += held_back_notes(train, test_base, test_novel, base_names, held_back)
     if config.partition == "non-iid" and config.clients > len(base):
         notes.append(
             f"{config.clients} clients and {len(base)} base classes: some classes are split among several clients."
@@ -102,7 +109,16 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "") -> Federa
         test_novel,
         partition(of_train, of_test, config, seed),
         tuple(filter(None, notes)),
+        "held-back" if held_back else "test",
     )
+
+
+def _require_held_back(base: ImageTable) -> None:
+    if not len(base):
+        raise DataError(
+            "No training image of a base class can be held back, because every class has a single one.",
+            "Set data.shots = 2 or more, use more images, or set evaluation.images = 'test'.",
+        )
 
 
 def of_classes(table: ImageTable, classes: range) -> ImageTable:

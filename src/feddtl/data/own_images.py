@@ -9,8 +9,7 @@ import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.data.federated import FederatedData, of_classes
-from feddtl.data.sources import load_dataset
-from feddtl.data.splits import few_shot
+from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import ClientError, DataError
 from feddtl.units import first_few
@@ -49,7 +48,7 @@ def part_of(data: FederatedData, client: int) -> OwnImages:
     )
 
 
-def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
+def load_own_images(config: DataConfig, path: str, seed: int, *, held_back: float = 0.0) -> OwnImages:
     """A folder or parquet files of one client, with the class names of the experiment.
 
     Case and underscores in class names are ignored. The client may lack classes. Without a test split, some training
@@ -59,6 +58,7 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
         config: The experiment's data settings.
         path: Location of this client's images.
         seed: Seed of the run, for the few-shot choice.
+        held_back: Share of its training images that is scored instead of its test images, see `under_regime`.
 
     Raises:
         ClientError: No path is given.
@@ -70,23 +70,29 @@ def load_own_images(config: DataConfig, path: str, seed: int) -> OwnImages:
             "This client has no path to its images, which data.source = 'clients' requires.",
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
-    dataset = in_order_of(*config.class_lists, load_dataset(config, path, partial=True), path)
+    everything = load_all(config, path, held_back=held_back, partial=True)
+    everything = in_order_of(*config.class_lists, everything, path)
     base, novel = map(len, config.class_lists)
-    train = of_classes(dataset.train, range(base))
+    dataset = under_regime(everything, config, seed, held_back)
+    train, test_base, test_novel = (
+        of_classes(table, classes)
+        for table, classes in (
+            (dataset.train, range(base)),
+            (dataset.test, range(base)),
+            (dataset.test, range(base, base + novel)),
+        )
+    )
     if not len(train):
         raise DataError(
             f"{path} has no training images of a base class.", f"Add images of {_listed(config.class_lists[0])}."
         )
-    if config.regime == "few-shot":
-        train = train.select(few_shot(train.labels, config.shots, seed))
-    unused = len(of_classes(dataset.train, range(base, base + novel)))
-    unused_note = f"{unused} training images of novel classes are ignored." if unused else ""
-    return OwnImages(
-        train,
-        of_classes(dataset.test, range(base)),
-        of_classes(dataset.test, range(base, base + novel)),
-        tuple(filter(None, [*dataset.notes, unused_note])),
-    )
+    notes = list(dataset.notes)
+    unused = len(of_classes(everything.train, range(base, base + novel)))
+    if held_back:
+        notes += held_back_notes(train, test_base, test_novel, config.class_lists[0], held_back)
+    elif unused:
+        notes.append(f"{unused} training images of novel classes are ignored.")
+    return OwnImages(train, test_base, test_novel, tuple(notes))
 
 
 def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:

@@ -66,7 +66,9 @@ def short_classes_note(labels: Indices, shots: int, class_names: Sequence[str]) 
     return f"Fewer than {shots} training images, so all of them are used: {first_few(short, 10)}." if short else ""
 
 
-def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> ImageDataset:
+def with_fewer_test_images(
+    dataset: ImageDataset, most: int, seed: int, scored: str = "test images", same: str = ", the same for every seed"
+) -> ImageDataset:
     """The data set with a limited number of test images of each class in each domain, and a note about it.
 
     Each cell of class and domain draws from its own random stream, so its choice does not depend on the others.
@@ -75,6 +77,8 @@ def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> Image
         dataset: Any data set; its training images do not change.
         most: Test images per class and domain; 0 for all.
         seed: The data set's seed, not the run's, so that all seeds of an experiment score the same images.
+        scored: What the note calls the test images.
+        same: What the note says of other seeds.
     """
     if not most:
         return dataset
@@ -87,14 +91,14 @@ def with_fewer_test_images(dataset: ImageDataset, most: int, seed: int) -> Image
     if len(kept) == len(dataset.test):
         return dataset
     note = (
-        f"{len(kept)} of {len(dataset.test)} test images are scored: at most {most} of each class in each domain, the "
-        "same for every seed (data.test_images_per_class)."
+        f"{len(kept)} of {len(dataset.test)} {scored} are scored: at most {most} of each class in each domain{same} "
+        "(data.test_images_per_class)."
     )
     return replace(dataset, test=dataset.test.select(kept), notes=(*dataset.notes, note))
 
 
 def held_out_split(
-    labels: Indices, domains: Indices, test_share: float = HELD_OUT_SHARE, seed: int = 0
+    labels: Indices, domains: Indices, test_share: float = HELD_OUT_SHARE, seed: int = 0, purpose: str = "held-out"
 ) -> tuple[Indices, Indices]:
     """Holds out a test split, stratified by class and domain.
 
@@ -105,6 +109,7 @@ def held_out_split(
         domains: (N,) domain ids.
         test_share: Fraction of the images of each class, between 0 and 1 exclusive.
         seed: Seed of the run.
+        purpose: Each has its own random streams.
 
     Returns:
         Sorted train and test indices; together they contain every index once.
@@ -115,9 +120,9 @@ def held_out_split(
     for class_id in np.unique(labels):
         of_class = np.flatnonzero(labels == class_id)
         domain_ids, sizes = np.unique(domains[of_class], return_counts=True)
-        wanted = _held_out_counts(sizes, test_share, numpy_generator(seed, "held-out", int(class_id)))
+        wanted = _held_out_counts(sizes, test_share, numpy_generator(seed, purpose, int(class_id)))
         for domain_id, count in zip(domain_ids, wanted, strict=True):
-            rng = numpy_generator(seed, "held-out", int(class_id), int(domain_id))
+            rng = numpy_generator(seed, purpose, int(class_id), int(domain_id))
             in_test[rng.permutation(of_class[domains[of_class] == domain_id])[:count]] = True
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 

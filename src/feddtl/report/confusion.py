@@ -48,7 +48,7 @@ def changed_images(setting: SettingRuns) -> Table | None:
             rows.append(
                 (method.label, tuple(Cell(str(count)) for count in (corrected.sum(), broken.sum(), len(broken))))
             )
-    title = "Test images, added up over seeds" if len(setting.seeds) > 1 else "Test images"
+    title = setting.scored.capitalize() + (", added up over seeds" if len(setting.seeds) > 1 else "")
     columns = ("became right", "became wrong", "images")
     return Table(title, tuple(map(Column, columns)), tuple(rows)) if rows else None
 
@@ -71,12 +71,12 @@ def halves_figure(setting: SettingRuns, prefix: str) -> Figure | None:
     return stacked_bars(
         "Base and novel names together",
         f"{prefix}-halves",
-        "Predictions for test images among all names",
+        f"Predictions for {setting.scored} among all names",
         rows,
         OUTCOMES,
         part_text=lambda name, value: f"{value:.1f} % {name}",
         end_text=lambda row: f"{row[0]:.1f} %",
-        unit="test images in %",
+        unit=f"{setting.scored} in %",
         caption="The model chooses among all names at once, so accuracies are lower than in the table. "
         "The number at the end is the percentage of correct predictions.",
         height_of_row=0.46,

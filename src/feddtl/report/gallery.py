@@ -1,4 +1,4 @@
-"""Test images that became right or wrong with training, as thumbnails inside the page."""
+"""Scored images that became right or wrong with training, as thumbnails inside the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from feddtl.data.federated import of_classes
-from feddtl.data.sources import load_dataset
+from feddtl.data.regime import load_all, under_regime
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
@@ -67,18 +67,19 @@ def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Galle
 
 
 def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageTable, ImageTable]:
-    """Base and novel test images of a run, from its data source.
+    """Base and novel images that a run scored, from its data source.
 
     Raises:
         DataError: The source is missing, or its images are not those of the run.
     """
-    dataset = load_dataset(run.experiment.data)
+    config, held_back = run.experiment.data, run.experiment.evaluation.held_back
+    dataset = under_regime(load_all(config, held_back=held_back), config, run.seed, held_back)
     halves = base_novel_classes(len(dataset.class_names))
     base, novel = (of_classes(dataset.test, half) for half in halves)
     labels = np.concatenate([base.labels, novel.labels + len(halves[0])])
     if not np.array_equal(labels, predictions.labels.numpy()):
         raise DataError(
-            f"{run.experiment.data.source} has different test images from those of the run {run.name}.",
+            f"{run.experiment.data.source} has different {run.scored} from those of the run {run.name}.",
             "Restore the images, or write the report with --no-images.",
         )
     return base, novel

@@ -131,14 +131,18 @@ def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
     facts = [
         ("Data set", f"{data['dataset']}{domains}"),
         ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel"),
-        ("Images", "on the clients" if config.on_clients else _numbers_of_images(data)),
+        ("Images", "on the clients" if config.on_clients else _numbers_of_images(data, setting)),
+        ("Scored", f"{setting.scored}, {100 * setting.setting.condition.held_back:g}% of each class")
+        if setting.on_held_back
+        else ("", ""),
         ("Regime", regime),
         ("Clients", f"{config.clients}, {'own images' if config.on_clients else config.partition + dirichlet}"),
         ("Model", path_names([run.experiment.model])[run.experiment.model]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]
-    return [(name, printable(text)) for name, text in facts]
+    return [(name, printable(text)) for name, text in facts if name]
 
 
-def _numbers_of_images(data: Mapping[str, Any]) -> str:
-    return f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} test"
+def _numbers_of_images(data: Mapping[str, Any], setting: SettingRuns) -> str:
+    what = "held back" if setting.on_held_back else "test"
+    return f"{data['train_images']} training, {data['test_base_images']} + {data['test_novel_images']} {what}"

@@ -60,7 +60,7 @@ def headline(setting: SettingRuns) -> Table:
         spreads = _spreads((run.final for run in method.counted), SCORES)
         rows.append(ScoreRow(label, spreads, competes=any(run.summary for run in method.counted)))
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    return score_table(f"Accuracy in % after the last round{over}", SCORE_HEADINGS.values(), rows)
+    return score_table(f"Accuracy in %{setting.on_held_back} after the last round{over}", SCORE_HEADINGS.values(), rows)
 
 
 def client_models(setting: SettingRuns) -> Table | None:
@@ -70,7 +70,7 @@ def client_models(setting: SettingRuns) -> Table | None:
         for method in setting.methods
         if any(run.client_models for run in method.counted)
     ]
-    title = "Accuracy in % of the clients' own models, mean over the clients"
+    title = f"Accuracy in %{setting.on_held_back} of the clients' own models, mean over the clients"
     return score_table(title, (SCORE_HEADINGS[key] for key in GLOBAL_SCORES), rows) if rows else None
 
 
@@ -91,7 +91,7 @@ def domains(setting: SettingRuns) -> Table | None:
         if any(final):
             rows.append(ScoreRow(method.label, spreads(final)))
     headings = [printable(f"{name}, {('base', 'novel')[half]}") for name in names for half in halves]
-    return score_table("Accuracy in % by domain of the test images", headings, rows)
+    return score_table(f"Accuracy in % by domain of the {setting.scored}", headings, rows)
 
 
 def clients(setting: SettingRuns) -> Table | None:
@@ -108,7 +108,7 @@ def clients(setting: SettingRuns) -> Table | None:
         for label, found in by_client.items()
         if any(found)
     ]
-    title = "Local accuracy in % over the clients of the last scored round"
+    title = f"Local accuracy in %{setting.on_held_back} over the clients of the last scored round"
     return score_table(title, summaries, rows) if rows else None
 
 

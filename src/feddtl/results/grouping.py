@@ -66,6 +66,16 @@ class SettingRuns:
         return min(self.runs, key=lambda run: run.seed)
 
     @property
+    def scored(self) -> str:
+        """What is scored, in words."""
+        return self.setting.condition.scored
+
+    @property
+    def on_held_back(self) -> str:
+        """' on held-back training images', for titles; empty where test images are scored."""
+        return f" on {self.scored}" if self.setting.condition.held_back else ""
+
+    @property
     def zero_shot(self) -> dict[int, Headline]:
         """Scores before training by seed; all finished runs with one seed have the same."""
         return {run.seed: run.finished.zero_shot for run in _one_per_seed(run for run in self.runs if run.summary)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feddtl.config import Experiment
+from feddtl.config.running import SCORED_IMAGES
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.records import Headline, RoundRecord, Summary
@@ -55,6 +56,11 @@ class RunResult:
     def dataset(self) -> str:
         """Name of the data set."""
         return str(self.data["dataset"]) if self.data else self.finished.dataset
+
+    @property
+    def scored(self) -> str:
+        """What its accuracies are measured on, in words."""
+        return SCORED_IMAGES[self.experiment.evaluation.images]
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from feddtl.config import DataConfig, Experiment
+from feddtl.config.running import SCORED_IMAGES
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.results.labels import path_names, shown_values
@@ -16,7 +17,10 @@ from feddtl.units import counted
 # Keys of `data` that select the images; the others distribute them to clients.
 OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
 # Keys and prefixes of keys that belong to the setting or describe the machine.
-NOT_OF_THE_METHOD = ("seed", "model", "rounds", "participation", "data.", "compute.", "deployment.")
+NOT_OF_THE_METHOD = (
+    *("seed", "model", "rounds", "participation", "data.", "compute.", "deployment."),
+    *("evaluation.images", "evaluation.held_back_share"),
+)
 # Positions in `Condition.parts` that every short title has.
 REGIME_AND_PARTITION = (0, 1)
 
@@ -26,7 +30,8 @@ class Condition:
     """A setting without its data set; accuracies are averaged over the data sets of one condition.
 
     `shots` is None in the full regime; `alpha` is None and `min_images` 0 for a partition that is not Dirichlet;
-    `rounds` is 0 if nothing is trained.
+    `rounds` is 0 if nothing is trained, and `held_back` is the share of the training images that is scored instead of
+    the test images, or 0.
     """
 
     regime: str
@@ -40,6 +45,12 @@ class Condition:
     participation: float
     rounds: int
     model: str
+    held_back: float = 0.0
+
+    @property
+    def scored(self) -> str:
+        """What is scored, in words."""
+        return SCORED_IMAGES["held-back" if self.held_back else "test"]
 
     def parts(self, model: str) -> tuple[str, ...]:
         """A text, or '', for each property that may differ; `model` is the shown name, see `path_names`."""
@@ -49,10 +60,11 @@ class Condition:
             f"at least {counted(self.min_images, 'image')}" if self.min_images else "",
             counted(self.clients, "client"),
             f"{self.views} views" if self.views > 1 else "",
-            f"{counted(self.test_images, 'test image')} per class" if self.test_images else "",
+            f"{counted(self.test_images, self.scored.removesuffix('s'))} per class" if self.test_images else "",
             f"participation {self.participation:g}" if self.participation < 1 else "",
             counted(self.rounds, "round") if self.rounds else "",
             model,
+            f"scored on {100 * self.held_back:g}% {self.scored}" if self.held_back else "",
         )
 
 
@@ -86,6 +98,7 @@ def setting_of(run: RunResult) -> Setting:
         participation=experiment.participation,
         rounds=experiment.rounds if experiment.trains else 0,
         model=experiment.model,
+        held_back=experiment.evaluation.held_back,
     )
     return Setting(run.dataset, tuple((key, getattr(data, key)) for key in OF_THE_SOURCE), condition)
 

@@ -46,7 +46,7 @@ class Partition(ExperimentCommand):
 
         if self.plot is not None:
             require_plot_ending(self.plot)
-        data = load_federated_data(self.config.data, self.config.seed)
+        data = load_federated_data(self.config.data, self.config.seed, held_back=self.config.evaluation.held_back)
         counts = data.partition.counts(data.train.labels, len(data.base_names))
         if self.json:
             found = {"base_classes": data.base_names, "images_per_client_and_class": counts.tolist()}
@@ -89,7 +89,7 @@ def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
     from rich.text import Text
 
     table = Table(title=Text(f"Images of {data.name} by client"))
-    for heading in ("Client", "Train", "Test", "Classes"):
+    for heading in ("Client", "Train", "Test" if data.scored == "test" else "Held back", "Classes"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column(f"Classes 0 to {counts.shape[1] - 1}", no_wrap=True)
     most = max(1, int(cells.max()))
