@@ -188,6 +188,28 @@ def test_exact_kl_equals_the_one_of_torch_distributions(seed):
     torch.testing.assert_close(exact_kl(policy, reference), expected)
 
 
+@given(seed=st.integers(0, 10**6))
+def test_gradient_of_the_exact_kl_is_the_one_of_torch_distributions(seed):
+    """Of the logits, where autograd keeps every term."""
+    logits = random_log_policy(3, 5, seed=seed).requires_grad_()
+    reference = random_log_policy(3, 5, seed=seed + 1)
+    policy, other = (torch.distributions.Categorical(logits=values) for values in (logits, reference))
+    [expected] = torch.autograd.grad(torch.distributions.kl_divergence(policy, other).sum(), logits)
+    [gradient] = torch.autograd.grad(exact_kl(logits.log_softmax(dim=-1), reference).sum(), logits)
+    torch.testing.assert_close(gradient, expected)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_both_estimates_of_the_kl_have_no_gradient_at_the_reference(seed):
+    """Not even one of rounding, in single precision."""
+    logits = random_log_policy(3, 5, seed=seed).float().requires_grad_()
+    log_policy = logits.log_softmax(dim=-1)
+    for kl in (kl_to_reference(log_policy, log_policy.detach()), exact_kl(log_policy, log_policy.detach())):
+        assert not kl.any()
+        [gradient] = torch.autograd.grad(kl.sum(), logits, retain_graph=True)
+        assert not gradient.any()
+
+
 def test_noise_is_added_before_or_after_normalisation():
     """z = (3, 4) has norm 5; noises (1, 0) and (0, -1) give (4, 4), (3, 3) or (1.6, 0.8), (0.6, -0.2)."""
     features, noise = torch.tensor([[3.0, 4.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, -1.0]]])

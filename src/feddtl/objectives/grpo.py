@@ -96,8 +96,12 @@ def kl_to_reference(log_probs: Tensor, reference_log_probs: Tensor, max_log_rati
 
 
 def exact_kl(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """KL(π_θ ‖ π_ref) = Σ_c π_θ (log π_θ - log π_ref) over all classes: (..., C) -> (...)."""
-    return (log_probs.exp() * (log_probs - reference_log_probs)).sum(dim=-1)
+    """KL(π_θ ‖ π_ref) = Σ_c π_θ (log π_θ - log π_ref) over all classes: (..., C) -> (...).
+
+    Both must be normalised. The gradient is then Σ_c ∇π_θ (log π_θ - log π_ref): the other term of the product rule is
+    Σ_c ∇π_θ = 0, and left out, since rounding would make it a gradient even where both are equal.
+    """
+    return (log_probs.exp() * (log_probs - reference_log_probs).detach()).sum(dim=-1)
 
 
 class Rollout(NamedTuple):

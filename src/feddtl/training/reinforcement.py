@@ -61,6 +61,11 @@ class Reinforcement(Objective):
             ]
             for data in policy.clients
         ]
+        # The received tensors of each learner, where they are the reference, as in the first RL round.
+        self._start: list[Mapping[str, Tensor]] = []
+        if config.anchor_weight == 0 or all(map(_same_tensors, anchor, received)):
+            self._start = list(received) if len(received) == len(learners) else list(received) * len(learners)
+        self._unmoved: Tensor | None = None  # (parts,) whether a part's policy is still its reference
         self._reference = self._hybrid_reference(received, anchor)  # (N, C) log π_ref
         # Of all images: their roll-outs, or ('batch') the draws for the roll-outs of the present step.
         self._rollouts: Rollout | None = None
@@ -74,8 +79,11 @@ class Reinforcement(Objective):
             self._draw_all([learner], [self.learners[learner].parameters])
 
     def before_step(self, batches: Sequence[Batch]) -> None:
-        """Draw the noise of the step's own roll-outs, if it has some: for whole batches, so that the passes into
-        which they are cut make no difference."""
+        """Find policies that are still their reference, and draw the noise of the step's own roll-outs, if it has some:
+        for whole batches, so that the passes into which they are cut make no difference."""
+        if self._start:
+            pairs = [(self.learners[batch.learner].parameters, self._start[batch.learner]) for batch in batches]
+            self._unmoved = torch.stack([_unmoved(parameters, start) for parameters, start in pairs])
         if self._config.rollout != "batch":
             return
         for batch in batches:
@@ -89,8 +97,8 @@ class Reinforcement(Objective):
         """β · KL - L_p, as means over the group."""
         config = self._config
         rollout = self._rollout_of(microbatch, features, text)
-        reference = self._reference[microbatch.indices.to(features.device, non_blocking=True)]
         log_policy = self.policy.logits(features, text, microbatch).log_softmax(dim=-1)  # (R, C)
+        reference = self._reference_of(microbatch, log_policy.detach())
         log_probs = action_log_probs(log_policy, rollout.actions)  # (G, R)
         reference_log_probs = action_log_probs(reference, rollout.actions)
         gain = clipped_policy_objective(
@@ -108,6 +116,8 @@ class Reinforcement(Objective):
         self, received: Sequence[Mapping[str, Tensor]], anchor: Sequence[Mapping[str, Tensor]]
     ) -> Tensor:
         """(N, C) log-probabilities of the hybrid of SFT anchor and received model."""
+        if self._start:
+            return self.policy.all_log_probs(received)
         share = self._config.anchor_weight
         if self._config.reference == "weights":
             pairs = zip(anchor, received, strict=True)
@@ -115,6 +125,19 @@ class Reinforcement(Objective):
         parts = [self.policy.all_log_probs(tensors).exp() for tensors in (anchor, received)]
         mixed = share * parts[0] + (1 - share) * parts[1]
         return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
+
+    def _reference_of(self, microbatch: Microbatch, log_policy: Tensor) -> Tensor:
+        """(R, C) log π_ref of a pass; log_policy (R, C) is log π_θ.
+
+        A policy with the tensors of its reference is its reference, and their KL is 0. The stored log-probabilities
+        come from passes of other images, which round differently, and Adam's first steps have the size of the learning
+        rate even where the gradient is only rounding.
+        """
+        reference = self._reference[microbatch.indices.to(log_policy.device, non_blocking=True)]
+        if self._unmoved is None:
+            return reference
+        unmoved = self._unmoved[microbatch.parts.to(log_policy.device, non_blocking=True)]
+        return torch.where(unmoved[:, None], log_policy, reference)
 
     @torch.no_grad()
     def _draw_all(self, learners: Sequence[int], tensors: Sequence[Mapping[str, Tensor]]) -> None:
@@ -182,3 +205,13 @@ class Reinforcement(Objective):
         }
         means = {name: values.to(ratio.dtype).mean(dim=0) for name, values in by_sample.items()}
         return {**means, "all_equal_groups": rollout.all_equal.to(ratio.dtype)}
+
+
+def _same_tensors(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> bool:
+    """Whether two models are equal, tensor for tensor and bit for bit."""
+    return all(torch.equal(tensor, those[name]) for name, tensor in these.items())
+
+
+def _unmoved(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
+    """Whether parameters have the values with which they began; a tensor, so that no step waits for the device."""
+    return torch.stack([(parameters[name].detach() == tensor).all() for name, tensor in start.items()]).all()
