@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from feddtl.errors import RunError
-from feddtl.records import FederatedAccuracy, RoundRecord, Summary, read_records
+from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.records import RoundRecord, Summary, read_records
 
 FEDERATED = {"base": 50.0, "novel": None, "harmonic_mean": None, "base_images": 4, "novel_images": 0, "clients": [0]}
 BEGINNING: dict[str, Any] = {"round": 2, "stage": "rl", "clients": [0, 1], "lost": [1]}

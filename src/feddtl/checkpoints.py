@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from feddtl.errors import RunError
 from feddtl.evaluate import ClientHits
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.messages import ServerState
-from feddtl.records import FederatedAccuracy, read_records
+from feddtl.records import read_records
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import json_text, new_folder
 from feddtl.tensor_groups import add_prefix, select_prefix

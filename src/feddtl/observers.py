@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
-from feddtl.records import FederatedAccuracy, RoundRecord, Summary
+from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.records import RoundRecord, Summary
 
 
 class RunObserver:

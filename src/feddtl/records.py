@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from feddtl.config.running import SCORED_IMAGES, ScoredImages
 from feddtl.errors import RunError
+from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.record_fields import TABLES_BY_CLIENT, from_file, known_fields, required_fields, without_none
 from feddtl.storage import without_nan
 
 Metrics = Mapping[str, float]
@@ -25,7 +27,11 @@ SCORE_HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_
 SCORES = tuple(SCORE_HEADINGS)
 GLOBAL_SCORES = SCORES[1:]
 """The scores of a model on all test images."""
-TABLES_BY_CLIENT = ("failures", "local_by_client", "train_by_client")
+NOT_IN_ALL = (
+    *("trainable_parameters", "federated", "missing_clients", "local_clients"),
+    *("seconds_by_phase", "virtual_seconds", "scored_on"),
+)
+"""Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 
 
 def headline(scores: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -43,43 +49,6 @@ def scalars_in(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float):
             found[f"{prefix}{key}"] = value
     return found
-
-
-@dataclass(frozen=True)
-class FederatedAccuracy:
-    """The global model as the clients score it, each on its own test images.
-
-    Attributes:
-        base: Accuracy in percent over the base test images of all clients that scored it; NaN for none.
-        novel: The same over their novel test images.
-        harmonic_mean: Of both.
-        base_images: Number of base test images.
-        novel_images: Number of novel test images.
-        clients: Which clients scored it.
-        failures: By client, why it did not.
-    """
-
-    base: float
-    novel: float
-    harmonic_mean: float
-    base_images: int
-    novel_images: int
-    clients: Sequence[int]
-    failures: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Base, novel and harmonic mean by name."""
-        return {key: getattr(self, key) for key in GLOBAL_SCORES}
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in a file; without failures where there are none."""
-        return {key: without_nan(value) for key, value in vars(self).items() if value or key != "failures"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FederatedAccuracy:
-        """What `to_dict` gave. Raises TypeError or ValueError for anything else."""
-        return cls(**_known(cls, _from_file(values)))
 
 
 @dataclass(frozen=True)
@@ -170,20 +139,20 @@ class RoundRecord:
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, RoundScores):
-                values |= _without_none(vars(value))
+                values |= without_none(vars(value))
             elif value or name != "failures":
                 values[name] = value
         if self.federated:
             values["federated"] = self.federated.to_dict()
             # The clients score a round after its record is complete, so their scores come last.
             values |= {} if self._scored_by_server else self.federated.scores
-        return dict(without_nan(_without_none(values)))
+        return dict(without_nan(without_none(values)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoundRecord:
         """What `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        found = _from_file(values)
-        scores = _known(RoundScores, found)
+        found = from_file(values)
+        scores = known_fields(RoundScores, found)
         if "federated" in found and next(reversed(found)) == GLOBAL_SCORES[-1]:
             # The clients' scores, see `to_dict`.
             scores = {key: value for key, value in scores.items() if key not in GLOBAL_SCORES}
@@ -193,7 +162,7 @@ class RoundRecord:
             "scores": RoundScores(**scores) if scores else None,
             "federated": FederatedAccuracy.from_dict(found["federated"]) if found.get("federated") else None,
         }
-        return cls(**{**_known(cls, found), **nested})
+        return cls(**{**known_fields(cls, found), **nested})
 
 
 def read_records(values: Sequence[Mapping[str, Any]], owner: object) -> tuple[RoundRecord, ...]:
@@ -202,7 +171,7 @@ def read_records(values: Sequence[Mapping[str, Any]], owner: object) -> tuple[Ro
     Raises RunError if a field is missing, and TypeError or ValueError if one is damaged.
     """
     for record in values:
-        require_keys(_required(RoundRecord), record, f"A round in {owner}")
+        require_keys(required_fields(RoundRecord), record, f"A round in {owner}")
     return tuple(map(RoundRecord.from_dict, values))
 
 
@@ -222,6 +191,9 @@ class Summary:
         final_domain_mean: Base, novel and harmonic mean as means over the domains; None where there is one domain.
         final_client_models: Base, novel and harmonic mean of the clients' own models; None where they were not scored.
         federated: The clients' scores of the model 'before' training and the 'final' one; None where none scored it.
+        missing_clients: By client, the rounds whose model it did not score, 0 before training; None where the server
+            has test images, or nobody is missing.
+        local_clients: Clients behind `final.local`; None where all clients are in this process.
         best_round: The round with the highest harmonic mean on the test images; not used for selection.
         best: Its scores.
         seconds: Wall-clock time of all rounds, as the following fields; see `RoundRecord`.
@@ -246,6 +218,8 @@ class Summary:
     final_domain_mean: Headline | None = None
     final_client_models: Headline | None
     federated: Mapping[str, FederatedAccuracy | None] | None = None
+    missing_clients: Mapping[int, Sequence[int]] | None = None
+    local_clients: Sequence[int] | None = None
     best_round: int
     best: Headline
     seconds: float
@@ -262,8 +236,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of summary.json; what an earlier version did not write is absent."""
-        later = ("trainable_parameters", "federated", "seconds_by_phase", "virtual_seconds", "scored_on")
-        values = {key: value for key, value in vars(self).items() if value is not None or key not in later}
+        values = {key: value for key, value in vars(self).items() if value is not None or key not in NOT_IN_ALL}
         if self.federated is not None:
             values["federated"] = {when: found and found.to_dict() for when, found in self.federated.items()}
         return dict(without_nan(values))
@@ -271,10 +244,12 @@ class Summary:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], owner: object = "A summary") -> Summary:
         """The summary in the content of a file, which may have other keys. Raises RunError if a field is missing."""
-        known = _known(cls, values)
-        require_keys(_required(cls), known, owner)
+        known = known_fields(cls, values)
+        require_keys(required_fields(cls), known, owner)
         if federated := known.get("federated"):
             known["federated"] = {k: v and FederatedAccuracy.from_dict(v) for k, v in federated.items()}
+        if missing := known.get("missing_clients"):
+            known["missing_clients"] = {int(client): rounds for client, rounds in missing.items()}
         return cls(**known)
 
 
@@ -285,26 +260,3 @@ def require_keys(keys: Iterable[str], values: Mapping[str, Any], owner: object) 
             f"{owner} has no {', '.join(missing)}: it is damaged or from another version.",
             "Use that version, or start a new run with another --output.",
         )
-
-
-def _required(kind: Any) -> list[str]:
-    return [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are fields, without those that something else wrote beside them."""
-    return {one.name: values[one.name] for one in fields(kind) if one.name in values}
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _from_file(value: Any, by_client: bool = False) -> Any:
-    """Undoes what JSON did: what was not measured is NaN in memory and null in a file, client ids are text there."""
-    if isinstance(value, Mapping):
-        convert = int if by_client else str
-        return {convert(key): _from_file(entry, key in TABLES_BY_CLIENT) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_from_file(entry) for entry in value]
-    return math.nan if value is None else value

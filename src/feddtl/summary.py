@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores, harmonic_mean
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.base import TrainedParameters
-from feddtl.records import FederatedAccuracy, Headline, RoundRecord, Summary, headline
-from feddtl.runtimes.federated import federated_of
+from feddtl.records import Headline, RoundRecord, Summary, headline
+from feddtl.runtimes.federated import federated_of, images_by_client, scored_by_clients, with_all_images
 from feddtl.runtimes.rounds import Progress
 
 
@@ -55,7 +56,7 @@ def summarise(
     """
     scored = [record for record in progress.records if record.is_scored]
     start, last = headline(zero_shot.as_dict()), scored[-1] if scored else None
-    best = max(scored, key=_comparable, default=None)
+    best = max(_with_most_images(scored), key=_comparable, default=None)
     domains = zero_shot.domains if last is None else last.scores.domains if last.scores else {}
     client_models = last.scores.client_models if last and last.scores else None
     return Summary(
@@ -74,7 +75,12 @@ def summarise(
         final_domains={name: [round(value, 4) for value in pair] for name, pair in domains.items()},
         final_domain_mean=_domain_mean(domains),
         final_client_models=_rounded(client_models) if client_models else None,
-        federated={"before": _federated(progress.before), "final": _federated(federated_of(progress))},
+        federated={
+            "before": _federated(progress.before, progress),
+            "final": _federated(federated_of(progress), progress),
+        },
+        missing_clients=_missing_clients(progress),
+        local_clients=_local_clients(last) if data.on_clients or (last and last.failures) else None,
         # The best round by test accuracy is only reported; nothing is selected by it.
         best_round=best.round if best else 0,
         best=_rounded(best.headline if best else start),
@@ -87,12 +93,38 @@ def summarise(
     )
 
 
-def _federated(found: FederatedAccuracy | None) -> FederatedAccuracy | None:
-    """The same with rounded accuracies; None if no client scored the model."""
+def _federated(found: FederatedAccuracy | None, progress: Progress) -> FederatedAccuracy | None:
+    """The same with rounded accuracies, and all images that became known; None if no client scored the model."""
     if found is None:
         return None
     base, novel, both = (round(value, 4) for value in found.scores.values())
-    return replace(found, base=base, novel=novel, harmonic_mean=both)
+    known = images_by_client(scored_by_clients(progress))
+    return replace(with_all_images(found, known), base=base, novel=novel, harmonic_mean=both)
+
+
+def _missing_clients(progress: Progress) -> dict[int, list[int]] | None:
+    """By client, the rounds whose model it did not score, 0 before training; None if nobody is missing."""
+    known = images_by_client(scored_by_clients(progress))
+    numbers = [0, *(record.round for record in progress.records)]
+    missing: dict[int, list[int]] = {}
+    for number, found in zip(numbers, scored_by_clients(progress), strict=True):
+        for client in with_all_images(found, known).missing if found else ():
+            missing.setdefault(client, []).append(number)
+    return {client: missing[client] for client in sorted(missing)} or None
+
+
+def _local_clients(last: RoundRecord | None) -> list[int]:
+    """Clients behind the local accuracy of a round."""
+    return sorted(last.scores.local_by_client) if last and last.scores else []
+
+
+def _with_most_images(scored: Sequence[RoundRecord]) -> list[RoundRecord]:
+    """The rounds that can be compared: where the clients score the model, those that most images are behind."""
+    images = [found.base_images + found.novel_images if (found := record.federated) else 0 for record in scored]
+    by_clients = [record.scores is None or record.scores.base is None for record in scored]
+    most = max((count for count, clients in zip(images, by_clients, strict=True) if clients), default=0)
+    pairs = zip(scored, images, by_clients, strict=True)
+    return [record for record, count, clients in pairs if not clients or count == most]
 
 
 def _domain_mean(domains: Mapping[str, tuple[float, float]]) -> Headline | None:

@@ -30,6 +30,32 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
+def clients_named(clients: Sequence[int], most: int = 5) -> str:
+    """'client 3', 'clients 1 and 3', 'clients 1, 2, 3 and 40 more'."""
+    names = [str(client) for client in clients]
+    text = first_few(names, most) if len(names) > most else listed(names)
+    return f"client{'' if len(names) == 1 else 's'} {text}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending whole numbers: '1–3, 5'."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def rounds_named(numbers: Sequence[int]) -> str:
+    """'before training', 'round 3', 'before training and rounds 1–3, 5'; 0 is before training."""
+    after = [number for number in numbers if number]
+    parts = ["before training"] if len(after) < len(numbers) else []
+    parts += [f"round{'' if len(after) == 1 else 's'} {ranges(after)}"] if after else []
+    return listed(parts)
+
+
 def first_few(words: Sequence[str], most: int) -> str:
     """'a, b and 3 more'; without an ending if there are at most `most` words."""
     more = f" and {len(words) - most} more" if len(words) > most else ""

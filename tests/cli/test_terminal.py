@@ -9,6 +9,7 @@ import pty
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.progress import Bars, ProgressObserver, run_progress
+from feddtl.cli.progress import Bars, ProgressObserver, counted_line, run_progress
 from feddtl.cli.run_result import time_line
 from feddtl.config import DataConfig, SystemConfig
 from feddtl.data.federated import images_on_clients
@@ -27,7 +28,7 @@ from feddtl.experiment import run_experiment
 from feddtl.observers import RunObserver
 from feddtl.runtimes.federated import federated_accuracy
 from feddtl.timing import PHASE_TITLES, PHASES
-from feddtl.units import counted, duration, megabytes, percent, size
+from feddtl.units import clients_named, counted, duration, megabytes, percent, rounds_named, size
 
 ROUND_LINE = re.compile(
     r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
@@ -215,6 +216,21 @@ def test_clients_with_images_of_their_own(bench: Bench) -> None:
     assert lines[2] == "before training  base  50.0  novel 100.0  HM  66.7  (8 test images on 2 clients)"
     assert lines[3] == "round 1/4 sft   local  25.0  loss  0.5000  1.0 s"
     assert lines[4] == "after round 1/4  base   0.0  novel     –  HM     –  (1 test image on 1 client)"
+
+
+def test_numbers_and_rounds_in_words() -> None:
+    assert [clients_named(ids, most=3) for ids in ([3], [1, 3], [0, 1, 2, 5])] == [
+        *("client 3", "clients 1 and 3", "clients 0, 1, 2 and 1 more"),
+    ]
+    assert [rounds_named(numbers) for numbers in ([0], [4], [0, 1, 2, 3, 5])] == [
+        *("before training", "round 4", "before training and rounds 1–3, 5"),
+    ]
+
+
+def test_a_counted_round_names_who_is_missing() -> None:
+    found = federated_accuracy({0: HitCounts(1, 4, 2, 2)}, {})
+    found = replace(found, missing=[2], all_base_images=6, all_novel_images=2)
+    assert counted_line(3, found, 4).endswith("(4 of 6 base and 2 of 2 novel images; client 2 missing)")
 
 
 def test_where_the_time_went() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,23 +10,19 @@ import torch
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
-from cli.small_runs import CLASSES, CLIENTS, Bench, final_state, make_bench, records, summary, write_photos
-from runtimes.in_memory_grid import InMemoryGrid
+from cli.small_runs import CLIENTS, final_state, records, summary, write_photos
+from equivalence.silos import BASE, NOVEL, forget_clients, make_silos
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from feddtl import deployment
-from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ScheduleConfig
-from feddtl.data.federated import load_federated_data
+from feddtl.config import DataConfig, EvaluationConfig
 from feddtl.errors import ClientError, DataError
 from feddtl.experiment import run_experiment
 from feddtl.observers import RunObserver
 from feddtl.report.page import write_report
 from feddtl.runs import RunFolder
-from feddtl.runtimes.flower.apps import client_app
 from feddtl.scoring import score_run
 from feddtl.trackers.tensorboard import TensorBoard
-
-BASE, NOVEL = CLASSES[:3], CLASSES[3:]
 
 
 class Notes(RunObserver):
@@ -43,54 +36,14 @@ class Notes(RunObserver):
         self.counted.append((round_number, federated.base))
 
 
-@dataclass(frozen=True)
-class Silos:
-    """The photos of a bench as its partition divides them: a folder for each client.
-
-    Every client has images of one base class, and test images of one novel class each, in a folder `test` alone.
-    """
-
-    bench: Bench
-    folders: dict[int, Path]
-
-    def experiment(self, method="feddtl", *, central=False, **changes):
-        own = DataConfig(source="clients", classes=",".join(BASE), novel_classes=",".join(NOVEL), clients=CLIENTS)
-        settings = {
-            "method": method,
-            "rounds": 3,
-            "schedule": ScheduleConfig(sft_rounds=2),
-            "deployment": DeploymentConfig(round_timeout=0.2, min_clients=2),
-            "data": DataConfig(source=str(self.bench.photos), clients=CLIENTS) if central else own,
-            **changes,
-        }
-        experiment = self.bench.experiment(**settings)
-        return replace(experiment, compute=replace(experiment.compute, activations="float32"))
-
-    def grid(self, clients=range(CLIENTS), **given):
-        return InMemoryGrid(client_app(deployment.answer), clients, **{"data": self.folders, **given})
-
-
 @pytest.fixture(scope="module")
 def silos(tmp_path_factory):
-    bench, root = make_bench(tmp_path_factory.mktemp("bench")), tmp_path_factory.mktemp("silos")
-    data = load_federated_data(DataConfig(source=str(bench.photos), clients=CLIENTS), 0)
-    folders = {client: root / f"silo{client}" for client in range(CLIENTS)}
-    for client, folder in folders.items():
-        labels = set(data.train.labels[data.partition.train[client]])
-        assert len(labels) == 1, "a base class each"
-        for split, names in (("train", BASE), ("test", (*BASE, *NOVEL))):
-            for place, name in enumerate(names):
-                if place in labels or (split == "test" and place == 3 + client):
-                    shutil.copytree(bench.photos / split / name, folder / split / name)
-    return Silos(bench, folders)
+    return make_silos(tmp_path_factory.mktemp("silos"))
 
 
 @pytest.fixture(autouse=True)
 def fresh_clients(tmp_path, monkeypatch):
-    """Clients keep what is theirs in a folder of this test; all that share this process stay loaded."""
-    monkeypatch.setenv("FEDDTL_STATE", str(tmp_path / "state"))
-    for name in ("client_side", "client_images"):
-        monkeypatch.setattr(deployment, name, lru_cache(CLIENTS)(getattr(deployment, name).__wrapped__))
+    forget_clients(tmp_path / "state", monkeypatch)
 
 
 def tracked(run):

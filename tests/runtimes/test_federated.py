@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,11 @@ from made_records import made_record
 
 from feddtl.config import SystemConfig
 from feddtl.evaluate import HitCounts, accuracy, correct
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.messages import ServerState
 from feddtl.methods.catalog import build_method
 from feddtl.observers import RunObserver
-from feddtl.runtimes.federated import federated_accuracy, federated_of, with_counts
+from feddtl.runtimes.federated import among, federated_accuracy, federated_of, with_counts
 from feddtl.runtimes.runtime import Progress, Runtime
 
 PARTS = (torch.arange(5), torch.arange(5, 9), torch.arange(9, 12))  # of the 12 base test images
@@ -84,6 +86,44 @@ def test_counts_join_the_round_that_they_tell_of():
     assert elsewhere.records[0].headline["base"] == elsewhere.records[0].federated.base == 50.0
     assert elsewhere.before is None
     assert records[0] == made_record(1), "a record in a checkpoint is not changed"
+
+
+THREE, TWO, NONE = HitCounts(1, 3, 2, 2), HitCounts(2, 2), HitCounts(0, 0)  # of clients 0, 1 and 2
+
+
+def test_a_client_that_does_not_answer_takes_its_images_out_and_is_named():
+    """Clients 0, 1 and 2 have 3 + 2, 2 + 0 and 0 + 0 test images: without 0, 2 of 5 base and 0 of 2 novel remain.
+
+    Client 2 has no test image, and once that is known it is never missing; the images of client 3 are never known.
+    """
+    start = with_counts(Progress(ServerState(0, {})), {0: THREE, 1: TWO, 2: NONE}, everyone=range(3))
+    assert (start.before.missing, start.before.all_base_images, start.before.clients) == ([], None, [0, 1])
+    assert start.before.counts[2] == {"base": 0, "base_images": 0, "novel": 0, "novel_images": 0}
+    later = replace(start, state=ServerState(1, {}), records=(made_record(1),))
+    found = with_counts(later, {1: TWO}, {0: "gone", 2: "gone"}, everyone=range(3)).records[0].federated
+    assert (found.base, found.base_images, found.missing) == (100.0, 2, [0])
+    assert (found.all_base_images, found.all_novel_images) == (5, 2)
+    assert found.coverage == "2 of 5 base and 0 of 2 novel images; client 0 missing"
+    unknown = with_counts(later, {1: TWO}, everyone=range(4)).records[0].federated
+    assert (unknown.missing, unknown.all_base_images) == ([0, 3], None)
+    assert unknown.coverage == "2 base images; clients 0 and 3 missing"
+    assert FederatedAccuracy.from_dict(json.loads(json.dumps(found.to_dict()))).to_dict() == found.to_dict()
+
+
+def test_accuracy_over_the_same_clients():
+    """Over client 1 alone, 2 of 2; the novel images are client 0's."""
+    whole = with_counts(Progress(ServerState(0, {})), {0: THREE, 1: TWO, 2: NONE}, everyone=range(3)).before
+    part = among(whole, [1])
+    assert (part.base, part.base_images, part.novel_images, part.clients) == (100.0, 2, 0, [1])
+    assert math.isnan(part.novel)
+    assert among(whole, [0, 1]).scores == whole.scores
+    assert whole.base == 60.0
+
+
+def test_where_the_server_has_test_images_nobody_is_missing():
+    found = with_counts(Progress(ServerState(0, {})), {1: TWO}, {0: "gone"}).before
+    assert found.to_dict().keys() == {*("base", "novel", "harmonic_mean", "base_images", "novel_images"),
+                                      *("clients", "failures")}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl"])

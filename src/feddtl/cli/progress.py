@@ -16,9 +16,10 @@ from feddtl.config import Experiment, SystemConfig
 from feddtl.config.running import SCORED_IMAGES
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.catalog import method_entry
 from feddtl.observers import RunObserver
-from feddtl.records import FederatedAccuracy, RoundRecord
+from feddtl.records import RoundRecord
 from feddtl.units import counted, duration, percent
 
 
@@ -171,4 +172,7 @@ def counted_line(round_number: int, federated: FederatedAccuracy, rounds: int) -
     """The clients' scores of the model after a round, which arrive one round later."""
     when = f"after round {round_number}/{rounds}" if round_number else "before training"
     images = counted(federated.base_images + federated.novel_images, "test image")
-    return f"{when}  {scores_line(federated.scores)}  ({images} on {counted(len(federated.clients), 'client')})"
+    where = f"{images} on {counted(len(federated.clients), 'client')}"
+    if federated.missing:
+        where = federated.coverage
+    return f"{when}  {scores_line(federated.scores)}  ({where})"

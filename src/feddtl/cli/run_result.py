@@ -15,7 +15,7 @@ from feddtl.cli.scores import scores_table
 from feddtl.config.data import ON_CLIENTS
 from feddtl.records import Summary
 from feddtl.timing import PHASE_TITLES, PHASES
-from feddtl.units import counted, duration, percent, size
+from feddtl.units import clients_named, counted, duration, percent, rounds_named, size
 
 
 def print_result(summary: Summary, title: str, folder: Path, *, as_json: bool) -> None:
@@ -31,9 +31,9 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     console = Console()
     show = partial(print_line, console)
     rounds, parameters = summary.rounds, summary.trainable_parameters or {}
-    rows: dict[str, Mapping[str, float | None]] = {"Zero-shot": summary.zero_shot}
+    rows: dict[str, Mapping[str, float | None]] = {_labelled("Zero-shot", summary, "before"): summary.zero_shot}
     if rounds:
-        rows[title] = summary.final
+        rows[_labelled(title, summary, "final")] = summary.final
     if parameters.get("personal") and summary.final_client_models:
         rows["clients' own models"] = {**summary.final_client_models, "local": summary.final["local"]}
     federated = (summary.federated or {}).get("final")
@@ -42,6 +42,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     after += f", on {summary.scored}" if summary.scored_on == "held-back" else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
+    for line in missing_lines(summary):
+        show(line)
     if summary.final_domains and summary.final_domain_mean:
         show(domains_line(summary.final_domains, summary.final_domain_mean))
     if rounds:
@@ -53,6 +55,33 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     show(time_line(summary.seconds_by_phase or {}))
     print(f"run folder: {folder}")
     print(f"as a page: feddtl report {shlex.quote(str(folder))}")
+
+
+def _labelled(title: str, summary: Summary, when: str) -> str:
+    """The title of a row, marked if its base and novel accuracy lack the test images of some clients."""
+    found = (summary.federated or {}).get(when)
+    return f"{title}, clients missing" if found and found.missing and summary.partition == ON_CLIENTS else title
+
+
+def missing_lines(summary: Summary) -> list[str]:
+    """Which clients the numbers of the table lack, and why; nothing where they lack none."""
+    lines = []
+    on_clients = summary.partition == ON_CLIENTS
+    moments = {"before": "before training"} | ({"final": f"after round {summary.rounds}"} if summary.rounds else {})
+    for when, name in moments.items():
+        found = (summary.federated or {}).get(when)
+        if found is None or not (found.missing or found.failures):
+            continue
+        what = "base, novel and HM" if on_clients else "on clients' test images"
+        coverage = found.coverage if on_clients else f"{found.images}; {clients_named(list(found.failures))} missing"
+        lines.append(f"{what} {name}: {coverage}")
+        lines += [f"  client {client}: {reason}" for client, reason in found.failures.items()]
+    if missing := summary.missing_clients:
+        rounds = "; ".join(f"client {client}: {rounds_named(numbers)}" for client, numbers in missing.items())
+        lines.append(f"missing when the clients scored the model: {rounds}")
+    if (local := summary.local_clients) is not None and len(local) < summary.clients:
+        lines.append(f"local: mean over {len(local)} of {counted(summary.clients, 'client')}")
+    return lines
 
 
 def parameters_line(parameters: Mapping[str, int]) -> str:

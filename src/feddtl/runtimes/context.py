@@ -75,6 +75,11 @@ class RunContext:
         """The transforms of the uplink."""
         return build_chain(self.experiment.uplink)
 
+    @property
+    def clients_with_all_test_images(self) -> Sequence[int]:
+        """All clients where they alone have test images; else none."""
+        return range(len(self.clients)) if self.sets.on_clients else ()
+
     def train(self, payload: Payload, clients: Sequence[int], personal: Mapping[int, Tensors]) -> list[Update]:
         """Unchecked updates of these clients; several clients are trained as a batch."""
         data, kept = [self.clients[client] for client in clients], [personal.get(c, {}) for c in clients]

@@ -21,7 +21,8 @@ class Arrivals:
         failures: By client, why it has no usable update.
         scores: By client, scores of its own model, if only the client can measure them; NaN in rounds that do not ask
             for them.
-        counts: By client, hits of the broadcast model on its own test images, if the previous round is scored.
+        counts: By client, hits of the broadcast model on its own test images, if the previous round is scored; a client
+            without test images has none, or counts of zero.
         own: By client, hits of its own model on these images, if it was asked for them.
         sizes: By client, bytes of its update on the wire, without framing.
     """

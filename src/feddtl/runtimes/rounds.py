@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from feddtl.evaluate import ClientHits
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.messages import ServerState
 from feddtl.models.lora import Tensors
-from feddtl.records import FederatedAccuracy, RoundRecord
+from feddtl.records import RoundRecord
 
 
 @dataclass(frozen=True)

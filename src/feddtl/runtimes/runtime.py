@@ -71,7 +71,8 @@ class Runtime:
         if federated_of(progress) is not None:
             return progress
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
-        return with_counts(progress, found.counts, found.failures, self._context.observer)
+        everyone = self._context.clients_with_all_test_images
+        return with_counts(progress, found.counts, found.failures, self._context.observer, everyone)
 
     def predictions(self, state: ServerState) -> Predictions:
         """The global model's predictions at a state for all test images."""

@@ -8,7 +8,7 @@ from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.base import Classifier, NextState
 from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.federated import with_counts
-from feddtl.runtimes.fleet import Fleet
+from feddtl.runtimes.fleet import Arrivals, Fleet
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.server_step import server_step
 from feddtl.system.clock import Clock
@@ -50,7 +50,7 @@ class SynchronousRounds(Rounds):
         with context.stopwatch.measure("exchange"):
             payload = context.method.broadcast(state)
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
-        counted = with_counts(progress, arrived.counts, observer=context.observer)
+        counted = self._counted(progress, arrived)
         updates = arrived.updates
         reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
@@ -76,6 +76,12 @@ class SynchronousRounds(Rounds):
         personal = {**progress.personal, **{update.client: update.personal for update in updates if update.personal}}
         own_hits = hits if scores else progress.own_hits
         return Progress(reached.state, personal, (*counted.records, record), memory, counted.before, own_hits)
+
+    def _counted(self, progress: Progress, arrived: Arrivals) -> Progress:
+        """The progress with what this round's clients say of the model that they received."""
+        context, everyone = self._context, self._context.clients_with_all_test_images
+        asked = bool(everyone) and context.experiment.is_scored(progress.state.round)
+        return with_counts(progress, arrived.counts, arrived.failures if asked else {}, context.observer, everyone)
 
     def _next_state(self, state: ServerState, updates: Sequence[Update]) -> NextState:
         if not updates:

@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
+from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.observers import RunObserver
-from feddtl.records import FederatedAccuracy, RoundRecord, Summary, headline, scalars_in
+from feddtl.records import RoundRecord, Summary, headline, scalars_in
 from feddtl.storage import storage_errors
 
 FOLDER = "tensorboard"

@@ -73,7 +73,7 @@ class FlowerFleet(Fleet):
             [reply.update for reply in replies.values()],
             failures,
             self._scores_of(replies),
-            {client: reply.counts for client, reply in replies.items() if reply.counts and reply.counts.images},
+            {client: reply.counts for client, reply in replies.items() if reply.counts},
             {client: reply.own for client, reply in replies.items() if reply.own},
             {client: reply.size for client, reply in replies.items()},
         )
@@ -89,7 +89,7 @@ class FlowerFleet(Fleet):
 
         with self._context.stopwatch.measure("evaluation"):
             counts, failures = self._exchange(MessageType.EVALUATE, payload, clients, nodes, {}, read)
-        return Evaluation({client: found for client, found in counts.items() if found.images}, failures)
+        return Evaluation(counts, failures)
 
     def train_images(self, client: int) -> int:
         """See `Fleet.train_images`."""

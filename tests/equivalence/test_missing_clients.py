@@ -1,0 +1,88 @@
+"""Runs whose clients alone have test images, and one of which is away for a while: what the numbers are of."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
+
+from cli.small_runs import records, summary
+from equivalence.silos import Silos, forget_clients, make_silos
+
+from feddtl import deployment
+from feddtl.cli.run_result import missing_lines
+from feddtl.records import Summary
+
+GONE = 2
+LATE = "no reply within 0.2 seconds."
+
+
+@pytest.fixture(scope="module")
+def silos(tmp_path_factory):
+    return make_silos(tmp_path_factory.mktemp("silos"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients(tmp_path, monkeypatch):
+    forget_clients(tmp_path / "state", monkeypatch)
+
+
+def away(silos: Silos, *rounds: int, closing: bool = False):
+    """Client 2 answers nothing in these rounds, nor in the closing evaluation."""
+
+    def lose(client, reply):
+        return None if client == GONE and reply.content.config_records["scalars"]["round"] in rounds else reply
+
+    return silos.grid(
+        after=lose, closing=(lambda client, reply: None if client == GONE else reply) if closing else None
+    )
+
+
+def test_a_round_that_lost_a_client_says_of_how_many_images_it_is(silos, tmp_path):
+    """Round 2 lacks client 2, whose reply in it would have scored the model after round 1."""
+    found = deployment.serve(silos.experiment(), tmp_path / "run", away(silos, 2))
+    first, second, third = (record["federated"] for record in records(tmp_path / "run"))
+    assert (first["base_images"], first["all_base_images"], first["novel_images"], first["all_novel_images"]) == (
+        *(6, 9),
+        *(6, 9),
+    )
+    assert (first["clients"], first["missing"], first["failures"]) == ([0, 1], [2], {"2": LATE})
+    assert first["counts"].keys() == {"0", "1"}
+    assert sum(counts["base"] for counts in first["counts"].values()) == round(first["base"] * 6 / 100)
+    for complete in (second, third):
+        assert (complete["base_images"], complete["clients"]) == (9, [0, 1, 2])
+        assert not complete.keys() & {"missing", "all_base_images", "failures"}
+    assert found.missing_clients == {2: [1]}
+    assert summary(tmp_path / "run")["missing_clients"] == {"2": [1]}
+    assert missing_lines(found) == ["missing when the clients scored the model: client 2: round 1"]
+
+
+def test_the_last_round_without_a_client_is_labelled(silos, tmp_path):
+    found = deployment.serve(silos.experiment(), tmp_path / "run", away(silos, 3, closing=True))
+    final = summary(tmp_path / "run")["federated"]["final"]
+    assert (final["base_images"], final["all_base_images"], final["missing"]) == (6, 9, [2])
+    assert found.final["base"] == final["base"], "the number stays what it is"
+    assert found.local_clients == [0, 1]
+    assert found.best_round == 1, "rounds 2 and 3 are of fewer images"
+    assert missing_lines(Summary.from_dict(summary(tmp_path / "run"))) == [
+        "base, novel and HM after round 3: 6 of 9 base and 6 of 9 novel images; client 2 missing",
+        f"  client 2: {LATE}",
+        "missing when the clients scored the model: client 2: rounds 2–3",
+        "local: mean over 2 of 3 clients",
+    ]
+
+
+def test_images_of_a_client_that_never_came_are_unknown(silos, tmp_path):
+    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid((0, 1)))
+    for record in records(tmp_path / "run"):
+        assert record["federated"]["missing"] == [2]
+        assert "all_base_images" not in record["federated"]
+    assert missing_lines(found)[0] == "base, novel and HM before training: 6 base and 6 novel images; client 2 missing"
+    assert found.missing_clients == {2: [0, 1, 2, 3]}
+
+
+def test_where_everyone_answers_nothing_is_said(silos, tmp_path):
+    found = deployment.serve(silos.experiment(), tmp_path / "run", silos.grid())
+    assert missing_lines(found) == []
+    assert found.missing_clients is None
+    assert all("missing" not in record["federated"] for record in records(tmp_path / "run"))
