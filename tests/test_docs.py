@@ -262,7 +262,19 @@ def test_the_fidelity_page_has_every_hyper_parameter_with_its_default() -> None:
     for key, default in stated.items():
         if key != "data.source":
             assert default == f"`{value_text(settings[key])}`", key
-    tables = ("lora", "schedule", "local", "rl", "server", "promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip")
+    tables = (
+        "lora",
+        "schedule",
+        "local",
+        "rl",
+        "server",
+        "promptfl",
+        "fedmaple",
+        "fedpgp",
+        "fedmgp",
+        "pfedmma",
+        "fedclip",
+    )
     ours = {key for key in settings if key.partition(".")[0] in tables}
     assert ours <= stated.keys()
 

@@ -77,8 +77,8 @@ class ExpectedUpdate:
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> int:
-    """Numbers in named tensors."""
-    return sum(tensor.numel() for tensor in tensors.values())
+    """Numbers in named tensors, without integers, which nobody trains."""
+    return sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
 
 
 def tensor_bytes(*groups: Mapping[str, Tensor]) -> int:

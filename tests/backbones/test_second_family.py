@@ -126,7 +126,9 @@ def toy(tmp_path, monkeypatch):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["feddtl", "fedlora", "promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip"])
+@pytest.mark.parametrize(
+    "method", ["feddtl", "fedlora", "promptfl", "fedmaple", "fedpgp", "fedmgp", "pfedmma", "fedclip"]
+)
 def test_every_method_trains_a_model_of_another_family(bench, toy, method):
     """Two supervised rounds and two of RL; what is trained moves and stays finite."""
     experiment = bench.experiment(model=toy, method=method)

@@ -19,8 +19,8 @@ from feddtl.runtimes import context
 from feddtl.scoring import load_trained_model, score_run
 from feddtl.tensor_groups import select_prefix
 
-WITHOUT_LORA = ("promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip")
-PERSONAL = ("fedpgp", "pfedmma")
+WITHOUT_LORA = ("promptfl", "fedmaple", "fedpgp", "fedmgp", "pfedmma", "fedclip")
+PERSONAL = ("fedpgp", "fedmgp", "pfedmma")
 each_without_lora = pytest.mark.parametrize("method", WITHOUT_LORA)
 
 

@@ -14,8 +14,8 @@ from feddtl.tensor_groups import add_prefix
 
 # Byte-level tokens, so the names are of 3, 9 and 19; one has an underscore.
 NAMES = ("cat", "red_panda", "great crested grebe", "x")
-PERSONAL_METHODS = ("fedpgp", "pfedmma")
-COMPARED = ("promptfl", "fedmaple", "fedpgp", "pfedmma", "fedclip")
+PERSONAL_METHODS = ("fedpgp", "fedmgp", "pfedmma")
+COMPARED = ("promptfl", "fedmaple", "fedpgp", "fedmgp", "pfedmma", "fedclip")
 
 
 def in_float64(federation, folder):
@@ -26,10 +26,12 @@ def in_float64(federation, folder):
 
 
 def moved(tensors, seed=0, size=0.1):
-    """Float64 tensors away from their initial values, so that no part of a formula is zero or one."""
+    """Float64 tensors away from their initial values, so that no part of a formula is zero or one; integers stay."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: tensor.double() + size * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in tensors.items()
     }
 

@@ -157,6 +157,51 @@ class SlowFedMaPLe(SlowMethod):
             return self.encode_image(pixels)
 
 
+class SlowFedMGP(SlowPromptFL):
+    """One group after another; `settings` is the table of the experiment, `order` the group of each prompt by kind."""
+
+    def __init__(self, clip, template, settings, order):
+        super().__init__(clip, template, settings)
+        self.order = order
+
+    def group(self, tensors, kind, number):
+        place = self.order[kind].index(number)
+        shared = len(tensors[kind])
+        return tensors[kind][place] if place < shared else tensors[f"own.{kind}"][place - shared]
+
+    def text_of_group(self, tensors, names, number):
+        """(C, e) unit features."""
+        prompts = {"context": self.group(tensors, "text", number)}
+        return unit(torch.stack([self.text_feature(prompts, name) for name in names]))
+
+    def images_of_group(self, tensors, pixels, number):
+        """(B, e) unit features, with prompts behind the patches of the first layer's input."""
+        prompts, vision = self.group(tensors, "visual", number), self.model.vision_model
+        behind = vision.embeddings.register_forward_hook(
+            lambda module, arguments, output: torch.cat([output, prompts[None]], dim=1)
+        )
+        with hooks(behind):
+            return unit(torch.stack([self.encode_image(image) for image in pixels]))
+
+    def loss(self, tensors, pixels, labels, names):
+        groups = range(self.settings.groups)
+        images = [self.images_of_group(tensors, pixels, number) for number in groups]
+        texts = [self.text_of_group(tensors, names, number) for number in groups]
+        cross_entropies, between = [], []
+        for image, text in zip(images, texts, strict=True):
+            logits = self.scale * image @ text.T
+            for row, label in enumerate(labels):
+                cross_entropies.append(logits[row].logsumexp(dim=0) - logits[row, label])
+        for one in groups:
+            for other in groups:
+                if one != other:
+                    for features in (images, texts):
+                        cosines = [torch.dot(u, v) for u, v in zip(features[one], features[other], strict=True)]
+                        between.append(sum(cosines) / len(cosines))
+        pairs = len(groups) * (len(groups) - 1)
+        return sum(cross_entropies) / len(cross_entropies) + self.settings.diversity_weight * sum(between) / pairs
+
+
 class SlowPFedMMA(SlowMethod):
     """Adapters beside whole layers, from the last one back; `settings` is the table of the experiment."""
 

@@ -14,6 +14,7 @@ from feddtl.messages import count_parameters
 from feddtl.methods.base import Task, TrainedParameters
 from feddtl.methods.catalog import METHODS, build_method
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
+from feddtl.methods.fedmgp.settings import FedMGPSettings
 from feddtl.methods.tables import MethodTables, settings_types
 from feddtl.models.preprocess import Preprocessing
 from feddtl.runtimes.server_step import server_step
@@ -64,6 +65,13 @@ def test_fedmaple(task):
     The byte-level tokens of this test make two tokens of "ab", as CLIP's make of "a photo"."""
     found = counted(task, "fedmaple", fedmaple=FedMaPLeSettings(initial_text="ab"))
     assert found == TrainedParameters(shared=3_555_072)
+
+
+def test_fedmgp(task):
+    """Five groups of 2 · (512 + 768) = 2,560; two are sent. The paper counts 12.8k trained and 5.1k sent."""
+    found = counted(task, "fedmgp")
+    assert found == TrainedParameters(shared=5_120, personal=7_680)
+    assert counted(task, "fedmgp", fedmgp=FedMGPSettings(shared_groups=5)) == TrainedParameters(shared=12_800)
 
 
 def test_pfedmma(task):

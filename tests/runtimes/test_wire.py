@@ -122,7 +122,9 @@ def test_weights_that_overflow_are_too_far():
         unpack_reply(parcel_with({"weights/a": np.full(4, 3e38, np.float32)}), TERMS)
 
 
-@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "promptfl", "fedmaple", "pfedmma", "fedclip"])
+@pytest.mark.parametrize(
+    "method", ["feddtl", "fedlora", "fedpgp", "promptfl", "fedmaple", "fedmgp", "pfedmma", "fedclip"]
+)
 @pytest.mark.parametrize("round_number", [1, 3], ids=["sft", "rl"])
 def test_every_method_s_own_updates_pass(federation, make_experiment, method, round_number):
     """What `expected_update` says is what `client_update` gives, for every method and stage."""

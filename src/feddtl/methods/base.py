@@ -147,6 +147,11 @@ class Method(ABC):
         whole = self.training.local.batch_size if self.first_image_block == len(image.stack) else 0
         return max(whole, image.images_per_pass)
 
+    @property
+    def feature_width(self) -> int:
+        """Width of the rows of `image_features` on a client; e by default."""
+        return self.clip.image.feature_width
+
     # What a method defines.
 
     @abstractmethod
@@ -192,13 +197,31 @@ class Method(ABC):
         return Supervised(policy, learners)
 
     def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
-        """The model between several: Σ_i w_i · t_i for each tensor by default."""
+        """The model between several: Σ_i w_i · t_i for each tensor by default; integers are those of the first."""
         pairs = list(zip(weights, parts, strict=True))
-        return {name: torch.stack([weight * part[name] for weight, part in pairs]).sum(dim=0) for name in parts[0]}
+        return {
+            name: torch.stack([weight * part[name] for weight, part in pairs]).sum(dim=0)
+            if first.is_floating_point()
+            else first
+            for name, first in parts[0].items()
+        }
 
     def uplink_samples(self, policy: Policy, learners: Sequence[Learner]) -> list[Tensors]:
         """Tensors with a row per image that each client sends after training; none by default."""
         return [{} for _ in learners]
+
+    def after_training(self, client: int, round_number: int, tuned: Tensors, received: Mapping[str, Tensor]) -> Tensors:
+        """What a client makes of its tensors at the end of a round; the same by default.
+
+        The client sends those whose names it received, in the same shapes, and keeps the others.
+
+        Args:
+            client: Id from 0.
+            round_number: From 1.
+            tuned: Its tensors after training, shared and personal ones by name.
+            received: The shared tensors that it received.
+        """
+        return tuned
 
     def global_tensors(self, state: ServerState) -> Tensors:
         """Tensors of the global model: those that are shared."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from feddtl.errors import ConfigError, did_you_mean
 from feddtl.methods.fedclip.settings import FedCLIPSettings
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
+from feddtl.methods.fedmgp.settings import FedMGPSettings
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.methods.promptfl.settings import PromptFLSettings
@@ -73,6 +74,7 @@ METHODS: dict[str, MethodEntry] = {
     "promptfl": MethodEntry("PromptFL", "feddtl.methods.promptfl.method:PromptFL", PromptFLSettings),
     "fedmaple": MethodEntry("FedMaPLe", "feddtl.methods.fedmaple.method:FedMaPLe", FedMaPLeSettings),
     "fedpgp": MethodEntry("FedPGP", "feddtl.methods.fedpgp.method:FedPGP", FedPGPSettings),
+    "fedmgp": MethodEntry("FedMGP", "feddtl.methods.fedmgp.method:FedMGP", FedMGPSettings),
     "pfedmma": MethodEntry("pFedMMA", "feddtl.methods.pfedmma.method:PFedMMA", PFedMMASettings),
     "fedclip": MethodEntry("FedCLIP", "feddtl.methods.fedclip.method:FedCLIP", FedCLIPSettings),
     "zero-shot": MethodEntry("Zero-shot", "feddtl.methods.zero_shot.method:ZeroShot", trains=False),

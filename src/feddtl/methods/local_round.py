@@ -58,7 +58,13 @@ def local_round(
     )
     samples = method.uplink_samples(policy, learners)
     return [
-        _update(data, detached(learner.parameters), shared, own_samples, numbers)
+        _update(
+            data,
+            method.after_training(data.client, payload.round, detached(learner.parameters), shared),
+            shared,
+            own_samples,
+            numbers,
+        )
         for data, learner, own_samples, numbers in zip(clients, learners, samples, metrics, strict=True)
     ]
 
@@ -70,7 +76,7 @@ def _policy(method: Method, clients: Sequence[ClientData], payload: Payload) -> 
         method.image_features_of_clients,
         lambda tensors: method.text_embeddings_of_clients(tensors, payload),
         method.clip.logit_scale,
-        method.clip.image.feature_width,
+        method.feature_width,
         method.device,
         method.images_per_pass,
     )

@@ -54,8 +54,9 @@ def ignore_epochs(client: int, done: int, epochs: int) -> None:
 
 
 def trainable_copy(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
-    """Leaf copies with gradients; the originals stay untouched."""
-    return {name: tensor.detach().clone().to(device).requires_grad_() for name, tensor in tensors.items()}
+    """Leaf copies with gradients, integers without; the originals stay untouched."""
+    copies = {name: tensor.detach().clone().to(device) for name, tensor in tensors.items()}
+    return {name: copy.requires_grad_(copy.is_floating_point()) for name, copy in copies.items()}
 
 
 def detached(tensors: Mapping[str, Tensor]) -> Tensors:
