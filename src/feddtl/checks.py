@@ -62,6 +62,9 @@ class Rule:
         return bool(self.test(value))
 
 
+TEMPLATE = Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")
+
+
 @dataclass(frozen=True)
 class SomeOf:
     """A text of one or more known names, separated by commas."""

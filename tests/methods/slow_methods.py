@@ -44,6 +44,9 @@ def replace_tokens(prompts, where):
 class SlowMethod:
     """The frozen model itself; a method below changes one or both towers."""
 
+    # What a client's gradients are multiplied by before a step.
+    gradient_factor = 1.0
+
     def __init__(self, clip, template, settings=None):
         self.model = copy.deepcopy(clip.model).double()
         self.tokenizer = clip.tokenizer
@@ -203,7 +206,14 @@ class SlowFedMGP(SlowPromptFL):
 
 
 class SlowPFedMMA(SlowMethod):
-    """Adapters beside whole layers, from the last one back; `settings` is the table of the experiment."""
+    """Adapters beside whole layers, from the last one back; `settings` is the table of the experiment.
+
+    The adapters are plain products, so autograd gives the true gradient. A client learns from it divided by the scale.
+    """
+
+    @property
+    def gradient_factor(self):
+        return 1 / self.settings.scale
 
     def beside(self, tensors, tower, layers):
         depths = min(self.settings.blocks, *(len(part.encoder.layers) for part in self.towers()))
@@ -216,7 +226,8 @@ class SlowPFedMMA(SlowMethod):
                     return inputs @ tensors[f"{name}.{depth}.weight"].T + tensors[f"{name}.{depth}.bias"]
 
                 narrow = layer(f"{tower}.down", module.layer_norm1(hidden)).clamp(min=0)
-                return output + self.settings.scale * layer(f"{tower}.up", layer("shared", narrow))
+                middle = layer("shared", narrow).clamp(min=0)
+                return output + self.settings.scale * layer(f"{tower}.up", middle)
 
             return add
 
@@ -269,7 +280,7 @@ def unit(vectors):
 def slow_sgd_round(slow, tensors, pixels, labels, names, local, seed, client, round_number):
     """Epochs of mini-batches of SGD written out; returns the tensors and the mean loss over the images seen.
 
-    v ← 0.9 v + (g + λ w), v = g + λ w at the first step; w ← w - η v.
+    v ← 0.9 v + (f g + λ w), v = f g + λ w at the first step; w ← w - η v, with f the method's own factor.
     """
     tensors = {name: tensor.double().clone().requires_grad_() for name, tensor in tensors.items()}
     velocity, total = {}, 0.0
@@ -281,7 +292,7 @@ def slow_sgd_round(slow, tensors, pixels, labels, names, local, seed, client, ro
             loss = slow.loss(tensors, pixels[batch], [labels[i] for i in batch], names)
             gradients = torch.autograd.grad(loss, list(tensors.values()))
             for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-                change = gradient + local.weight_decay * tensor.detach()
+                change = slow.gradient_factor * gradient + local.weight_decay * tensor.detach()
                 velocity[name] = local.momentum * velocity[name] + change if name in velocity else change
                 tensor.data -= local.learning_rate * velocity[name]
             total += loss.item() * len(batch)

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from compared import all_tensors, assert_same_features, assert_same_round, in_float64
-from slow_methods import SlowFedCLIP
+from compared import NAMES, all_tensors, assert_same_features, assert_same_round, in_float64
+from slow_methods import SlowFedCLIP, SlowMethod
 
 from feddtl.backbones.clip import ClipTextTower
+from feddtl.errors import ConfigError
 from feddtl.messages import Payload
 from feddtl.methods.catalog import build_method
 from feddtl.methods.fedclip.settings import FedCLIPSettings
@@ -34,7 +35,7 @@ def test_features_are_those_of_transformers_through_the_gate(double, make_experi
 def test_a_round_is_plain_sgd(double, make_experiment, loss, batch_size):
     """Batches of 3, 3 and 1, in which classes repeat, or one of all 7 images."""
     settings = FedCLIPSettings(loss=loss)
-    local = {"learning_rate": 0.05, "batch_size": batch_size}
+    local = {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": batch_size}
     experiment = make_experiment(method="fedclip", fedclip=settings, local=local)
     assert_same_round(double, experiment, slow_of(double, settings), client=0)
 
@@ -44,9 +45,33 @@ def test_the_contrastive_loss_sees_a_whole_batch_whatever_fits_a_pass(double, ma
     image = double.task.clip.image
     monkeypatch.setattr(type(image), "images_per_pass", property(lambda self: 2))
     settings = FedCLIPSettings(loss="contrastive")
-    local = {"learning_rate": 0.05, "batch_size": 5}
+    local = {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": 5}
     experiment = make_experiment(method="fedclip", fedclip=settings, local=local)
     assert_same_round(double, experiment, slow_of(double, settings), client=0)
+
+
+def test_its_own_optimizer_is_adam(federation, make_experiment):
+    """'auto' and 'adam' are one round, bit for bit, and 'sgd' another."""
+    updates = []
+    for optimizer in ("auto", "adam", "sgd"):
+        method = build_method(federation.task, make_experiment(method="fedclip", local={"optimizer": optimizer}))
+        payload = method.broadcast(method.init_server())
+        updates.append(method.client_update(payload, federation.clients(method)[0], {}).weights)
+    auto, adam, sgd = updates
+    assert all(torch.equal(auto[name], adam[name]) for name in auto)
+    assert all(not torch.equal(auto[name], sgd[name]) for name in auto)
+
+
+def test_its_prompt_changes_its_texts_and_not_those_of_zero_shot(double, make_experiment):
+    settings = FedCLIPSettings(prompt="a picture of a {class}")
+    method = build_method(double.task, make_experiment(method="fedclip", fedclip=settings))
+    own = SlowMethod(double.task.clip, "a picture of a {class}").text_features({}, NAMES)
+    plain = SlowMethod(double.task.clip, "a photo of a {class}.").text_features({}, NAMES)
+    torch.testing.assert_close(method.text_features(method.initial_shared(), NAMES), own, rtol=1e-9, atol=1e-9)
+    zero_shot = method.zero_shot_classifier().encode_texts(NAMES)
+    torch.testing.assert_close(zero_shot, plain, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ConfigError, match=r"fedclip\.prompt = 'a picture'"):
+        FedCLIPSettings(prompt="a picture")
 
 
 def test_a_gate_of_zeros_keeps_the_direction(federation, make_experiment):

@@ -67,6 +67,17 @@ def test_names_of_the_tensors_and_their_shapes(federation, make_experiment):
     }
 
 
+def test_deeper_maps_start_as_copies_of_one(federation, make_experiment):
+    """The first is another draw, and each copy is a tensor of its own."""
+    tensors = build_method(federation.task, make_experiment(method="fedmaple")).initial_shared()
+    for part in ("weight", "bias"):
+        first, second, third = (tensors[f"map.{block}.{part}"] for block in range(3))
+        assert torch.equal(second, third)
+        assert second.data_ptr() != third.data_ptr()
+        assert not torch.equal(first, second)
+    assert not torch.equal(tensors["text.1"], tensors["text.2"])
+
+
 def test_passes_make_room_for_the_prompts(federation, make_experiment):
     image = federation.task.clip.image
     method = build_method(federation.task, make_experiment(method="fedmaple"))

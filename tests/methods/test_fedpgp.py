@@ -102,12 +102,13 @@ def test_the_global_model_is_the_shared_prompt_and_a_clients_own_is_not(federati
     ).abs().max() > 1e-4
 
 
-def test_every_client_starts_from_its_own_change(federation, make_experiment):
+def test_all_clients_start_from_the_same_change(federation, make_experiment):
+    """N(0, 0.02²): the deviation of the 256 numbers of V within 5/√512 = 22 %."""
     method = build_method(federation.task, make_experiment(method="fedpgp"))
     first, second = method.initial_personal(0), method.initial_personal(1)
     assert {name: tuple(tensor.shape) for name, tensor in first.items()} == {"U": (16, 8), "V": (8, 32)}
-    assert not torch.equal(first["U"], second["U"])
-    assert torch.equal(first["U"], method.initial_personal(0)["U"])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert abs(first["V"].std().item() / 0.02 - 1) < 0.22
 
 
 def test_hand_written_texts_are_encoded_once_a_round(federation, make_experiment, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, Rule, Settings, require
+from feddtl.checks import TEMPLATE, Above, AtLeast, Rule, Settings, require
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
@@ -31,7 +31,7 @@ class DataConfig(Settings, table="data"):
     case and punctuation; empty: the Hub, or the path that `source` is."""
     domains: str = ""
     """Comma-separated domain names to use; empty: all domains of the source."""
-    prompt: Annotated[str, Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")] = ""
+    prompt: Annotated[str, TEMPLATE] = ""
     """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
     image_column: str = ""
     """Image column of a Hub or parquet source; empty: detected by type."""

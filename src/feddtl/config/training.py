@@ -56,8 +56,8 @@ class LocalConfig(Settings, table="local"):
     epochs: Annotated[int, AtLeast(1)] = 2
     """Local epochs T_e of an SFT round (paper: 2)."""
     optimizer: Literal["auto", "adam", "sgd"] = "auto"
-    """'auto': the method's own, Adam for feddtl and fedlora (paper: Adam), SGD with momentum for the others (their
-    papers: SGD). Its state is reset for every client and round."""
+    """'auto': the method's own, Adam for feddtl, fedlora and fedclip (their papers: Adam), SGD with momentum for the
+    others (their papers: SGD). Its state is reset for every client and round."""
     learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
     """Learning rate on the clients, in both stages (paper: 1e-3)."""
     momentum: Annotated[float, AtLeast(0, below=1)] = 0.9

@@ -19,6 +19,7 @@ def initial_linear(name: str, rows: int, columns: int, seed: int) -> Tensors:
 
 
 def kaiming_linear(name: str, rows: int, columns: int, seed: int) -> Tensors:
-    """`<name>.weight` (rows, columns) ~ N(0, 2/columns) (He et al. 2015) and a zero `<name>.bias` (rows,)."""
+    """`<name>.weight` (rows, columns) ~ N(0, 2/rows), Kaiming's deviation for fan-out (He et al. 2015, eq. 14), and a
+    zero `<name>.bias` (rows,)."""
     weight = torch.randn(rows, columns, generator=torch_generator(seed, f"linear/{name}"))
-    return {f"{name}.weight": math.sqrt(2 / columns) * weight, f"{name}.bias": torch.zeros(rows)}
+    return {f"{name}.weight": math.sqrt(2 / rows) * weight, f"{name}.bias": torch.zeros(rows)}

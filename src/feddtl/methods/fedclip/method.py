@@ -1,14 +1,16 @@
 """FedCLIP: a gate on the image features (Lu et al., IEEE Data Eng. Bull. 2023, arXiv 2302.13485).
 
-z ← z ⊙ softmax(W_2 tanh(W_1 z + b_1) + b_2). Both towers stay frozen and only the gate is trained and sent. The paper's
-loss is contrastive within a batch; here it is cross-entropy over all base classes unless `fedclip.loss` says otherwise,
-so that methods differ in what they train and not in the loss.
+z ← z ⊙ softmax(W_2 tanh(W_1 z + b_1) + b_2). Both towers stay frozen and only the gate is trained and sent, with Adam.
+
+The paper has a contrastive loss within a batch and the prompt "a picture of a {class}". Here the loss is cross-entropy
+over all base classes and the prompt that of the data set, unless `fedclip.loss` and `fedclip.prompt` say otherwise:
+methods then differ only in what they train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from feddtl.methods.base import Method, Task
 from feddtl.methods.fedclip.settings import FedCLIPSettings
 from feddtl.methods.linear_layers import initial_linear
 from feddtl.models.lora import Tensors
+from feddtl.models.text_tower import prompts_for
 from feddtl.training.local import Learner
 from feddtl.training.objective import Objective, Supervised
 from feddtl.training.policy import Microbatch, Policy
@@ -29,6 +32,7 @@ class FedCLIP(Method):
 
     Settings = FedCLIPSettings
     settings: FedCLIPSettings
+    own_optimizer: ClassVar[Literal["adam", "sgd"]] = "adam"
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)
@@ -47,6 +51,12 @@ class FedCLIP(Method):
         features = activations.to(tensors["gate.first.weight"].dtype)
         hidden = linear(features, tensors["gate.first.weight"], tensors["gate.first.bias"]).tanh()
         return features * linear(hidden, tensors["gate.second.weight"], tensors["gate.second.bias"]).softmax(dim=-1)
+
+    def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
+        """Projected features (C, e) of the frozen tower, with FedCLIP's own prompt if there is one."""
+        template = self.settings.prompt or self.task.prompt_template
+        features, _ = self.clip.text.prefix(tuple(prompts_for(class_names, template)), len(self.clip.text.stack))
+        return features
 
     def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
         """Cross-entropy over all base classes, or contrastive within the batch."""

@@ -50,14 +50,17 @@ class FedMaPLe(Method):
         return image.stack.sequences_per_pass(image.tokens + len(self._initial))
 
     def initial_shared(self) -> Tensors:
-        """By block: `text.<i>` (n, d_text), and the map `map.<i>.weight` (d_image, d_text) with its bias."""
+        """By block: `text.<i>` (n, d_text), and the map `map.<i>.weight` (d_image, d_text) with its bias.
+
+        The first map is drawn by itself; those of the deeper blocks start as copies of one.
+        """
         text, image, seed = self.clip.text, self.clip.image, self.task.seed
-        tensors = {"text.0": self._initial.clone()}
-        for block in range(self._depth):
-            tensors |= initial_linear(f"map.{block}", image.width, text.width, seed)
-            if block:
-                drawn = torch.randn(self._initial.shape, generator=torch_generator(seed, "fedmaple", block))
-                tensors[f"text.{block}"] = self.settings.init_std * drawn
+        tensors = {"text.0": self._initial.clone(), **initial_linear("map.0", image.width, text.width, seed)}
+        deeper = initial_linear("map.1", image.width, text.width, seed)
+        for block in range(1, self._depth):
+            drawn = torch.randn(self._initial.shape, generator=torch_generator(seed, "fedmaple", block))
+            tensors[f"text.{block}"] = self.settings.init_std * drawn
+            tensors |= {f"map.{block}.{part}": deeper[f"map.1.{part}"].clone() for part in ("weight", "bias")}
         return tensors
 
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:

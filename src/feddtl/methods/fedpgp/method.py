@@ -5,8 +5,9 @@ CE(σ + U V) + μ · ℓ with ℓ = -log( e^{p/t} / (e^{p/t} + e^{m/t}) ), the m
 p = cos(T(hand-written), T(σ)) keeps the shared prompt general and m = cos(T(σ), T(σ + U V)) pushes the personal one
 away from it.
 
-Choices: U and V start from N(0, σ_0²), as the prompt; the global model is σ alone, since U V belongs to one client; one
-prompt per class name.
+U and V start from N(0, σ_0²), as the prompt, and are equal on all clients.
+
+Choices: the global model is σ alone, since U V belongs to one client; one prompt per class name.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class FedPGP(Method):
         return {CONTEXT: self._draw(config.context_length, self.clip.text.width, "fedpgp/shared")}
 
     def initial_personal(self, client: int) -> Tensors:
-        """U (n, b) and V (b, d) ~ N(0, σ_0²), drawn for each client."""
+        """U (n, b) and V (b, d) ~ N(0, σ_0²), equal for all clients."""
         config = self.settings
         return {
-            "U": self._draw(config.context_length, config.bottleneck, "fedpgp/U", client),
-            "V": self._draw(config.bottleneck, self.clip.text.width, "fedpgp/V", client),
+            "U": self._draw(config.context_length, config.bottleneck, "fedpgp/U"),
+            "V": self._draw(config.bottleneck, self.clip.text.width, "fedpgp/V"),
         }
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
@@ -61,8 +62,8 @@ class FedPGP(Method):
         """Projected features (C, e) of the hand-written prompts."""
         return super().text_features({}, self.task.class_names)
 
-    def _draw(self, rows: int, columns: int, purpose: str, *numbers: int) -> Tensor:
-        generator = torch_generator(self.task.seed, purpose, *numbers)
+    def _draw(self, rows: int, columns: int, purpose: str) -> Tensor:
+        generator = torch_generator(self.task.seed, purpose)
         return self.settings.init_std * torch.randn(rows, columns, generator=generator)
 
 

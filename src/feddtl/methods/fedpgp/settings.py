@@ -17,8 +17,8 @@ class FedPGPSettings(Settings, table="fedpgp"):
     bottleneck: Annotated[int, AtLeast(1)] = 8
     """Rank b of the personal change U V (FedPGP: 8)."""
     init_std: Annotated[float, AtLeast(0)] = 0.02
-    """Standard deviation of the initial shared prompt (FedPGP: 0.02)."""
+    """Standard deviation of the initial shared prompt, and of U and V (FedPGP: 0.02)."""
     contrast_weight: Annotated[float, AtLeast(0)] = 0.5
-    """Weight mu of the contrastive term (ours: 0.5)."""
+    """Weight mu of the contrastive term (FedPGP: 0.5)."""
     contrast_temperature: Annotated[float, Above(0)] = 0.5
-    """Temperature t of the contrastive term (ours: 0.5)."""
+    """Temperature t of the contrastive term (FedPGP: 0.5)."""

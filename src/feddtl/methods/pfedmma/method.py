@@ -1,10 +1,14 @@
 """pFedMMA: adapters beside the last blocks of both towers, joined by a shared map (arXiv 2507.05394, 2025).
 
-Block i becomes x ↦ block(x) + 0.001 · up(shared(relu(down(LN_1 x)))), with LN_1 the block's own first norm. `down`
-(32, d) and `up` (d, 32) belong to one tower, `shared` (32, 32) to one depth of both. Only the shared maps are averaged
-and sent; the others stay on the client.
+Block i becomes x ↦ block(x) + c · up(relu(shared(relu(down(LN_1 x))))), with c = 0.001 and LN_1 the block's own first
+norm. `down` (32, d) and `up` (d, 32) belong to one tower, `shared` (32, 32) to one depth of both. Only the shared maps
+are averaged and sent; the others stay on the client.
 
-Choices: depths are paired from the last block down, and a tower with fewer blocks has an adapter in all of them; the
+The backward pass leaves c out inside an adapter: with g the gradient at the block's output, its weights learn from g
+and not from c · g, so that a step moves them as if the adapter were not scaled.
+
+Choices: what goes on to x is the true gradient, with c in it, because without c eight adapters in a row would amplify
+it. Depths are paired from the last block down, and a tower with fewer blocks has an adapter in all of them. The
 global model is the averaged maps between everybody's initial `down` and `up`, since trained ones belong to one client.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
@@ -75,11 +80,39 @@ class PFedMMA(Method):
         return lambda block, normed: self._adapter(tensors, tower, block - first, normed)
 
     def _adapter(self, tensors: Mapping[str, Tensor], tower: str, depth: int, normed: Tensor) -> Tensor:
-        """0.001 · up(shared(relu(down x))) of tokens (..., d)."""
+        names = (f"{tower}.down.{depth}", f"shared.{depth}", f"{tower}.up.{depth}")
+        layers = [(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names]
+        return adapter_output(normed, layers, self.settings.scale)
 
-        def layer(name: str, inputs: Tensor) -> Tensor:
-            weight, bias = tensors[f"{name}.{depth}.weight"], tensors[f"{name}.{depth}.bias"]
-            return linear(inputs, weight.to(inputs.dtype), bias.to(inputs.dtype))
 
-        narrow = layer("shared", relu(layer(f"{tower}.down", normed)))
-        return self.settings.scale * layer(f"{tower}.up", narrow)
+def adapter_output(inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
+    """c · up(relu(shared(relu(down x)))) of tokens (..., d), whose weights get the gradient without c.
+
+    Args:
+        inputs: x, (..., d).
+        layers: Weight and bias of `down` (32, d), `shared` (32, 32) and `up` (d, 32).
+        scale: c.
+    """
+    down, shared, up = [(weight.to(inputs.dtype), bias.to(inputs.dtype)) for weight, bias in layers]
+    narrow = relu(linear(with_scaled_gradient(inputs, scale), *down))
+    wide = linear(relu(linear(narrow, *shared)), *up)
+    return scale * with_scaled_gradient(wide, 1 / scale)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * gradients[0], None
+
+
+def with_scaled_gradient(values: Tensor, factor: float) -> Tensor:
+    """The same values; the gradient that passes through them is multiplied by `factor`."""
+    scaled: Tensor = _ScaledGradient.apply(values, factor)  # type: ignore[no-untyped-call]
+    return scaled

@@ -17,4 +17,4 @@ class PFedMMASettings(Settings, table="pfedmma"):
     width: Annotated[int, AtLeast(1)] = 32
     """Width of the shared map (pFedMMA: 32)."""
     scale: Annotated[float, Above(0)] = 0.001
-    """Factor of the adapters' output (pFedMMA: 0.001)."""
+    """Factor c of the adapters' output; their weights get the gradient without it (pFedMMA: 0.001)."""
