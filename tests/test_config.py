@@ -164,9 +164,24 @@ def test_every_number_has_a_limit() -> None:
             "system.mode = 'sync'",
         ),
         (
-            {"server": ServerConfig(aggregator="product"), "system": SystemConfig(mode="async")},
-            "server.aggregator = 'product' factorises again in each aggregation",
+            {"lora": LoraConfig(aggregation="product"), "system": SystemConfig(mode="async")},
+            "lora.aggregation = 'product' factorises again in each aggregation",
+            "lora.aggregation = 'factors' or 'frozen-a'",
+        ),
+        (
+            {"lora": LoraConfig(aggregation="alternate"), "system": SystemConfig(mode="async")},
+            "lora.aggregation = 'alternate' trains one factor while the other is still",
+            "system.mode = 'sync'",
+        ),
+        (
+            {"lora": LoraConfig(aggregation="product"), "server": ServerConfig(aggregator="median")},
+            "lora.aggregation = 'product' is a weighted mean of products, and server.aggregator = 'median' combines",
             "server.aggregator = 'mean'",
+        ),
+        (
+            {"lora": LoraConfig(aggregation="alternate"), "method": "promptfl"},
+            "lora.aggregation = 'alternate' combines LoRA factors, and method = 'promptfl' sends none.",
+            "'fedlora'",
         ),
         (
             {"server": ServerConfig(aggregator="median"), "system": SystemConfig(mode="async")},
@@ -189,6 +204,9 @@ def test_every_number_has_a_limit() -> None:
         "fedppo without a choice",
         "fedppo without rounds",
         "product without rounds",
+        "factors in turn without rounds",
+        "median of products",
+        "factors of a prompt",
         "median without rounds",
         "too little to trim",
         "too few to trim",

@@ -70,6 +70,15 @@ def test_batched_run_equals_one_client_at_a_time(double_federation, make_experim
     )
 
 
+@pytest.mark.parametrize("aggregation", ["frozen-a", "alternate"])
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+def test_batched_run_with_other_aggregations_of_lora(double_federation, make_experiment, method, aggregation):
+    changes = {"method": method, "lora": {"aggregation": aggregation}}
+    alone = run(double_federation, make_experiment(**changes))
+    together = run(double_federation, make_experiment(**changes, compute={"clients_together": 3}))
+    assert_same_course(together, alone)
+
+
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
 def test_batched_run_in_single_precision(federation, make_experiment, method):
     """As users run it: 1e-5 relative."""

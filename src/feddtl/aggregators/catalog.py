@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 AGGREGATORS: dict[str, str] = {
     "mean": "feddtl.aggregators.mean:Mean",
-    "product": "feddtl.aggregators.product:Product",
     "median": "feddtl.aggregators.median:Median",
     "trimmed-mean": "feddtl.aggregators.trimmed_mean:TrimmedMean",
 }

@@ -15,7 +15,7 @@ from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Tensors, layer_names, mix, tr
 
 
 class Product(Aggregator):
-    """Averages B·A and factorises it anew."""
+    """Averages B·A and factorises it anew; `lora.aggregation` = 'product'."""
 
     def combine(self, updates: Sequence[Update]) -> Tensors:
         """See `Aggregator.combine`; needs LoRA factors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from feddtl.checks import Above, AtLeast, Rule, Settings, require
@@ -21,8 +21,16 @@ from feddtl.config.training import (
     UplinkConfig,
 )
 from feddtl.errors import ConfigError
-from feddtl.methods.catalog import Stages, method_entry
+from feddtl.methods.catalog import LoraAggregation, Stages, method_entry
 from feddtl.methods.tables import MethodTables
+
+# Aggregations of LoRA that are a weighted mean, in whose place no combination of coordinates can be put.
+NEED_MEAN = ("product",)
+# Why an aggregation of LoRA cannot be used in asynchronous runs.
+NOT_ASYNCHRONOUS = {
+    "product": "factorises again in each aggregation, so the steps of system.mode = 'async' cannot be added.",
+    "alternate": "trains one factor while the other is still; late updates of system.mode = 'async' would change both.",
+}
 
 
 def method_title(method: str, stages: Stages, proximal_weight: float = 0.0) -> str:
@@ -73,6 +81,7 @@ class Experiment(Settings):
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
             )
         self._check_aggregator()
+        self._check_lora_aggregation()
         self._check_system()
         self._check_deployment()
 
@@ -92,6 +101,12 @@ class Experiment(Settings):
         return method_entry(self.method).stages if self.schedule.stages == "auto" else self.schedule.stages
 
     @property
+    def aggregation(self) -> LoraAggregation:
+        """How LoRA is aggregated: as set, or the method's own."""
+        own, chosen = method_entry(self.method).aggregation, self.lora.aggregation
+        return (own or "factors") if chosen == "auto" else chosen
+
+    @property
     def method_settings(self) -> Any:
         """The settings of the experiment's method."""
         return self.methods.of(self.method)
@@ -99,8 +114,9 @@ class Experiment(Settings):
     @property
     def training(self) -> TrainingSettings:
         """What the experiment's method gets beside its own settings."""
+        lora = replace(self.lora, aggregation=self.aggregation)
         return TrainingSettings(
-            self.rounds, self.stages, self.schedule, self.local, self.rl, self.lora, self.server, self.uplink
+            self.rounds, self.stages, self.schedule, self.local, self.rl, lora, self.server, self.uplink
         )
 
     def is_scored(self, round_number: int) -> bool:
@@ -124,18 +140,12 @@ class Experiment(Settings):
 
     def _check_aggregator(self) -> None:
         """Raise ConfigError for an aggregator that cannot do its work in this experiment."""
-        entry, aggregator = method_entry(self.method), self.server.aggregator
-        if aggregator == "product" and entry.trains and not entry.has_lora:
-            raise ConfigError(
-                f"server.aggregator = 'product' multiplies LoRA factors, and method = '{self.method}' sends none.",
-                "Set server.aggregator to 'mean', 'median' or 'trimmed-mean'.",
-            )
+        aggregator = self.server.aggregator
         if self.system.mode == "async" and aggregator != "mean":
-            why = "compares the clients of a round, and system.mode = 'async' aggregates one update at a time."
-            if aggregator == "product":
-                why = "factorises again in each aggregation, so the steps of system.mode = 'async' cannot be added."
             raise ConfigError(
-                f"server.aggregator = '{aggregator}' {why}", "Set server.aggregator = 'mean', or system.mode = 'sync'."
+                f"server.aggregator = '{aggregator}' compares the clients of a round, and system.mode = 'async' "
+                "aggregates one update at a time.",
+                "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )
         in_round = clients_at_a_time(self.data.clients, self.participation)
         if aggregator == "trimmed-mean" and not self.server.trimmed(in_round):
@@ -145,6 +155,32 @@ class Experiment(Settings):
                 f"Set server.trim_share to {math.ceil(100 / in_round) / 100} or more."
                 if in_round > 2
                 else "Use three clients or more in a round, or another aggregator.",
+            )
+
+    def _check_lora_aggregation(self) -> None:
+        """Raise ConfigError for an aggregation of LoRA that contradicts the method or another setting."""
+        entry, chosen, aggregation = method_entry(self.method), self.lora.aggregation, self.aggregation
+        setting = f"lora.aggregation = '{aggregation}'"
+        if entry.trains and not entry.has_lora and aggregation != "factors":
+            raise ConfigError(
+                f"{setting} combines LoRA factors, and method = '{self.method}' sends none.",
+                "Remove lora.aggregation, or choose a method with LoRA, such as 'fedlora'.",
+            )
+        if entry.aggregation and chosen not in ("auto", entry.aggregation):
+            raise ConfigError(
+                f"{setting} contradicts method = '{self.method}', which is '{entry.aggregation}'.",
+                "Remove lora.aggregation, or set method = 'fedlora'.",
+            )
+        if aggregation in NEED_MEAN and self.server.aggregator != "mean":
+            raise ConfigError(
+                f"{setting} is a weighted mean of products, and server.aggregator = '{self.server.aggregator}' "
+                "combines coordinates.",
+                "Set server.aggregator = 'mean', or lora.aggregation = 'factors', 'frozen-a' or 'alternate'.",
+            )
+        if self.system.mode == "async" and aggregation in NOT_ASYNCHRONOUS:
+            raise ConfigError(
+                f"{setting} {NOT_ASYNCHRONOUS[aggregation]}",
+                "Set lora.aggregation = 'factors' or 'frozen-a', or system.mode = 'sync'.",
             )
 
     def _check_system(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from feddtl.aggregators.catalog import AGGREGATORS
 from feddtl.checks import Above, AtLeast, Settings, SomeOf, require, require_known, split_names
+from feddtl.errors import ConfigError
 from feddtl.transforms.catalog import TRANSFORMS
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -26,6 +27,11 @@ class LoraConfig(Settings, table="lora"):
     """First adapted block of the image tower, from 0; negative counts from the end (paper: 10 of 12)."""
     first_text_block: int = -2
     """First adapted block of the text tower (ours: as the image tower)."""
+    aggregation: Literal["auto", "factors", "product", "frozen-a", "alternate"] = "auto"
+    """How the clients' adapters become one: 'factors', A and B each (ours); 'product', the mean of B·A truncated to the
+    rank by SVD; 'frozen-a', A stays as it was drawn and only B is trained; 'alternate', B in odd rounds and A in even
+    ones. 'auto': the method's own, 'factors' for feddtl and fedlora. FedDTL's text tower, trained on the server, is not
+    aggregated."""
 
     @property
     def target_names(self) -> tuple[str, ...]:
@@ -111,13 +117,17 @@ class ServerConfig(Settings, table="server"):
     batch_size: Annotated[int, AtLeast(1)] = 64
     """Embeddings per step on the server (paper: 64)."""
     aggregator: str = "mean"
-    """How the clients' updates become one: 'mean' of each tensor, LoRA factors A and B each (ours); 'product', the mean
-    of B·A truncated to the rank by SVD; 'median' or 'trimmed-mean' of each coordinate."""
+    """How the clients' updates become one, coordinate by coordinate: 'mean' (ours), 'median' or 'trimmed-mean'."""
     trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.2
     """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.aggregator == "product":
+            raise ConfigError(
+                "server.aggregator = 'product' combines LoRA factors, and an aggregator combines coordinates.",
+                "Set lora.aggregation = 'product'.",
+            )
         require_known("server.aggregator", self.aggregator, AGGREGATORS)
 
     def trimmed(self, clients: int) -> int:

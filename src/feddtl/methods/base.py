@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from feddtl.aggregators.base import Aggregator
+from feddtl.aggregators.catalog import build_aggregator
 from feddtl.config import TrainingSettings
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
-from feddtl.methods.catalog import NoSettings
+from feddtl.methods.catalog import LoraAggregation, NoSettings
 from feddtl.methods.local_round import ANCHOR, SHARED, local_round
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.lora import Lora, Tensors
@@ -113,6 +115,7 @@ class Method(ABC):
             built-in method the table in `feddtl.methods.catalog` has them.
         trains: False for a method without training; a runtime then runs no round.
         trains_lora: Whether what clients send are LoRA factors.
+        own_aggregation: The only value of `lora.aggregation` that it works with; None: any.
         client_towers: Towers whose weights `client_update` needs.
         server_towers: Towers whose weights `init_server`, `broadcast` and `next_state` need. Classifying takes both.
         own_optimizer: What `local.optimizer = "auto"` stands for.
@@ -126,6 +129,7 @@ class Method(ABC):
     title: ClassVar[str] = ""
     trains: ClassVar[bool] = True
     trains_lora: ClassVar[bool] = False
+    own_aggregation: ClassVar[LoraAggregation | None] = None
     client_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     server_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     own_optimizer: ClassVar[Literal["adam", "sgd"]] = "sgd"
@@ -206,6 +210,15 @@ class Method(ABC):
             for name, first in parts[0].items()
         }
 
+    def trained_in_round(self, shared: Mapping[str, Tensor], round_number: int) -> Tensors:
+        """Those of the shared tensors that clients train in a round and send, in their order; the others stay as they
+        were broadcast. All by default."""
+        return dict(shared)
+
+    def aggregator(self) -> Aggregator:
+        """What combines the clients' updates: the one that the settings of the server name by default."""
+        return build_aggregator(self.training.server)
+
     def uplink_samples(self, policy: Policy, learners: Sequence[Learner]) -> list[Tensors]:
         """Tensors with a row per image that each client sends after training; none by default."""
         return [{} for _ in learners]
@@ -265,18 +278,20 @@ class Method(ABC):
 
     def expected_update(self, payload: Payload) -> ExpectedUpdate:
         """What an update that answers this payload looks like, before any transform."""
-        return ExpectedUpdate(select_prefix(payload.tensors, SHARED))
+        return ExpectedUpdate(self.trained_in_round(select_prefix(payload.tensors, SHARED), payload.round))
 
     def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
         """State after a round: the aggregated tensors are shared, and the anchor too as long as SFT lasts.
 
         Args:
             state: When the round began.
-            aggregated: The clients' weights combined into one, by their name in `Update.weights`.
+            aggregated: The clients' weights combined into one, by their name in `Update.weights`; shared tensors that
+                are not among them stay as they are.
             updates: What was combined, sorted by client; for training on the server.
         """
         number = state.round + 1
-        return NextState(ServerState(number, self._with_anchor(aggregated, state.tensors, number)))
+        shared = {**select_prefix(state.tensors, SHARED), **aggregated}
+        return NextState(ServerState(number, self._with_anchor(shared, state.tensors, number)))
 
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:
         """The global model, or with `update` the model of that client when the round began at `state`."""

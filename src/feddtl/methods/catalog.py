@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from feddtl.methods.base import Method, Task
 
 Stages = Literal["sft-then-rl", "sft"]
+LoraAggregation = Literal["factors", "product", "frozen-a", "alternate"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class MethodEntry:
         stages: What `schedule.stages = "auto"` means for it.
         plain_stages: The stages that the bare title stands for.
         has_lora: Whether what clients send are LoRA factors.
+        aggregation: The only value of `lora.aggregation` that it works with; None: any.
         trains: Whether it has rounds at all.
     """
 
@@ -60,6 +62,7 @@ class MethodEntry:
     plain_stages: Stages = "sft"
     has_lora: bool = False
     trains: bool = True
+    aggregation: LoraAggregation | None = None
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -104,7 +107,14 @@ def method_entry(name: str) -> MethodEntry:
             raise ConfigError(f"method = {name!r} is not known.", f"{hint} Your own: FILE.py:Class or module:Class.")
         return METHODS[name]
     kind = method_class(name)
-    return MethodEntry(kind.title or kind.__name__, name, kind.Settings, has_lora=kind.trains_lora, trains=kind.trains)
+    return MethodEntry(
+        kind.title or kind.__name__,
+        name,
+        kind.Settings,
+        has_lora=kind.trains_lora,
+        trains=kind.trains,
+        aggregation=kind.own_aggregation,
+    )
 
 
 def settings_table(name: str) -> str:

@@ -33,13 +33,15 @@ def local_round(
     personal: Sequence[Tensors],
     observer: EpochObserver,
 ) -> list[Update]:
-    """Train the shared and the personal tensors on the clients' images; see `Method.client_updates`."""
+    """Train the shared tensors of this round and the personal ones on the clients' images; see
+    `Method.client_updates`."""
     shared = select_prefix(payload.tensors, SHARED)
+    trained = method.trained_in_round(shared, payload.round)
     kept = [own or method.initial_personal(data.client) for data, own in zip(clients, personal, strict=True)]
     policy = _policy(method, clients, payload)
     learners = [
         Learner(
-            trainable_copy({**shared, **own}, method.device),
+            trainable_copy({**shared, **own}, method.device, fixed=shared.keys() - trained.keys()),
             policy.indices_of(position),
             torch_generator(method.task.seed, "batch-order", data.client, payload.round),
         )
@@ -62,6 +64,7 @@ def local_round(
             data,
             method.after_training(data.client, payload.round, detached(learner.parameters), shared),
             shared,
+            trained,
             own_samples,
             numbers,
         )
@@ -111,15 +114,20 @@ def _objective(
             anchor=[{**anchor, **tensors} for tensors in own],
             mix=method.mix,
         )
-    objective.penalties = penalties_of(method.training.local, shared)
+    objective.penalties = penalties_of(method.training.local, method.trained_in_round(shared, payload.round))
     return objective
 
 
 def _update(
-    data: ClientData, tuned: Tensors, shared: Tensors, samples: Tensors, metrics: Mapping[str, float]
+    data: ClientData,
+    tuned: Tensors,
+    shared: Tensors,
+    trained: Tensors,
+    samples: Tensors,
+    metrics: Mapping[str, float],
 ) -> Update:
-    """What a client sends and keeps: the tensors that it received go back, the others stay."""
-    weights = {name: tuned[name] for name in shared}
+    """What a client sends and keeps: of the tensors that it received the trained ones go back, its own stay."""
+    weights = {name: tuned[name] for name in trained}
     personal = {name: tensor for name, tensor in tuned.items() if name not in shared}
     numbers = {**metrics, "update_norm": update_norm(weights, shared)}
     return Update(data.client, len(data), weights, samples, numbers, personal)

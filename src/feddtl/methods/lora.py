@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from feddtl.aggregators.base import Aggregator
+from feddtl.aggregators.product import Product
 from feddtl.config import TrainingSettings
 from feddtl.messages import Payload, ServerState
 from feddtl.methods.base import Method, Task
 from feddtl.models.backbone import Tower
-from feddtl.models.lora import Lora, Tensors, grouped, init_factors, mix
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, Tensors, grouped, init_factors, mix
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 # The factors of all of them take part in every low-rank product: at 16 clients of rank 4 that is the cost of rank 64.
@@ -29,6 +32,7 @@ class LoraMethod(Method):
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)
         config = training.lora
+        self.aggregation = "factors" if config.aggregation == "auto" else config.aggregation
         self.first_image_block = self.clip.image.stack.resolve(config.first_image_block, "lora.first_image_block")
         self.first_text_block = self.clip.text.stack.resolve(config.first_text_block, "lora.first_text_block")
         # Where one batch fills a pass, steps together save nothing. Nor do they on a CPU in float32: the larger product
@@ -46,9 +50,30 @@ class LoraMethod(Method):
             shapes = self.clip.text.stack.layer_shapes(self.first_text_block, config.target_names)
         return add_prefix(tower, init_factors(shapes, config.rank, self.task.seed))
 
+    def shared_factors(self, *towers: Tower) -> Tensors:
+        """Fresh factors of the towers whose adapters the clients share; without A where it is frozen, since server and
+        clients draw the same."""
+        factors = {name: factor for tower in towers for name, factor in self.initial_factors(tower).items()}
+        frozen = self.aggregation == "frozen-a"
+        return {name: factor for name, factor in factors.items() if not (frozen and name.endswith(A_SUFFIX))}
+
+    def trained_in_round(self, shared: Mapping[str, Tensor], round_number: int) -> Tensors:
+        """All factors; with 'alternate' B in odd rounds and A in even ones, with 'frozen-a' always B.
+
+        B is first: as long as it is zero, A has no gradient.
+        """
+        if self.aggregation not in ("alternate", "frozen-a"):
+            return dict(shared)
+        trained = A_SUFFIX if self.aggregation == "alternate" and round_number % 2 == 0 else B_SUFFIX
+        return {name: factor for name, factor in shared.items() if name.endswith(trained)}
+
+    def aggregator(self) -> Aggregator:
+        """See `Method.aggregator`; with 'product', the mean of B·A."""
+        return Product(self.training.server) if self.aggregation == "product" else super().aggregator()
+
     def lora(self, tensors: Mapping[str, Tensor], tower: Tower) -> Lora:
         """The adapter of a tower, on the model's device."""
-        factors = select_prefix(tensors, tower)
+        factors = select_prefix(self._complete(tensors), tower)
         scaling = self.training.lora.scaling
         return Lora({name: factor.to(self.device) for name, factor in factors.items()}, scaling)
 
@@ -86,4 +111,18 @@ class LoraMethod(Method):
 
     def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
         """Factors of Σ_i w_i · B_i A_i, exact: a mean of the factors would be another model."""
-        return mix(parts, weights)
+        return mix([self._complete(part) for part in parts], weights)
+
+    def _complete(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors with the frozen A of every layer of which they have B alone."""
+        if self.aggregation != "frozen-a":
+            return tensors
+        layers = [name.removesuffix(B_SUFFIX) for name in tensors if name.endswith(B_SUFFIX)]
+        missing = [layer + A_SUFFIX for layer in layers if layer + A_SUFFIX not in tensors]
+        return {**tensors, **{name: self._initial_a[name] for name in missing}}
+
+    @cached_property
+    def _initial_a(self) -> Tensors:
+        """A of all layers as it was drawn, on the model's device."""
+        factors = {**self.initial_factors("image"), **self.initial_factors("text")}
+        return {name: factor.to(self.device) for name, factor in factors.items() if name.endswith(A_SUFFIX)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feddtl.aggregators.base import client_drift
-from feddtl.aggregators.catalog import build_aggregator
 from feddtl.messages import ServerState, Update
 from feddtl.methods.base import Method, NextState
 from feddtl.transforms.base import Aggregation
@@ -26,7 +25,7 @@ def server_step(
     """
     if not updates[0].weights:  # a method that trains nothing has nothing to aggregate
         return method.next_state(state, {}, updates)
-    aggregator = build_aggregator(method.training.server)
+    aggregator = method.aggregator()
     aggregation = Aggregation(len(updates), state.round + 1 if number is None else number, method.task.seed)
     aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), aggregation)
     reached = method.next_state(state, aggregate, updates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
@@ -21,7 +21,7 @@ class Learner:
     """Who learns: a client, or the server.
 
     Attributes:
-        parameters: Leaf tensors with gradients; changed in place.
+        parameters: Leaf tensors; those with gradients are changed in place.
         indices: Its samples among those of all learners of a loop.
         generator: CPU generator of the order.
     """
@@ -53,10 +53,10 @@ def ignore_epochs(client: int, done: int, epochs: int) -> None:
     """Observer that does nothing."""
 
 
-def trainable_copy(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
-    """Leaf copies with gradients, integers without; the originals stay untouched."""
+def trainable_copy(tensors: Mapping[str, Tensor], device: torch.device, fixed: Collection[str] = ()) -> Tensors:
+    """Leaf copies with gradients, integers and those named in `fixed` without; the originals stay untouched."""
     copies = {name: tensor.detach().clone().to(device) for name, tensor in tensors.items()}
-    return {name: copy.requires_grad_(copy.is_floating_point()) for name, copy in copies.items()}
+    return {name: copy.requires_grad_(copy.is_floating_point() and name not in fixed) for name, copy in copies.items()}
 
 
 def detached(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -69,7 +69,7 @@ def local_optimizer(learners: Sequence[Learner], config: LocalConfig, own: Liter
 
     Its state is per tensor and it passes over a tensor without a gradient, so each learner is trained as by its own.
     """
-    parameters = [tensor for learner in learners for tensor in learner.parameters.values()]
+    parameters = [tensor for learner in learners for tensor in learner.parameters.values() if tensor.requires_grad]
     if (own if config.optimizer == "auto" else config.optimizer) == "adam":
         return Adam(parameters, config.learning_rate)
     return SGD(parameters, config.learning_rate, config.momentum, config.weight_decay)

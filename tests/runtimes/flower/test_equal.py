@@ -14,7 +14,15 @@ from cli.small_runs import CLIENTS, final_state, records
 from runtimes.flower.flower_runs import ROUNDS, assert_equal_states, facts, grid_of, make_experiment, short
 
 from feddtl import deployment
-from feddtl.config import DataConfig, DeploymentConfig, EvaluationConfig, ServerConfig, SystemConfig, UplinkConfig
+from feddtl.config import (
+    DataConfig,
+    DeploymentConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ServerConfig,
+    SystemConfig,
+    UplinkConfig,
+)
 from feddtl.errors import ConfigError
 from feddtl.experiment import run_experiment
 
@@ -60,7 +68,6 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, monkeypatch, method, cac
     [
         ("median", "norm-bound,float16", "feddtl"),
         ("trimmed-mean", "float16", "fedlora"),
-        ("product", "norm-bound", "feddtl"),
         ("median", "", "promptfl"),
     ],
 )
@@ -69,6 +76,19 @@ def test_aggregators_and_transforms_are_the_same(bench, tmp_path, aggregator, tr
     uplink = UplinkConfig(transforms=transforms, max_update_norm=0.05)
     server = ServerConfig(aggregator=aggregator, trim_share=0.4)
     experiment = make_experiment(bench, method, uplink=uplink, server=server)
+    run_experiment(experiment, tmp_path / "local")
+    deployment.serve(experiment, tmp_path / "flower", grid_of())
+    assert_equal_states(tmp_path / "flower", tmp_path / "local")
+    assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
+    assert not any(record["lost"] for record in records(tmp_path / "flower"))
+
+
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+@pytest.mark.parametrize("aggregation", ["product", "frozen-a", "alternate"])
+def test_aggregations_of_lora_are_the_same(bench, tmp_path, aggregation, method):
+    """Rounds of both stages, with a transform that needs to know what the client started from."""
+    uplink = UplinkConfig(transforms="norm-bound,float16")
+    experiment = make_experiment(bench, method, lora=LoraConfig(aggregation=aggregation), uplink=uplink)
     run_experiment(experiment, tmp_path / "local")
     deployment.serve(experiment, tmp_path / "flower", grid_of())
     assert_equal_states(tmp_path / "flower", tmp_path / "local")

@@ -45,7 +45,7 @@ class FedDTL(LoraMethod):
 
     def initial_shared(self) -> Tensors:
         """Fresh LoRA of the image tower."""
-        return self.initial_factors("image")
+        return self.shared_factors("image")
 
     def init_server(self) -> ServerState:
         """Fresh LoRA in both towers; the anchor starts as the pre-trained image tower."""
@@ -85,7 +85,7 @@ class FedDTL(LoraMethod):
         """The aggregated LoRA of the image tower, and that of the text tower, tuned on the uploaded embeddings."""
         reached = super().next_state(state, aggregated, updates)
         text, metrics = self._train_text(text_factors(state), updates, state.round + 1)
-        return NextState(with_text(reached.state, text), metrics)
+        return NextState(with_text(reached.state, text), {**reached.metrics, **metrics})
 
     def received_classifier(self, payload: Payload, update: Update | None = None) -> Classifier:
         """Image tower, received or tuned, with the text embeddings that came with it: a client has no text tower."""

@@ -15,4 +15,4 @@ class FedLoRA(LoraMethod):
 
     def initial_shared(self) -> Tensors:
         """Fresh LoRA of both towers."""
-        return {**self.initial_factors("image"), **self.initial_factors("text")}
+        return self.shared_factors("image", "text")
