@@ -20,6 +20,7 @@ from feddtl.data.shapes import (
     DOMAINS,
     FEDERATED_DOMAINS,
     PRETRAIN_DOMAINS,
+    SHIFTED,
     ByteArray,
     render,
 )
@@ -156,7 +157,7 @@ computer. It knows coloured shapes ("red star") and nothing else; it is not for 
 ## Data
 
 Images drawn by `feddtl.data.shapes`: 8 colours x 8 shapes, 32 x 32 pixels, in the domains
-{" and ".join(PRETRAIN_DOMAINS)} only. The domains {", ".join(FEDERATED_DOMAINS)} are new to the model.
+{" and ".join(PRETRAIN_DOMAINS)} only. The domains {", ".join((*FEDERATED_DOMAINS, SHIFTED))} are new to the model.
 No photograph, no person and no downloaded material was used. Captions are {len(TEMPLATES)} wordings of
 the 64 names.
 
@@ -178,7 +179,7 @@ pretraining.
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Mean over the domains not in pretraining: {unseen:.1f}.
+Mean over {", ".join(FEDERATED_DOMAINS)}: {unseen:.1f}.
 
 ## Remake
 

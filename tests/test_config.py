@@ -115,6 +115,21 @@ def test_classes_go_with_images_on_clients() -> None:
         DataConfig(source="clients", classes="a,b", root="/copies")
 
 
+def test_what_is_novel_is_chosen_for_generated_shapes_only() -> None:
+    for novel in ("pairs", "shapes", "colours"):
+        assert DataConfig(novel=novel).novel == novel
+    assert DataConfig(source="cifar10").novel == "pairs"
+    for source, others in (("cifar10", {}), ("clients", {"classes": "a,b"})):
+        with pytest.raises(
+            ConfigError, match=rf"data\.novel = 'shapes' cannot be set with data\.source = '{source}'"
+        ) as caught:
+            DataConfig(source=source, novel="shapes", **others)
+        assert "data.source = 'shapes'" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"data\.novel = 'colors' is unknown") as caught:
+        DataConfig(novel="colors")
+    assert "colours" in caught.value.hint
+
+
 def test_a_quorum_that_no_round_reaches_is_refused() -> None:
     """Half of 5 clients is 3 in a round."""
     Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=3))

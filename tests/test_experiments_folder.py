@@ -79,8 +79,8 @@ def _no_download() -> Iterator[None]:
 
     def load(config: DataConfig, copy: str = "") -> ImageDataset:
         if config.source == "shapes":
-            most = config.test_images_per_class
-            return shapes(DataConfig(domains=config.domains, prompt=config.prompt, test_images_per_class=most))
+            read = ("domains", "novel", "prompt", "test_images_per_class")
+            return shapes(DataConfig(**{key: getattr(config, key) for key in read}))
         return with_fewer_test_images(stand_in(config.source), config.test_images_per_class, seed=0)
 
     with pytest.MonkeyPatch.context() as patch:

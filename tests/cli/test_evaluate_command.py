@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli.small_runs import CLASSES, Bench, Command, contents, summary, write_photos
+from cli.small_runs import CLASSES, Bench, Command, contents, refused, summary, write_photos
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
@@ -71,6 +71,18 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
     assert one.startswith("Accuracy in % on zoo, domains night")
     by_name = ("--data.source", "Zoo", "--data.root", tmp_path, "--data.prompt", "{class}!")
     assert by_classes(feddtl("evaluate", finished, *by_name, "--json").out) == scores
+
+
+def test_what_is_novel_is_chosen_for_generated_shapes(feddtl: Command, finished: Path) -> None:
+    """The default domains: 32 images of each class, of which other classes are novel."""
+    flags = ("--data.source", "shapes", "--data.domains", "fog")
+    scored = {}
+    for novel in ("", "pairs", "shapes"):
+        more = ("--data.novel", novel) if novel else ()
+        scored[novel] = by_classes(feddtl("evaluate", finished, *flags, *more, "--json").out)
+        assert {name: score["choices"] for name, score in scored[novel].items()} == {"base": 32, "novel": 32, "all": 64}
+    assert scored[""] == scored["pairs"] != scored["shapes"]
+    refused(feddtl("evaluate", finished, "--data.novel", "shapes"), "data.novel = 'shapes' cannot be set")
 
 
 def test_the_prompt_matters(feddtl: Command, finished: Path) -> None:

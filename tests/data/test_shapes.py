@@ -17,7 +17,9 @@ from feddtl.data.shapes import (
     COLOURS,
     DOMAINS,
     FEDERATED_DOMAINS,
+    PRETRAIN_DOMAINS,
     SHAPES,
+    class_pairs,
     render,
     shapes_dataset,
 )
@@ -60,10 +62,54 @@ def test_both_halves_of_the_classes_hold_every_colour_and_shape_four_times() -> 
         assert all(sum(shape == word[1] for word in words) == 4 for shape in SHAPES)
 
 
-def test_class_name_tells_what_is_drawn() -> None:
-    data = shapes_dataset(("plain",), train_per_class=1, test_per_class=64)
+@pytest.mark.parametrize(("novel", "new", "shared"), [("shapes", 1, 0), ("colours", 0, 1)])
+def test_new_shapes_or_colours_are_in_no_base_class(novel: str, new: int, shared: int) -> None:
+    names = shapes_dataset(train_per_class=1, test_per_class=1, novel=novel).class_names
+    assert set(names) == set(CLASS_NAMES)
+    base, unseen = ([name.split() for name in half] for half in (names[:32], names[32:]))
+    assert {words[new] for words in base} == set((COLOURS, SHAPES)[new][:4])
+    assert {words[new] for words in unseen} == set((COLOURS, SHAPES)[new][4:])
+    assert {words[shared] for words in base} == {words[shared] for words in unseen} == set((COLOURS, SHAPES)[shared])
+
+
+def test_classes_of_new_pairs_are_the_checkerboard_of_colours_and_shapes() -> None:
+    """The order on which all results so far are based."""
+    black = [(colour, shape) for colour in range(8) for shape in range(8) if (colour + shape) % 2 == 0]
+    white = [(colour, shape) for colour in range(8) for shape in range(8) if (colour + shape) % 2]
+    assert list(class_pairs()) == list(class_pairs("pairs")) == black + white
+    assert shapes_dataset(train_per_class=1, test_per_class=1).class_names[:2] == ("red circle", "red triangle")
+
+
+def test_the_images_of_the_standard_domains_are_unchanged() -> None:
+    data = shapes_dataset()
+    digest = hashlib.sha256(data.train.reader.pixels.tobytes() + data.test.reader.pixels.tobytes()).hexdigest()
+    assert digest == "7ec5e1536e57dc3642898a9790442da728f4433cb3e0ee4e0a21c3f021a8573e"
+
+
+def test_shifted_domain_is_texture_with_each_channel_mixed_with_the_one_before_it() -> None:
+    kinds = np.random.default_rng(2).integers(0, 8, (2, 150))
+    texture, shifted = (
+        render(*kinds, np.full(150, DOMAINS.index(name)), np.random.default_rng(3)).astype(int)
+        for name in ("texture", "shifted")
+    )
+    red, green, blue = np.moveaxis(texture, -1, 0)
+    expected = np.stack([0.6 * red + 0.4 * blue, 0.6 * green + 0.4 * red, 0.6 * blue + 0.4 * green], axis=-1)
+    # Both are rounded to whole numbers: 0.5 here, and 0.6 or 0.4 of 0.5 in each of the two channels.
+    assert np.abs(shifted - expected).max() <= 1
+
+
+def test_the_shifted_domain_is_neither_pretrained_nor_a_default() -> None:
+    assert "shifted" in DOMAINS
+    assert "shifted" not in (*PRETRAIN_DOMAINS, *FEDERATED_DOMAINS)
+    assert shapes_dataset(train_per_class=4, test_per_class=4).domain_names == FEDERATED_DOMAINS
+    assert shapes_dataset(("shifted",), train_per_class=1, test_per_class=1).domain_names == ("shifted",)
+
+
+@pytest.mark.parametrize("novel", ["pairs", "shapes", "colours"])
+def test_class_name_tells_what_is_drawn(novel: str) -> None:
+    data = shapes_dataset(("plain",), train_per_class=1, test_per_class=64, novel=novel)
     for colour in ("red", "green", "blue"):
-        rows = np.flatnonzero(data.test.labels == CLASS_NAMES.index(f"{colour} square"))
+        rows = np.flatnonzero(data.test.labels == data.class_names.index(f"{colour} square"))
         image = pixels(data.test.select(rows)).astype(float)
         # The background is nearly grey, so the strongest departure from grey comes from the shape.
         surplus = (image - image.mean(axis=-1, keepdims=True)).max(axis=(1, 2)).mean(axis=0)

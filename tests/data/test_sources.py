@@ -311,6 +311,7 @@ def test_generated_shapes() -> None:
     dataset = load("shapes")
     assert len(dataset.class_names) > 2
     assert len(dataset.domain_names) > 1
+    assert load("shapes", novel="colours").class_names[32] == "cyan circle"
     one = load("shapes", domains=dataset.domain_names[0])
     assert one.domain_names == dataset.domain_names[:1]
     with pytest.raises(DataError):

@@ -33,9 +33,8 @@ def _is_a_name(source: str) -> bool:
     if not source or not Path(source).expanduser().exists():
         return True
     # Imported only if the source may be a folder: these modules need torch, and this process waits for hours.
-    from feddtl.config.data import ON_CLIENTS
+    from feddtl.config.data import ON_CLIENTS, SHAPES
     from feddtl.data.catalog import CATALOG
-    from feddtl.data.sources import SHAPES
 
     return source in (SHAPES, ON_CLIENTS, *CATALOG)
 

@@ -9,7 +9,9 @@ from feddtl.checks import TEMPLATE, Above, AtLeast, Rule, Settings, require
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
+SHAPES = "shapes"
 Regime = Literal["few-shot", "full"]
+NovelClasses = Literal["pairs", "shapes", "colours"]
 PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
 
 
@@ -17,7 +19,7 @@ PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichl
 class DataConfig(Settings, table="data"):
     """Which images, and how they are divided among clients."""
 
-    source: Annotated[str, Rule(bool, "a name, a Hub id or a folder")] = "shapes"
+    source: Annotated[str, Rule(bool, "a name, a Hub id or a folder")] = SHAPES
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
     has its own images, over Flower."""
     classes: str = ""
@@ -31,6 +33,9 @@ class DataConfig(Settings, table="data"):
     case and punctuation; empty: the Hub, or the path that `source` is."""
     domains: str = ""
     """Comma-separated domain names to use; empty: all domains of the source."""
+    novel: NovelClasses = "pairs"
+    """What is new in the novel classes of source 'shapes': only the 'pairs' of colour and shape, the 'shapes', or the
+    'colours' (ours); other sources have their own order of classes."""
     prompt: Annotated[str, TEMPLATE] = ""
     """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
     image_column: str = ""
@@ -80,6 +85,12 @@ class DataConfig(Settings, table="data"):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_classes()
+        if self.novel != "pairs" and self.source != SHAPES:
+            raise ConfigError(
+                f"data.novel = {self.novel!r} cannot be set with data.source = {self.source!r}, whose order of classes "
+                "determines which are novel.",
+                f"Omit it, or set data.source = '{SHAPES}'.",
+            )
 
     def _check_classes(self) -> None:
         """Raise ConfigError for class lists of any other source, or for images on clients without class lists."""

@@ -1,6 +1,6 @@
-"""Generated coloured shapes: 8 colours x 8 shapes in six visual domains, drawn in milliseconds, no download.
+"""Generated coloured shapes: 8 colours x 8 shapes in seven visual domains, drawn in milliseconds, no download.
 
-The bundled tiny CLIP is pretrained on `PRETRAIN_DOMAINS` only, so `FEDERATED_DOMAINS` are new to it.
+The bundled tiny CLIP is pretrained on `PRETRAIN_DOMAINS` only, so all others are new to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from feddtl.config.data import NovelClasses
 from feddtl.data.table import ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
 from feddtl.seeding import numpy_generator
@@ -37,18 +38,32 @@ COLOURS = tuple(COLOUR_RGB)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 PRETRAIN_DOMAINS = ("plain", "gradient")
 FEDERATED_DOMAINS = ("texture", "sketch", "night", "fog")
-DOMAINS = PRETRAIN_DOMAINS + FEDERATED_DOMAINS
+SHIFTED = "shifted"
+DOMAINS = (*PRETRAIN_DOMAINS, *FEDERATED_DOMAINS, SHIFTED)
 
-# Half of the pairs first, then the other half: splitting the class list in the middle holds out unseen
-# pairs of colours and shapes that each appear four times in both halves.
-CLASS_PAIRS: tuple[tuple[int, int], ...] = tuple(
-    (colour, shape)
-    for parity in (0, 1)
-    for colour in range(len(COLOURS))
-    for shape in range(len(SHAPES))
-    if (colour + shape) % 2 == parity
-)
-CLASS_NAMES = tuple(f"{COLOURS[colour]} {SHAPES[shape]}" for colour, shape in CLASS_PAIRS)
+# Whether a pair of colour and shape is novel, given their indices. With new pairs, each colour and each shape appears
+# four times among the base classes and four times among the novel ones.
+_IS_NOVEL: dict[NovelClasses, Callable[[int, int], bool]] = {
+    "pairs": lambda colour, shape: (colour + shape) % 2 == 1,
+    "shapes": lambda colour, shape: shape >= len(SHAPES) // 2,
+    "colours": lambda colour, shape: colour >= len(COLOURS) // 2,
+}
+
+
+def class_pairs(novel: NovelClasses = "pairs") -> tuple[tuple[int, int], ...]:
+    """(colour, shape) of each of the 64 classes: the 32 base classes, then the 32 novel ones."""
+    is_novel = _IS_NOVEL[novel]
+    pairs = [(colour, shape) for colour in range(len(COLOURS)) for shape in range(len(SHAPES))]
+    return tuple(sorted(pairs, key=lambda pair: is_novel(*pair)))
+
+
+def class_names(pairs: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Names such as 'red star'."""
+    return tuple(f"{COLOURS[colour]} {SHAPES[shape]}" for colour, shape in pairs)
+
+
+CLASS_PAIRS = class_pairs()
+CLASS_NAMES = class_names(CLASS_PAIRS)
 
 # Bounds the memory of one drawing step and keeps its arrays in the processor's cache.
 _CHUNK = 128
@@ -92,6 +107,8 @@ def render(colours: IntArray, shapes: IntArray, domains: IntArray, generator: np
             paint, grain = _PAINTERS[DOMAINS[domain]]
             drawn = paint(distance[here], tint[here], generator)
             drawn = drawn + generator.standard_normal(drawn.shape, np.float32) * np.float32(grain)
+            if DOMAINS[domain] == SHIFTED:
+                drawn = _shifted_colours(drawn)
             images[start + here] = np.clip(drawn * 255 + 0.5, 0, 255).reshape(-1, SIDE, SIDE, 3)
     return images
 
@@ -101,18 +118,28 @@ def shapes_dataset(
     train_per_class: int = 64,
     test_per_class: int = 32,
     seed: int = 0,
+    novel: NovelClasses = "pairs",
 ) -> ImageDataset:
     """The 64 classes as a data set; images are balanced over class x domain (equal to within one).
+
+    Args:
+        domains: Names from `DOMAINS`.
+        train_per_class: Training images of each class.
+        test_per_class: Test images of each class.
+        seed: Seed of the images.
+        novel: What is new in the second half of the classes. It changes the order of the classes and, as images are
+            drawn class by class, the images.
 
     Raises:
         DataError: A domain is unknown or repeated, none is given, or a count is below one.
     """
     _check(domains, train_per_class, test_per_class)
+    pairs = class_pairs(novel)
     return ImageDataset(
         name="shapes",
-        train=_table(domains, train_per_class, seed, "shapes train"),
-        test=_table(domains, test_per_class, seed, "shapes test"),
-        class_names=CLASS_NAMES,
+        train=_table(pairs, domains, train_per_class, seed, "shapes train"),
+        test=_table(pairs, domains, test_per_class, seed, "shapes test"),
+        class_names=class_names(pairs),
         domain_names=tuple(domains),
     )
 
@@ -129,12 +156,14 @@ def _check(domains: Sequence[str], train_per_class: int, test_per_class: int) ->
             raise DataError(f"Shapes {what} is {count}.", "Use at least 1 image per class.")
 
 
-def _table(domains: Sequence[str], per_class: int, seed: int, purpose: str) -> ImageTable:
+def _table(
+    classes: Sequence[tuple[int, int]], domains: Sequence[str], per_class: int, seed: int, purpose: str
+) -> ImageTable:
     """Images of one split, class by class."""
-    labels = np.repeat(np.arange(len(CLASS_PAIRS)), per_class)
+    labels = np.repeat(np.arange(len(classes)), per_class)
     # The class shifts the order of domains, so that a remainder does not always go to the first domains.
-    domain_ids = (np.tile(np.arange(per_class), len(CLASS_PAIRS)) + labels) % len(domains)
-    pairs = np.asarray(CLASS_PAIRS)[labels]
+    domain_ids = (np.tile(np.arange(per_class), len(classes)) + labels) % len(domains)
+    pairs = np.asarray(classes)[labels]
     drawn_as = np.asarray([DOMAINS.index(name) for name in domains])[domain_ids]
     pixels = render(pairs[:, 0], pairs[:, 1], drawn_as, numpy_generator(seed, purpose))
     return ImageTable(ArrayReader(pixels), np.arange(len(labels)), labels, domain_ids)
@@ -277,6 +306,12 @@ def _fog(distance: FloatArray, colour: FloatArray, generator: np.random.Generato
     return scene + (_muted(generator, count, 0.75, 0.9) - scene) * haze
 
 
+def _shifted_colours(image: FloatArray) -> FloatArray:
+    """Each channel mixed with the one before it, blue before red: 0.6 red + 0.4 blue, and so on."""
+    seen = np.clip(image, 0, 1)
+    return np.float32(0.6) * seen + np.float32(0.4) * np.roll(seen, 1, axis=-1)
+
+
 # Painter, and standard deviation of the grain, by domain.
 _PAINTERS = {
     "plain": (_plain, 0.02),
@@ -285,4 +320,5 @@ _PAINTERS = {
     "sketch": (_sketch, 0.03),
     "night": (_night, 0.04),
     "fog": (_fog, 0.02),
+    SHIFTED: (_texture, 0.04),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from feddtl.config import DataConfig
+from feddtl.config.data import SHAPES
 from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
 from feddtl.data.columns import Columns
 from feddtl.data.folders import LAYOUT_HINT, load_folder, subfolders
@@ -18,7 +19,6 @@ from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import DataError, did_you_mean
 
-SHAPES = "shapes"
 # A held-out split, generated images and scored test images are the same for every seed of an experiment.
 DATASET_SEED = 0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -51,7 +51,7 @@ def load_dataset(config: DataConfig, copy: str = "", *, partial: bool = False) -
     columns = Columns(config.image_column, config.label_column, config.domain_column)
     if config.source == SHAPES:
         _check_no_columns(SHAPES, columns)
-        dataset = shapes_dataset(domains or FEDERATED_DOMAINS, seed=DATASET_SEED)
+        dataset = shapes_dataset(domains or FEDERATED_DOMAINS, seed=DATASET_SEED, novel=config.novel)
     else:
         dataset = with_test_split(_read(config, copy, columns, partial), DATASET_SEED)
         dataset = _keep_domains(dataset, domains) if domains else dataset

@@ -15,7 +15,7 @@ from feddtl.results.run import RunResult
 from feddtl.units import counted
 
 # Keys of `data` that select the images; the others distribute them to clients.
-OF_THE_SOURCE = ("source", "root", "domains", "prompt", "image_column", "label_column", "domain_column")
+OF_THE_SOURCE = ("source", "root", "domains", "novel", "prompt", "image_column", "label_column", "domain_column")
 # Keys and prefixes of keys that belong to the setting or describe the machine.
 NOT_OF_THE_METHOD = (
     *("seed", "model", "rounds", "participation", "data.", "compute.", "deployment."),

@@ -32,6 +32,9 @@ class Evaluate(Command):
     """Folder with one sub-folder per data set; default: the Hub for a new source, otherwise the run's own."""
     domains: Annotated[str, tyro.conf.arg(name="data.domains", help_behavior_hint=STATED)] = ""
     """Comma-separated domains; default: all domains of a new source, otherwise the run's own."""
+    novel: Annotated[str, tyro.conf.arg(name="data.novel", help_behavior_hint=STATED)] = ""
+    """What is new in the novel classes of 'shapes': 'pairs', 'shapes' or 'colours'; default: 'pairs' for a new source,
+    otherwise the run's own."""
     prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=STATED)] = ""
     """Prompt with {class}; default: the source's own."""
     image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=STATED)] = ""
@@ -71,7 +74,7 @@ class Evaluate(Command):
         """The data that the flags describe; without a source, the run's own data with the flags applied."""
         from feddtl.runs import RunFolder
 
-        flags = ("root", "domains", "prompt", "image_column", "label_column", "domain_column")
+        flags = ("root", "domains", "novel", "prompt", "image_column", "label_column", "domain_column")
         given: dict[str, Any] = {name: value for name in flags if (value := getattr(self, name))}
         if self.source:
             return DataConfig(source=self.source, **given)
