@@ -63,6 +63,15 @@ def test_average_by_hand():
     assert combined("mean", updates)["w"].tolist() == [8.0, -1.0]
 
 
+def test_unweighted_mean_by_hand():
+    """Clients with 1 and 3 images count alike: (2 + 10)/2 = 6 and (-4 + 0)/2 = -2."""
+    updates = [
+        Update(0, 1, {"w": torch.tensor([2.0, -4.0])}),
+        Update(1, 3, {"w": torch.tensor([10.0, 0.0])}),
+    ]
+    assert combined("unweighted-mean", updates)["w"].tolist() == [6.0, -2.0]
+
+
 @given(counts=st.lists(st.integers(1, 10_000), min_size=1, max_size=6), seed=st.integers(0, 10**6))
 def test_average_equals_a_loop_in_double_precision(counts, seed):
     updates = make_updates(counts, seed)

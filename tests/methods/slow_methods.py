@@ -8,6 +8,7 @@ the tensors and where the order of batches comes from.
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -285,7 +286,11 @@ def slow_sgd_round(slow, tensors, pixels, labels, names, local, seed, client, ro
     tensors = {name: tensor.double().clone().requires_grad_() for name, tensor in tensors.items()}
     velocity, total = {}, 0.0
     order = torch_generator(seed, "batch-order", client, round_number)
-    for _ in range(local.epochs):
+    for epoch in range(local.epochs):
+        rate = local.learning_rate
+        if local.rate_schedule == "cosine":
+            rate *= math.cos(math.pi * (epoch - local.warmup_epochs) / (2 * local.epochs)) ** 2
+        rate = local.warmup_rate if epoch < local.warmup_epochs else rate
         shuffled = torch.randperm(len(labels), generator=order).tolist()
         for start in range(0, len(labels), local.batch_size):
             batch = shuffled[start : start + local.batch_size]
@@ -294,6 +299,6 @@ def slow_sgd_round(slow, tensors, pixels, labels, names, local, seed, client, ro
             for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
                 change = slow.gradient_factor * gradient + local.weight_decay * tensor.detach()
                 velocity[name] = local.momentum * velocity[name] + change if name in velocity else change
-                tensor.data -= local.learning_rate * velocity[name]
+                tensor.data -= rate * velocity[name]
             total += loss.item() * len(batch)
     return {name: tensor.detach() for name, tensor in tensors.items()}, total / (len(labels) * local.epochs)

@@ -48,6 +48,17 @@ def test_together_is_as_alone(federation, make_experiment, randomised, method, s
         assert any(not torch.equal(tensor, payload.tensors[f"shared/{name}"]) for name, tensor in alone.weights.items())
 
 
+def test_together_is_as_alone_where_clients_are_in_different_epochs(federation, make_experiment, randomised):
+    """7, 5 and 6 images in batches of 2 take 4, 3 and 3 steps an epoch, and each epoch has a rate of its own."""
+    schedule = {"epochs": 4, "batch_size": 2, "rate_schedule": "cosine", "warmup_epochs": 1, "warmup_rate": 0.001}
+    local = {**SGD, "learning_rate": 0.02, **schedule}
+    built, payload = in_stage(federation, make_experiment, randomised, "promptfl", "sft", local=local)
+    clients = federation.clients(built)
+    for data, update in zip(clients, built.client_updates(payload, clients, [{}, {}, {}]), strict=True):
+        alone = built.client_update(payload, data, {}).weights["context"]
+        torch.testing.assert_close(alone, update.weights["context"], rtol=1e-4, atol=1e-5)
+
+
 @each_trained
 def test_rl_rounds_have_their_metrics_and_sft_rounds_do_not(federation, make_experiment, randomised, method):
     for stage, expected in (("sft", False), ("rl", True)):

@@ -42,6 +42,12 @@ def test_a_round_is_plain_sgd(double, slow, make_experiment):
     assert_same_round(double, experiment, slow)
 
 
+def test_a_round_with_warmup_and_cosine(double, slow, make_experiment):
+    """η · (1 + cos x)/2 = η · cos²(x/2): the rates of five epochs are 0.01, then 0.05 · (1, 0.905, 0.655, 0.345)."""
+    local = {"epochs": 5, "learning_rate": 0.05, "rate_schedule": "cosine", "warmup_epochs": 1, "warmup_rate": 0.01}
+    assert_same_round(double, make_experiment(method="promptfl", promptfl=SETTINGS, local=local), slow)
+
+
 def test_the_prompt_of_a_written_text_is_that_text(double, make_experiment):
     """With the token embeddings of "a photo of a " as context, the features are those of the written prompt."""
     clip = double.task.clip

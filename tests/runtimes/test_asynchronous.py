@@ -96,12 +96,14 @@ def duration_of(federation, experiment, client):
     return Clock(experiment.system, 3, experiment.seed).seconds(client, len(data), 2, moved)
 
 
-def test_a_round_against_a_plain_loop(federation, make_experiment):
+@pytest.mark.parametrize("aggregator", ["mean", "unweighted-mean"])
+def test_a_round_against_a_plain_loop(federation, make_experiment, aggregator):
     """The first round with two clients at a time, α = 1: each update is applied to what is there when it arrives."""
     experiment = make_experiment(
         rounds=1,
         participation=0.5,
         schedule={"stages": "sft", "sft_rounds": 0},
+        server={"aggregator": aggregator},
         system=ALIKE,
         afedpg=AFedPGConfig(direction_weight=1.0, delay_exponent=1.0),
     )
@@ -116,8 +118,9 @@ def test_a_round_against_a_plain_loop(federation, make_experiment):
     for delay, client in enumerate((first, second)):
         update = method.client_update(method.broadcast(initial), data[client], {})
         reached = server_step(method, initial, [update]).state.tensors
-        rate = step_rate(experiment.afedpg, len(data[client]) / 6, delay, 2)  # 18 images of 3 clients
-        assert rate == pytest.approx(len(data[client]) / 6 / 2 / (1 + delay / 2))
+        share = len(data[client]) / 6 if aggregator == "mean" else 1  # 18 images of 3 clients
+        rate = step_rate(experiment.afedpg, share, delay, 2)
+        assert rate == pytest.approx(share / 2 / (1 + delay / 2))
         weights, momentum = step(
             weights, initial.tensors, reached, momentum, rate=rate, weight=1.0, updates_per_round=2
         )

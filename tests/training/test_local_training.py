@@ -7,7 +7,9 @@ from itertools import chain
 import pytest
 import torch
 
-from feddtl.training.local import Learner, detached, train, trainable_copy
+from feddtl.config import Experiment, LocalConfig, RlConfig
+from feddtl.errors import ConfigError
+from feddtl.training.local import Learner, detached, epoch_rate, local_optimizer, train, trainable_copy
 
 
 def mean_step(parameters, loss_function, seen=lambda rows: None):
@@ -108,3 +110,58 @@ def test_trainable_copy_and_detached_share_no_memory_with_their_source():
     assert copied["w"].is_leaf
     assert source["w"].tolist() == [1.0, 1.0, 1.0] == sent["w"].tolist()
     assert not sent["w"].requires_grad
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (5, 0), (5, 1), (10, 3)])
+def test_cosine_rates_are_those_of_torchs_schedulers(epochs, warmup):
+    """A constant warm-up, then torch's cosine with all local epochs as its length."""
+    config = LocalConfig(epochs=epochs, learning_rate=0.3, rate_schedule="cosine", warmup_epochs=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+    expected = [1e-5] * warmup
+    for _ in range(epochs - warmup):
+        expected += cosine.get_last_lr()
+        optimizer.step()
+        cosine.step()
+    assert [epoch_rate(config, epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_constant_rates_by_hand():
+    config = LocalConfig(epochs=4, learning_rate=0.3, warmup_epochs=2, warmup_rate=0.01)
+    assert [epoch_rate(config, epoch, 4) for epoch in range(4)] == [0.01, 0.01, 0.3, 0.3]
+
+
+def test_a_round_of_warmup_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"warmup_epochs = 2 leaves no epoch .* local\.epochs = 2") as caught:
+        LocalConfig(epochs=2, warmup_epochs=2)
+    assert "1 or less" in caught.value.hint
+    schedule = {"rounds": 4, "rl": RlConfig(epochs=2), "local": LocalConfig(epochs=5, warmup_epochs=2)}
+    with pytest.raises(ConfigError, match=r"rl\.epochs = 2"):
+        Experiment(method="feddtl", **schedule)
+    assert Experiment(method="promptfl", **schedule).local.warmup_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.1, fused=True)),
+        (
+            {
+                "optimizer": "adam",
+                **{"adam_beta1": 0.8, "adam_beta2": 0.98, "adam_epsilon": 1e-6, "adam_weight_decay": 0.2},
+            },
+            lambda p: torch.optim.Adam(p, 0.1, betas=(0.8, 0.98), eps=1e-6, weight_decay=0.2, fused=True),
+        ),
+        ({"optimizer": "sgd"}, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4)),
+    ],
+)
+def test_the_settings_reach_the_optimizer(settings, theirs):
+    ours, other = (torch.tensor([1.0, -2.0], requires_grad=True) for _ in range(2))
+    learner = Learner({"w": ours}, range(1), torch.Generator())
+    optimizers = local_optimizer([learner], LocalConfig(learning_rate=0.1, **settings), "sgd"), theirs([other])
+    for _ in range(3):
+        for tensor, optimizer in zip((ours, other), optimizers, strict=True):
+            optimizer.zero_grad()
+            (tensor**3).sum().backward()
+            optimizer.step()
+    assert torch.equal(ours, other)

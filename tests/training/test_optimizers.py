@@ -12,6 +12,10 @@ from feddtl.training.optimizers import SGD, Adam
 
 PAIRS = {
     "adam": (lambda p: Adam(p, 0.02), lambda p: torch.optim.Adam(p, 0.02, fused=True)),
+    "adam of FedCLIP": (
+        lambda p: Adam(p, 0.02, betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.2),
+        lambda p: torch.optim.Adam(p, 0.02, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, fused=True),
+    ),
     "sgd": (lambda p: SGD(p, 0.02), lambda p: torch.optim.SGD(p, 0.02)),
     "momentum": (
         lambda p: SGD(p, 0.02, momentum=0.9, weight_decay=0.01),
@@ -40,6 +44,29 @@ def test_equal_to_torch_in_every_bit(name):
     for ours_then, theirs_then in zip(ours, theirs, strict=True):
         assert all(map(torch.equal, ours_then, theirs_then))
     assert not torch.equal(ours[0][0], ours[1][0])
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_each_parameter_has_a_rate_of_its_own(kind):
+    """As two groups of torch's optimiser; the rate of the second changes after three steps."""
+    pair = {"adam": (Adam, torch.optim.Adam), "sgd": (SGD, torch.optim.SGD)}[kind]
+    courses = []
+    for ours, make in zip((True, False), pair, strict=True):
+        first, second = torch.ones(3, requires_grad=True), torch.full((2,), 2.0, requires_grad=True)
+        if ours:
+            optimizer = make([first, second], 0.05)
+            optimizer.set_rate([second], 0.3)
+        else:
+            groups = [{"params": [first]}, {"params": [second], "lr": 0.3}]
+            optimizer = make(groups, lr=0.05, **({"fused": True} if kind == "adam" else {}))
+        for step in range(6):
+            if step == 3:
+                optimizer.set_rate([second], 0.01) if ours else optimizer.param_groups[1].update(lr=0.01)
+            optimizer.zero_grad()
+            ((first**3).sum() + (second**2).sum()).backward()
+            optimizer.step()
+        courses.append((first.detach(), second.detach()))
+    assert all(map(torch.equal, *courses))
 
 
 def test_first_steps_by_hand():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 AGGREGATORS: dict[str, str] = {
     "mean": "feddtl.aggregators.mean:Mean",
+    "unweighted-mean": "feddtl.aggregators.unweighted_mean:UnweightedMean",
     "median": "feddtl.aggregators.median:Median",
     "trimmed-mean": "feddtl.aggregators.trimmed_mean:TrimmedMean",
 }

@@ -80,6 +80,8 @@ class Experiment(Settings):
                 f"schedule.sft_rounds = {self.schedule.sft_rounds} leaves no RL round in rounds = {self.rounds}.",
                 "Lower it, raise rounds, or set schedule.stages = 'sft'.",
             )
+        if self.stages == "sft-then-rl":
+            self.local.require_epochs_after_warmup("rl.epochs", self.rl.epochs)
         self._check_aggregator()
         self._check_lora_aggregation()
         self._check_system()
@@ -141,7 +143,7 @@ class Experiment(Settings):
     def _check_aggregator(self) -> None:
         """Raise ConfigError for an aggregator that cannot do its work in this experiment."""
         aggregator = self.server.aggregator
-        if self.system.mode == "async" and aggregator != "mean":
+        if self.system.mode == "async" and aggregator not in ("mean", "unweighted-mean"):
             raise ConfigError(
                 f"server.aggregator = '{aggregator}' compares the clients of a round, and system.mode = 'async' "
                 "aggregates one update at a time.",

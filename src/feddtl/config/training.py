@@ -66,14 +66,42 @@ class LocalConfig(Settings, table="local"):
     others (their papers: SGD). Its state is reset for every client and round."""
     learning_rate: Annotated[float, Above(0, up_to=1)] = 1e-3
     """Learning rate on the clients, in both stages (paper: 1e-3)."""
+    rate_schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the local epochs of a round: 'constant', or 'cosine' from `learning_rate` towards 0, anew in
+    each round (paper: not stated, ours: constant; PromptFL: cosine)."""
+    warmup_epochs: Annotated[int, AtLeast(0, meaning="none")] = 0
+    """First local epochs of each round, trained at `warmup_rate`; 0: none (PromptFL: 1)."""
+    warmup_rate: Annotated[float, Above(0, up_to=1)] = 1e-5
+    """Learning rate of the warm-up epochs (PromptFL: 1e-5)."""
     momentum: Annotated[float, AtLeast(0, below=1)] = 0.9
     """Momentum of SGD (papers of the compared methods: 0.9)."""
     weight_decay: Annotated[float, AtLeast(0)] = 5e-4
     """Weight decay of SGD (papers of the compared methods: 5e-4)."""
+    adam_beta1: Annotated[float, AtLeast(0, below=1)] = 0.9
+    """Adam's decay beta_1 of the mean gradient (paper: not stated, ours: PyTorch's 0.9; FedCLIP: 0.9)."""
+    adam_beta2: Annotated[float, AtLeast(0, below=1)] = 0.999
+    """Adam's decay beta_2 of the mean squared gradient (paper: not stated, ours: PyTorch's 0.999; FedCLIP: 0.98)."""
+    adam_epsilon: Annotated[float, Above(0)] = 1e-8
+    """Adam's epsilon in the denominator (paper: not stated, ours: PyTorch's 1e-8; FedCLIP: 1e-6)."""
+    adam_weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    """Weight decay of Adam, added to the gradient (paper: not stated, ours: none; FedCLIP: 0.2)."""
     batch_size: Annotated[int, AtLeast(1)] = 64
     """Images per step, in both stages (paper: 64)."""
     proximal_weight: Annotated[float, AtLeast(0, meaning="none")] = 0.0
     """Weight mu of FedProx's penalty mu/2 · ||w - w_global||² on the shared tensors, for any method; 0: none (ours)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_epochs_after_warmup("local.epochs", self.epochs)
+
+    def require_epochs_after_warmup(self, key: str, epochs: int) -> None:
+        """Raise ConfigError if a round of so many local epochs is all warm-up."""
+        if self.warmup_epochs >= epochs:
+            raise ConfigError(
+                f"local.warmup_epochs = {self.warmup_epochs} leaves no epoch at local.learning_rate in "
+                f"{key} = {epochs}.",
+                f"Set local.warmup_epochs to {epochs - 1} or less, or raise {key}.",
+            )
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,8 @@ class ServerConfig(Settings, table="server"):
     batch_size: Annotated[int, AtLeast(1)] = 64
     """Embeddings per step on the server (paper: 64)."""
     aggregator: str = "mean"
-    """How the clients' updates become one, coordinate by coordinate: 'mean' (ours), 'median' or 'trimmed-mean'."""
+    """How the clients' updates become one, coordinate by coordinate: 'mean' weighted by images (ours),
+    'unweighted-mean' (FedCLIP), 'median' or 'trimmed-mean'."""
     trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.2
     """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
 

@@ -12,7 +12,7 @@ from feddtl.models.lora import Tensors
 from feddtl.seeding import torch_generator
 from feddtl.tensor_groups import select_prefix, update_norm
 from feddtl.training.client_data import ClientData
-from feddtl.training.local import EpochObserver, Learner, detached, local_optimizer, train, trainable_copy
+from feddtl.training.local import EpochObserver, Learner, detached, epoch_rate, local_optimizer, train, trainable_copy
 from feddtl.training.objective import Objective
 from feddtl.training.penalties import penalties_of
 from feddtl.training.policy import Policy
@@ -48,14 +48,21 @@ def local_round(
         for position, (data, own) in enumerate(zip(clients, kept, strict=True))
     ]
     objective = _objective(method, payload, policy, learners, kept)
-    local = method.training.local
+    local, epochs = method.training.local, method.training.local_epochs(method.stage(payload.round))
+    optimizer = local_optimizer(learners, local, method.own_optimizer)
+
+    def before_epoch(position: int, epoch: int) -> None:
+        trained = [tensor for tensor in learners[position].parameters.values() if tensor.requires_grad]
+        optimizer.set_rate(trained, epoch_rate(local, epoch, epochs))
+        objective.before_epoch(position, epoch)
+
     metrics = train(
         learners,
         objective.step,
-        epochs=method.training.local_epochs(method.stage(payload.round)),
+        epochs=epochs,
         batch_size=local.batch_size,
-        optimizer=local_optimizer(learners, local, method.own_optimizer),
-        before_epoch=objective.before_epoch,
+        optimizer=optimizer,
+        before_epoch=before_epoch,
         observer=lambda position, done, epochs: observer(clients[position].client, done, epochs),
     )
     samples = method.uplink_samples(policy, learners)

@@ -148,7 +148,7 @@ class AsynchronousRounds(Rounds):
                 begun.tensors,
                 reached.state.tensors,
                 in_flight.momentum,
-                rate=step_rate(config, update.num_images / self._mean_images, delay, self._per_round),
+                rate=step_rate(config, self._image_share(update), delay, self._per_round),
                 weight=config.direction_weight,
                 updates_per_round=self._per_round,
             )
@@ -165,6 +165,11 @@ class AsynchronousRounds(Rounds):
         return after, replace(
             in_flight, applied=in_flight.applied + 1, momentum=ServerMomentum() if ended else momentum
         )
+
+    def _image_share(self, update: Update) -> float:
+        """N_k/N̄, or 1 with an aggregator in which clients count alike."""
+        alike = self._context.experiment.server.aggregator == "unweighted-mean"
+        return 1.0 if alike else update.num_images / self._mean_images
 
     def _stage(self, applied: int) -> str:
         """The stage after so many applied updates."""

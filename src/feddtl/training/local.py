@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -71,8 +72,22 @@ def local_optimizer(learners: Sequence[Learner], config: LocalConfig, own: Liter
     """
     parameters = [tensor for learner in learners for tensor in learner.parameters.values() if tensor.requires_grad]
     if (own if config.optimizer == "auto" else config.optimizer) == "adam":
-        return Adam(parameters, config.learning_rate)
+        betas = (config.adam_beta1, config.adam_beta2)
+        return Adam(parameters, config.learning_rate, betas, config.adam_epsilon, config.adam_weight_decay)
     return SGD(parameters, config.learning_rate, config.momentum, config.weight_decay)
+
+
+def epoch_rate(config: LocalConfig, epoch: int, epochs: int) -> float:
+    """Learning rate of a local epoch of a round, counted from 0.
+
+    It is `warmup_rate` in the first w = `warmup_epochs` epochs, then η, or with 'cosine' η · (1 + cos(π·(e - w)/E))/2
+    in epoch e of E (Loshchilov and Hutter 2017, eq. 5, without restarts).
+    """
+    if epoch < config.warmup_epochs:
+        return config.warmup_rate
+    if config.rate_schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / epochs)) / 2
 
 
 def train(
