@@ -16,7 +16,7 @@ from PIL import Image
 from feddtl.backbones.source import EMBEDDED
 from feddtl.cli import main
 from feddtl.config import ComputeConfig, DataConfig, Experiment
-from feddtl.data import federated
+from feddtl.data import regime
 from feddtl.data.catalog import CATALOG
 from feddtl.data.federated import load_federated_data
 from feddtl.data.sources import load_dataset
@@ -77,14 +77,14 @@ def _no_download() -> Iterator[None]:
     """Shapes are generated once; a stand-in takes the place of every other source."""
     shapes = cache(load_dataset)
 
-    def load(config: DataConfig, copy: str = "") -> ImageDataset:
+    def load(config: DataConfig, copy: str = "", *, partial: bool = False) -> ImageDataset:
         if config.source == "shapes":
             read = ("domains", "novel", "prompt", "test_images_per_class")
             return shapes(DataConfig(**{key: getattr(config, key) for key in read}))
         return with_fewer_test_images(stand_in(config.source), config.test_images_per_class, seed=0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federated, "load_dataset", load)
+        patch.setattr(regime, "load_dataset", load)
         yield
 
 
