@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from feddtl.backbones.clip import Clip, load_clip
     from feddtl.comparison.files import Comparison, load_comparison
     from feddtl.comparison.grid import ComparisonObserver, compare
+    from feddtl.comparison.tuning import Tuning
     from feddtl.config import (
         ComputeConfig,
         DataConfig,
@@ -51,6 +52,7 @@ _HOMES = {
     "feddtl.backbones.clip": ("Clip", "load_clip"),
     "feddtl.comparison.files": ("Comparison", "load_comparison"),
     "feddtl.comparison.grid": ("ComparisonObserver", "compare"),
+    "feddtl.comparison.tuning": ("Tuning",),
     "feddtl.config": (
         "ComputeConfig",
         "DataConfig",
@@ -98,6 +100,7 @@ __all__ = [
     "Summary",
     "SystemConfig",
     "TrainedModel",
+    "Tuning",
     "UplinkConfig",
     "__version__",
     "compare",

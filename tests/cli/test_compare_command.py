@@ -21,8 +21,9 @@ from feddtl.cli.comparison_progress import ComparisonProgress, comparison_progre
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
 from feddtl.cli.progress import Bars
+from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
-from feddtl.comparison.grid import Cell, ComparisonObserver, compare
+from feddtl.comparison.grid import ComparisonObserver, compare
 from feddtl.experiment_file import load_experiment
 from feddtl.results.tables import Cell as TableCell
 from feddtl.results.tables import Column, Table

@@ -11,8 +11,9 @@ import pytest
 from comparison.made_up import outcome
 
 from feddtl.comparison import grid
+from feddtl.comparison.cells import Cell, cells_of
 from feddtl.comparison.files import load_comparison
-from feddtl.comparison.grid import Cell, ComparisonObserver, cells_of, compare, expected_seconds
+from feddtl.comparison.grid import ComparisonObserver, compare, expected_seconds
 from feddtl.config import Experiment
 from feddtl.errors import ClientError, ConfigError, RunError
 from feddtl.experiment_file import experiment_to_dict

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from feddtl.cli.command import print_line
 from feddtl.cli.progress import Bars, error_console
 from feddtl.cli.scores import scores_line
+from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
-from feddtl.comparison.grid import Cell, ComparisonObserver
+from feddtl.comparison.grid import ComparisonObserver
+from feddtl.comparison.rates_table import choice_line
+from feddtl.comparison.tuning import ChosenRates
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
@@ -70,6 +73,10 @@ class ComparisonProgress(ComparisonObserver):
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")
 
+    def rates_chosen(self, rates: ChosenRates) -> None:
+        for choice in rates.choices:
+            self._print(choice_line(choice, rates))
+
     def _print(self, line: str) -> None:
         print_line(self._bars.console, line)
 
@@ -102,5 +109,8 @@ def position(done: int, cells: int) -> str:
 
 
 def cell_title(cell: Cell) -> str:
-    """Method, experiment and seed."""
-    return f"{cell.experiment.title} ({cell.name}), seed {cell.seed}"
+    """Method, experiment, the rate that is tried, what is scored if it is no test image, and seed."""
+    parts = [f"{cell.experiment.title} ({cell.name})", "" if cell.rate is None else f"rate {cell.rate:g}"]
+    images = cell.experiment.evaluation.images
+    parts += ["" if images == "test" else f"{images} images", f"seed {cell.seed}"]
+    return ", ".join(filter(None, parts))

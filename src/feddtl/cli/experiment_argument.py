@@ -24,8 +24,8 @@ from feddtl.experiment_file import load_experiment
 from feddtl.experiment_grid import split_choice
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
-SWITCHES = ("-h", "--help", "--json", "--quiet")
-MANY_VALUES = ("--seeds",)
+SWITCHES = ("-h", "--help", "--json", "--quiet", "--tune")
+MANY_VALUES = ("--seeds", "--tune-rates", "--tune-seeds")
 
 
 class ExperimentCommand(Command):

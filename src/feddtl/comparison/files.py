@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from feddtl.comparison.rates_table import rates_table
 from feddtl.comparison.scores import (
     COSTS,
     ConditionScores,
@@ -20,6 +21,7 @@ from feddtl.comparison.scores import (
     setting_scores,
 )
 from feddtl.comparison.tables import comparison_tables
+from feddtl.comparison.tuning import ChosenRates
 from feddtl.dotted import flatten
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
@@ -31,26 +33,35 @@ from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
+TUNING = "tuning.json"
 # The settings in a row of the CSV file; the others are in comparison.json.
-SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation")
+SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation", "local.learning_rate")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be run: name and seed of the experiment, what is wrong, and the next step or ''."""
+    """A cell that could not be run: name and seed of the experiment, what is wrong, and the next step or ''.
+
+    `diverged`: whether training gave numbers that are not finite.
+    """
 
     name: str
     seed: int
     message: str
     hint: str = ""
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that are finished and cells that failed; everything else follows from them."""
+    """Cells that are finished and cells that failed; everything else follows from them.
+
+    `rates`: the learning rates, if they were chosen on held-back training images.
+    """
 
     outcomes: tuple[RunResult, ...]
     failures: tuple[Failure, ...] = ()
+    rates: ChosenRates | None = None
 
     @cached_property
     def settings(self) -> tuple[SettingScores, ...]:
@@ -64,8 +75,9 @@ class Comparison:
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """Summary and a table for each setting, as text."""
-        return comparison_tables(self.settings, self.conditions)
+        """Summary and a table for each setting, and the table of chosen rates, as text."""
+        tables = comparison_tables(self.settings, self.conditions, rates=self.rates is not None)
+        return (*tables, rates_table(self.rates)) if self.rates else tables
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
@@ -76,6 +88,7 @@ class Comparison:
             "failures": [asdict(failure) for failure in self.failures],
             "settings": [_setting_as_dict(results) for results in self.settings],
             "means_over_data_sets": [_condition_as_dict(results) for results in self.conditions],
+            **({"tuning": self.rates.to_dict()} if self.rates else {}),
         }
 
 
@@ -104,7 +117,8 @@ def load_comparison(path: Path) -> Comparison:
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
-    return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures)
+    rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
+    return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures, rates)
 
 
 def csv_text(comparison: Comparison) -> str:
@@ -156,6 +170,7 @@ def _method_as_dict(scores: MethodScores) -> dict[str, Any]:
         "final": _spreads(scores.final),
         "client_models": _spreads(scores.client_models),
         "difference_to_best": None if scores.difference is None else _rounded(asdict(scores.difference)),
+        "learning_rate": scores.learning_rate,
         "costs": {key: _rounded(asdict(scores.costs[key])) for key in COSTS if key in scores.costs},
     }
 

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from feddtl.comparison.files import COMPARISON, Comparison, Failure, write_comparison
+from feddtl.comparison.cells import Cell, Results, cells_of
+from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
+from feddtl.comparison.trials import at_chosen_rates, chosen_rates, require_same_kind, trials_of
+from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
-from feddtl.errors import ConfigError, FeddtlError, RunError
+from feddtl.errors import ClientError, FeddtlError, RunError
 from feddtl.experiment import run_experiment
 from feddtl.observers import Observers, RunObserver
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
-from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors
+from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors, write_json_atomic
 from feddtl.trackers import open_trackers, require_trackers
-
-RUNS = "runs"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An experiment with its seed, the experiment's name and the run folder."""
-
-    name: str
-    experiment: Experiment
-    folder: Path
-
-    @property
-    def seed(self) -> int:
-        """Its seed."""
-        return self.experiment.seed
 
 
 class ComparisonObserver:
@@ -55,6 +41,9 @@ class ComparisonObserver:
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         """A cell cannot be run."""
 
+    def rates_chosen(self, rates: ChosenRates) -> None:
+        """The learning rates are chosen; the cells of the comparison follow."""
+
 
 def compare(
     experiments: Mapping[str, Experiment],
@@ -63,6 +52,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     observer: ComparisonObserver | None = None,
     track: Sequence[str] = (),
+    tune: Tuning | None = None,
 ) -> Comparison:
     """Run every experiment with every seed, and write tables of them; finished cells are only read.
 
@@ -73,6 +63,8 @@ def compare(
         seeds: Each experiment runs with each of them.
         observer: Receives progress.
         track: Trackers of each run, see `feddtl.trackers`.
+        tune: Choose the learning rate of each experiment first, on held-back training images, with run folders in
+            `tuning/` and the choice in tuning.json; None: each has its own.
 
     Returns:
         The results, including failures.
@@ -82,25 +74,24 @@ def compare(
     """
     require_trackers(track)
     cells = cells_of(experiments, seeds, output)
+    trials = () if tune is None else trials_of(experiments, tune, seeds, output)
+    observer = observer or ComparisonObserver()
     with comparison_folder(output):
-        return _Grid(cells, output, observer or ComparisonObserver(), track).run()
+        require_same_kind(output, tune)
+        if tune is None:
+            return _run_cells(cells, output, observer, track)
+        if not (output / COMPARISON).exists():
+            write_comparison(output, Comparison(()))  # so that the folder is known as a comparison's from now on
 
+        def choose(results: Results) -> ChosenRates:
+            found = chosen_rates(experiments, tune, trials, results)
+            write_json_atomic(output / TUNING, found.to_dict())
+            return found
 
-def cells_of(experiments: Mapping[str, Experiment], seeds: Sequence[int], output: Path) -> tuple[Cell, ...]:
-    """All cells, seed by seed, so that an unfinished comparison already compares every experiment.
-
-    Raises:
-        ConfigError: There are none, a seed is named twice or out of range.
-    """
-    if not experiments:
-        raise ConfigError("There is no experiment to compare.", "Pass one or more experiment files.")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds = {tuple(seeds)!r} is out of range.", "Allowed: one or more, each once.")
-    return tuple(
-        Cell(name, replace(experiment, seed=seed), output / RUNS / f"{name}-seed{seed}")
-        for seed in seeds
-        for name, experiment in experiments.items()
-    )
+        results = _Grid(trials, observer, track, choose, after=[cell.name for cell in cells]).run()
+        found = choose(results)
+        observer.rates_chosen(found)
+        return _run_cells(at_chosen_rates(cells, found), output, observer, track, found, results)
 
 
 @contextmanager
@@ -124,22 +115,80 @@ def comparison_folder(output: Path) -> Iterator[None]:
         yield
 
 
-class _Grid:
-    """Runs the cells. Finished cells are read first, so that the files never lose a result."""
+def _run_cells(
+    cells: Sequence[Cell],
+    output: Path,
+    observer: ComparisonObserver,
+    track: Sequence[str],
+    rates: ChosenRates | None = None,
+    earlier: Results | None = None,
+) -> Comparison:
+    """Run the cells of a comparison, whose files are up to date after each.
 
-    def __init__(self, cells: Sequence[Cell], output: Path, observer: ComparisonObserver, track: Sequence[str]) -> None:
-        self._cells, self._output, self._observer, self._track = cells, output, observer, track
+    Args:
+        cells: At their own rates, or at chosen ones.
+        output: Folder of the comparison.
+        observer: Receives progress.
+        track: Trackers of each run.
+        rates: The chosen ones; experiments without a choice fail.
+        earlier: The results that they were chosen by.
+    """
+
+    def comparison(results: Results) -> Comparison:
+        """In the order of the cells, not in that of finishing."""
+        found = [results[cell] for cell in cells if cell in results]
+        outcomes = tuple(result for result in found if isinstance(result, RunResult))
+        return Comparison(outcomes, tuple(result for result in found if isinstance(result, Failure)), rates)
+
+    grid = _Grid(cells, observer, track, lambda results: write_comparison(output, comparison(results)), earlier or {})
+    for name, choice in (rates.by_name if rates else {}).items():
+        if choice.rate is None:
+            grid.refuse(
+                name, RunError(f"No learning rate was chosen. {choice.error}", "Correct this, or change --tune-rates.")
+            )
+    return comparison(grid.run())
+
+
+class _Grid:
+    """Runs cells. Finished cells are read first, so that the files never lose a result.
+
+    Args:
+        cells: What to run.
+        observer: Receives progress.
+        track: Trackers of each run.
+        write: Receives the results so far: those of finished cells, and then all after each cell.
+        earlier: Results of cells that were run before these, for the position and the remaining time.
+        after: Names of the experiments of cells that will be run after these.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        observer: ComparisonObserver,
+        track: Sequence[str],
+        write: Callable[[Results], object],
+        earlier: Results | None = None,
+        after: Sequence[str] = (),
+    ) -> None:
+        self._cells, self._observer, self._track, self._write = cells, observer, track, write
+        self._earlier, self._after = earlier or {}, after
         self._results: dict[Cell, RunResult | Failure] = {}
 
-    def run(self) -> Comparison:
+    def refuse(self, name: str, error: FeddtlError) -> None:
+        """The cells of an experiment fail without being run."""
         for cell in self._cells:
-            self._keep_if_finished(cell)
-        self._write()
+            if cell.name == name:
+                self._fail(cell, error)
+
+    def run(self) -> Results:
         for cell in [cell for cell in self._cells if cell not in self._results]:
-            self._observer.cell_started(cell, len(self._results), len(self._cells))
+            self._keep_if_finished(cell)
+        self._write(self._results)
+        for cell in [cell for cell in self._cells if cell not in self._results]:
+            self._observer.cell_started(cell, *self._position)
             self._run_cell(cell)
-            self._write()
-        return self._comparison()
+            self._write(self._results)
+        return self._results
 
     def _keep_if_finished(self, cell: Cell) -> None:
         try:
@@ -149,7 +198,7 @@ class _Grid:
             return
         if outcome is not None:
             self._results[cell] = outcome
-            self._observer.cell_kept(cell, outcome, len(self._results), len(self._cells))
+            self._observer.cell_kept(cell, outcome, *self._position)
 
     def _run_cell(self, cell: Cell) -> None:
         try:
@@ -161,25 +210,24 @@ class _Grid:
             return
         assert outcome is not None
         self._results[cell] = outcome
-        self._observer.cell_finished(cell, outcome, len(self._results), len(self._cells), self._seconds_left())
+        self._observer.cell_finished(cell, outcome, *self._position, self._seconds_left())
 
     def _fail(self, cell: Cell, error: FeddtlError) -> None:
-        self._results[cell] = failure = Failure(cell.name, cell.seed, error.message, error.hint)
-        self._observer.cell_failed(cell, failure, len(self._results), len(self._cells))
+        diverged = isinstance(error, ClientError)
+        self._results[cell] = failure = Failure(cell.name, cell.seed, error.message, error.hint, diverged)
+        self._observer.cell_failed(cell, failure, *self._position)
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        """Cells that are done, and all cells."""
+        done = len(self._earlier) + len(self._results)
+        return done, len(self._earlier) + len(self._cells) + len(self._after)
 
     def _seconds_left(self) -> float | None:
-        results = self._results.items()
+        results = {**self._earlier, **self._results}.items()
         done = [(cell.name, result.finished.seconds) for cell, result in results if isinstance(result, RunResult)]
-        return expected_seconds(done, [cell.name for cell in self._cells if cell not in self._results])
-
-    def _comparison(self) -> Comparison:
-        """In the order of the cells, not in that of finishing."""
-        results = [self._results[cell] for cell in self._cells if cell in self._results]
-        outcomes = tuple(result for result in results if isinstance(result, RunResult))
-        return Comparison(outcomes, tuple(result for result in results if isinstance(result, Failure)))
-
-    def _write(self) -> None:
-        write_comparison(self._output, self._comparison())
+        waiting = [cell.name for cell in self._cells if cell not in self._results]
+        return expected_seconds(done, [*waiting, *self._after])
 
 
 def finished_outcome(cell: Cell) -> RunResult | None:

@@ -28,6 +28,7 @@ class MethodScores:
         client_models: The same for the clients' own models, mean over clients.
         costs: By `COSTS`, over seeds, without costs that no run has.
         difference: Harmonic mean minus that of the setting's best method, over shared seeds; None for the best.
+        learning_rate: On the clients; None for a method that does not train.
     """
 
     label: str
@@ -35,6 +36,7 @@ class MethodScores:
     client_models: Mapping[str, BySeed]
     costs: Mapping[str, Spread]
     difference: Difference | None = None
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,14 @@ def _setting_scores(group: SettingRuns) -> SettingScores:
 
 
 def _method_scores(method: MethodRuns) -> MethodScores:
+    experiment = method.runs[0].experiment
     spreads = {key: spread_of(_costs(method.runs, key)) for key in COSTS}
     return MethodScores(
         method.label,
         _by_score({run.seed: run.final for run in method.runs}),
         _by_score({run.seed: run.client_models for run in method.runs}),
         {key: spread for key, spread in spreads.items() if spread.n},
+        learning_rate=experiment.local.learning_rate if experiment.trains else None,
     )
 
 

@@ -12,16 +12,22 @@ from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
 from feddtl.units import listed, megabytes
 
 PAPER = "Paper"
+RATE_NOTE = "Rate: local.learning_rate, chosen on held-back training images; see the table of chosen rates."
 MEAN_NOTE = (
     "HM is computed for each data set, then averaged; a method without results for one of the data sets has no mean."
 )
 
 
-def comparison_tables(settings: Sequence[SettingScores], conditions: Sequence[ConditionScores]) -> tuple[Table, ...]:
-    """A summary of several settings; for each setting its table, and that of the clients' own models."""
+def comparison_tables(
+    settings: Sequence[SettingScores], conditions: Sequence[ConditionScores], *, rates: bool = False
+) -> tuple[Table, ...]:
+    """A summary of several settings; for each setting its table, and that of the clients' own models.
+
+    `rates`: whether the learning rates were chosen for this comparison, so that the tables show them.
+    """
     tables = [summary_table(own) for own in _by_what_is_scored(conditions)] if len(settings) > 1 else []
     for setting in settings:
-        tables.append(setting_table(setting))
+        tables.append(setting_table(setting, rates=rates))
         if any(method.client_models for method in setting.methods):
             tables.append(client_models_table(setting))
     return tuple(tables)
@@ -35,13 +41,14 @@ def _by_what_is_scored(conditions: Sequence[ConditionScores]) -> list[list[Condi
     return list(groups.values())
 
 
-def setting_table(setting: SettingScores) -> Table:
+def setting_table(setting: SettingScores, *, rates: bool = False) -> Table:
     """Accuracies, differences to the best, costs, and the paper's ablation beside an ablation."""
     methods = setting.methods
     columns = [
         *_score_columns([method.final for method in methods], tuple(SCORE_HEADINGS)),
         (Column("Δ HM"), [Cell(_difference(method, setting.best)) for method in methods]),
         (Column("p"), [Cell(_p(method)) for method in methods]),
+        *([(Column("Rate"), [Cell(_rate(method)) for method in methods])] if rates else []),
         *((Column(heading), [Cell(_cost(one, key, show)) for one in methods]) for heading, key, show in COST_COLUMNS),
     ]
     labels = [method.label for method in methods]
@@ -56,6 +63,7 @@ def setting_table(setting: SettingScores) -> Table:
             *_held_back_note(setting),
             *_seed_note(seeds),
             *_difference_note(setting),
+            *([RATE_NOTE] if rates else []),
             *_paper_note(paper),
             *_domainnet_note(setting),
         ],
@@ -112,6 +120,10 @@ def _score_columns(
         (Column(SCORE_HEADINGS[key], group), score_cells([spread_of(row.get(key, {}).values()) for row in rows]))
         for key in keys
     ]
+
+
+def _rate(method: MethodScores) -> str:
+    return NOTHING if method.learning_rate is None else f"{method.learning_rate:g}"
 
 
 def _difference(method: MethodScores, best: str) -> str:

@@ -12,7 +12,8 @@ import tyro
 
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
-from feddtl.cli.flags import ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
+from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
+from feddtl.comparison.tuning import DEFAULT_RATES
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError
@@ -39,6 +40,12 @@ class Compare(Command):
     """Print only comparison.json on standard output; no progress."""
     quiet: bool = False
     """No progress, only the final tables."""
+    tune: bool = False
+    """Choose the learning rate of every experiment first, on held-back training images, from the same grid."""
+    tune_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="RATE [RATE ...]")] = DEFAULT_RATES
+    """Learning rates to choose from with --tune; each experiment is tried at every one."""
+    tune_seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]", help_behavior_hint=STATED)] = ()
+    """Seeds of the runs that a rate is chosen by; default: the first seed of the comparison."""
     track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
@@ -53,6 +60,7 @@ class Compare(Command):
             )
         if not {"-h", "--help"}.isdisjoint(words):
             return _parse(name, words, Experiment())
+        _check_tuning_flags(words)
         experiments = _experiments_of_files(words)
         # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
         title, first = next(iter(experiments.items()))
@@ -70,10 +78,14 @@ class Compare(Command):
         """
         from feddtl.cli.comparison_progress import comparison_progress
         from feddtl.comparison.grid import compare
+        from feddtl.comparison.tuning import Tuning
 
         try:
             with comparison_progress(quiet=self.quiet or self.json) as observer:
-                found = compare(self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track)
+                tune = Tuning(self.tune_rates, self.tune_seeds) if self.tune else None
+                found = compare(
+                    self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track, tune=tune
+                )
         except KeyboardInterrupt:
             print(
                 f"interrupted: run the same command again to resume; {self.output} has tables of the finished runs.",
@@ -86,6 +98,19 @@ class Compare(Command):
             _print_tables(found, self.output)
         _print_failures(found)
         return 1 if found.failures else 0
+
+
+def _check_tuning_flags(words: Sequence[str]) -> None:
+    """Raise ConfigError for flags of --tune without it, and for a rate of its own with it."""
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    alone = sorted(given & {"--tune-rates", "--tune-seeds"})
+    if alone and "--tune" not in given:
+        raise ConfigError(f"{alone[0]} has no effect without --tune.", "Add --tune, or omit it.")
+    if {"--tune", "--local.learning-rate"} <= given:
+        raise ConfigError(
+            "--local.learning-rate and --tune were both given, and --tune chooses the rate.",
+            "Omit one of them; --tune-rates names the rates to choose from.",
+        )
 
 
 def _parse(name: str, words: Sequence[str], experiment: Experiment) -> Compare:
@@ -146,10 +171,10 @@ def _print_tables(comparison: Comparison, folder: Path) -> None:
     from rich.console import Console
 
     from feddtl.cli.comparison_tables import print_tables
-    from feddtl.comparison.files import FILES
+    from feddtl.comparison.files import FILES, TUNING
 
     print_tables(Console(), comparison.tables)
-    print(f"{folder} has {', '.join(FILES)}")
+    print(f"{folder} has {', '.join((*FILES, TUNING) if comparison.rates else FILES)}")
 
 
 def _print_failures(comparison: Comparison) -> None:
