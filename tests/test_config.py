@@ -189,6 +189,16 @@ def test_every_number_has_a_limit() -> None:
             "system.mode = 'sync'",
         ),
         (
+            {"lora": LoraConfig(aggregation="residual"), "system": SystemConfig(mode="async")},
+            "lora.aggregation = 'residual' is how the clients of a round differ",
+            "system.mode = 'sync'",
+        ),
+        (
+            {"lora": LoraConfig(aggregation="residual"), "server": ServerConfig(aggregator="trimmed-mean")},
+            "lora.aggregation = 'residual' is a weighted mean of products, and server.aggregator = 'trimmed-mean'",
+            "server.aggregator = 'mean'",
+        ),
+        (
             {"lora": LoraConfig(aggregation="product"), "server": ServerConfig(aggregator="median")},
             "lora.aggregation = 'product' is a weighted mean of products, and server.aggregator = 'median' combines",
             "server.aggregator = 'mean'",
@@ -220,6 +230,8 @@ def test_every_number_has_a_limit() -> None:
         "fedppo without rounds",
         "product without rounds",
         "factors in turn without rounds",
+        "residual without rounds",
+        "trimmed mean with a residual",
         "median of products",
         "factors of a prompt",
         "median without rounds",

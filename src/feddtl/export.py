@@ -13,7 +13,7 @@ from feddtl.errors import RunError
 from feddtl.methods.base import Task
 from feddtl.methods.catalog import build_method
 from feddtl.models.backbone import save_backbone
-from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
+from feddtl.models.lora import Lora, layer_names
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.storage import storage_errors
@@ -52,9 +52,9 @@ def export_merged(folder: Path, output: Path) -> None:
 
 @torch.no_grad()
 def merge(model: Any, lora: Lora) -> None:
-    """Add (alpha/r)·B·A to each adapted weight of a transformers model, in place."""
+    """Add (alpha/r)·B·A, and the residual if there is one, to each adapted weight of a transformers model, in place."""
     parameters: Mapping[str, torch.Tensor] = dict(model.named_parameters())
     for name in layer_names(lora.factors):
-        a, b = lora.factors[name + A_SUFFIX], lora.factors[name + B_SUFFIX]
         weight = parameters[name + ".weight"]
-        weight += (lora.scaling * b @ a).to(weight.device)
+        if (change := lora.low_rank(name)) is not None:
+            weight += (change.up @ change.down).to(weight.device)

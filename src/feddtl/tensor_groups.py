@@ -27,6 +27,12 @@ def keep_groups(tensors: Mapping[str, Tensor], *groups: str) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
 
 
+def drop_groups(tensors: Mapping[str, Tensor], *groups: str) -> Tensors:
+    """The tensors of all other groups, with their prefixes, in their order."""
+    prefixes = tuple(f"{group}/" for group in groups)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+
+
 def update_norm(weights: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
     """‖w_k - w‖₂ over all named tensors: how far a client moved in a round."""
     if not weights:

@@ -70,7 +70,7 @@ def test_batched_run_equals_one_client_at_a_time(double_federation, make_experim
     )
 
 
-@pytest.mark.parametrize("aggregation", ["frozen-a", "alternate"])
+@pytest.mark.parametrize("aggregation", ["residual", "frozen-a", "alternate"])
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
 def test_batched_run_with_other_aggregations_of_lora(double_federation, make_experiment, method, aggregation):
     changes = {"method": method, "lora": {"aggregation": aggregation}}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from slow_rounds import SlowClip, slow_average, slow_sft
 
 from feddtl.messages import ServerState, count_parameters
 from feddtl.methods.catalog import build_method
-from feddtl.models.lora import A_SUFFIX, B_SUFFIX
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, layer_names
+from feddtl.models.residual import as_factors
 from feddtl.models.text_tower import prompts_for
 from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import select_prefix
@@ -146,3 +149,106 @@ def test_the_proximal_penalty_is_on_what_is_trained(federation, make_experiment,
     update = own.client_update(payload, federation.clients(own)[0], {})
     assert update.metrics["penalty"] > 0
     assert all(name.endswith(A_SUFFIX) for name in update.weights)
+
+
+def dense_changes(method, state, update=None):
+    """Changes of the adapted layers of both towers, dense in float64: the model of the server, or of a client."""
+    tensors, changes = {**method.global_tensors(state), **(update.weights if update else {})}, {}
+    for tower in ("image", "text"):
+        lora = method.lora(tensors, tower)
+        for layer in layer_names(lora.factors):
+            change = lora.low_rank(layer)
+            changes[layer] = change.up.double() @ change.down.double()
+    return changes
+
+
+def trained_layers(method, state):
+    shared = method.trained_in_round(select_prefix(state.tensors, "shared"), 1)
+    return [layer.split("/")[1] for layer in layer_names(shared)]
+
+
+def next_round(method, state, clients):
+    payload = method.broadcast(state)
+    updates = [method.client_update(payload, data, {}) for data in clients]
+    return updates, server_step(method, state, updates)
+
+
+@each_method
+def test_with_the_residual_the_model_is_the_average_of_the_clients_models(
+    federation, make_experiment, randomised, method
+):
+    """Round after round, also once the residual is whole matrices; factors are averaged as by 'factors'."""
+    own = built(federation, make_experiment, method, "residual")
+    plain = built(federation, make_experiment, method, "factors")
+    state, anchors = randomised(own.init_server(), 0), {}
+    for number, has_factors in ((1, True), (2, True), (3, False), (4, False)):
+        updates, reached = next_round(own, state, federation.clients(own))
+        models = [dense_changes(own, state, update) for update in updates]
+        average = dense_changes(own, reached.state)
+        for layer in trained_layers(own, state):
+            expected = sum(n / 18 * model[layer] for n, model in zip((7, 5, 6), models, strict=True))
+            torch.testing.assert_close(average[layer], expected, rtol=1e-5, atol=1e-6)
+        for name, tensor in plain.aggregator().combine(updates).items():
+            assert torch.equal(reached.state.tensors[f"shared/{name}"], tensor)
+        residual = select_prefix(reached.state.tensors, "shared/residual")
+        assert any(name.endswith(A_SUFFIX) for name in residual) == has_factors
+        if number <= 2:
+            anchors = residual
+        found = select_prefix(reached.state.tensors, "anchor/residual")
+        assert found.keys() == anchors.keys()
+        assert all(torch.equal(tensor, anchors[name]) for name, tensor in found.items())
+        state = reached.state
+
+
+@each_method
+def test_the_mix_of_models_with_residuals_is_between_them(federation, make_experiment, randomised, method):
+    own = built(federation, make_experiment, method, "residual")
+    models, state = [], randomised(own.init_server(), 0)
+    for _ in range(3):
+        state = next_round(own, state, federation.clients(own))[1].state
+        models.append(select_prefix(state.tensors, "shared"))
+    triple = models[0], models[2], own.mix([models[0], models[2]], [0.25, 0.75])
+    for tower in ("image", "text") if method == "fedlora" else ("image",):
+        parts = [own.lora(tensors, tower) for tensors in triple]
+        for layer in layer_names(parts[0].factors):
+            changes = [part.low_rank(layer) for part in parts]
+            one, two, mixed = (change.up.double() @ change.down.double() for change in changes)
+            torch.testing.assert_close(mixed, 0.25 * one + 0.75 * two, rtol=1e-5, atol=1e-6)
+
+
+@each_method
+def test_a_client_trains_on_the_changed_weight(double_federation, slow, make_experiment, randomised, method):
+    """The slow loop adds the residual to the pre-trained weight itself."""
+    own = built(double_federation, make_experiment, method, "residual")
+    clients = double_federation.clients(own, torch.float64)
+    state = next_round(own, in_double(randomised(own.init_server(), 0)), clients)[1].state
+    payload, experiment = own.broadcast(state), make_experiment(method=method)
+    factors = own.trained_in_round(select_prefix(state.tensors, "shared"), 2)
+    changed = copy.copy(slow)
+    changed.model = copy.deepcopy(slow.model)
+    residual = as_factors(select_prefix(state.tensors, "shared/residual"))
+    for layer in layer_names(residual):
+        with torch.no_grad():
+            weight = changed.model.get_parameter(layer.split("/")[1] + ".weight")
+            weight += 1.5 * residual[layer + B_SUFFIX] @ residual[layer + A_SUFFIX]
+    texts = payload.tensors.get("text_embeddings")
+    text_of = changed.text_embeddings if texts is None else lambda factors: texts
+    update = own.client_update(payload, clients[1], {})
+    pixels, labels = double_federation.pixels(1), clients[1].labels.tolist()
+    expected, _ = slow_sft(changed, factors, text_of, pixels, labels, experiment, 1, 2)
+    assert update.weights.keys() == factors.keys()
+    for name, tensor in update.weights.items():
+        torch.testing.assert_close(tensor, expected[name].detach(), rtol=0, atol=1e-9)
+
+
+@each_method
+def test_the_error_of_averaging_is_measured(federation, make_experiment, randomised, method):
+    """The same for all that train both factors in a round; zero where the other factor is common to all clients."""
+    found = {}
+    for aggregation in ("factors", "product", "residual", "frozen-a", "alternate"):
+        own = built(federation, make_experiment, method, aggregation)
+        _, reached = next_round(own, randomised(own.init_server(), 0), federation.clients(own))
+        found[aggregation] = reached.metrics["averaging_error"]
+    assert found["factors"] == found["product"] == found["residual"] > 1e-4
+    assert found["frozen-a"] < 1e-12
+    assert found["alternate"] < 1e-12

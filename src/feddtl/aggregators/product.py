@@ -3,15 +3,14 @@ open)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from feddtl.aggregators.base import Aggregator, sample_shares
 from feddtl.messages import Update
-from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Tensors, layer_names, mix, truncate
+from feddtl.models.averaging import product_norm
+from feddtl.models.lora import A_SUFFIX, Tensors, layer_names, mix, truncate
 
 
 class Product(Aggregator):
@@ -25,12 +24,4 @@ class Product(Aggregator):
 
     def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
         """‖B_k·A_k − B·A‖_F over all layers: equal products may have different factors."""
-        difference = mix([weights, aggregate], [1.0, -1.0])
-        return math.sqrt(sum(_squared_norm(difference, layer) for layer in layer_names(difference)))
-
-
-def _squared_norm(factors: Mapping[str, Tensor], layer: str) -> float:
-    """‖B·A‖_F² = tr((BᵀB)(AAᵀ)), without forming the product."""
-    up, down = factors[layer + B_SUFFIX].double(), factors[layer + A_SUFFIX].double()
-    # Rounding may leave a tiny negative number where the products are equal.
-    return max(0.0, float(torch.trace((up.T @ up) @ (down @ down.T))))
+        return product_norm(mix([weights, aggregate], [1.0, -1.0]))

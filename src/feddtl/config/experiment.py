@@ -25,10 +25,11 @@ from feddtl.methods.catalog import LoraAggregation, Stages, method_entry
 from feddtl.methods.tables import MethodTables
 
 # Aggregations of LoRA that are a weighted mean, in whose place no combination of coordinates can be put.
-NEED_MEAN = ("product",)
+NEED_MEAN = ("product", "residual")
 # Why an aggregation of LoRA cannot be used in asynchronous runs.
 NOT_ASYNCHRONOUS = {
     "product": "factorises again in each aggregation, so the steps of system.mode = 'async' cannot be added.",
+    "residual": "is how the clients of a round differ, and system.mode = 'async' aggregates one update at a time.",
     "alternate": "trains one factor while the other is still; late updates of system.mode = 'async' would change both.",
 }
 

@@ -27,9 +27,10 @@ class LoraConfig(Settings, table="lora"):
     """First adapted block of the image tower, from 0; negative counts from the end (paper: 10 of 12)."""
     first_text_block: int = -2
     """First adapted block of the text tower (ours: as the image tower)."""
-    aggregation: Literal["auto", "factors", "product", "frozen-a", "alternate"] = "auto"
+    aggregation: Literal["auto", "factors", "product", "residual", "frozen-a", "alternate"] = "auto"
     """How the clients' adapters become one: 'factors', A and B each (ours); 'product', the mean of B·A truncated to the
-    rank by SVD; 'frozen-a', A stays as it was drawn and only B is trained; 'alternate', B in odd rounds and A in even
+    rank by SVD; 'residual', A and B each, and what the product of their means lacks is added to the frozen weight;
+    'frozen-a', A stays as it was drawn and only B is trained; 'alternate', B in odd rounds and A in even
     ones. 'auto': the method's own, 'factors' for feddtl and fedlora. FedDTL's text tower, trained on the server, is not
     aggregated."""
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from feddtl.methods.base import Method, Task
 
 Stages = Literal["sft-then-rl", "sft"]
-LoraAggregation = Literal["factors", "product", "frozen-a", "alternate"]
+LoraAggregation = Literal["factors", "product", "residual", "frozen-a", "alternate"]
 
 
 @dataclass(frozen=True)

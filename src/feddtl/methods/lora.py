@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -10,21 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from feddtl.aggregators.base import Aggregator
+from feddtl.aggregators.base import Aggregator, sample_shares
 from feddtl.aggregators.product import Product
 from feddtl.config import TrainingSettings
-from feddtl.messages import Payload, ServerState
-from feddtl.methods.base import Method, Task
+from feddtl.messages import Payload, ServerState, Update
+from feddtl.methods.base import Method, NextState, Task
+from feddtl.methods.local_round import SHARED
+from feddtl.models.averaging import averaging_error, averaging_residual
 from feddtl.models.backbone import Tower
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, Tensors, grouped, init_factors, mix
-from feddtl.tensor_groups import add_prefix, select_prefix
+from feddtl.models.residual import as_factors, grown, joined
+from feddtl.tensor_groups import add_prefix, drop_groups, select_prefix
 
 # The factors of all of them take part in every low-rank product: at 16 clients of rank 4 that is the cost of rank 64.
 MAX_CLIENTS_TOGETHER = 16
 
 
+# Group among the shared tensors: what aggregation added to the frozen weights, see `feddtl.models.residual`.
+RESIDUAL = "residual"
+
+
 class LoraMethod(Method):
-    """A method that trains LoRA factors, named 'image/<layer>…' and 'text/<layer>…' after their tower."""
+    """A method that trains LoRA factors, named 'image/<layer>…' and 'text/<layer>…' after their tower.
+
+    With `lora.aggregation` = 'residual', the shared tensors have the group `residual/…` as well, from the first
+    aggregation on: it is broadcast, saved and part of the anchor like the factors, and never trained.
+    """
 
     own_optimizer: ClassVar[Literal["adam", "sgd"]] = "adam"
     trains_lora: ClassVar[bool] = True
@@ -63,7 +75,7 @@ class LoraMethod(Method):
         B is first: as long as it is zero, A has no gradient.
         """
         if self.aggregation not in ("alternate", "frozen-a"):
-            return dict(shared)
+            return drop_groups(shared, RESIDUAL)
         trained = A_SUFFIX if self.aggregation == "alternate" and round_number % 2 == 0 else B_SUFFIX
         return {name: factor for name, factor in shared.items() if name.endswith(trained)}
 
@@ -71,11 +83,26 @@ class LoraMethod(Method):
         """See `Method.aggregator`; with 'product', the mean of B·A."""
         return Product(self.training.server) if self.aggregation == "product" else super().aggregator()
 
+    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+        """See `Method.next_state`; the metrics have the `averaging_error`, and the residual grows if there is one."""
+        received = self._complete(select_prefix(state.tensors, SHARED))
+        clients = [{**drop_groups(received, RESIDUAL), **update.weights} for update in updates]
+        shares = sample_shares(updates)
+        metrics = {"averaging_error": averaging_error(clients, shares)}
+        if self.aggregation == "residual":
+            dtype = next(iter(aggregated.values())).dtype
+            residual = grown(select_prefix(received, RESIDUAL), averaging_residual(clients, shares), dtype)
+            aggregated = {**aggregated, **add_prefix(RESIDUAL, residual)}
+            # A layer may get another form, so what it had must go.
+            state = replace(state, tensors=drop_groups(state.tensors, f"{SHARED}/{RESIDUAL}"))
+        return NextState(super().next_state(state, aggregated, updates).state, metrics)
+
     def lora(self, tensors: Mapping[str, Tensor], tower: Tower) -> Lora:
         """The adapter of a tower, on the model's device."""
         factors = select_prefix(self._complete(tensors), tower)
-        scaling = self.training.lora.scaling
-        return Lora({name: factor.to(self.device) for name, factor in factors.items()}, scaling)
+        residual = as_factors(select_prefix(tensors, f"{RESIDUAL}/{tower}"))
+        on_device = [{name: factor.to(self.device) for name, factor in part.items()} for part in (factors, residual)]
+        return Lora(on_device[0], self.training.lora.scaling, on_device[1])
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """The adapters of both towers."""
@@ -111,7 +138,8 @@ class LoraMethod(Method):
 
     def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
         """Factors of Σ_i w_i · B_i A_i, exact: a mean of the factors would be another model."""
-        return mix([self._complete(part) for part in parts], weights)
+        models = [self._complete(part) for part in parts]
+        return mix([joined(drop_groups(own, RESIDUAL), select_prefix(own, RESIDUAL)) for own in models], weights)
 
     def _complete(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors with the frozen A of every layer of which they have B alone."""

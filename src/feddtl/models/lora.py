@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,6 +47,15 @@ class LowRank:
         between = [1] * (low.ndim - 2)
         return low * self.mask.view(len(self.mask), *between, -1).to(low.dtype)
 
+    def beside(self, other: LowRank | None) -> LowRank:
+        """This and another one of the same layer, without a mask, as one."""
+        if other is None:
+            return self
+        mask = self.mask
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), len(other.down))], dim=1)
+        return LowRank(torch.cat([self.down, other.down]), torch.cat([self.up, other.up], dim=1), mask)
+
     def add_to(self, output: Tensor, inputs: Tensor, gain: float = 1.0) -> Tensor:
         """output + gain · up · down · x."""
         low = self.lower(inputs)
@@ -76,16 +85,31 @@ class Lora:
     Attributes:
         factors: `<layer>.lora_A.weight` of shape (r, in) and `<layer>.lora_B.weight` of shape (out, r).
         scaling: alpha / rank.
+        residual: Factors of what is added to the frozen weights of adapted layers, named like the others and of any
+            rank, times alpha / rank; they are not trained.
     """
 
     factors: Mapping[str, Tensor]
     scaling: float
+    residual: Mapping[str, Tensor] = field(default_factory=dict)
 
     def low_rank(self, layer: str) -> LowRank | None:
+        """The change of one layer, residual included; None if it has no adapter."""
+        own = self.adapter_of(layer)
+        return None if own is None else own.beside(self.residual_of(layer))
+
+    def adapter_of(self, layer: str) -> LowRank | None:
         """The adapter of one layer; None if it has none."""
-        if layer + A_SUFFIX not in self.factors:
+        return self._of(self.factors, layer)
+
+    def residual_of(self, layer: str) -> LowRank | None:
+        """The residual of one layer; None if it has none."""
+        return self._of(self.residual, layer)
+
+    def _of(self, factors: Mapping[str, Tensor], layer: str) -> LowRank | None:
+        if layer + A_SUFFIX not in factors:
             return None
-        return LowRank(self.factors[layer + A_SUFFIX], self.scaling * self.factors[layer + B_SUFFIX])
+        return LowRank(factors[layer + A_SUFFIX], self.scaling * factors[layer + B_SUFFIX])
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,7 @@ class LoraGroup:
     frozen product is computed once for all.
 
     Attributes:
-        members: One adapter per client, all of the same layers and rank.
+        members: One adapter per client, all of the same layers and rank, and with the same residual.
         owners: (B,) member of each sequence.
     """
 
@@ -105,13 +129,13 @@ class LoraGroup:
 
     def low_rank(self, layer: str) -> LowRank | None:
         """The adapters of one layer; None if it has none."""
-        parts = [part for member in self.members if (part := member.low_rank(layer)) is not None]
+        parts = [part for member in self.members if (part := member.adapter_of(layer)) is not None]
         if not parts:
             return None
         rank = parts[0].down.shape[0]
         chosen = one_hot(self.owners, len(parts)).repeat_interleave(rank, dim=1)
         down, up = torch.cat([part.down for part in parts]), torch.cat([part.up for part in parts], dim=1)
-        return LowRank(down, up, chosen)
+        return LowRank(down, up, chosen).beside(self.members[0].residual_of(layer))
 
 
 def grouped(members: Sequence[Lora], owners: Tensor) -> Lora | LoraGroup:

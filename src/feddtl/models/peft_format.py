@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from feddtl.errors import ModelError
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
+from feddtl.models.residual import joined, of_one_rank
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -22,7 +23,12 @@ _VARIANTS = ("use_rslora", "use_dora", "use_qalora", "alpha_pattern", "rank_patt
 
 
 def save_adapter(folder: Path, lora: Lora, base_model: str) -> None:
-    """Write an adapter of CLIPModel. Layer names are full paths, so that the other tower is not adapted."""
+    """Write an adapter of CLIPModel. Layer names are full paths, so that the other tower is not adapted.
+
+    PEFT knows no residual, so an adapter with one is written as an adapter of the higher rank that has the same effect.
+    """
+    if lora.residual:
+        lora = Lora(of_one_rank(joined(lora.factors, lora.residual)), lora.scaling)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in lora.factors.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})

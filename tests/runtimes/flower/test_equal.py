@@ -84,7 +84,7 @@ def test_aggregators_and_transforms_are_the_same(bench, tmp_path, aggregator, tr
 
 
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
-@pytest.mark.parametrize("aggregation", ["product", "frozen-a", "alternate"])
+@pytest.mark.parametrize("aggregation", ["product", "residual", "frozen-a", "alternate"])
 def test_aggregations_of_lora_are_the_same(bench, tmp_path, aggregation, method):
     """Rounds of both stages, with a transform that needs to know what the client started from."""
     uplink = UplinkConfig(transforms="norm-bound,float16")
