@@ -29,7 +29,7 @@ GLOBAL_SCORES = SCORES[1:]
 """The scores of a model on all test images."""
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
-    *("seconds_by_phase", "virtual_seconds", "scored_on"),
+    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on"),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 
@@ -194,6 +194,7 @@ class Summary:
         missing_clients: By client, the rounds whose model it did not score, 0 before training; None where the server
             has test images, or nobody is missing.
         local_clients: Clients behind `final.local`; None where all clients are in this process.
+        averaging_error: That of LoRA in the last round, see `feddtl.models.averaging`; None for a method without LoRA.
         best_round: The round with the highest harmonic mean on the test images; not used for selection.
         best: Its scores.
         seconds: Wall-clock time of all rounds, as the following fields; see `RoundRecord`.
@@ -220,6 +221,7 @@ class Summary:
     federated: Mapping[str, FederatedAccuracy | None] | None = None
     missing_clients: Mapping[int, Sequence[int]] | None = None
     local_clients: Sequence[int] | None = None
+    averaging_error: float | None = None
     best_round: int
     best: Headline
     seconds: float

@@ -81,6 +81,7 @@ def summarise(
         },
         missing_clients=_missing_clients(progress),
         local_clients=_local_clients(last) if data.on_clients or (last and last.failures) else None,
+        averaging_error=_averaging_error(progress),
         # The best round by test accuracy is only reported; nothing is selected by it.
         best_round=best.round if best else 0,
         best=_rounded(best.headline if best else start),
@@ -91,6 +92,12 @@ def summarise(
         virtual_seconds=round(progress.virtual_seconds, 3),
         scored_on=data.scored,
     )
+
+
+def _averaging_error(progress: Progress) -> float | None:
+    """Of the last round that has one: in a round whose updates were all lost nothing was averaged."""
+    errors = [record.server["averaging_error"] for record in progress.records if "averaging_error" in record.server]
+    return errors[-1] if errors else None
 
 
 def _federated(found: FederatedAccuracy | None, progress: Progress) -> FederatedAccuracy | None:

@@ -8,11 +8,14 @@ import pytest
 import torch
 from slow_rounds import SlowClip, slow_average, slow_sft
 
+from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.messages import ServerState, count_parameters
 from feddtl.methods.catalog import build_method
-from feddtl.models.lora import A_SUFFIX, B_SUFFIX, layer_names
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
+from feddtl.models.peft_format import load_adapter, save_adapter
 from feddtl.models.residual import as_factors
 from feddtl.models.text_tower import prompts_for
+from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import select_prefix
 
@@ -252,3 +255,40 @@ def test_the_error_of_averaging_is_measured(federation, make_experiment, randomi
     assert found["factors"] == found["product"] == found["residual"] > 1e-4
     assert found["frozen-a"] < 1e-12
     assert found["alternate"] < 1e-12
+
+
+@each_method
+@pytest.mark.parametrize("aggregation", ["residual", "frozen-a", "alternate"])
+def test_a_resumed_run_is_the_same(federation, make_experiment, tmp_path, method, aggregation):
+    """A checkpoint before the first RL round, and one after the residual has become whole matrices."""
+    own = built(federation, make_experiment, method, aggregation)
+    experiment = make_experiment(method=method, lora={"aggregation": aggregation})
+    saved = []
+    runtime = Runtime(own, federation.clients(own), federation.sets(own), experiment)
+    whole = runtime.run(Progress(own.init_server()), saved.append)
+    for number in (2, 3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_checkpoint(folder, saved[number - 1])
+        resumed = runtime.run(read_checkpoint(folder))
+        assert list(resumed.state.tensors) == list(whole.state.tensors)
+        assert all(torch.equal(tensor, whole.state.tensors[name]) for name, tensor in resumed.state.tensors.items())
+        assert [record.headline for record in resumed.records] == [record.headline for record in whole.records]
+
+
+@each_method
+def test_a_residual_is_in_the_adapters_that_a_run_writes(federation, make_experiment, randomised, tmp_path, method):
+    """As PEFT's format has them, and before that."""
+    own = built(federation, make_experiment, method, "residual")
+    state = randomised(own.init_server(), 0)
+    for _ in range(2):
+        state = next_round(own, state, federation.clients(own))[1].state
+    lora, activations = own.adapters(state)["image"], federation.clients(own)[0].activations.all()
+    save_adapter(tmp_path / "image", lora, "clip")
+    expected = own.classifier(state).image_features(activations)
+    for adapter in (lora, load_adapter(tmp_path / "image")):
+        features = federation.task.clip.image.features(activations, 2, adapter)
+        found = torch.nn.functional.normalize(features, dim=-1)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    without = federation.task.clip.image.features(activations, 2, Lora(lora.factors, lora.scaling))
+    assert (torch.nn.functional.normalize(without, dim=-1) - expected).abs().max() > 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from feddtl.backbones.clip import load_clip
@@ -11,11 +12,14 @@ from feddtl.models.lora import Lora
 TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-def test_merged_model_equals_the_adapted_towers(clip_folder, random_factors):
+@pytest.mark.parametrize("residual", [False, True])
+def test_merged_model_equals_the_adapted_towers(clip_folder, random_factors, residual):
     clip = load_clip(str(clip_folder))
     clip.model.double()
     before = {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-    image_lora = Lora(random_factors(clip.image.stack.layer_shapes(2, TARGETS), seed=1), 1.5)
+    shapes = clip.image.stack.layer_shapes(2, TARGETS)
+    added = random_factors(shapes, rank=7, seed=4) if residual else {}
+    image_lora = Lora(random_factors(shapes, seed=1), 1.5, added)
     text_lora = Lora(random_factors(clip.text.stack.layer_shapes(1, TARGETS), seed=2), 0.5)
     pixels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     prompts = ["a photo of a cat.", "two dogs"]
