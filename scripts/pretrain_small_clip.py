@@ -238,7 +238,7 @@ def run(options: Options) -> None:
         accuracies=accuracies,
     )
     with new_folder(options.output) as draft:
-        folder.write_model(model, tokenizer, model_card(model, made), draft)
+        folder.write_model(model, tokenizer, texts(pixels.class_names), model_card(model, made), draft)
     options.checkpoint.unlink()
     for name, value in accuracies.items():
         print(f"zero-shot on the test images of {name}: {value:.1f} %")

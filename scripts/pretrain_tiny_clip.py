@@ -200,7 +200,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(derive_seed(options.seed, "pretrain weights"))
-    tokenizer = build_tokenizer([form.format(name) for form in TEMPLATES for name in CLASS_NAMES], VOCABULARY)
+    captions = [form.format(name) for form in TEMPLATES for name in CLASS_NAMES]
+    tokenizer = build_tokenizer(captions, VOCABULARY)
     model = build_model(tokenizer)
     started = time.perf_counter()
     pace = train(model, tokenizer, options.seed, options.steps)
@@ -217,7 +218,7 @@ def main() -> None:
     for domain, (base, novel) in result.accuracies.items():
         print(f"{domain:10s} base {base:5.1f}  novel {novel:5.1f}")
     card = model_card(model, result, options.output.as_posix())
-    folder.write_model(model, tokenizer, card, options.output)
+    folder.write_model(model, tokenizer, captions, card, options.output)
 
 
 if __name__ == "__main__":

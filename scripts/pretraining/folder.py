@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +43,17 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def write_model(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, card: str, output: Path) -> None:
-    """Write the files that `from_pretrained` reads, and the model card, to a folder."""
+def write_model(
+    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], card: str, output: Path
+) -> None:
+    """Write the files that `from_pretrained` reads, and the model card, to a folder.
+
+    `text_config.trained_tokens` in `config.json` is the length of the longest caption, with start and end: of later
+    positions the text tower knows nothing.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    text: Any = model.config.text_config
+    text.trained_tokens = max(map(len, tokenizer(list(captions))["input_ids"]))
     model.save_pretrained(output)
     # safetensors makes files readable only for the owner; an installed package must be readable for everyone.
     (output / "model.safetensors").chmod(0o644)

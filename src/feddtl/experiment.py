@@ -194,6 +194,8 @@ def prepare(
         data = _load_data(experiment, observer, images_here=images_here)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         method = build_method(task_of(clip, data, experiment.seed), experiment)
+    for note in method.notes():
+        observer.note(note)
     first = method.first_image_block
     encoder = ImageEncoder(clip.image, first, experiment.compute, note=observer.note, stopwatch=stopwatch)
     encode = partial(_encode, encoder, DeviceMemory(clip.image.device), observer)

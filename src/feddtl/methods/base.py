@@ -240,6 +240,10 @@ class Method(ABC):
         """Tensors of the global model: those that are shared."""
         return self.trained_tensors(state)
 
+    def notes(self) -> list[str]:
+        """What to tell whoever starts a run; nothing by default."""
+        return []
+
     # What is the same for every method.
 
     def frozen_text(self, class_names: Sequence[str], stop: int) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,12 @@ class TextTower(ABC):
     Attributes:
         device: Where it computes.
         width: d, of the hidden states.
+        max_tokens: Positions that it has, among them those of start and end; None: unlimited or unknown.
+        trained_tokens: Tokens of the longest text of its training; None: unknown.
     """
+
+    max_tokens: int | None = None
+    trained_tokens: int | None = None
 
     def __init__(self, stack: BlockStack) -> None:
         self.stack = stack

@@ -119,7 +119,9 @@ class ClipTextTower(TextTower):
         self._projection = model.text_projection
         self._tokenizer = tokenizer
         self._eos = int(config.eos_token_id)
-        self._context = int(config.max_position_embeddings)
+        self.max_tokens: int = int(config.max_position_embeddings)
+        # Not of CLIP's configuration: this repository's training scripts write it, other models have none.
+        self.trained_tokens = getattr(config, "trained_tokens", None)
         heads, blocks = config.num_attention_heads, self._text.encoder.layers
         super().__init__(BlockStack(blocks, "text_model.encoder.layers", heads, causal=True, device=device))
 
@@ -131,9 +133,10 @@ class ClipTextTower(TextTower):
         require_loaded(self._projection.weight, "the text tower")
         tokens = self._tokenizer(list(prompts), padding=False, truncation=False)["input_ids"]
         longest = max(range(len(tokens)), key=lambda index: len(tokens[index]))
-        if len(tokens[longest]) > self._context:
+        if len(tokens[longest]) > self.max_tokens:
             raise ModelError(
-                f"The prompt {prompts[longest]!r} has {len(tokens[longest])} tokens; the model allows {self._context}.",
+                f"The prompt {prompts[longest]!r} has {len(tokens[longest])} tokens; the model allows "
+                f"{self.max_tokens}.",
                 "Shorten the class name or the prompt template (data.prompt).",
             )
         ids = pad_sequence([torch.tensor(prompt) for prompt in tokens], batch_first=True)
@@ -154,11 +157,11 @@ class ClipTextTower(TextTower):
         """Context vectors between the start of text and the rest."""
         ids, ends = self.tokenize(prompts)
         length = ids.shape[1] - instead_of + len(context)
-        if length > self._context:
-            room = max(self._context - ids.shape[1] + instead_of, 0)
+        if length > self.max_tokens:
+            room = max(self.max_tokens - ids.shape[1] + instead_of, 0)
             raise ModelError(
                 f"{len(context)} context vectors and prompts of {ids.shape[1] - instead_of} tokens make {length}; this "
-                f"model takes {self._context}.",
+                f"model takes {self.max_tokens}.",
                 f"Use at most {room} context vectors, or shorten the class names.",
             )
         tokens = self._embed_tokens(ids)

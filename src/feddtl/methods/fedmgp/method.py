@@ -37,8 +37,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from feddtl.config import TrainingSettings
 from feddtl.methods.base import Method, Task
+from feddtl.methods.contexts import NAME_PROMPT
 from feddtl.methods.fedmgp.settings import FedMGPSettings
-from feddtl.methods.promptfl.method import NAME_PROMPT
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import prompts_for
 from feddtl.seeding import torch_generator

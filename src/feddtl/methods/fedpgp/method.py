@@ -13,12 +13,15 @@ Choices: the global model is σ alone, since U V belongs to one client; one prom
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from feddtl.methods.base import Method
+from feddtl.config import TrainingSettings
+from feddtl.methods.base import Method, Task
+from feddtl.methods.contexts import initial_contexts, note_on_positions
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.promptfl.method import CONTEXT, prompted_features
 from feddtl.models.lora import Tensors
@@ -34,16 +37,19 @@ class FedPGP(Method):
     Settings = FedPGPSettings
     settings: FedPGPSettings
 
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
+        self._initial = initial_contexts(task, settings, "fedpgp/shared")
+
     def initial_shared(self) -> Tensors:
-        """σ ~ N(0, σ_0²), (n, d)."""
-        config = self.settings
-        return {CONTEXT: self._draw(config.context_length, self.clip.text.width, "fedpgp/shared")}
+        """σ, (n, d): see `initial_contexts`."""
+        return {CONTEXT: self._initial.clone()}
 
     def initial_personal(self, client: int) -> Tensors:
         """U (n, b) and V (b, d) ~ N(0, σ_0²), equal for all clients."""
         config = self.settings
         return {
-            "U": self._draw(config.context_length, config.bottleneck, "fedpgp/U"),
+            "U": self._draw(len(self._initial), config.bottleneck, "fedpgp/U"),
             "V": self._draw(config.bottleneck, self.clip.text.width, "fedpgp/V"),
         }
 
@@ -57,6 +63,10 @@ class FedPGP(Method):
     def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
         """Cross-entropy and the contrastive term."""
         return PromptContrast(policy, learners, self)
+
+    def notes(self) -> list[str]:
+        """Whether prompts are longer than the text tower knows."""
+        return [note] if (note := note_on_positions(self.task, self.settings, len(self._initial))) else []
 
     def written_features(self) -> Tensor:
         """Projected features (C, e) of the hand-written prompts."""

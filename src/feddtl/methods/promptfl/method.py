@@ -7,19 +7,18 @@ is trained and sent. Both towers stay frozen, so a client keeps the final featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from feddtl.methods.base import Method
+from feddtl.config import TrainingSettings
+from feddtl.methods.base import Method, Task
+from feddtl.methods.contexts import NAME_PROMPT, initial_contexts, note_on_positions
 from feddtl.methods.promptfl.settings import PromptFLSettings
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import TextTower, prompts_for
-from feddtl.seeding import torch_generator
 
 CONTEXT = "context"
-# What follows the context vectors.
-NAME_PROMPT = "{class}."
 
 
 class PromptFL(Method):
@@ -28,12 +27,17 @@ class PromptFL(Method):
     Settings = PromptFLSettings
     settings: PromptFLSettings
 
+    def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
+        super().__init__(task, settings, training)
+        self._initial = initial_contexts(task, settings, "promptfl")
+
     def initial_shared(self) -> Tensors:
-        """v ~ N(0, σ²), (n, d)."""
-        config = self.settings
-        generator = torch_generator(self.task.seed, "promptfl")
-        context = torch.randn(config.context_length, self.clip.text.width, generator=generator)
-        return {CONTEXT: config.init_std * context}
+        """v, (n, d): see `initial_contexts`."""
+        return {CONTEXT: self._initial.clone()}
+
+    def notes(self) -> list[str]:
+        """Whether prompts are longer than the text tower knows."""
+        return [note] if (note := note_on_positions(self.task, self.settings, len(self._initial))) else []
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) of the names behind the context."""
