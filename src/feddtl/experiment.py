@@ -13,6 +13,7 @@ import torch
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import Experiment, SystemConfig
 from feddtl.config.running import SCORED_IMAGES
+from feddtl.curves import write_curves
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
@@ -27,7 +28,6 @@ from feddtl.models.cache.folder import cache_folder
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.observers import RunObserver
-from feddtl.plots import accuracy_curves
 from feddtl.predictions import ImagePredictions
 from feddtl.records import Summary
 from feddtl.run_files import has_clients_elsewhere, resuming
@@ -165,10 +165,8 @@ def _write_outcome(
     if progress.records:
         title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
         title += f", {summary.scored}" if summary.scored_on == "held-back" else ""
-        accuracy_curves(progress.records, zero_shot.as_dict(), title, folder.path / "accuracy.svg")
-        if experiment.system != SystemConfig():
-            path = folder.path / "accuracy_over_time.svg"
-            accuracy_curves(progress.records, zero_shot.as_dict(), title, path, virtual_time=True)
+        over_time = experiment.system != SystemConfig()
+        write_curves(folder.path, folder.data, progress, zero_shot, title, over_time=over_time)
     folder.write_summary(summary)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ from feddtl.records import RoundRecord
 from feddtl.storage import storage_errors, write_atomic
 
 ENDINGS = (".svg", ".png", ".pdf")
+LEAST_POINTS = 10.0
+"""Percentage points that an axis of accuracy spans at least: over fewer, small differences look like falls."""
+LEAST_IMAGES = 5
+"""Test images whose accuracy such an axis spans at least."""
+HEAVY_IMAGE = 0.5
+"""A test image that is worth more percentage points is said to be."""
+LETTERS_OF_CAPTION = 110
 DATELESS: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
@@ -38,25 +46,69 @@ def accuracy_curves(
     path: Path,
     *,
     virtual_time: bool = False,
+    images: Mapping[str, int] | None = None,
+    caption: str = "",
+    hollow: Collection[int] = (),
 ) -> None:
     """Base and novel accuracy of the scored rounds, zero-shot as dashed lines.
 
-    The x axis is the round, with the RL stage shaded, or virtual time; see `feddtl.system.clock`.
+    The x axis is the round, with the RL stage shaded, or virtual time; see `feddtl.system.clock`. The y axis spans
+    several test images or more; the caption says what one is worth where that is much.
+
+    Args:
+        records: Of all rounds.
+        zero_shot: 'base' and 'novel' before training.
+        title: Above the plot.
+        path: File; its ending is the format.
+        virtual_time: Whether the x axis is virtual time.
+        images: Number of test images behind 'base' and 'novel', where it is known.
+        caption: Below the plot.
+        hollow: Rounds whose numbers are of fewer images than others.
     """
     figure, axes = _figure(7.0, 4.0)
+    images = images or {}
     scored = [record for record in records if record.is_scored]
     positions = [record.virtual_seconds if virtual_time else record.round for record in scored]
     for key, colour in (("base", "tab:blue"), ("novel", "tab:orange")):
         values = [math.nan if (value := record.headline[key]) is None else value for record in scored]
         axes.plot(positions, values, color=colour, marker="o", markersize=3, label=key)
         axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
+        marked = [number for number, record in enumerate(scored) if record.round in hollow]
+        style = {"markersize": 5, "markerfacecolor": "white", "markeredgecolor": colour, "zorder": 3}
+        axes.plot([positions[n] for n in marked], [values[n] for n in marked], "o", **style)
+    widen_accuracy(axes, min((count for count in images.values() if count), default=0))
     rl = [record.round for record in records if record.stage == "rl"]
     if rl and not virtual_time:
         axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
     axes.set(xlabel="virtual seconds" if virtual_time else "round", ylabel="accuracy in %", title=title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
+    worth = [weight_of_an_image(images.get(half, 0), f"{half} image") for half in ("base", "novel")]
+    if text := " ".join(filter(None, [caption, *worth])):
+        figure.supxlabel(fill(text, LETTERS_OF_CAPTION), fontsize=8, color="0.35")
     _save(figure, path)
+
+
+def least_points(images: int) -> float:
+    """Percentage points that an axis of accuracy over so many test images spans at least; 0 images: unknown."""
+    return min(100.0, max(LEAST_POINTS, LEAST_IMAGES * 100.0 / images)) if images else LEAST_POINTS
+
+
+def weight_of_an_image(images: int, name: str) -> str:
+    """'One of 52 base images is 1.9 points.'; empty where an image weighs little, or the number is unknown."""
+    weight = 100.0 / images if images else 0.0
+    return f"One of {images} {name}s is {weight:.1f} points." if weight > HEAVY_IMAGE else ""
+
+
+def widen_accuracy(axes: Any, images: int = 0) -> None:
+    """Let the y axis span `least_points` or more, within 0 and 100 percent but for a margin."""
+    least = least_points(images)
+    bottom, top = axes.get_ylim()
+    if top - bottom >= least:
+        return
+    margin = 0.04 * least
+    bottom = min(max((bottom + top - least) / 2, -margin), 100.0 + margin - least)
+    axes.set_ylim(bottom, bottom + least)
 
 
 def require_plot_ending(path: Path) -> None:

@@ -8,10 +8,12 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import records, summary
 from equivalence.silos import Silos, forget_clients, make_silos
+from report.pages import parse, rows
 
 from feddtl import deployment
 from feddtl.cli.run_result import missing_lines
 from feddtl.records import Summary
+from feddtl.report.page import write_report
 
 GONE = 2
 LATE = "no reply within 0.2 seconds."
@@ -86,3 +88,45 @@ def test_where_everyone_answers_nothing_is_said(silos, tmp_path):
     assert missing_lines(found) == []
     assert found.missing_clients is None
     assert all("missing" not in record["federated"] for record in records(tmp_path / "run"))
+
+
+def values(page, title):
+    """Rounds and numbers that a figure's description gives for the first and last point."""
+    [figure] = [f for f in page.all("figure") if f.all("h4")[0].text == title]
+    return figure.all("svg", role="img")[0].attributes["aria-label"], figure.text
+
+
+def test_the_page_compares_the_same_clients_in_all_rounds(silos, tmp_path):
+    """The number as counted changes with the images; over clients 0 and 1 alone it is another number."""
+    deployment.serve(silos.experiment(), tmp_path / "run", away(silos, 3, closing=True))
+    page = parse(write_report(tmp_path / "run", tmp_path / "page.html").path)
+    lines = records(tmp_path / "run")
+    hits = [sum(counts["base"] for c, counts in line["federated"]["counts"].items() if c != "2") for line in lines]
+    described, caption = values(page, "Base")
+    assert f"FedDTL: {100 * hits[0] / 6:.4g} in round 1, {100 * hits[-1] / 6:.4g} in round 3" in described
+    assert "Over 6 of 9 base and 6 of 9 novel images of clients 0 and 1, which scored every round." in caption
+    assert "Missing: client 2 (rounds 2–3: no reply within 0.2 seconds)." in caption
+    assert "Mean over clients 0 and 1, whose models arrived in every round." in values(page, "Local")[1]
+    final = rows(page, "Accuracy in % after the last round")
+    label = "FedDTL (of 6 of 9 base and 6 of 9 novel images; client 2 missing)"
+    assert final[label][1] == f"{lines[-1]['base']:.1f}"
+    counted = rows(page, "Accuracy in % as counted after each round of run")
+    assert counted["1"][:1] + counted["1"][3:] == [f"{lines[0]['base']:.1f}", "9 base and 9 novel images", "nobody"]
+    assert counted["3"][3:] == ["6 of 9 base and 6 of 9 novel images", "client 2: no reply within 0.2 seconds"]
+
+
+def test_where_few_clients_scored_every_round_the_others_are_hollow(silos, tmp_path):
+    """Client 1 misses round 1 and client 2 round 3: 3 of 9 images are left, too few to stand for all."""
+
+    def lose(client, reply):
+        number = reply.content.config_records["scalars"]["round"]
+        return None if (client, number) in ((1, 1), (2, 3)) else reply
+
+    deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(after=lose))
+    page = parse(write_report(tmp_path / "run", tmp_path / "page.html").path)
+    lines = records(tmp_path / "run")
+    described, caption = values(page, "Base")
+    assert f"{lines[0]['base']:.4g} in round 1, {lines[-1]['base']:.4g} in round 3" in described
+    assert "Hollow points are of fewer images, because clients were missing." in caption
+    assert "client 1 (before training: no reply" in caption
+    assert "Zero-shot (of 6 of 9 base and 6 of 9 novel images; client 1 missing)" in rows(page, "Accuracy in % after")

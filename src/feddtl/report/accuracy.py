@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feddtl.evaluate import accuracy, harmonic_mean
+from feddtl.plots import weight_of_an_image, widen_accuracy
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.report.drawing import BAND, INK, MUTED, PAPER, RULE, SMALL, Figure, Key, Paint, colour_of, draw, marker_of
+from feddtl.report.missing import as_shown, final_coverage, history
 from feddtl.results.grouping import MethodRuns, SettingRuns, common_rounds
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Spread, spread_of
-from feddtl.units import percent
+from feddtl.units import clients_named, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLES = SCORE_HEADINGS | {"harmonic_mean": "Harmonic mean"}
 ZERO_SHOT = Key("Zero-shot", kind="dashes")
-# Over fewer percentage points, differences of rounding would look like falls.
-LEAST_POINTS = 1.0
 # More bars are too thin to distinguish.
 MOST_BARS = 60
 # Steps between the harmonic means whose lines are drawn, and how many lines can be distinguished.
@@ -35,13 +35,17 @@ ByClient = tuple[MethodRuns, dict[int, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A method's means over seeds by round, and standard deviations, zero for one seed."""
+    """A method's means over seeds by round, and standard deviations, zero for one seed.
+
+    Rounds in `hollow` are marked: their numbers are of fewer clients than those of other rounds.
+    """
 
     label: str
     style: int
     rounds: list[int]
     means: list[float]
     deviations: list[float]
+    hollow: frozenset[int] = frozenset()
 
 
 def curves_of(methods: Iterable[MethodRuns], key: str, table: str = "headline", factor: float = 1.0) -> list[Curve]:
@@ -61,14 +65,32 @@ def curves_of(methods: Iterable[MethodRuns], key: str, table: str = "headline", 
 
 def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
     """A figure for each measure, with a curve for each method and zero-shot as a level."""
-    figures = []
+    figures, shown = [], as_shown(setting)
+    setting = shown.setting
     for key in (*GLOBAL_SCORES, "local"):
         if curves := curves_of(setting.methods, key):
-            level = spread_of(scores[key] for scores in setting.zero_shot.values())
-            paint = partial(_paint_rounds, setting, curves, level)
+            curves = [replace(curve, hollow=shown.hollow.get(key, frozenset())) for curve in curves]
+            level, images = spread_of(scores[key] for scores in setting.zero_shot.values()), images_behind(setting)
+            fewest = images.get(key, images.get("base", 0))
+            if key == "harmonic_mean":
+                fewest = min(images.values(), default=0)
+            paint = partial(_paint_rounds, setting, curves, level, fewest)
             what = f"{TITLES[key]} accuracy by round, in percent"
-            figures.append(draw_curves(TITLES[key], f"{prefix}-{key}", what, curves, paint, level=level))
+            worth = weight_of_an_image(images.get(key, 0), f"{key} image")
+            caption = " ".join(filter(None, (shown.captions.get(key, ""), worth)))
+            name = f"{prefix}-{key}"
+            figures.append(draw_curves(TITLES[key], name, what, curves, paint, level=level, caption=caption))
     return figures
+
+
+def images_behind(setting: SettingRuns) -> dict[str, int]:
+    """Number of test images behind base and novel accuracy; halves without images are omitted."""
+    data = setting.first.data
+    found = {half: data.get(f"test_{half}_images") or 0 for half in ("base", "novel")}
+    for run in setting.runs:
+        for scored in history(run).values():
+            found = {"base": max(found["base"], scored.base_images), "novel": max(found["novel"], scored.novel_images)}
+    return {half: count for half, count in found.items() if count}
 
 
 def draw_curves(
@@ -79,6 +101,7 @@ def draw_curves(
     paint: Paint,
     *,
     level: Spread | None = None,
+    caption: str = "",
     height: float = 3.1,
 ) -> Figure:
     """A figure of curves, and of zero-shot as a level; it is described by the first and last value of every curve."""
@@ -91,11 +114,11 @@ def draw_curves(
     if level and level.n:
         ends.append(f"zero-shot: {percent(level.mean)}")
         keys.append(ZERO_SHOT)
-    return draw(title, name, f"{what}. {'; '.join(ends)}", paint, keys=keys, height=height)
+    return draw(title, name, f"{what}. {'; '.join(ends)}", paint, keys=keys, caption=caption, height=height)
 
 
-def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, axes: Axes) -> None:
-    """Curves, zero-shot as a level, and the RL rounds shaded where all runs share them."""
+def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, images: int, axes: Axes) -> None:
+    """Curves over so many test images, zero-shot as a level, and the RL rounds shaded where all runs share them."""
     runs = (run for method in setting.methods for run in method.counted)
     stages = {tuple(record.round for record in run.records if record.stage == "rl") for run in runs}
     if len(stages) == 1 and (rounds := stages.pop()):
@@ -103,11 +126,12 @@ def _paint_rounds(setting: SettingRuns, curves: Sequence[Curve], level: Spread, 
         axes.text(rounds[0] - 0.4, 0.985, "RL", color=MUTED, va="top", transform=axes.get_xaxis_transform())
     if level.mean is not None:
         axes.axhline(level.mean, color=INK, linestyle="--", linewidth=1.1)
-    lines(axes, curves, "accuracy in %", least_height=LEAST_POINTS)
+    lines(axes, curves, "accuracy in %")
+    widen_accuracy(axes, images)
 
 
-def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: float = 0.0) -> None:
-    """Curves with bands of one standard deviation over seeds; the axis spans `least_height` or more."""
+def lines(axes: Axes, curves: Sequence[Curve], ylabel: str) -> None:
+    """Curves with bands of one standard deviation over seeds."""
     from matplotlib.ticker import MaxNLocator
 
     for curve in curves:
@@ -118,15 +142,22 @@ def lines(axes: Axes, curves: Sequence[Curve], ylabel: str, *, least_height: flo
             )
         every = max(1, math.ceil(len(curve.rounds) / 12))
         axes.plot(curve.rounds, curve.means, color=colour, marker=marker_of(curve.style), markevery=every)
+        marked = [(number, mean) for number, mean in zip(curve.rounds, means, strict=True) if number in curve.hollow]
+        if marked:
+            axes.plot(
+                *zip(*marked, strict=True),
+                marker_of(curve.style),
+                markerfacecolor=PAPER,
+                markeredgecolor=colour,
+                markersize=7,
+                zorder=3,
+            )
     axes.set_xlabel("round")
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     first, last = (end(number for curve in curves for number in curve.rounds) for end in (min, max))
     room = 0.04 * (last - first) or 0.5
     axes.set_xlim(first - room, last + room)
-    bottom, top = axes.get_ylim()
-    missing = max(0.0, least_height - (top - bottom))
-    axes.set_ylim(bottom - missing / 2, top + missing / 2)
 
 
 def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
@@ -160,6 +191,8 @@ def base_against_novel(setting: SettingRuns, prefix: str) -> Figure | None:
     description = f"Base against novel accuracy in percent, a point for each run. {described}"
     keys += [Key("Zero-shot", kind="star")] if start else []
     caption = "One point per run. Grey lines connect points of equal harmonic mean (HM)."
+    of = dict.fromkeys(filter(None, (final_coverage(run) for method in setting.methods for run in method.counted)))
+    caption += f" After the last round: {'; '.join(of)}." if of else ""
     name = f"{prefix}-scatter"
     return draw("Base against novel", name, description, paint, keys=keys, caption=caption, height=3.4)
 
@@ -181,7 +214,16 @@ def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
     if bars and before:
         keys.append(ZERO_SHOT)
     caption = f"Each client's own model on its own mixture of the base classes, seed {seed}."
+    shown = {client for _, values in methods for client in values}
+    caption += _clients_left_out(setting, shown)
     return draw("By client", f"{prefix}-clients", description, paint, keys=keys, caption=caption, height=3.4)
+
+
+def _clients_left_out(setting: SettingRuns, shown: Collection[int]) -> str:
+    """Which clients are not shown because their updates failed in the last scored round."""
+    lasts = [run.last_scored for run in setting.runs if run.last_scored]
+    lost = sorted({client for record in lasts for client in record.failures} - set(shown))
+    return f" Of the last scored round; {clients_named(lost)} missing." if lost else ""
 
 
 def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: Axes) -> None:
@@ -204,6 +246,7 @@ def _paint_sorted(methods: Sequence[ByClient], axes: Axes) -> None:
     for method, values in methods:
         axes.plot(sorted(values.values()), color=colour_of(method.style), marker=marker_of(method.style), markersize=3)
     axes.set(xlabel="clients, from the worst to the best", ylabel="local accuracy in %")
+    widen_accuracy(axes)
 
 
 def local_by_client(run: RunResult) -> dict[int, float]:

@@ -14,6 +14,7 @@ from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.confusion import changed_images, confused_pairs, halves_figure
 from feddtl.report.gallery import MOST_IMAGES, galleries
+from feddtl.report.missing import who_scored
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
 from feddtl.results.grouping import SettingRuns, settings_of
 from feddtl.results.labels import path_names, printable
@@ -95,6 +96,7 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str
         "notes": list(dict.fromkeys(notes)),
         "headline": tables.headline(setting),
         "by_round": by_round(setting, name),
+        "who_scored": list(filter(None, map(who_scored, setting.runs))),
         "figures": list(filter(None, (base_against_novel(setting, name), by_client(setting, name)))),
         "clients": tables.clients(setting),
         "client_models": tables.client_models(setting),

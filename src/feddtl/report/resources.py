@@ -9,7 +9,8 @@ from itertools import accumulate, starmap
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from feddtl.report.accuracy import curves_of, draw_curves, lines
+from feddtl.plots import widen_accuracy
+from feddtl.report.accuracy import Curve, curves_of, draw_curves, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.statistics import spread_of
@@ -33,6 +34,8 @@ RL_MEASURES = (
     ("mean_ratio", "Probability ratio", "new / old probability", 1.0),
     ("clip_fraction", "Clipped ratios", "ratios outside 1 ± ε in %", 100.0),
 )
+# Shares of images or groups, whose axes do not show a difference of a few of them as large.
+SHARES = ("reward", "all_equal_groups")
 
 
 def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
@@ -124,9 +127,15 @@ def reinforcement(setting: SettingRuns, prefix: str) -> list[Figure]:
     for key, title, axis, factor in RL_MEASURES:
         if curves := curves_of(setting.methods, key, "train", factor):
             name, what = f"{prefix}-rl-{key}", f"{title}, {axis}, by round"
-            paint = partial(lines, curves=curves, ylabel=axis)
+            paint = partial(_paint_measure, curves, axis, is_share=key in SHARES)
             figures.append(draw_curves(title, name, what, curves, paint, height=2.6))
     return figures
+
+
+def _paint_measure(curves: Sequence[Curve], axis: str, axes: Axes, *, is_share: bool) -> None:
+    lines(axes, curves, axis)
+    if is_share:
+        widen_accuracy(axes)
 
 
 def stacked_bars(
