@@ -80,6 +80,8 @@ def accuracy_curves(
     rl = [record.round for record in records if record.stage == "rl"]
     if rl and not virtual_time:
         axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
+    if not virtual_time:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="virtual seconds" if virtual_time else "round", ylabel="accuracy in %", title=title)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)

@@ -93,6 +93,14 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
+class ClassCount:
+    """Test images of one class, and how many of them are classified correctly."""
+
+    images: int
+    correct: int
+
+
+@dataclass(frozen=True)
 class ClassListScore:
     """Accuracy among one list of classes.
 
@@ -103,6 +111,7 @@ class ClassListScore:
         images: Number of test images of these classes.
         accuracy: Percent; NaN without images.
         domains: Percent by domain, if there are several.
+        by_class: Counts by class name, in the order of the list.
     """
 
     dataset: str
@@ -111,6 +120,7 @@ class ClassListScore:
     images: int
     accuracy: float
     domains: dict[str, float]
+    by_class: dict[str, ClassCount]
 
 
 def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> TrainedModel:
@@ -210,6 +220,10 @@ def _score(model: TrainedModel, dataset: ImageDataset, class_list: str, images: 
         for index, name in enumerate(dataset.domain_names)
         if len(dataset.domain_names) > 1
     }
-    return ClassListScore(
-        dataset.name, class_list, len(images.class_names), len(images.labels), accuracy(hits), by_domain
-    )
+    choices = len(images.class_names)
+    counts, right = (torch.bincount(labels, minlength=choices) for labels in (images.labels, images.labels[hits]))
+    by_class = {
+        name: ClassCount(int(count), int(correct))
+        for name, count, correct in zip(images.class_names, counts, right, strict=True)
+    }
+    return ClassListScore(dataset.name, class_list, choices, len(images.labels), accuracy(hits), by_domain, by_class)

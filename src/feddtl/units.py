@@ -5,10 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LEAST_FOR_PERCENT = 10
+"""Images of a class, below which it has counts and no percentage."""
+
 
 def percent(value: float | None) -> str:
     """One decimal, or a dash if nothing was scored."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def share(count: int, images: int, seeds: int = 1) -> tuple[str, str]:
+    """A share of images as ('12.5', '5 of 40'); as ('1 of 2', '') of few images, whose percentage misleads.
+
+    Both numbers are sums over so many seeds, which score the same images.
+    """
+    if not images:
+        return "–", ""
+    fraction = f"{count} of {images}"
+    return (percent(100 * count / images), fraction) if images >= LEAST_FOR_PERCENT * seeds else (fraction, "")
 
 
 def size(count: int) -> str:

@@ -45,6 +45,20 @@ def test_a_table_for_people(feddtl: Command, finished: Path) -> None:
     assert rows == ["novel", "base"]
 
 
+def test_each_class_with_its_images(feddtl: Command, finished: Path) -> None:
+    """Three images of each class: counts, and no percentages, of which each would be a multiple of 33."""
+    scores = by_classes(feddtl("evaluate", finished, "--json").out)
+    for part in scores.values():
+        counts = part["by_class"].values()
+        assert sum(count["images"] for count in counts) == part["images"]
+        assert 100 * sum(count["correct"] for count in counts) / part["images"] == pytest.approx(part["accuracy"])
+    assert list(scores["base"]["by_class"]) == list(CLASSES[:3])
+    shown = " ".join(feddtl("evaluate", finished, "--classes", "base", "--by-class").out.split())
+    assert "By class" not in feddtl("evaluate", finished, "--classes", "base").out
+    for name, count in scores["base"]["by_class"].items():
+        assert f"│ {name} │ base │ – │ {count['correct']} of 3 │" in shown
+
+
 def test_zero_shot_runs_can_be_scored(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
     run = bench.run(tmp_path / "run", "--method", "zero-shot")
     scores = by_classes(feddtl("evaluate", run, "--json", "--classes", "base").out)

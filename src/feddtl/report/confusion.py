@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from feddtl.report.drawing import Figure
 from feddtl.report.resources import stacked_bars
 from feddtl.results.grouping import MethodRuns, SettingRuns
 from feddtl.results.tables import Cell, Column, Table
+from feddtl.units import share
 
 MOST_PAIRS = 8
 OUTCOMES = ("right", "another name of its half", "a name of the other half")
@@ -24,16 +26,24 @@ Flags = NDArray[np.bool_]
 class Pair:
     """A class and another one that is predicted for its images, choosing among all classes.
 
-    The halves are 'base' or 'novel'; `before` and `after` training, the prediction is made for so many percent of the
-    images of the class.
+    The halves are 'base' or 'novel'; `before` and `after` training, the prediction is made for so many of the `images`
+    of the class, added up over so many seeds.
     """
 
     name: str
     half: str
     taken_for: str
     taken_half: str
-    before: float
-    after: float
+    before: int
+    after: int
+    images: int
+    seeds: int = 1
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """Before and after as cells of a table."""
+        before, after = (Cell(*share(count, self.images, self.seeds)) for count in (self.before, self.after))
+        return before, after
 
 
 def changed_images(setting: SettingRuns) -> Table | None:
@@ -103,11 +113,50 @@ def confused_pairs(method: MethodRuns) -> list[Pair]:
             "base" if name < boundary else "novel",
             names[other],
             "base" if other < boundary else "novel",
-            100 * before[name, other] / of_name[name],
-            100 * after[name, other] / of_name[name],
+            before[name, other],
+            after[name, other],
+            of_name[name],
+            len(kept),
         )
         for _, (name, other) in wrong[:MOST_PAIRS]
     ]
+
+
+def by_class(setting: SettingRuns) -> Table | None:
+    """Accuracy of each class with zero-shot and every method, choosing among the names of its half.
+
+    The class with the most errors of the first method comes first, so that a class of few images does not. None where
+    no run kept predictions.
+    """
+    kept = [run.predictions for run in setting.with_predictions if run.predictions]
+    if not kept:
+        return None
+    names, boundary = setting.first.class_names, setting.first.base_classes
+    hits = {"zero-shot": [(p.labels.numpy(), p.zero_shot_hits.numpy()) for p in kept]}
+    for method in setting.methods:
+        if own := _kept(method):
+            hits[method.label] = [(p.labels.numpy(), p.final_hits.numpy()) for p in own]
+    counts = {label: _counts_of_classes(pairs, len(names)) for label, pairs in hits.items()}
+    right, images = counts[list(counts)[min(1, len(counts) - 1)]]
+    each = np.bincount(kept[0].labels.numpy(), minlength=len(names))
+    rows = []
+    for c in np.argsort(right - images, kind="stable").tolist():
+        cells = [
+            Cell(*share(int(mine[c]), int(all_images[c]), len(hits[label])))
+            for label, (mine, all_images) in counts.items()
+        ]
+        rows.append((f"{names[c]} ({'base' if c < boundary else 'novel'})", (Cell(str(each[c])), *cells)))
+    seeds = ", added up over seeds" if len(setting.seeds) > 1 else ""
+    title = f"{setting.scored.capitalize()} that are right, in %{seeds}"
+    return Table(title, tuple(map(Column, ("images", *hits))), tuple(rows), corner="class")
+
+
+def _counts_of_classes(
+    pairs: Iterable[tuple[NDArray[np.int64], Flags]], classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(C,) hits and (C,) images of each class, of labels and hits of several runs."""
+    labels, hits = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    return np.bincount(labels[hits], minlength=classes), np.bincount(labels, minlength=classes)
 
 
 def corrected_and_broken(predictions: ImagePredictions) -> tuple[Flags, Flags]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from feddtl.methods.catalog import titles
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
-from feddtl.report.confusion import changed_images, confused_pairs, halves_figure
+from feddtl.report.confusion import by_class, changed_images, confused_pairs, halves_figure
 from feddtl.report.gallery import MOST_IMAGES, galleries
 from feddtl.report.missing import who_scored
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
@@ -106,6 +106,7 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str
         "reinforcement": reinforcement(setting, name),
         "halves": halves_figure(setting, name),
         "pairs": [(label, confused) for label, confused in pairs if confused],
+        "by_class": by_class(setting),
         "changed_images": changed_images(setting),
         "galleries": thumbnails,
         "no_gallery": missing,

@@ -12,7 +12,7 @@ import tyro
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.flags import STATED, ClassList
 from feddtl.config import DataConfig
-from feddtl.units import percent
+from feddtl.units import percent, share
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +45,8 @@ class Evaluate(Command):
     """Domain column; default: 'domain', if it exists."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
     """Class lists to choose from: the first half, the second half, or all classes at once."""
+    by_class: bool = False
+    """Print the accuracy of each class too; with --json, it is always there."""
     device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
     json: bool = False
@@ -68,6 +70,8 @@ class Evaluate(Command):
             print_json([asdict(score) for score in scores])
         else:
             Console().print(_table(scores, data.domains))
+            if self.by_class:
+                Console().print(_class_table(scores))
         return 0
 
     def _data_to_score(self) -> DataConfig:
@@ -94,4 +98,22 @@ def _table(scores: list[ClassListScore], only_domains: str) -> Table:
     for score in scores:
         by_domain = [percent(score.domains.get(name)) for name in domains]
         table.add_row(score.classes, str(score.choices), str(score.images), percent(score.accuracy), *by_domain)
+    return table
+
+
+def _class_table(scores: list[ClassListScore]) -> Table:
+    """Correct images of each class; a percentage where there are ten images or more."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="By class: accuracy in %, and correct images")
+    for heading in ("Class", "Classes"):
+        table.add_column(heading)
+    for heading in ("Accuracy", "Correct"):
+        table.add_column(heading, justify="right")
+    for score in scores:
+        for name, count in score.by_class.items():
+            value, fraction = share(count.correct, count.images)
+            cells = (value, fraction) if fraction else ("–", value)
+            table.add_row(Text(name), score.classes, *cells)
     return table
