@@ -54,7 +54,7 @@ def test_each_class_with_its_images(feddtl: Command, finished: Path) -> None:
         assert 100 * sum(count["correct"] for count in counts) / part["images"] == pytest.approx(part["accuracy"])
     assert list(scores["base"]["by_class"]) == list(CLASSES[:3])
     shown = " ".join(feddtl("evaluate", finished, "--classes", "base", "--by-class").out.split())
-    assert "By class" not in feddtl("evaluate", finished, "--classes", "base").out
+    assert "by class" not in feddtl("evaluate", finished, "--classes", "base").out
     for name, count in scores["base"]["by_class"].items():
         assert f"│ {name} │ base │ – │ {count['correct']} of 3 │" in shown
 

@@ -13,6 +13,7 @@ from report.pages import parse, rows
 from feddtl import deployment
 from feddtl.cli.run_result import missing_lines
 from feddtl.records import Summary
+from feddtl.report.missing import without_folders
 from feddtl.report.page import write_report
 
 GONE = 2
@@ -130,3 +131,28 @@ def test_where_few_clients_scored_every_round_the_others_are_hollow(silos, tmp_p
     assert "Hollow points are of fewer images, because clients were missing." in caption
     assert "client 1 (before training: no reply" in caption
     assert "Zero-shot (of 6 of 9 base and 6 of 9 novel images; client 1 missing)" in rows(page, "Accuracy in % after")
+
+
+def test_where_the_server_has_test_images_base_and_novel_are_of_all(silos, tmp_path):
+    """A client that is away changes the local mean and the clients' own count alone, and both say so."""
+
+    def lose(client, reply):
+        return None if client == GONE and reply.content.config_records["scalars"]["round"] == 2 else reply
+
+    grid = silos.grid(data={}, after=lose, closing=lambda client, reply: None if client == GONE else reply)
+    found = deployment.serve(silos.experiment(central=True), tmp_path / "run", grid)
+    assert "missing" not in records(tmp_path / "run")[0]["federated"]
+    assert found.missing_clients is None
+    assert missing_lines(found)[:2] == [
+        "on clients' test images after round 3: 6 base images; client 2 missing",
+        f"  client 2: {LATE}",
+    ]
+    page = parse(write_report(tmp_path / "run", tmp_path / "page.html").path)
+    assert "FedDTL" in rows(page, "Accuracy in % after the last round")
+    assert values(page, "Base")[1].count("missing") == 0
+    assert "hollow where some were lost" in values(page, "Local")[1]
+
+
+def test_paths_of_a_client_do_not_reach_the_page(silos):
+    text = "The class folders of /home/ann/private/test contain no images; see https://example.org/a/b."
+    assert without_folders(text) == "The class folders of test contain no images; see https://example.org/a/b."

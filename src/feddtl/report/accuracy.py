@@ -220,10 +220,13 @@ def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
 
 
 def _clients_left_out(setting: SettingRuns, shown: Collection[int]) -> str:
-    """Which clients are not shown because their updates failed in the last scored round."""
-    lasts = [run.last_scored for run in setting.runs if run.last_scored]
-    lost = sorted({client for record in lasts for client in record.failures} - set(shown))
-    return f" Of the last scored round; {clients_named(lost)} missing." if lost else ""
+    """Which clients are not shown, and the reasons that there may be."""
+    absent = sorted(set(range(setting.first.experiment.data.clients)) - set(shown))
+    if not absent:
+        return ""
+    failed = {client for run in setting.runs if run.last_scored for client in run.last_scored.failures}
+    why = "lost in the last scored round" if set(absent) <= failed else "no base test images, not selected, or lost"
+    return f" Without {clients_named(absent)}: {why}."
 
 
 def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: Axes) -> None:

@@ -106,7 +106,7 @@ def _class_table(scores: list[ClassListScore]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="By class: accuracy in %, and correct images")
+    table = Table(title="Accuracy in % by class")
     for heading in ("Class", "Classes"):
         table.add_column(heading)
     for heading in ("Accuracy", "Correct"):
