@@ -107,13 +107,16 @@ def test_sampled_clients_and_simulated_losses_are_the_same(bench, tmp_path):
     assert records(tmp_path / "flower") == records(tmp_path / "local")
 
 
-def test_what_is_personal_never_travels(bench, tmp_path, state_of_clients):
-    """No reply holds a tensor of the name or size of U or V; they are on the client's disk."""
+@pytest.mark.parametrize(
+    ("method", "sent"), [("fedpgp", {"weights/context"}), ("fedmgp", {"weights/text", "weights/visual"})]
+)
+def test_what_is_personal_never_travels(bench, tmp_path, state_of_clients, method, sent):
+    """No reply holds a tensor of the name or size of U or V, or a third group; they are on the client's disk."""
     replies = []
-    experiment = make_experiment(bench, "fedpgp")
+    experiment = make_experiment(bench, method)
     deployment.serve(experiment, tmp_path / "run", grid_of(after=lambda client, reply: replies.append(reply) or reply))
     names = {name for reply in replies for name in reply.content.array_records["arrays"]}
-    assert names == {"weights/context"}
+    assert names == sent
     kept = sorted(path.name for path in state_of_clients.rglob("client-1/*"))
     assert kept == ["round-0002.safetensors", "round-0003.safetensors"]
 

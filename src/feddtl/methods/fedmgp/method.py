@@ -21,7 +21,8 @@ Choices:
   its first s.
 - The diversity loss is a mean over pairs, images and classes, so that λ does not depend on their numbers. It is the
   cosine of eq. 4 and not the "L1" of the paper's table 16, which has no formula.
-- The global model has the s shared text prompts and, in their order, the s shared visual prompts.
+- The global model has the s shared text prompts and, in their order, the s shared visual prompts. A client's own model
+  is scored as it was trained, before the server's prompts come back.
 - Visual prompts are at the input of the first block alone, as the paper's number of parameters says; they pass the norm
   behind the embeddings, as patches do.
 """
