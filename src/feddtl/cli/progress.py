@@ -82,6 +82,7 @@ class ProgressObserver(RunObserver):
         self._bars = bars
         self._rounds = self._clients = self._arrived = 0
         self._clock = self._on_clients = False
+        self._scored = SCORED_IMAGES["test"]
         bars.draw("loading", "data and model")
 
     def show(self, line: str) -> None:
@@ -101,6 +102,7 @@ class ProgressObserver(RunObserver):
         self._rounds = experiment.rounds
         self._clock = experiment.system != SystemConfig()
         self._on_clients = data.on_clients
+        self._scored = SCORED_IMAGES[data.scored]
         for line in start_lines(experiment, data, zero_shot, len(records)):
             self.show(line)
         self._bars.draw("rounds", "rounds", len(records), experiment.rounds)
@@ -121,7 +123,7 @@ class ProgressObserver(RunObserver):
 
     def clients_counted(self, round_number: int, federated: FederatedAccuracy) -> None:
         if self._on_clients:
-            self.show(counted_line(round_number, federated, self._rounds))
+            self.show(counted_line(round_number, federated, self._rounds, self._scored))
 
     def round_finished(self, record: RoundRecord) -> None:
         self.show(round_line(record, self._rounds, virtual_time=self._clock))
@@ -168,10 +170,12 @@ def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) 
     return f"round {record.round:>{width}}/{rounds} {record.stage:<4}  {scores}  {progress}  {seconds:.1f} s"
 
 
-def counted_line(round_number: int, federated: FederatedAccuracy, rounds: int) -> str:
-    """The clients' scores of the model after a round, which arrive one round later."""
+def counted_line(
+    round_number: int, federated: FederatedAccuracy, rounds: int, scored: str = SCORED_IMAGES["test"]
+) -> str:
+    """The clients' scores of the model after a round, which arrive one round later; `scored` is what they scored."""
     when = f"after round {round_number}/{rounds}" if round_number else "before training"
-    images = counted(federated.base_images + federated.novel_images, "test image")
+    images = counted(federated.base_images + federated.novel_images, scored.removesuffix("s"))
     where = f"{images} on {counted(len(federated.clients), 'client')}"
     if federated.missing:
         where = federated.coverage

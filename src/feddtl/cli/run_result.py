@@ -72,7 +72,7 @@ def missing_lines(summary: Summary) -> list[str]:
         found = (summary.federated or {}).get(when)
         if found is None or not (found.missing or found.failures):
             continue
-        what = "base, novel and HM" if on_clients else "on clients' test images"
+        what = "base, novel and HM" if on_clients else f"on clients' {summary.scored}"
         coverage = found.coverage if on_clients else f"{found.images}; {clients_named(list(found.failures))} missing"
         lines.append(f"{what} {name}: {coverage}")
         lines += [f"  client {client}: {reason}" for client, reason in found.failures.items()]

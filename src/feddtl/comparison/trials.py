@@ -44,27 +44,31 @@ def chosen_rates(
     experiments: Mapping[str, Experiment], tune: Tuning, trials: Sequence[Cell], results: Results
 ) -> ChosenRates:
     """The choice for each experiment from the results so far; an experiment whose runs are not all done has none."""
-    choices = []
-    for name, experiment in experiments.items():
-        own = [cell for cell in trials if cell.name == name]
-        found = [(cell, results[cell]) for cell in own if cell in results]
-        finished: dict[float, list[RunResult]] = {}
-        diverged: dict[float, str] = {}
-        errors: list[str] = []
-        for cell, result in found:
-            assert cell.rate is not None
-            if isinstance(result, RunResult):
-                finished.setdefault(cell.rate, []).append(result)
-            elif result.diverged:
-                diverged.setdefault(cell.rate, result.message)
-            else:
-                errors.append(result.message)
-        if own:
-            missing = len(own) - len(found)
-            choices.append(choose_rate(Trials(name, experiment.title, finished, diverged, errors, missing)))
+    choices = tuple(
+        choose_rate(_trials_by_rate(name, [cell for cell in trials if cell.name == name], results))
+        for name, experiment in experiments.items()
+        if experiment.trains
+    )
     seeds = tuple(dict.fromkeys(cell.seed for cell in trials))
     untrained = tuple(name for name, experiment in experiments.items() if not experiment.trains)
-    return ChosenRates(tuple(sorted(tune.rates)), seeds, tuple(choices), untrained)
+    return ChosenRates(tuple(sorted(tune.rates)), seeds, choices, untrained)
+
+
+def _trials_by_rate(name: str, cells: Sequence[Cell], results: Results) -> Trials:
+    """The results of one experiment's cells: finished, diverged, failed for another reason, or missing."""
+    finished: dict[float, list[RunResult]] = {}
+    diverged: dict[float, str] = {}
+    errors: list[str] = []
+    for cell in cells:
+        rate, result = cell.experiment.local.learning_rate, results.get(cell)
+        if isinstance(result, RunResult):
+            finished.setdefault(rate, []).append(result)
+        elif result is not None and result.diverged:
+            diverged.setdefault(rate, result.message)
+        elif result is not None:
+            errors.append(result.message)
+    missing = sum(cell not in results for cell in cells)
+    return Trials(name, cells[0].experiment.title, finished, diverged, errors, missing)
 
 
 def at_chosen_rates(cells: Sequence[Cell], found: ChosenRates) -> tuple[Cell, ...]:
