@@ -51,10 +51,11 @@ def prefix_identity(tower: ImageTower, stop: int, stored: StoredPrecision) -> di
 
 
 def row_layout(tower: ImageTower, first_block: int, compute: ComputeConfig) -> RowLayout:
-    """Layout of the stored activations: 16 bits by default; final features, which are small, in float32."""
+    """Layout of the stored activations: by default in the precision of the arithmetic; final features, which are small,
+    in float32."""
     if first_block == len(tower.stack):
         return RowLayout((tower.feature_width,), "float32")
-    automatic: StoredPrecision = "bfloat16" if tower.precision == torch.bfloat16 else "float16"
+    automatic: StoredPrecision = "bfloat16" if tower.precision == torch.bfloat16 else "float32"
     precision = automatic if compute.activations == "auto" else compute.activations
     return RowLayout((tower.tokens, tower.width), precision)
 

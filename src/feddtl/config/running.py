@@ -51,8 +51,8 @@ class ComputeConfig(Settings, table="compute"):
     loading_threads: Annotated[int, AtLeast(0, meaning="all cores")] = 0
     """Threads that read and resize images; 0: one per core."""
     activations: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """Storage precision of the frozen blocks' output; 'auto': bfloat16 if the arithmetic uses it, else
-    float16; int8 has one scale per token."""
+    """Storage precision of the frozen blocks' output; 'auto': that of the arithmetic, float32 or bfloat16. float16, and
+    int8 with one scale per token, take less space."""
     cache_folder: str = ""
     """Cache folder of activations for later runs; empty: FEDDTL_CACHE or ~/.cache/feddtl; 'off': no cache."""
     cache_disk_gb: Annotated[float, Above(0)] = 20.0
