@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from feddtl.checks import field_hints
+from feddtl.checks import field_hints, words_of
 from feddtl.config import Experiment
 from feddtl.methods.tables import MethodTables, settings_types
 
@@ -80,6 +80,7 @@ def table(kind: type, prefix: str) -> list[str]:
             values = ", ".join(f"`{value_text(choice)}`" for choice in get_args(hint))
         else:
             values = ", ".join(bound.words for bound in bounds) or TYPES[hint]
+            values += "".join(f", or `{value_text(word)}`" for word in words_of(hint))
         cells = (f"`{prefix}{field.name}`", f"`{value_text(field.default)}`", values, meanings[field.name])
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines

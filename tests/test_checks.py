@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
-from feddtl.checks import Above, AtLeast, Bound, Rule, SomeOf, check_fields, field_hints
+from feddtl.checks import Above, AtLeast, Bound, Rule, SomeOf, check_fields, check_scalar, field_hints, words_of
 from feddtl.errors import ConfigError
 
 BOUNDS = [
@@ -29,6 +29,28 @@ def test_bounds(bound: Bound, words: str, good: list[object], bad: list[object])
     assert bound.words == words
     assert all(bound.allows(value) for value in good)
     assert not any(bound.allows(value) for value in bad)
+
+
+@dataclass(frozen=True)
+class WithWord:
+    width: Annotated[float | Literal["auto"], AtLeast(0)] = 0.1
+
+
+def test_a_word_instead_of_a_number() -> None:
+    """Bounds hold for the number; anything else is refused with both."""
+    for good in ("auto", 0.3, 2):
+        check_fields("table", WithWord(good))  # type: ignore[arg-type]
+    for value, hint in (
+        ("Auto", "Allowed: a number, or 'auto'."),
+        (True, "Allowed: a number, or 'auto'."),
+        (-1.0, "Allowed: 0 or more."),
+        (float("nan"), "Allowed: a finite number."),
+    ):
+        with pytest.raises(ConfigError, match=r"table\.width = .* is out of range") as caught:
+            check_fields("table", WithWord(value))  # type: ignore[arg-type]
+        assert caught.value.hint == hint
+    assert words_of(field_hints(WithWord)["width"][0]) == ("auto",)
+    assert check_scalar(field_hints(WithWord)["width"][0], 2, "table.width") == 2.0
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.checks import Above, AtLeast, field_hints
+from feddtl.checks import Above, AtLeast, field_hints, words_of
 from feddtl.config import (
     DataConfig,
     DeploymentConfig,
@@ -43,7 +43,8 @@ TEXTS: list[tuple[str, str, list[Any], list[Any]]] = [
 def limits_of_numbers() -> Iterator[tuple[str, str, list[Any], list[Any]]]:
     """For each bound the last values within it and the first beyond it; no float may be NaN or infinite."""
     for table, kind in {"": Experiment, **TABLES}.items():
-        for key, (hint, bounds) in field_hints(kind).items():
+        for key, (found, bounds) in field_hints(kind).items():
+            hint = get_args(found)[0] if words_of(found) else found
             for bound in bounds:
                 if isinstance(bound, AtLeast):
                     good, bad = edges(bound, hint)

@@ -36,6 +36,15 @@ def table(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_word_among_numbers(tmp_path: Path) -> None:
+    """A sweep of the noise may compare numbers with the automatic one; labels and settings keep both."""
+    file = tmp_path / "noise.toml"
+    file.write_text('[grid]\nrl.noise_std = [1, 0.1, "auto"]\n')
+    found = load_experiments(file)
+    assert list(found) == ["noise-1", "noise-0.1", "noise-auto"]
+    assert [one.rl.noise_std for one in found.values()] == [1.0, 0.1, "auto"]
+
+
 def test_all_combinations_in_the_order_of_the_file(table: Path) -> None:
     """Two sources by two variants; the label of a Hub id is its last part."""
     assert list(load_experiments(table)) == [

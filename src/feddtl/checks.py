@@ -11,7 +11,18 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from feddtl.errors import ConfigError, did_you_mean
 
@@ -153,6 +164,8 @@ def check_fields(table: str, config: Any) -> None:
                 raise ConfigError(f"{key} is {_type_name(value)}.", f"Give a {hint.__name__}.")  # type: ignore[union-attr]
             continue
         check_scalar(hint, value, key)
+        if value in words_of(hint):
+            continue
         if isinstance(value, float):
             require(math.isfinite(value), key, value, "a finite number")
         for bound in bounds:
@@ -176,8 +189,19 @@ class Settings:
         check_fields(self.table, self)
 
 
+def words_of(hint: Any) -> tuple[str, ...]:
+    """The words that a setting allows instead of a number, `float | Literal["auto"]`; none for other types."""
+    return get_args(get_args(hint)[1]) if get_origin(hint) is Union else ()
+
+
 def check_scalar(hint: Any, value: Any, key: str) -> Any:
     """The value, an integer as a float where the hint is float. Raises ConfigError naming the key."""
+    if words := words_of(hint):
+        if value in words:
+            return value
+        listed = " or ".join(map(repr, words))
+        require(type(value) in (int, float), key, value, f"a number, or {listed}")
+        return check_scalar(get_args(hint)[0], value, key)
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:

@@ -29,7 +29,7 @@ GLOBAL_SCORES = SCORES[1:]
 """The scores of a model on all test images."""
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
-    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on"),
+    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes"),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 
@@ -201,6 +201,8 @@ class Summary:
         seconds_by_phase: See `feddtl.timing.Phase`.
         scored_on: What the accuracies are measured on; what other fields call test images are held-back training images
             where it is 'held-back'. Earlier versions had test images only.
+        noise_std: Mean sigma over the images of the first RL round; None unless `rl.noise_std` is 'auto'.
+        notes: What the RL rounds gave reason to say, see `feddtl.runtimes.rl_notes`; None for nothing.
     """
 
     method: str
@@ -230,6 +232,8 @@ class Summary:
     bytes_down: int
     virtual_seconds: float | None = None
     scored_on: ScoredImages | None = None
+    noise_std: float | None = None
+    notes: Sequence[str] | None = None
 
     @property
     def scored(self) -> str:

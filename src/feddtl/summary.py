@@ -14,6 +14,7 @@ from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.base import TrainedParameters
 from feddtl.records import Headline, RoundRecord, Summary, headline
 from feddtl.runtimes.federated import federated_of, images_by_client, scored_by_clients, with_all_images
+from feddtl.runtimes.rl_notes import measured_noise, rl_notes
 from feddtl.runtimes.rounds import Progress
 
 
@@ -91,6 +92,8 @@ def summarise(
         bytes_down=sum(record.bytes_down for record in progress.records),
         virtual_seconds=round(progress.virtual_seconds, 3),
         scored_on=data.scored,
+        noise_std=measured_noise(progress.records),
+        notes=list(rl_notes(experiment.rl, progress.records)) or None,
     )
 
 

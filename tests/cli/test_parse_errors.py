@@ -26,6 +26,11 @@ def test_a_box_becomes_an_error_with_what_may_help_below() -> None:
     assert unboxed(BOX.replace("Expected", "\x1b[31mExpected\x1b[0m")) == expected
 
 
+def test_a_value_that_is_neither_a_number_nor_a_word(feddtl: Command) -> None:
+    answer = feddtl("run", "--rl.noise-std", "big")
+    assert answer.err.splitlines()[0] == "error: --rl.noise-std: ['big'] is not FLOAT|{auto}."
+
+
 def test_a_box_without_utf8() -> None:
     """Where the output is not UTF-8, the box is a title above a rule, and its rules are of dashes."""
     box = "\n".join([" Invalid choice  ", " ------------- ", "  invalid choice", "  -----------", "  For help ", " "])

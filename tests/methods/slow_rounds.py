@@ -121,7 +121,9 @@ def slow_rl(slow, factors, anchor, text_of, pixels, labels, experiment, client, 
         """By image: actions, advantages and old log-probabilities, at the parameters of now."""
         with torch.no_grad():
             features, text = slow.image_features(factors, pixels[chosen]), text_of(factors)
-            noise = config.noise_std * torch.randn(config.group_size, *features.shape, generator=noise_source).double()
+            automatic = config.noise_std == "auto"
+            noise = torch.randn(config.group_size, *features.shape, generator=noise_source).double()
+            noise = noise if automatic else config.noise_std * noise
             uniform = torch.rand(config.group_size, len(chosen), len(text), generator=action_source).double()
             drawn = {}
             for position, i in enumerate(chosen):
@@ -129,7 +131,9 @@ def slow_rl(slow, factors, anchor, text_of, pixels, labels, experiment, client, 
                 actions = []
                 for j in range(config.group_size):
                     start = z / z.norm() if config.noise_on == "normalized" else z
-                    scores = torch.stack(slow.log_policy(start + noise[j, position], text))
+                    # Automatic: a deviation of s · σ/‖start‖ = 1 logit.
+                    size = start.norm() / slow.scale if automatic else 1.0
+                    scores = torch.stack(slow.log_policy(start + size * noise[j, position], text))
                     if config.action == "sample":
                         scores = scores - torch.log(-torch.log(uniform[j, position]))
                     actions.append(int(scores.argmax()))

@@ -91,6 +91,8 @@ RL_OPTIONS = {
     "exact": {"kl": "exact"},
     "probabilities": {"reference": "probabilities", "anchor_weight": 0.8},
     "normalized": {"noise_on": "normalized", "noise_std": 0.05},
+    "automatic noise": {"noise_std": "auto"},
+    "automatic noise on unit features": {"noise_std": "auto", "noise_on": "normalized", "rollout": "batch"},
     "anchor-weight": {"anchor_weight": 0.9},
     "group-size": {"group_size": 2},
     "no-kl": {"kl_weight": 0.0},

@@ -10,6 +10,8 @@ from contextlib import contextmanager, redirect_stderr
 
 BAD_FLAGS = 2  # tyro's exit code
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# A value that is neither a number nor one of the words that may stand for it.
+NO_SUCH_TYPE = re.compile(r"no type matching (\S+) could be instantiated from (\[.*?\])\..*")
 BORDER = re.compile(r"^│ ?|\s*│$")
 
 
@@ -38,6 +40,7 @@ def unboxed(text: str) -> str:
     end = rules[0] if rules else len(inside)
     first = next((index for index, line in enumerate(inside[:end]) if line.startswith(" ")), end)
     message = " ".join(inside[:first]).removeprefix("Error parsing ")
+    message = NO_SUCH_TYPE.sub(r"\2 is not \1.", message)
     rest = [f"  {line}" for index, line in enumerate(inside[first:], first) if index not in rules]
     return "\n".join([f"error: {message[:1].upper()}{message[1:]}", *rest]) + "\n"
 

@@ -144,9 +144,11 @@ def _csv_row(outcome: RunResult) -> dict[str, Any]:
 
 
 def _scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key; base and novel of a domain have separate keys."""
+    """By dotted key, without notes; base and novel of a domain have separate keys."""
     flat: dict[str, Any] = {}
     for key, value in flatten(summary).items():
+        if key == "notes":
+            continue
         if isinstance(value, Sequence) and not isinstance(value, str):
             flat.update(zip((f"{key}.base", f"{key}.novel"), value, strict=False))
         else:

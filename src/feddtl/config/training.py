@@ -113,8 +113,9 @@ class RlConfig(Settings, table="rl"):
     """Local epochs T_e of an RL round (paper: 3)."""
     group_size: Annotated[int, AtLeast(2, note=": advantages compare a group")] = 3
     """Noisy samples G per image (paper: 3)."""
-    noise_std: Annotated[float, AtLeast(0)] = 0.1
-    """Standard deviation sigma of the latent noise (paper: 0.1)."""
+    noise_std: Annotated[float | Literal["auto"], AtLeast(0)] = 0.1
+    """Standard deviation sigma of the latent noise (paper: 0.1, for ViT-B/16); 'auto': the one that moves a logit as
+    far for any CLIP, the norm of the image's feature divided by the logit scale."""
     noise_on: Literal["projected", "normalized"] = "projected"
     """Where the noise enters: the projected feature before, or after, its L2 normalisation (ours: before)."""
     action: Literal["argmax", "sample"] = "argmax"

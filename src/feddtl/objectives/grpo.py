@@ -34,6 +34,18 @@ def noisy_features(
     return (normalize(features, dim=-1) if noise_on == "normalized" else features) + noise
 
 
+def automatic_noise_std(
+    features: Tensor, logit_scale: float, noise_on: Literal["projected", "normalized"] = "projected"
+) -> Tensor:
+    """σ_i of each image such that σ_i · s/‖z_i‖ = 1: features z (B, e) -> (B,).
+
+    s/‖z‖ · ε·(t_a - t_b) is what the noise adds to the margin between two classes, in logits. 1 is what the paper's
+    σ = 0.1 gives for ViT-B/16, with s = 100 and ‖z‖ about 10. Noise on z/‖z‖ needs σ · s = 1.
+    """
+    norms = features.norm(dim=-1)
+    return (torch.ones_like(norms) if noise_on == "normalized" else norms) / logit_scale
+
+
 def choose_actions(
     features: Tensor, text_embeddings: Tensor, logit_scale: float, uniform: Tensor | None = None
 ) -> Tensor:

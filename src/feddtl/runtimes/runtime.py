@@ -13,6 +13,7 @@ from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.federated import federated_of, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
+from feddtl.runtimes.rl_notes import rl_notes
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
 from feddtl.system.clock import Clock
@@ -62,7 +63,11 @@ class Runtime:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
         progress, rounds = start, self._rounds()
         while progress.state.round < self._experiment.rounds:
+            told = rl_notes(self._experiment.rl, progress.records)
             progress = rounds.next(progress)
+            for note in rl_notes(self._experiment.rl, progress.records):
+                if note not in told:
+                    self._context.observer.note(note)
             after_round(progress)
         return progress
 

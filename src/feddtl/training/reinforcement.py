@@ -12,6 +12,7 @@ from feddtl.models.lora import Tensors
 from feddtl.objectives.grpo import (
     Rollout,
     action_log_probs,
+    automatic_noise_std,
     clipped_policy_objective,
     exact_kl,
     guarded_exp,
@@ -70,6 +71,9 @@ class Reinforcement(Objective):
         # Of all images: their roll-outs, or ('batch') the draws for the roll-outs of the present step.
         self._rollouts: Rollout | None = None
         self._draws: list[Tensor] = []
+        # (N,) σ of each image's latest roll-out, where it is automatic.
+        automatic = config.noise_std == "auto"
+        self._noise_std = self._reference.new_empty(len(policy.labels)) if automatic else None
         if config.rollout == "round":
             self._draw_all(range(len(learners)), received)
 
@@ -110,6 +114,8 @@ class Reinforcement(Objective):
             kl = kl_to_reference(log_probs, reference_log_probs, config.max_log_ratio).mean(dim=0)
         labels = self.policy.labels_of(microbatch)
         metrics = self._diagnostics(log_probs.detach(), rollout, reference_log_probs, labels)
+        if self._noise_std is not None:
+            metrics["noise_std"] = self._noise_std[microbatch.indices.to(features.device, non_blocking=True)]
         return config.kl_weight * kl - gain, {**metrics, "policy_objective": gain.detach(), "kl": kl.detach()}
 
     def _hybrid_reference(
@@ -148,18 +154,18 @@ class Reinforcement(Objective):
         for position, (learner, own) in enumerate(zip(learners, torch.split(features, sizes), strict=True)):
             images = slice(self.learners[learner].indices.start, self.learners[learner].indices.stop)
             draws, labels = self._draw_noise(learner, len(own)), self.policy.labels[images]
-            rollout = self._roll_out(own, texts[position if len(texts) > 1 else 0], labels, *draws)
+            rollout = self._roll_out(images, own, texts[position if len(texts) > 1 else 0], labels, *draws)
             if self._rollouts is None:
                 self._rollouts = Rollout(*(self._for_all_images(drawn, dim=-1) for drawn in rollout))
             for of_all, drawn in zip(self._rollouts, rollout, strict=True):
                 of_all[..., images] = drawn
 
     def _draw_noise(self, learner: int, images: int) -> list[Tensor]:
-        """ε (G, B, e) ~ N(0, σ²) and, for sampled actions, uniform draws (G, B, C)."""
+        """ε (G, B, e) ~ N(0, σ²), with σ = 1 if it is automatic, and for sampled actions uniform draws (G, B, C)."""
         group, device = self._config.group_size, self.policy.device
         noise_source, action_source = self._sources[learner]
         noise = torch.randn(group, images, self.policy.feature_width, generator=noise_source)
-        draws = [(self._config.noise_std * noise).to(device)]
+        draws = [(noise if self._config.noise_std == "auto" else self._config.noise_std * noise).to(device)]
         if self._config.action == "sample":
             classes = self._reference.shape[1]
             draws.append(torch.rand(group, images, classes, generator=action_source).to(device))
@@ -172,8 +178,18 @@ class Reinforcement(Objective):
         return drawn.new_empty(shape)
 
     def _roll_out(
-        self, features: Tensor, text: Tensor, labels: Tensor, noise: Tensor, uniform: Tensor | None = None
+        self,
+        images: Tensor | slice,
+        features: Tensor,
+        text: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        uniform: Tensor | None = None,
     ) -> Rollout:
+        """Roll-outs of some images, from the draws of `_draw_noise`."""
+        if self._noise_std is not None:
+            self._noise_std[images] = automatic_noise_std(features, self.policy.logit_scale, self._config.noise_on)
+            noise = self._noise_std[images][:, None] * noise
         return roll_out(features, text, labels, self.policy.logit_scale, noise, self._config.noise_on, uniform)
 
     @torch.no_grad()
@@ -186,7 +202,7 @@ class Reinforcement(Objective):
         shares = zip(torch.split(indices, microbatch.counts), torch.split(features, microbatch.counts), strict=True)
         for part, (own, own_features) in enumerate(shares, start=microbatch.first):
             draws, labels = [draw[:, own] for draw in self._draws], self.policy.labels[own]
-            parts.append(self._roll_out(own_features, text[part if len(text) > 1 else 0], labels, *draws))
+            parts.append(self._roll_out(own, own_features, text[part if len(text) > 1 else 0], labels, *draws))
         return Rollout(*(torch.cat(tensors, dim=-1) for tensors in zip(*parts, strict=True)))
 
     def _diagnostics(

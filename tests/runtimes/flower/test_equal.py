@@ -42,9 +42,9 @@ def test_equal_to_a_run_in_one_process(bench, tmp_path, monkeypatch, method, cac
     """All clients' own models are scored each round; FedPGP's are scored where their personal part is."""
     experiment = make_experiment(bench, method, evaluation=EvaluationConfig(client_models="every"))
     if cache:
-        # A cache is each machine's own affair. Measured kernels are remembered there too: without it, name them. Without
-        # it a client's images also meet other images in a batch: 16 bits would make a last digit of float32 a digit
-        # of its own, and Adam divides small gradients by their own size.
+        # A cache is each machine's own affair. Measured kernels are remembered there too: without it, name them. A
+        # client's images also meet other images in a batch then: 16 bits would make a last digit of float32 a digit of
+        # its own, and Adam divides small gradients by their own size.
         compute = replace(experiment.compute, precision="float32", attention="sdpa")
         experiment = replace(experiment, compute=compute)
         monkeypatch.setenv("FEDDTL_CACHE", cache)
