@@ -253,6 +253,12 @@ def test_the_configuration_page_is_up_to_date() -> None:
         assert f"| `{key}` |" in written
 
 
+@each_page
+def test_tables_of_results_are_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == script("write_results_tables").with_tables(text), "run: python scripts/write_results_tables.py"
+
+
 def test_the_fidelity_page_has_every_hyper_parameter_with_its_default() -> None:
     text = (ROOT / "docs/paper-fidelity.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]

@@ -81,7 +81,7 @@ def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     assert re.fullmatch(rf"\[4/4\] FedLoRA \+ two-stage \(fedlora\), seed 1  {scored}", lines[3])
     assert "\x1b" not in answer.err
     assert answer.out.startswith("Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, ")
-    for text in ("Zero-shot", "FedDTL", "FedLoRA", "Local", "Δ HM", "best", "mean ± standard deviation"):
+    for text in ("Zero-shot", "FedDTL", "FedLoRA", "Local", "Δ HM", "best", "95 % interval"):
         assert text in answer.out
     assert answer.out.splitlines()[-1] == "out has table.md, table.tex, table.csv, comparison.json"
     assert "Mean over the clients' own models" in Path("out/table.md").read_text()

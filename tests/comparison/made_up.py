@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from results.made_hits import run_hits_of
+
 from feddtl.config import DataConfig, Experiment, ScheduleConfig
 from feddtl.records import Summary
+from feddtl.results.hits import RunHits
 from feddtl.results.run import RunResult
 
 
@@ -27,9 +30,10 @@ def outcome(
     dataset: str = "shapes",
     rounds: int = 20,
     data: DataConfig | None = None,
+    hits: RunHits | None = None,
     **more: Any,
 ) -> RunResult:
-    """A finished run; `more` is added to its summary."""
+    """A finished run, with the hits of its test images if given; `more` is added to its summary."""
     experiment = Experiment(
         method=method,
         seed=seed,
@@ -59,9 +63,26 @@ def outcome(
         "bytes_down": 1_000_000,
         **more,
     }
-    return RunResult(name, experiment, Summary.from_dict(values), {"python": "3.11"})
+    return RunResult(name, experiment, Summary.from_dict(values), {"python": "3.11"}, hits=hits)
 
 
 def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[RunResult]:
     """Runs with seeds 0, 1, … whose base, novel and harmonic mean are the same number."""
     return [outcome(name, seed, value, value, **more) for seed, value in enumerate(harmonic_means)]
+
+
+def with_hits(name: str, *harmonic_means: float, **more: Any) -> list[RunResult]:
+    """The same with hits at random places of 200 test images, and with 40 % right before training."""
+    return [
+        outcome(
+            name,
+            seed,
+            value,
+            value,
+            hits=run_hits_of(value, seed=seed),
+            zero_shot=scores(40.0, 40.0),
+            final_client_models={"base": value, "novel": value, "harmonic_mean": value},
+            **more,
+        )
+        for seed, value in enumerate(harmonic_means)
+    ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from comparison.made_up import by_seed, outcome
+from comparison.made_up import by_seed, outcome, with_hits
+from results.made_hits import run_hits_of
 
 from feddtl.comparison.files import FILES, Comparison, Failure, csv_text, load_comparison, write_comparison
 from feddtl.errors import RunError
@@ -45,8 +47,47 @@ def test_names_with_dots_are_read_back_whole(tmp_path: Path) -> None:
 
 def test_the_tables_are_in_the_files(comparison: Comparison, tmp_path: Path) -> None:
     write_comparison(tmp_path, comparison)
-    assert "| FedDTL | **50.0 ± 0.0** | **65.0 ± 7.1** |" in (tmp_path / "table.md").read_text()
-    assert r"FedDTL & \textbf{50.0 $\pm$ 0.0} & \textbf{65.0 $\pm$ 7.1}" in (tmp_path / "table.tex").read_text()
+    assert "| FedDTL | 50.0 ± 0.0 | 65.0 ± 7.1 |" in (tmp_path / "table.md").read_text()
+    assert r"FedDTL & 50.0 $\pm$ 0.0 & 65.0 $\pm$ 7.1" in (tmp_path / "table.tex").read_text()
+
+
+def test_intervals_survive_the_file_and_bold_is_the_same_everywhere(tmp_path: Path) -> None:
+    comparison = Comparison((*with_hits("a", 75, 75), *with_hits("b", 45, 45, method="fedclip")))
+    write_comparison(tmp_path, comparison)
+    assert load_comparison(tmp_path).tables == comparison.tables
+    [cells] = [cells for label, cells in comparison.tables[0].rows if label == "FedDTL"]
+    text = cells[1].text
+    assert text.startswith("75.0 [")
+    written = text.replace("[", r"\[").replace("]", r"\]")
+    assert f"**{written}**" in (tmp_path / "table.md").read_text()
+    assert rf"\textbf{{{text}}}" in (tmp_path / "table.tex").read_text()
+    [setting] = json.loads((tmp_path / "comparison.json").read_text())["settings"]
+    [_, best, other] = setting["rows"]
+    low, high = best["final"]["base"]["interval"]
+    assert text == f"75.0 [{low:.1f}, {high:.1f}]"
+    assert best["leads_in"] == ["base", "harmonic_mean", "novel"]
+    assert best["difference_to_best"] == {}
+    assert other["difference_to_best"]["base"]["mean"] == -30
+    assert other["difference_to_best"]["base"]["interval"][1] < 0
+
+
+def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_comparison(tmp_path / name, Comparison(tuple(with_hits("a", 75, 70))))
+    assert (tmp_path / "one/comparison.json").read_bytes() == (tmp_path / "two/comparison.json").read_bytes()
+
+
+def test_hits_of_thirty_runs_fit_a_repository() -> None:
+    """Ten methods and three seeds on 500 images: what runs share is stored once."""
+    hits = [
+        replace(run, hits=run_hits_of(60 + index, 500, seed=seed))
+        for index in range(10)
+        for seed in range(3)
+        for run in by_seed(f"e{index}", 60)
+    ]
+    with_columns = json.dumps(Comparison(tuple(hits)).as_dict()["columns_of_hits"])
+    assert len(with_columns) < 30_000
 
 
 def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:

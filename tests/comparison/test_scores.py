@@ -24,15 +24,14 @@ def test_a_zero_shot_experiment_takes_the_place_of_the_summaries() -> None:
 
 
 def test_differences_to_the_best_by_hand() -> None:
-    """FedDTL 60, 70, 80 has the best mean; FedLoRA is 10, 20 and 30 below it: p = 1 - √(12/14) as for 1, 2, 3."""
+    """FedDTL 60, 70, 80 has the best mean; FedLoRA is 10, 20 and 30 below it."""
     [table] = setting_scores([*by_seed("a", 60, 70, 80), *by_seed("b", 50, 50, 50, method="fedlora")])
     assert table.best == "FedDTL"
     difference = {row.label: row.difference for row in table.methods}
     assert difference["FedDTL"] is None
     found = difference["FedLoRA + two-stage"]
     assert found is not None
-    assert (found.mean, found.n) == (-20, 3)
-    assert found.p == pytest.approx(1 - (12 / 14) ** 0.5)
+    assert (found.mean, found.n, found.interval) == (-20, 3, None)
 
 
 def test_a_method_whose_seeds_are_not_all_done_is_paired_over_those_it_has() -> None:

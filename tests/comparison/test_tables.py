@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from comparison.made_up import by_seed, outcome
+from comparison.made_up import by_seed, outcome, with_hits
 
 from feddtl.comparison.scores import condition_scores, setting_scores
-from feddtl.comparison.tables import comparison_tables, signed
+from feddtl.comparison.tables import comparison_tables, setting_table, signed
 from feddtl.config import DataConfig
 from feddtl.results.tables import Table
 
@@ -31,38 +31,84 @@ def test_a_difference_that_rounds_to_zero_has_no_sign(value: float, text: str) -
 
 
 def test_cells_by_hand() -> None:
-    """60, 70, 80: mean 70, standard deviation 10. The differences 10, 20, 30 give p = 1 - √(12/14) = 0.074."""
+    """60, 70, 80: mean 70, standard deviation 10. Without hits there are no intervals, and nothing is bold."""
     [table] = tables(by_seed("a", 60, 70, 80), by_seed("b", 50, 50, 50, method="fedclip"))
     assert column(table, "HM") == {
         "Zero-shot": "48.7 ± 0.7",  # 2·40·60/100 = 48, 2·41·60/101 = 48.71, 2·42·60/102 = 49.41: 0.7 apart
-        "FedDTL": "*70.0 ± 10.0",
+        "FedDTL": "70.0 ± 10.0",
         "FedCLIP": "50.0 ± 0.0",
     }
     assert column(table, "Δ HM") == {"Zero-shot": "−21.3", "FedDTL": "best", "FedCLIP": "−20.0"}
-    assert column(table, "p")["FedCLIP"] == "0.074 (n = 3)"
-    assert column(table, "p")["FedDTL"] == "–"
     assert column(table, "MB up") == {"Zero-shot": "–", "FedDTL": "2.5", "FedCLIP": "2.5"}
     assert table.title == "Accuracy in %: shapes, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip"
 
 
-def test_the_best_is_judged_by_what_is_printed() -> None:
-    """70.04 and 69.96 are both printed as 70.0."""
-    [table] = tables(by_seed("a", 70.04), by_seed("b", 69.96, method="fedclip"), by_seed("c", 69.94, method="fedpgp"))
-    assert column(table, "Base") == {
-        "Zero-shot": "40.0",
-        "FedDTL": "*70.0",
-        "FedCLIP": "*70.0",
-        "FedPGP": "69.9",
-    }
-    assert set(column(table, "Local").values()) == {"*50.0"}
+def test_hits_give_intervals_and_the_distinguishable_row_is_bold() -> None:
+    """200 images: 75 % and 40 % do not overlap; of 75 and 74.5 % on other images, neither is above the other."""
+    [table, own] = tables(with_hits("a", 75, 75), with_hits("b", 45, 45, method="fedclip"))
+    scores = column(table, "HM")
+    assert scores["FedDTL"].startswith("*75.0 [")
+    assert not scores["FedCLIP"].startswith("*")
+    low, high = (float(end) for end in scores["FedDTL"].split("[")[1].rstrip("]").split(", "))
+    assert 67 < low < 75 < high < 83
+    delta = column(table, "Δ HM")
+    assert delta["FedDTL"] == "best"
+    assert delta["FedCLIP"].startswith("−30.0 [−")
+    assert delta["FedCLIP"].count("−") == 3
+    assert column(own, "HM")["FedDTL"].startswith("*75.0 [")
+
+    [table, own] = tables(with_hits("a", 75, 75), with_hits("b", 74, 74, method="fedclip"))
+    for found in (table, own):
+        for heading in ("Base", "Novel", "HM"):
+            assert not any(text.startswith("*") for text in column(found, heading).values())
 
 
-def test_one_seed_has_neither_spread_nor_p() -> None:
+def test_methods_with_equal_predictions_differ_by_nothing_and_neither_is_bold() -> None:
+    [table, _] = tables(with_hits("a", 75, 75), with_hits("b", 75, 75, method="fedclip"))
+    assert column(table, "Δ HM")["FedCLIP"] == "0.0 [0.0, 0.0]"
+    assert not any(cell.best for _, cells in table.rows for cell in cells)
+
+
+def test_the_differences_of_other_scores_on_request() -> None:
+    [setting] = setting_scores([*with_hits("a", 75, 75), *with_hits("b", 45, 45, method="fedclip")])
+    table = setting_table(setting, differences=("base", "novel"))
+    assert column(table, "Δ Base")["FedCLIP"].startswith("−30.0 [")
+    assert column(table, "Δ Novel")["FedDTL"] == "–"
+    assert "Δ HM" not in [one.heading for one in table.columns]
+
+
+def test_no_table_speaks_of_p() -> None:
+    for found in tables(with_hits("a", 75, 75), with_hits("b", 74, 74, method="fedclip")):
+        assert "p" not in [one.heading for one in found.columns]
+        assert not any("t-test" in note for note in found.notes)
+
+
+def test_one_seed_has_no_spread() -> None:
     [table] = tables(by_seed("a", 70), by_seed("b", 60, method="fedclip"))
     headings = [column.text for column in table.columns]
     assert headings == ["Local", "Base", "Novel", "HM", "Δ HM", "MB up", "MB down", "Seconds"]
     assert table.notes[0] == "After the last round, seed 0."
-    assert not any("p:" in note for note in table.notes)
+
+
+def test_one_seed_with_hits_says_that_the_interval_is_over_images_alone() -> None:
+    table = tables(with_hits("a", 75), with_hits("b", 45, method="fedclip"))[0]
+    assert column(table, "HM")["FedDTL"].startswith("*75.0 [")
+    assert "test images alone" in table.notes[0]
+
+
+def test_rounds_are_a_column_where_each_method_has_its_own() -> None:
+    [table] = tables(by_seed("a", 70), by_seed("b", 60, method="fedclip", rounds=300))
+    assert column(table, "Rounds") == {"Zero-shot": "–", "FedDTL": "20", "FedCLIP": "300"}
+    assert "rounds" not in table.title
+    sweep = tables(
+        *(
+            by_seed(f"{method}{rounds}", 70, method=method, rounds=rounds)
+            for method in ("feddtl", "fedclip")
+            for rounds in (10, 20)
+        )
+    )
+    assert [one.title.split(", ")[4] for one in sweep[1:]] == ["10 rounds", "20 rounds"]
+    assert not any(one.heading == "Rounds" for found in sweep for one in found.columns)
 
 
 def test_trainable_parameters_where_a_summary_has_them() -> None:
@@ -72,7 +118,7 @@ def test_trainable_parameters_where_a_summary_has_them() -> None:
 
 def test_nothing_to_score_is_a_dash() -> None:
     [table] = tables(outcome("a", 0, 60, None), outcome("b", 0, 60, 70, method="fedclip"))
-    assert column(table, "Novel") == {"Zero-shot": "60.0", "FedDTL": "–", "FedCLIP": "*70.0"}
+    assert column(table, "Novel") == {"Zero-shot": "60.0", "FedDTL": "–", "FedCLIP": "70.0"}
     assert column(table, "Δ HM")["FedDTL"] == "–"
 
 
@@ -108,11 +154,35 @@ def test_the_summary_has_a_group_for_each_condition() -> None:
         by_seed("c", 50, 70, data=full, dataset="two"),
         by_seed("d", 90, 90, data=full, dataset="two", method="fedclip"),
     )[0]
-    assert column(summary, "few-shot, non-iid: Base") == {"Zero-shot": "*40.5 ± 0.7", "FedDTL": "15.0 ± 7.1"}
-    assert column(summary, "full, non-iid: Base")["FedDTL"] == "*47.5 ± 10.6"  # (30 + 50)/2 = 40, (40 + 70)/2 = 55
+    assert column(summary, "few-shot, non-iid: Base") == {"Zero-shot": "40.5 ± 0.7", "FedDTL": "15.0 ± 7.1"}
+    assert column(summary, "full, non-iid: Base")["FedDTL"] == "47.5 ± 10.6"  # (30 + 50)/2 = 40, (40 + 70)/2 = 55
     assert column(summary, "Paper, full, non-iid: Base") == {"Zero-shot": "", "FedDTL": "91.64"}
     assert "full, non-iid: mean over one and two." in summary.notes
     assert not any(column.group == "Paper, few-shot, non-iid" for column in summary.columns)
+
+
+def test_a_mean_over_data_sets_has_an_interval_narrower_than_those_of_the_data_sets() -> None:
+    """Two independent data sets: 1/√2 of the width, so that a difference of 12 points shows only in the mean."""
+    runs = [
+        run
+        for name, data in (("a", "one"), ("b", "two"))
+        for run in (
+            *with_hits(name, 70, 70, dataset=data),
+            *with_hits(f"{name}2", 45, 45, dataset=data, method="fedclip"),
+        )
+    ]
+    summary, one, *_ = tables(*([run] for run in runs))
+
+    def width(text: str) -> float:
+        low, high = text.split("[")[1].rstrip("]").split(", ")
+        return float(high) - float(low)
+
+    mean, single = (
+        column(table, heading)["FedDTL"] for table, heading in ((summary, "few-shot, non-iid: HM"), (one, "HM"))
+    )
+    assert mean.startswith("*70.0 [")
+    assert width(mean) / width(single) == pytest.approx(0.5**0.5, rel=0.15)
+    assert any("hierarchical bootstrap" in note for note in summary.notes)
 
 
 def test_nothing_done_gives_no_table() -> None:

@@ -31,6 +31,27 @@ def test_a_run_folder_is_one_run(several: Path) -> None:
     assert run.base_classes == 3
 
 
+def test_hits_of_a_run_are_those_that_its_accuracies_count(several: Path) -> None:
+    for run in collect(several).runs:
+        assert run.hits is not None
+        assert run.summary is not None
+        own = run.hits.client_models
+        assert own is not None
+        assert own.models == 3
+        found = [(run.hits.before_training, run.summary.zero_shot), (run.hits.after_training, run.summary.final)]
+        for hits, scores in [*found, (own, run.summary.final_client_models)]:
+            assert scores is not None
+            for key in ("base", "novel"):
+                right = getattr(hits, key)
+                assert 100 * right.sum() / len(right) / hits.models == pytest.approx(scores[key], abs=1e-4)
+        for hits, scores in found:
+            assert hits.owners is not None
+            assert hits.local is not None
+            clients = [hits.local[hits.owners == client] for client in range(3)]
+            local = [100 * right.mean() for right in clients if len(right)]
+            assert sum(local) / len(local) == pytest.approx(scores["local"], abs=1e-4)
+
+
 def test_a_model_and_hidden_folders_are_no_runs(copy_of: Callable[[], Path]) -> None:
     folder = copy_of()
     (folder / "model").mkdir()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from comparison.made_up import outcome
 
-HEAVY = ("torch", "numpy", "transformers", "matplotlib", "rich")
+HEAVY = ("torch", "transformers", "matplotlib", "rich")
 
 
 def test_only_a_finished_run_has_an_outcome() -> None:

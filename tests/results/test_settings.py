@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from comparison.made_up import outcome
+from comparison.made_up import by_seed, outcome
 
 from feddtl.config import DataConfig, LocalConfig, RlConfig
 from feddtl.results.settings import by_setting, condition_titles, setting_of, setting_titles
@@ -53,6 +53,18 @@ def test_zero_shot_belongs_to_every_number_of_rounds() -> None:
     groups = by_setting([zero, *runs, elsewhere])
     assert [[one.name for one in group] for group in groups.values()] == [["a", "zero"], ["b", "zero"], ["other"]]
     assert list(setting_titles(list(groups)).values())[-1] == "pacs, few-shot, non-iid, 5 clients, tiny-clip"
+
+
+def test_rounds_belong_to_the_method_unless_all_methods_have_the_same() -> None:
+    """A sweep has a table for each number of rounds; methods with budgets of their own are in one."""
+    own = [*by_seed("a", 1, 2, rounds=20), *by_seed("b", 3, rounds=100, method="fedclip")]
+    zero = outcome("zero", 0, 5, 6, method="zero-shot", stages="sft")
+    [(setting, runs)] = by_setting([*own, zero]).items()
+    assert setting.condition.rounds is None
+    assert [run.name for run in runs] == ["a", "a", "b", "zero"]
+    sweep = [*own, *by_seed("c", 4, rounds=20, method="fedclip"), *by_seed("d", 5, rounds=100)]
+    assert [setting.condition.rounds for setting in by_setting(sweep)] == [20, 100]
+    assert [setting.condition.rounds for setting in by_setting(own[:2])] == [20]
 
 
 def test_titles() -> None:

@@ -1,61 +1,32 @@
-"""Means, spreads, paired differences and Student's t against numbers by hand, tables, and a numerical integral."""
+"""Means, spreads, paired differences and intervals against numbers by hand."""
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from feddtl.results.statistics import paired_difference, paired_t_test, spread_of, t_two_sided
+from feddtl.results.statistics import Interval, paired_difference, spread_of
 
 
 @pytest.mark.parametrize(
-    ("degrees", "critical"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (10, 2.228), (30, 2.042)],
+    ("low", "high", "text", "excludes"),
+    [
+        (1.26, 2.34, "[1.3, 2.3]", True),
+        (-2.34, -1.26, "[−2.3, −1.3]", True),
+        (-0.04, 0.04, "[0.0, 0.0]", False),
+        (0.0, 3.0, "[0.0, 3.0]", False),
+        (-3.0, 0.0, "[−3.0, 0.0]", False),
+        (0.01, 3.0, "[0.0, 3.0]", True),
+    ],
 )
-def test_critical_values_of_the_tables(degrees: int, critical: float) -> None:
-    """Printed in every textbook: beyond it on both sides lie 5 %."""
-    assert t_two_sided(critical, degrees) == pytest.approx(0.05, abs=1e-4)
-
-
-@given(st.floats(-20, 20), st.integers(1, 40))
-def test_it_is_the_integral_of_the_density(t: float, degrees: int) -> None:
-    """With x = √ν tan θ the density is proportional to cos^(ν-1) θ on (-π/2, π/2)."""
-    angle = math.atan(abs(t) / math.sqrt(degrees))
-
-    def integral(low: float, high: float) -> float:
-        grid = np.linspace(low, high, 20_001)
-        return float(np.trapezoid(np.cos(grid) ** (degrees - 1), grid))
-
-    assert t_two_sided(t, degrees) == pytest.approx(integral(angle, math.pi / 2) / integral(0, math.pi / 2), abs=1e-6)
-
-
-def test_paired_t_test_by_hand() -> None:
-    """Differences 1, 2, 3: mean 2, s = 1, t = 2√3, ν = 2, for which p = 1 - t / √(2 + t²) = 1 - √(12/14)."""
-    assert paired_t_test([1.0, 2.0, 3.0]) == pytest.approx(1 - math.sqrt(12 / 14))
-
-
-@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8))
-def test_order_and_direction_do_not_matter(differences: list[int]) -> None:
-    p = paired_t_test(differences)
-    assert paired_t_test([-value for value in reversed(differences)]) == (p if p is None else pytest.approx(p))
-    assert p is None or 0 <= p <= 1
-
-
-@pytest.mark.parametrize("differences", [[], [3.0], [2.0, 2.0, 2.0], [0.0, 0.0]])
-def test_where_nothing_varies_there_is_no_p(differences: list[float]) -> None:
-    assert paired_t_test(differences) is None
+def test_interval_by_hand(low: float, high: float, text: str, excludes: bool) -> None:
+    assert (Interval(low, high).text, Interval(low, high).excludes_zero) == (text, excludes)
 
 
 def test_only_shared_seeds_are_paired() -> None:
     """Seeds 1 and 2: 4 - 1 = 3 and 7 - 2 = 5; seed 0 and 9 have no partner."""
-    found = paired_difference({0: 100.0, 1: 4.0, 2: 7.0}, {1: 1.0, 2: 2.0, 9: 0.0})
+    found = paired_difference({0: 100.0, 1: 4.0, 2: 7.0}, {1: 1.0, 2: 2.0, 9: 0.0}, Interval(3.0, 5.0))
     assert found is not None
-    assert (found.mean, found.n) == (4.0, 2)
-    assert found.p == pytest.approx(1 - 2 / math.pi * math.atan(4))  # s = √2, t = 4, ν = 1
+    assert (found.mean, found.n, found.interval) == (4.0, 2, Interval(3.0, 5.0))
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from feddtl.comparison.tuning import ChosenRates
 from feddtl.dotted import flatten
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.results.hits import RunHits
 from feddtl.results.rendering import latex, markdown
 from feddtl.results.run import RunResult
-from feddtl.results.statistics import spread_of
+from feddtl.results.statistics import Difference, Interval, spread_of
 from feddtl.results.tables import Table
 from feddtl.storage import write_json_atomic, write_text_atomic
 
@@ -82,9 +83,11 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
         environment = self.outcomes[0].environment if self.outcomes else {}
+        columns: dict[str, str] = {}
         return {
             "environment": environment,
-            "runs": [outcome.to_record(environment) for outcome in self.outcomes],
+            "runs": [_record(outcome, environment, columns) for outcome in self.outcomes],
+            "columns_of_hits": columns,
             "failures": [asdict(failure) for failure in self.failures],
             "settings": [_setting_as_dict(results) for results in self.settings],
             "means_over_data_sets": [_condition_as_dict(results) for results in self.conditions],
@@ -109,7 +112,7 @@ def load_comparison(path: Path) -> Comparison:
     file = path / COMPARISON if path.is_dir() else path
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        records, environment = content["runs"], content["environment"]
+        records, environment, columns = content["runs"], content["environment"], content.get("columns_of_hits", {})
     except OSError as error:
         raise RunError(
             f"Cannot read {file}: {error.strerror}.", "Pass the --output folder of `feddtl compare`."
@@ -118,7 +121,17 @@ def load_comparison(path: Path) -> Comparison:
         raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
     rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
-    return Comparison(tuple(RunResult.from_record(record, environment) for record in records), failures, rates)
+    return Comparison(tuple(_outcome(record, environment, columns) for record in records), failures, rates)
+
+
+def _record(outcome: RunResult, environment: Mapping[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    record = outcome.to_record(environment)
+    return record if outcome.hits is None else {**record, "hits": outcome.hits.to_dict(columns)}
+
+
+def _outcome(record: Mapping[str, Any], environment: Mapping[str, Any], columns: Mapping[str, str]) -> RunResult:
+    outcome = RunResult.from_record(record, environment)
+    return replace(outcome, hits=RunHits.from_dict(record["hits"], columns)) if "hits" in record else outcome
 
 
 def csv_text(comparison: Comparison) -> str:
@@ -169,23 +182,33 @@ def _setting_as_dict(scores: SettingScores) -> dict[str, Any]:
 def _method_as_dict(scores: MethodScores) -> dict[str, Any]:
     return {
         "label": scores.label,
-        "final": _spreads(scores.final),
-        "client_models": _spreads(scores.client_models),
-        "difference_to_best": None if scores.difference is None else _rounded(asdict(scores.difference)),
+        "final": _spreads(scores.final, scores.intervals),
+        "client_models": _spreads(scores.client_models, scores.client_model_intervals),
+        "difference_to_best": {key: _difference(found) for key, found in scores.differences.items()},
+        "leads_in": sorted(scores.leads),
+        "client_models_lead_in": sorted(scores.client_models_lead),
         "learning_rate": scores.learning_rate,
         "costs": {key: _rounded(asdict(scores.costs[key])) for key in COSTS if key in scores.costs},
     }
 
 
 def _condition_as_dict(scores: ConditionScores) -> dict[str, Any]:
-    rows = {label: _spreads(means) for label, means in scores.methods.items()}
+    rows = {label: _spreads(means, scores.intervals.get(label, {})) for label, means in scores.methods.items()}
     return {**asdict(scores.condition), "datasets": list(scores.datasets), "rows": rows}
 
 
-def _spreads(scores: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
-    """Mean, standard deviation and number of seeds of each score."""
+def _spreads(scores: Mapping[str, Mapping[int, float]], intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    """Mean, standard deviation, number of seeds and 95 % interval of each score."""
     found = {key: spread_of(values.values()) for key, values in scores.items()}
-    return {key: _rounded(asdict(spread)) for key, spread in found.items() if spread.n}
+    return {key: {**_rounded(asdict(spread)), **_ends(intervals.get(key))} for key, spread in found.items() if spread.n}
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {**_rounded({"mean": difference.mean, "n": difference.n}), **_ends(difference.interval)}
+
+
+def _ends(interval: Interval | None) -> dict[str, Any]:
+    return {} if interval is None else {"interval": [round(interval.low, 4), round(interval.high, 4)]}
 
 
 def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:

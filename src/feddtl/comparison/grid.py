@@ -15,6 +15,7 @@ from feddtl.config import Experiment
 from feddtl.errors import ClientError, FeddtlError, RunError
 from feddtl.experiment import run_experiment
 from feddtl.observers import Observers, RunObserver
+from feddtl.results.hits import RunHits, run_hits
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
@@ -237,7 +238,17 @@ def finished_outcome(cell: Cell) -> RunResult | None:
     folder = RunFolder.find(cell.folder)
     folder.require_same(cell.experiment)
     summary = folder.summary
-    return None if summary is None else RunResult(cell.name, cell.experiment, summary, folder.environment)
+    if summary is None:
+        return None
+    return RunResult(cell.name, cell.experiment, summary, folder.environment, hits=_hits(folder, cell.experiment))
+
+
+def _hits(folder: RunFolder, experiment: Experiment) -> RunHits | None:
+    """Which test images were right; None for a run without test images here, or of a version that kept none."""
+    predictions = folder.predictions
+    if predictions is None:
+        return None
+    return run_hits(predictions, len(folder.data["base_classes"]), trains=experiment.trains)
 
 
 def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:

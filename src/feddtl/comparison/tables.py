@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_key, paper_table
-from feddtl.comparison.scores import BySeed, ConditionScores, MethodScores, SettingScores
+from feddtl.comparison.scores import ConditionScores, MethodScores, SettingScores
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
-from feddtl.results.statistics import spread_of
+from feddtl.results.paired import BySeed, interval_notes
+from feddtl.results.statistics import Interval, spread_of
 from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
 from feddtl.units import listed, megabytes
 
 PAPER = "Paper"
 RATE_NOTE = "Rate: local.learning_rate, chosen on held-back training images; see the table of chosen rates."
+DIFFERENCES = ("harmonic_mean",)
 MEAN_NOTE = (
     "HM is computed for each data set, then averaged; a method without results for one of the data sets has no mean."
 )
 
 
 def comparison_tables(
-    settings: Sequence[SettingScores], conditions: Sequence[ConditionScores], *, rates: bool = False
+    settings: Sequence[SettingScores],
+    conditions: Sequence[ConditionScores],
+    *,
+    rates: bool = False,
+    differences: Sequence[str] = DIFFERENCES,
 ) -> tuple[Table, ...]:
     """A summary of several settings; for each setting its table, and that of the clients' own models.
 
-    `rates`: whether the learning rates were chosen for this comparison, so that the tables show them.
+    Args:
+        settings: The rows of each setting.
+        conditions: The means over data sets.
+        rates: Whether the learning rates were chosen for this comparison, so that the tables show them.
+        differences: Scores whose differences to the row with the best harmonic mean are columns.
     """
     tables = [summary_table(own) for own in _by_what_is_scored(conditions)] if len(settings) > 1 else []
     for setting in settings:
-        tables.append(setting_table(setting, rates=rates))
+        tables.append(setting_table(setting, rates=rates, differences=differences))
         if any(method.client_models for method in setting.methods):
             tables.append(client_models_table(setting))
     return tuple(tables)
@@ -41,28 +52,40 @@ def _by_what_is_scored(conditions: Sequence[ConditionScores]) -> list[list[Condi
     return list(groups.values())
 
 
-def setting_table(setting: SettingScores, *, rates: bool = False) -> Table:
-    """Accuracies, differences to the best, costs, and the paper's ablation beside an ablation."""
+def setting_table(setting: SettingScores, *, rates: bool = False, differences: Sequence[str] = DIFFERENCES) -> Table:
+    """Accuracies, differences to the best, costs, and the paper's ablation beside an ablation.
+
+    Args:
+        setting: The rows.
+        rates: Whether the learning rates are a column.
+        differences: Scores whose differences to the row with the best harmonic mean are columns.
+    """
     methods = setting.methods
     columns = [
-        *_score_columns([method.final for method in methods], tuple(SCORE_HEADINGS)),
-        (Column("Δ HM"), [Cell(_difference(method, setting.best)) for method in methods]),
-        (Column("p"), [Cell(_p(method)) for method in methods]),
+        *_score_columns([_Scored(one.final, one.intervals, one.leads) for one in methods], tuple(SCORE_HEADINGS)),
+        *(
+            (Column(f"Δ {SCORE_HEADINGS[key]}"), [_difference(one, key, setting.best) for one in methods])
+            for key in differences
+        ),
+        *(
+            [(Column("Rounds"), [Cell(_rounds(one)) for one in methods])]
+            if setting.setting.condition.rounds is None
+            else []
+        ),
         *([(Column("Rate"), [Cell(_rate(method)) for method in methods])] if rates else []),
         *((Column(heading), [Cell(_cost(one, key, show)) for one in methods]) for heading, key, show in COST_COLUMNS),
     ]
     labels = [method.label for method in methods]
     paper = paper_table(setting.setting.condition, labels, mean_over_data=False)
     columns += _paper_columns(paper, labels, PAPER)
-    seeds = sorted({seed for method in methods for values in method.final.values() for seed in values})
     return _table(
         f"Accuracy in %: {setting.title}",
         labels,
         columns,
         [
             *_held_back_note(setting),
-            *_seed_note(seeds),
-            *_difference_note(setting),
+            *_interval_notes(methods),
+            *_difference_notes(methods),
             *([RATE_NOTE] if rates else []),
             *_paper_note(paper),
             *_domainnet_note(setting),
@@ -73,7 +96,8 @@ def setting_table(setting: SettingScores, *, rates: bool = False) -> Table:
 def client_models_table(setting: SettingScores) -> Table:
     """The clients' own models, each scored on all test images, mean over clients."""
     methods = [method for method in setting.methods if method.client_models]
-    columns = _score_columns([method.client_models for method in methods], GLOBAL_SCORES)
+    rows = [_Scored(one.client_models, one.client_model_intervals, one.client_models_lead) for one in methods]
+    columns = _score_columns(rows, GLOBAL_SCORES)
     return _table(
         f"Mean over the clients' own models: {setting.title}",
         [method.label for method in methods],
@@ -91,7 +115,14 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
     columns: list[tuple[Column, list[Cell]]] = []
     notes: list[str] = []
     for condition in conditions:
-        rows = [condition.methods.get(label, {}) for label in labels]
+        rows = [
+            _Scored(
+                condition.methods.get(label, {}),
+                condition.intervals.get(label, {}),
+                condition.leads.get(label, frozenset()),
+            )
+            for label in labels
+        ]
         columns += _score_columns(rows, tuple(SCORE_HEADINGS), condition.title)
         several = len(condition.datasets) > 1
         notes.append(f"{condition.title}: {'mean over ' if several else ''}{listed(condition.datasets)}.")
@@ -99,9 +130,19 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
             paper = paper_table(condition.condition, labels, mean_over_data=True)
             columns += _paper_columns(paper, labels, f"{PAPER}, {condition.title}")
             notes += [MEAN_NOTE, *_paper_note(paper)]
+    notes += _summary_notes(conditions)
     held_back = {condition.condition.scored for condition in conditions if condition.condition.held_back}
     where = "".join(f" on {scored}" for scored in held_back)
     return _table(f"Accuracy in %{where} by condition", labels, columns, list(dict.fromkeys(notes)))
+
+
+def _summary_notes(conditions: Sequence[ConditionScores]) -> list[str]:
+    rows = [(label, scores, one.intervals) for one in conditions for label, scores in one.methods.items()]
+    seeds = {seed for _, scores, _ in rows for values in scores.values() for seed in values}
+    known: dict[str, bool] = {}
+    for label, _, found in rows:
+        known[label] = known.get(label, True) and bool(found.get(label))
+    return interval_notes(sorted(seeds), known)
 
 
 def _table(
@@ -113,11 +154,24 @@ def _table(
     return Table(title, tuple(column for column, _ in kept), rows, tuple(notes))
 
 
-def _score_columns(
-    rows: Sequence[Mapping[str, BySeed]], keys: Sequence[str], group: str = ""
-) -> list[tuple[Column, list[Cell]]]:
+class _Scored(NamedTuple):
+    """The scores of a row by seed, their intervals, and the scores in which the row leads."""
+
+    scores: Mapping[str, BySeed]
+    intervals: Mapping[str, Interval]
+    leads: Collection[str]
+
+
+def _score_columns(rows: Sequence[_Scored], keys: Sequence[str], group: str = "") -> list[tuple[Column, list[Cell]]]:
     return [
-        (Column(SCORE_HEADINGS[key], group), score_cells([spread_of(row.get(key, {}).values()) for row in rows]))
+        (
+            Column(SCORE_HEADINGS[key], group),
+            score_cells(
+                [spread_of(row.scores.get(key, {}).values()) for row in rows],
+                [row.intervals.get(key) for row in rows],
+                [key in row.leads for row in rows],
+            ),
+        )
         for key in keys
     ]
 
@@ -126,22 +180,22 @@ def _rate(method: MethodScores) -> str:
     return NOTHING if method.learning_rate is None else f"{method.learning_rate:g}"
 
 
-def _difference(method: MethodScores, best: str) -> str:
+def _difference(method: MethodScores, key: str, best: str) -> Cell:
     if method.label == best:
-        return "best"
-    return NOTHING if method.difference is None else signed(method.difference.mean)
+        return Cell("best" if key == "harmonic_mean" else NOTHING)
+    difference = method.differences.get(key)
+    if difference is None:
+        return Cell(NOTHING)
+    return Cell(signed(difference.mean), difference.interval.text if difference.interval else "")
+
+
+def _rounds(method: MethodScores) -> str:
+    return NOTHING if method.rounds is None else str(method.rounds)
 
 
 def signed(value: float) -> str:
     """One decimal with its sign, a true minus; no sign if it rounds to zero."""
     return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
-
-
-def _p(method: MethodScores) -> str:
-    if method.difference is None or method.difference.p is None:
-        return NOTHING
-    p = "< 0.001" if method.difference.p < 0.001 else f"{method.difference.p:.3f}"
-    return f"{p} (n = {method.difference.n})"
 
 
 COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -181,16 +235,19 @@ def _held_back_note(setting: SettingScores) -> list[str]:
     return [f"Scored on {condition.scored}: not comparable with numbers on test images."] if condition.held_back else []
 
 
-def _seed_note(seeds: Sequence[int]) -> list[str]:
-    if len(seeds) < 2:
-        return [f"After the last round, seed {seeds[0]}."] if seeds else []
-    return [f"After the last round, mean ± standard deviation over seeds {listed(list(map(str, seeds)))}."]
+def _interval_notes(methods: Sequence[MethodScores]) -> list[str]:
+    measured = [method for method in methods if method.final]
+    seeds = {seed for method in measured for values in method.final.values() for seed in values}
+    return interval_notes(sorted(seeds), {method.label: bool(method.intervals) for method in measured})
 
 
-def _difference_note(setting: SettingScores) -> list[str]:
-    if not any(method.difference for method in setting.methods):
+def _difference_notes(methods: Sequence[MethodScores]) -> list[str]:
+    if not any(method.differences for method in methods):
         return []
-    note = "Δ HM: HM minus that of the best row, mean over the seeds that both have"
-    if not any(method.difference and method.difference.p is not None for method in setting.methods):
+    note = "Δ: minus the row with the best HM, over the seeds that both have"
+    if not any(one.interval for method in methods for one in method.differences.values()):
         return [f"{note}."]
-    return [f"{note}; p: paired t-test over these n seeds, two-sided, not corrected for the number of rows."]
+    return [
+        f"{note}, with the 95 % interval of the paired difference: both rows on the same resampled images and seeds. "
+        "It is not corrected for the number of rows."
+    ]

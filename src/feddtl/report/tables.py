@@ -1,4 +1,4 @@
-"""Numbers of a setting as tables: means and deviations over seeds, the best in bold."""
+"""Numbers of a setting as tables: means over seeds, intervals or deviations, and who leads in bold."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.methods.catalog import METHODS
-from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES, Headline
+from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.report.missing import final_coverage, zero_shot_coverage
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.labels import printable, shown_values
+from feddtl.results.paired import (
+    Row,
+    by_score,
+    client_model_hits,
+    compared,
+    final_hits,
+    interval_notes,
+    zero_shot_hits,
+)
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Spread, spread_of
 from feddtl.results.tables import Cell, Column, Table, score_cells
@@ -26,18 +35,15 @@ ZERO_SHOT = METHODS["zero-shot"].title
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A row of a table, with a spread for each column; only the scores of competing rows can be the best."""
+    """A row of a table, with a spread for each column."""
 
     label: str
     spreads: Sequence[Spread]
-    competes: bool = True
 
 
 def score_table(title: str, headings: Iterable[str], rows: Sequence[ScoreRow]) -> Table:
-    """The scores of some rows, the best of each column marked where several compete."""
-    competing = [row.competes and sum(rival.competes for rival in rows) > 1 for row in rows]
-    columns = zip(*(row.spreads for row in rows), strict=True)
-    cells = zip(*(score_cells(column, competing) for column in columns), strict=True)
+    """The scores of some rows, with their deviations over seeds."""
+    cells = zip(*(score_cells(column) for column in zip(*(row.spreads for row in rows), strict=True)), strict=True)
     return Table(
         title,
         tuple(map(Column, headings)),
@@ -45,25 +51,42 @@ def score_table(title: str, headings: Iterable[str], rows: Sequence[ScoreRow]) -
     )
 
 
-def _spreads(scores: Iterable[Headline], keys: Iterable[str]) -> list[Spread]:
-    found = list(scores)
-    return [spread_of(one.get(key) for one in found) for key in keys]
+def interval_table(title: str, keys: Sequence[str], rows: Sequence[Row], dataset: str) -> Table:
+    """The scores of some rows with their intervals, and those in bold that are above every other row's."""
+    found = compared(rows, dataset)
+    columns = [
+        score_cells(
+            [spread_of(row.scores.get(key, {}).values()) for row in rows],
+            [own.intervals.get(key) for own in found],
+            [key in own.leads for own in found],
+        )
+        for key in keys
+    ]
+    seeds = sorted({seed for row in rows for values in row.scores.values() for seed in values})
+    known = {row.label: bool(own.intervals) for row, own in zip(rows, found, strict=True) if row.scores}
+    return Table(
+        title,
+        tuple(Column(SCORE_HEADINGS[key]) for key in keys),
+        tuple((row.label, tuple(cells)) for row, cells in zip(rows, zip(*columns, strict=True), strict=True)),
+        tuple(interval_notes(seeds, known)),
+    )
 
 
 def headline(setting: SettingRuns) -> Table:
     """Local, base, novel and harmonic mean of zero-shot and every method."""
-    seeds = len(setting.seeds)
-    before = _coverage_of((run for run in setting.runs if run.summary), zero_shot_coverage)
-    label = f"{ZERO_SHOT} ({before})" if before else ZERO_SHOT
-    rows = [ScoreRow(label, _spreads(setting.zero_shot.values(), SCORES))] if setting.zero_shot else []
+    seeds, before = len(setting.seeds), setting.zero_shot
+    fewer_images = _coverage_of((run for run in setting.runs if run.summary), zero_shot_coverage)
+    label = f"{ZERO_SHOT} ({fewer_images})" if fewer_images else ZERO_SHOT
+    rows = [Row(label, by_score(before), zero_shot_hits(setting.runs, before))] if before else []
     for method in setting.methods:
         fewer = f"{len(method.runs)} of {seeds} seeds" if len(method.runs) < seeds else ""
         notes = "; ".join(filter(None, (fewer, method.note, _coverage_of(method.counted, final_coverage))))
         label = f"{method.label} ({notes})" if notes else method.label
-        spreads = _spreads((run.final for run in method.counted), SCORES)
-        rows.append(ScoreRow(label, spreads, competes=any(run.summary for run in method.counted)))
-    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    return score_table(f"Accuracy in %{setting.on_held_back} after the last round{over}", SCORE_HEADINGS.values(), rows)
+        finished = any(run.summary for run in method.counted)
+        scores = by_score({run.seed: run.final for run in method.counted})
+        rows.append(Row(label, scores, final_hits(method.counted), competes=finished))
+    title = f"Accuracy in %{setting.on_held_back} after the last round"
+    return interval_table(title, SCORES, rows, setting.setting.dataset)
 
 
 def _coverage_of(runs: Iterable[RunResult], coverage: Callable[[RunResult], str]) -> str:
@@ -78,12 +101,16 @@ def _coverage_of(runs: Iterable[RunResult], coverage: Callable[[RunResult], str]
 def client_models(setting: SettingRuns) -> Table | None:
     """Base, novel and harmonic mean of the clients' own models; None where they were not scored."""
     rows = [
-        ScoreRow(method.label, _spreads((run.client_models for run in method.counted), GLOBAL_SCORES))
+        Row(
+            method.label,
+            by_score({run.seed: run.client_models for run in method.counted}),
+            client_model_hits(method.counted),
+        )
         for method in setting.methods
         if any(run.client_models for run in method.counted)
     ]
     title = f"Accuracy in %{setting.on_held_back} of the clients' own models, mean over the clients"
-    return score_table(title, (SCORE_HEADINGS[key] for key in GLOBAL_SCORES), rows) if rows else None
+    return interval_table(title, GLOBAL_SCORES, rows, setting.setting.dataset) if rows else None
 
 
 def domains(setting: SettingRuns) -> Table | None:

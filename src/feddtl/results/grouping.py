@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from feddtl.config import Experiment
 from feddtl.methods.catalog import METHODS
 from feddtl.records import Headline
 from feddtl.results.labels import distinct_labels, printable
 from feddtl.results.run import RunResult
 from feddtl.results.settings import Setting, by_setting, setting_titles, settings_of_the_method
+from feddtl.units import counted
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,17 @@ def by_method(runs: Iterable[RunResult]) -> tuple[MethodRuns, ...]:
     order = list(METHODS)
     trained = [run for run in runs if run.experiment.trains]
     trained.sort(key=lambda run: (order.index(run.experiment.method), run.experiment.stages == "sft"))
-    groups = _grouped(trained, lambda run: repr(settings_of_the_method(run.experiment)))
-    return tuple(replace(group, label=printable(group.label)) for group in groups)
+    groups = _grouped(trained, lambda run: repr(_settings_of_a_row(run.experiment)))
+    own_rounds = len({run.experiment.rounds for run in trained}) > 1
+    return tuple(
+        replace(group, label=printable(_with_rounds(group) if own_rounds else group.label)) for group in groups
+    )
+
+
+def _with_rounds(group: MethodRuns) -> str:
+    """The label with the rounds of the method, unless they already distinguish it from another row."""
+    rounds = group.runs[0].experiment.rounds
+    return group.label if f"rounds {rounds}" in group.label else f"{group.label}, {counted(rounds, 'round')}"
 
 
 def by_experiment(runs: Iterable[RunResult]) -> tuple[MethodRuns, ...]:
@@ -147,7 +159,7 @@ def _grouped(runs: Iterable[RunResult], key: Callable[[RunResult], str]) -> tupl
     for run in runs:
         groups.setdefault(key(run), []).append(run)
     experiments = [group[0].experiment for group in groups.values()]
-    labels = distinct_labels([one.title for one in experiments], list(map(settings_of_the_method, experiments)))
+    labels = distinct_labels([one.title for one in experiments], list(map(_settings_of_a_row, experiments)))
     return tuple(
         MethodRuns(label if labels.count(label) == 1 else f"{label} ({group[0].name})", style, _one_per_seed(group))
         for style, (label, group) in enumerate(zip(labels, groups.values(), strict=True))
@@ -159,3 +171,8 @@ def _one_per_seed(runs: Iterable[RunResult]) -> tuple[RunResult, ...]:
     for run in sorted(runs, key=lambda run: run.summary is None):
         by_seed.setdefault(run.seed, run)
     return tuple(by_seed[seed] for seed in sorted(by_seed))
+
+
+def _settings_of_a_row(experiment: Experiment) -> dict[str, Any]:
+    """Settings that may distinguish two rows; rounds are one of them where the setting has no rounds."""
+    return {**settings_of_the_method(experiment), "rounds": experiment.rounds if experiment.trains else 0}

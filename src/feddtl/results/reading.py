@@ -9,6 +9,7 @@ from pathlib import Path
 
 from feddtl.errors import RunError
 from feddtl.records import require_keys
+from feddtl.results.hits import run_hits
 from feddtl.results.labels import printable
 from feddtl.results.run import RunResult
 from feddtl.run_files import CONFIG, DATA, SUMMARY, is_experiment
@@ -97,7 +98,10 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
     if run.summary:
         require_keys(["seconds_by_phase"], run.summary.to_dict(), path / SUMMARY)
     try:
-        return replace(run, predictions=folder.predictions), []
+        if (predictions := folder.predictions) is None:
+            return run, []
+        found = run_hits(predictions, run.base_classes, trains=run.experiment.trains)
+        return replace(run, predictions=predictions, hits=found), []
     except RunError as error:
         return run, [error]
 

@@ -16,6 +16,7 @@ from feddtl.results.labels import printable, without_paths
 
 if TYPE_CHECKING:
     from feddtl.predictions import ImagePredictions
+    from feddtl.results.hits import RunHits
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RunResult:
         data: See data.json; empty for a run from a results file.
         records: One for each finished round; empty for a run from a results file.
         predictions: The predicted class of each test image; None if they were not kept.
+        hits: Which test images the models of a finished run classify correctly; None if that is not known.
     """
 
     name: str
@@ -39,6 +41,7 @@ class RunResult:
     data: Mapping[str, Any] = field(default_factory=dict)
     records: tuple[RoundRecord, ...] = ()
     predictions: ImagePredictions | None = None
+    hits: RunHits | None = field(default=None, compare=False, repr=False)
 
     @property
     def seed(self) -> int:

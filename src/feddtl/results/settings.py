@@ -30,8 +30,8 @@ class Condition:
     """A setting without its data set; accuracies are averaged over the data sets of one condition.
 
     `shots` is None in the full regime; `alpha` is None and `min_images` 0 for a partition that is not Dirichlet;
-    `rounds` is 0 if nothing is trained, and `held_back` is the share of the training images that is scored instead of
-    the test images, or 0.
+    `rounds` is 0 if nothing is trained and None if each method has its own, and `held_back` is the share of the
+    training images that is scored instead of the test images, or 0.
     """
 
     regime: str
@@ -43,7 +43,7 @@ class Condition:
     views: int
     test_images: int
     participation: float
-    rounds: int
+    rounds: int | None
     model: str
     held_back: float = 0.0
 
@@ -106,15 +106,47 @@ def setting_of(run: RunResult) -> Setting:
 def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
     """Runs of each setting, settings in the order of their first run.
 
-    Zero-shot has no rounds, so it belongs to every setting that differs only in the rounds.
+    Rounds belong to the setting if the same methods are run with each number of rounds, as in a sweep; otherwise to
+    the method, as where each is run with the budget of its paper. Zero-shot has no rounds, so it belongs to every
+    setting that differs only in the rounds.
     """
     groups: dict[Setting, list[RunResult]] = {}
-    for run in sorted(runs, key=lambda run: not run.experiment.trains):
+    found = list(runs)
+    own_rounds = _with_rounds_by_method(found)
+    for run in sorted(found, key=lambda run: not run.experiment.trains):
         own = setting_of(run)
-        same_but_rounds = (one for one in groups if replace(one, condition=replace(one.condition, rounds=0)) == own)
-        for setting in [own] if run.experiment.trains else list(same_but_rounds) or [own]:
+        if _without_rounds(own) in own_rounds:
+            settings = [with_rounds(own, None)]
+        elif run.experiment.trains:
+            settings = [own]
+        else:
+            settings = [one for one in groups if _without_rounds(one) == own] or [own]
+        for setting in settings:
             groups.setdefault(setting, []).append(run)
     return groups
+
+
+def with_rounds(setting: Setting, rounds: int | None) -> Setting:
+    """The same setting with another number of rounds."""
+    return replace(setting, condition=replace(setting.condition, rounds=rounds))
+
+
+def _without_rounds(setting: Setting) -> Setting:
+    return with_rounds(setting, 0)
+
+
+def _with_rounds_by_method(runs: Iterable[RunResult]) -> set[Setting]:
+    """Settings, without rounds, in which the numbers of rounds were not run with the same methods."""
+    methods: dict[Setting, dict[int, set[str]]] = {}
+    for run in runs:
+        if run.experiment.trains:
+            by_rounds = methods.setdefault(_without_rounds(setting_of(run)), {})
+            by_rounds.setdefault(run.experiment.rounds, set()).add(repr(settings_of_the_method(run.experiment)))
+    return {
+        setting
+        for setting, found in methods.items()
+        if any(one != next(iter(found.values())) for one in found.values())
+    }
 
 
 def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:

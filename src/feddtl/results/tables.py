@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from feddtl.results.statistics import Spread
+from feddtl.results.statistics import Interval, Spread
 from feddtl.units import percent
 
 NOTHING = "–"
@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a value, its spread, and whether it is the best of its column."""
+    """A cell of a table: a value, its spread or interval, and whether it is above every other row of its column."""
 
     value: str
     spread: str = ""
@@ -57,21 +57,18 @@ class Table:
     corner: str = ""
 
 
-def score_cells(spreads: Sequence[Spread], competing: Sequence[bool] | None = None) -> list[Cell]:
-    """A column of scores; the best are all that equal the highest mean as printed.
+def score_cells(
+    spreads: Sequence[Spread], intervals: Sequence[Interval | None] = (), leads: Sequence[bool] = ()
+) -> list[Cell]:
+    """A column of scores with their intervals, or else with their standard deviations.
 
     Args:
         spreads: One for each row of the table.
-        competing: Which rows can be the best; None for all.
+        intervals: The same; empty for none.
+        leads: Which row is distinguishable from every other one and above it; empty for none.
     """
-    rivals = competing or [True] * len(spreads)
-    means = [spread.mean for spread, competes in zip(spreads, rivals, strict=True) if competes]
-    highest = percent(max((mean for mean in means if mean is not None), default=None))
+    none: list[Interval | None] = [None] * len(spreads)
     return [
-        Cell(
-            percent(spread.mean),
-            spread.plus_minus,
-            best=competes and spread.mean is not None and percent(spread.mean) == highest,
-        )
-        for spread, competes in zip(spreads, rivals, strict=True)
+        Cell(percent(spread.mean), interval.text if interval else spread.plus_minus, best)
+        for spread, interval, best in zip(spreads, intervals or none, leads or [False] * len(spreads), strict=True)
     ]
