@@ -40,8 +40,9 @@ def export_merged(folder: Path, output: Path) -> None:
         raise RunError(f"{folder} has no finished round.", f"Resume it: {resuming(folder)}.")
     if not (adapters := method.adapters(progress.state)):
         raise RunError(
-            f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, or adapters beside the "
-            "blocks) is computed on top of CLIP's weights; a plain Hugging Face CLIP cannot contain it.",
+            f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, adapters beside the "
+            "blocks, or LoRA of which each client keeps a part) cannot be merged into the weights of one plain Hugging "
+            "Face CLIP.",
             f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
             f"tensors are in {folder / 'tensors'} once it is finished.",
         )

@@ -82,6 +82,12 @@ def test_a_residual_is_kept_in_the_smaller_form():
         torch.testing.assert_close(dense(as_factors(third))[layer], expected)
         torch.testing.assert_close(dense(joined(factors(3), third))[layer], expected + dense(factors(3))[layer])
     assert joined(one, {}).keys() == one.keys()
+    nothing = averaging_residual([one], [1.0])
+    assert grown({}, nothing, torch.float64) == {}
+    for before in (first, second):
+        kept = grown(before, nothing, torch.float64)
+        assert kept.keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in kept.items())
 
 
 @pytest.mark.parametrize("rank", [1, 2, 12])

@@ -48,8 +48,8 @@ class Experiment(Settings):
     """One experiment: everything that decides its result."""
 
     method: str = "feddtl"
-    """Which method: feddtl, fedlora (both towers on the client), promptfl, fedmaple, fedpgp, fedmgp, pfedmma,
-    fedclip, zero-shot, or one of your own as FILE.py:Class or module:Class."""
+    """Which method: feddtl, fedlora (both towers on the client), fedsa-lora, ffa-lora, rolora, fedex-lora, promptfl,
+    fedmaple, fedpgp, fedmgp, pfedmma, fedclip, zero-shot, or one of your own as FILE.py:Class or module:Class."""
     model: Annotated[str, Rule(bool, "a Hub id, a folder or 'tiny-clip'")] = "tiny-clip"
     """Hub id or local folder of a CLIP model, or 'tiny-clip', the embedded one (paper: CLIP ViT-B/16)."""
     seed: Annotated[int, AtLeast(0, up_to=2**31 - 1)] = 0

@@ -74,6 +74,16 @@ METHODS: dict[str, MethodEntry] = {
         has_lora=True,
     ),
     "fedlora": MethodEntry("FedLoRA", "feddtl.methods.fedlora.method:FedLoRA", stages="sft-then-rl", has_lora=True),
+    "fedsa-lora": MethodEntry(
+        "FedSA-LoRA", "feddtl.methods.fedsa_lora.method:FedSALoRA", has_lora=True, aggregation="factors"
+    ),
+    "ffa-lora": MethodEntry(
+        "FFA-LoRA", "feddtl.methods.ffa_lora.method:FFALoRA", has_lora=True, aggregation="frozen-a"
+    ),
+    "rolora": MethodEntry("RoLoRA", "feddtl.methods.rolora.method:RoLoRA", has_lora=True, aggregation="alternate"),
+    "fedex-lora": MethodEntry(
+        "FedEx-LoRA", "feddtl.methods.fedex_lora.method:FedExLoRA", has_lora=True, aggregation="residual"
+    ),
     "promptfl": MethodEntry("PromptFL", "feddtl.methods.promptfl.method:PromptFL", PromptFLSettings),
     "fedmaple": MethodEntry("FedMaPLe", "feddtl.methods.fedmaple.method:FedMaPLe", FedMaPLeSettings),
     "fedpgp": MethodEntry("FedPGP", "feddtl.methods.fedpgp.method:FedPGP", FedPGPSettings),
