@@ -26,6 +26,7 @@ from feddtl.dotted import flatten
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_to_dict, load_experiments
 from feddtl.methods.catalog import METHODS
+from feddtl.methods.fedclip.settings import FedCLIPSettings
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -165,6 +166,40 @@ def test_the_main_tables_are_whole() -> None:
         assert experiment.data.test_images_per_class == 0
         assert (experiment.method == "fedlora") == (experiment.schedule.stages == "sft")
         assert experiment.data.clients == 5 or experiment.data.source in FEATURE_SHIFT
+
+
+# Rate, batch size, local epochs and rounds of each release.
+RELEASES = {
+    "feddtl": (0.001, 64, 2, 20),
+    "fedlora": (0.001, 64, 2, 20),
+    "promptfl": (0.001, 32, 5, 20),
+    "fedmaple": (0.001, 8, 2, 10),
+    "fedpgp": (0.001, 16, 2, 25),
+    "fedmgp": (0.001, 8, 2, 10),
+    "pfedmma": (0.001, 32, 1, 100),
+    "fedclip": (5e-5, 32, 1, 300),
+}
+
+
+def test_each_method_has_the_settings_of_its_release() -> None:
+    """In every file of `published`, which differ in their data alone."""
+    files = [file for file in FILES if file.parent.name == "published"]
+    assert files
+    for file in files:
+        found = {experiment.method: experiment for experiment in EXPERIMENTS[file].values()}
+        assert found.keys() == {*RELEASES, "zero-shot"}
+        for method, expected in RELEASES.items():
+            local = found[method].local
+            own = (local.learning_rate, local.batch_size, local.epochs, found[method].rounds)
+            assert own == expected, f"{file}: {method}"
+            assert (local.optimizer, local.momentum, local.weight_decay) == ("auto", 0.9, 5e-4)
+            cosine = ("cosine", 1, 1e-5) if method == "promptfl" else ("constant", 0, 1e-5)
+            assert (local.rate_schedule, local.warmup_epochs, local.warmup_rate) == cosine
+        clip = found["fedclip"]
+        adam = (clip.local.adam_beta1, clip.local.adam_beta2, clip.local.adam_epsilon, clip.local.adam_weight_decay)
+        assert adam == (0.9, 0.98, 1e-6, 0.2)
+        assert clip.server.aggregator == "unweighted-mean"
+        assert clip.method_settings == FedCLIPSettings("contrastive", "a picture of a {class}")
 
 
 def test_the_ablation_has_its_four_rows() -> None:
