@@ -96,10 +96,17 @@ def least_points(images: int) -> float:
     return min(100.0, max(LEAST_POINTS, LEAST_IMAGES * 100.0 / images)) if images else LEAST_POINTS
 
 
-def weight_of_an_image(images: int, name: str) -> str:
-    """'One of 52 base images is 1.9 points.'; empty where an image weighs little, or the number is unknown."""
+def weight_of_an_image(images: int, name: str, seeds: int = 1) -> str:
+    """'One of 52 base images is 1.9 points.'; empty where an image weighs little, or the number is unknown.
+
+    Args:
+        images: How many there are.
+        name: What one of them is.
+        seeds: How many seeds a mean is over.
+    """
     weight = 100.0 / images if images else 0.0
-    return f"One of {images} {name}s is {weight:.1f} points." if weight > HEAVY_IMAGE else ""
+    of_seed = " of one seed" if seeds > 1 else ""
+    return f"One of {images} {name}s is {weight:.1f} points{of_seed}." if weight > HEAVY_IMAGE else ""
 
 
 def widen_accuracy(axes: Any, images: int = 0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
@@ -71,7 +73,7 @@ def test_the_last_round_without_a_client_is_labelled(silos, tmp_path):
         "base, novel and HM after round 3: 6 of 9 base and 6 of 9 novel images; client 2 missing",
         f"  client 2: {LATE}",
         "missing when the clients scored the model: client 2: rounds 2–3",
-        "local: mean over 2 of 3 clients",
+        "local: mean over clients 0 and 1 of 3 clients",
     ]
 
 
@@ -131,6 +133,20 @@ def test_where_few_clients_scored_every_round_the_others_are_hollow(silos, tmp_p
     assert "Hollow points are of fewer images, because clients were missing." in caption
     assert "client 1 (before training: no reply" in caption
     assert "Zero-shot (of 6 of 9 base and 6 of 9 novel images; client 1 missing)" in rows(page, "Accuracy in % after")
+
+
+def test_a_run_of_an_earlier_version_has_marks(silos, tmp_path):
+    """Its records say who scored, and nothing more: rounds of fewer clients than others are hollow."""
+    deployment.serve(silos.experiment(), tmp_path / "run", away(silos, 2))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = records(tmp_path / "run")
+    for line in lines:
+        for key in ("counts", "missing", "all_base_images", "all_novel_images", "failures"):
+            line["federated"].pop(key, None)
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = parse(write_report(tmp_path / "run", tmp_path / "page.html").path)
+    assert "Hollow points are of fewer images, because clients were missing." in values(page, "Base")[1]
+    assert "client 2 (round 1: no reason recorded)" in values(page, "Base")[1]
 
 
 def test_where_the_server_has_test_images_base_and_novel_are_of_all(silos, tmp_path):

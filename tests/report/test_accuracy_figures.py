@@ -47,6 +47,7 @@ def test_one_image_does_not_fill_the_axis(images: int, points: float) -> None:
 
 def test_the_worth_of_an_image_is_said_where_it_is_much() -> None:
     assert weight_of_an_image(52, "base image") == "One of 52 base images is 1.9 points."
+    assert weight_of_an_image(52, "base image", seeds=3) == "One of 52 base images is 1.9 points of one seed."
     assert weight_of_an_image(2000, "base image") == weight_of_an_image(0, "base image") == ""
 
 

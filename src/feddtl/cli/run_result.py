@@ -80,7 +80,8 @@ def missing_lines(summary: Summary) -> list[str]:
         rounds = "; ".join(f"client {client}: {rounds_named(numbers)}" for client, numbers in missing.items())
         lines.append(f"missing when the clients scored the model: {rounds}")
     if (local := summary.local_clients) is not None and len(local) < summary.clients:
-        lines.append(f"local: mean over {len(local)} of {counted(summary.clients, 'client')}")
+        those = clients_named(local) if local else "none"
+        lines.append(f"local: mean over {those} of {counted(summary.clients, 'client')}")
     return lines
 
 

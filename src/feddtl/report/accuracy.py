@@ -76,7 +76,7 @@ def by_round(setting: SettingRuns, prefix: str) -> list[Figure]:
                 fewest = min(images.values(), default=0)
             paint = partial(_paint_rounds, setting, curves, level, fewest)
             what = f"{TITLES[key]} accuracy by round, in percent"
-            worth = weight_of_an_image(images.get(key, 0), f"{key} image")
+            worth = weight_of_an_image(images.get(key, 0), f"{key} image", len(setting.seeds))
             caption = " ".join(filter(None, (shown.captions.get(key, ""), worth)))
             name = f"{prefix}-{key}"
             figures.append(draw_curves(TITLES[key], name, what, curves, paint, level=level, caption=caption))

@@ -63,13 +63,20 @@ def history(run: RunResult) -> History:
         return {}
     before = (run.summary.federated or {}).get("before") if run.summary else None
     found = {0: before} | {record.round: record.federated for record in run.records}
-    return {number: scored for number, scored in found.items() if scored is not None}
+    known = {number: scored for number, scored in found.items() if scored is not None}
+    ever = {client for scored in known.values() for client in scored.clients}
+    return {number: scored if scored.counts else _inferred(scored, ever) for number, scored in known.items()}
+
+
+def _inferred(found: FederatedAccuracy, ever: Collection[int]) -> FederatedAccuracy:
+    """The same, with who is missing among those that ever scored: earlier versions recorded neither that nor counts."""
+    missing = found.missing or sorted(set(ever) - set(found.clients))
+    return replace(found, missing=missing, failures=dict.fromkeys(missing, "no reason recorded") | dict(found.failures))
 
 
 def final_coverage(run: RunResult) -> str:
     """'52 of 78 base images; client 3 missing' of the last scored round; empty where nobody is missing."""
-    found = run.last_scored.federated if run.last_scored else None
-    return _coverage(run, found)
+    return _coverage(run, history(run).get(run.last_scored.round) if run.last_scored else None)
 
 
 def zero_shot_coverage(run: RunResult) -> str:
