@@ -110,7 +110,16 @@ def test_json_names_a_common_environment_once(comparison: Comparison) -> None:
     content = Comparison((*comparison.outcomes, other)).as_dict()
     assert content["environment"] == {"python": "3.11"}
     assert ["environment" in record for record in content["runs"]] == [False, False, False, True]
-    assert content["runs"][0]["config"]["data"]["alpha"] == 0.1
+
+
+def test_json_has_settings_that_all_runs_share_once(comparison: Comparison) -> None:
+    content = comparison.as_dict()
+    assert content["config"]["data"]["alpha"] == 0.1
+    assert [record["config"]["seed"] for record in content["runs"]] == [0, 1, 0]
+    assert [record["config"]["method"] for record in content["runs"]] == ["feddtl", "feddtl", "fedlora"]
+    assert all("data" not in record["config"] for record in content["runs"])
+    [alone] = Comparison(comparison.outcomes[:1]).as_dict()["runs"]
+    assert alone["config"] == {}
 
 
 def test_json_has_the_aggregate(comparison: Comparison) -> None:

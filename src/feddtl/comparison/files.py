@@ -22,7 +22,7 @@ from feddtl.comparison.scores import (
 )
 from feddtl.comparison.tables import comparison_tables
 from feddtl.comparison.tuning import ChosenRates
-from feddtl.dotted import flatten
+from feddtl.dotted import flatten, with_values
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.results.hits import RunHits
@@ -84,9 +84,11 @@ class Comparison:
         """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
         environment = self.outcomes[0].environment if self.outcomes else {}
         columns: dict[str, str] = {}
+        shared = _shared_settings(self.outcomes)
         return {
             "environment": environment,
-            "runs": [_record(outcome, environment, columns) for outcome in self.outcomes],
+            "config": with_values({}, shared),
+            "runs": [_record(outcome, environment, shared, columns) for outcome in self.outcomes],
             "columns_of_hits": columns,
             "failures": [asdict(failure) for failure in self.failures],
             "settings": [_setting_as_dict(results) for results in self.settings],
@@ -112,7 +114,7 @@ def load_comparison(path: Path) -> Comparison:
     file = path / COMPARISON if path.is_dir() else path
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        records, environment, columns = content["runs"], content["environment"], content.get("columns_of_hits", {})
+        records, environment = content["runs"], content["environment"]
     except OSError as error:
         raise RunError(
             f"Cannot read {file}: {error.strerror}.", "Pass the --output folder of `feddtl compare`."
@@ -121,17 +123,34 @@ def load_comparison(path: Path) -> Comparison:
         raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
     failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
     rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
-    return Comparison(tuple(_outcome(record, environment, columns) for record in records), failures, rates)
+    return Comparison(tuple(_outcome(record, environment, content) for record in records), failures, rates)
 
 
-def _record(outcome: RunResult, environment: Mapping[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+def _shared_settings(outcomes: Sequence[RunResult]) -> dict[str, Any]:
+    """By dotted key, the settings that are equal in all runs."""
+    first, *others = [flatten(experiment_to_dict(outcome.experiment)) for outcome in outcomes] or [{}]
+    absent = object()
+    return {key: value for key, value in first.items() if all(other.get(key, absent) == value for other in others)}
+
+
+def _record(
+    outcome: RunResult, environment: Mapping[str, Any], shared: Mapping[str, Any], columns: dict[str, str]
+) -> dict[str, Any]:
+    """A run without the settings that all share; the columns of its hits are added to `columns`."""
     record = outcome.to_record(environment)
-    return record if outcome.hits is None else {**record, "hits": outcome.hits.to_dict(columns)}
+    own = {key: value for key, value in flatten(record["config"]).items() if key not in shared}
+    hits = {} if outcome.hits is None else {"hits": outcome.hits.to_dict(columns)}
+    return {**record, "config": with_values({}, own), **hits}
 
 
-def _outcome(record: Mapping[str, Any], environment: Mapping[str, Any], columns: Mapping[str, str]) -> RunResult:
+def _outcome(record: Mapping[str, Any], environment: Mapping[str, Any], content: Mapping[str, Any]) -> RunResult:
+    """The run of a record of `comparison.json`; files of earlier versions have all settings in each record."""
+    if "config" in record:
+        record = {**record, "config": with_values(content.get("config", {}), flatten(record["config"]))}
     outcome = RunResult.from_record(record, environment)
-    return replace(outcome, hits=RunHits.from_dict(record["hits"], columns)) if "hits" in record else outcome
+    if "hits" not in record:
+        return outcome
+    return replace(outcome, hits=RunHits.from_dict(record["hits"], content.get("columns_of_hits", {})))
 
 
 def csv_text(comparison: Comparison) -> str:
