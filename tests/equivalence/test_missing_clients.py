@@ -109,6 +109,7 @@ def test_the_page_compares_the_same_clients_in_all_rounds(silos, tmp_path):
     assert f"FedDTL: {100 * hits[0] / 6:.4g} in round 1, {100 * hits[-1] / 6:.4g} in round 3" in described
     assert "Over 6 of 9 base and 6 of 9 novel images of clients 0 and 1, which scored every round." in caption
     assert "Missing: client 2 (rounds 2–3: no reply within 0.2 seconds)." in caption
+    assert "One of 6 base images is 16.7 points." in caption
     assert "Mean over clients 0 and 1, whose models arrived in every round." in values(page, "Local")[1]
     final = rows(page, "Accuracy in % after the last round")
     label = "FedDTL (of 6 of 9 base and 6 of 9 novel images; client 2 missing)"

@@ -140,8 +140,10 @@ def _over_same_clients(run: RunResult, same: SameClients) -> RunResult:
     before = history(run).get(0)
     if run.summary is None or before is None:
         return replace(run, records=records)
-    zero_shot = {**run.summary.zero_shot, **_headline_of(same.scores(before))}
-    return replace(run, records=records, summary=replace(run.summary, zero_shot=zero_shot))
+    scored = same.scores(before)
+    zero_shot = {**run.summary.zero_shot, **_headline_of(scored)}
+    federated = {**(run.summary.federated or {}), "before": scored}
+    return replace(run, records=records, summary=replace(run.summary, zero_shot=zero_shot, federated=federated))
 
 
 def _headline_of(found: FederatedAccuracy) -> dict[str, float | None]:
