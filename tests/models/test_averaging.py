@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.models.averaging import averaging_error, averaging_residual, product_norm
+from feddtl.models.averaging import anonymous, averaging_error, averaging_residual, product_norm
 from feddtl.models.lora import Lora, LoraGroup
 from feddtl.models.peft_format import load_adapter, save_adapter
 from feddtl.models.residual import as_factors, grown, joined, of_one_rank
@@ -61,6 +61,22 @@ def test_factors_of_which_one_is_common_are_averaged_without_error(same):
     common = factors(99)
     clients = [{n: common[n] if same in n else t for n, t in factors(seed).items()} for seed in range(4)]
     assert averaging_error(clients, [0.1, 0.2, 0.3, 0.4]) < 1e-15
+
+
+def test_anonymous_factors_follow_from_the_product_alone():
+    """B·A = (B M)(M⁻¹ A): other factors of the same products give the same, up to the sign of a direction."""
+    some, other = factors(1), factors(1)
+    turn = torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double()
+    for layer in LAYERS:
+        other[f"{layer}.lora_B.weight"] = other[f"{layer}.lora_B.weight"] @ turn
+        other[f"{layer}.lora_A.weight"] = turn.inverse() @ other[f"{layer}.lora_A.weight"]
+    ours, theirs = anonymous(some), anonymous(other)
+    for layer in LAYERS:
+        torch.testing.assert_close(dense(ours)[layer], dense(some)[layer])
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor.abs(), theirs[name].abs())
+    one = anonymous(averaging_residual([some], [1.0]))
+    assert all(tensor.numel() == 0 for tensor in one.values())
 
 
 def test_nothing_has_no_error():

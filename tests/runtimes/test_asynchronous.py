@@ -59,6 +59,18 @@ def test_one_client_without_look_ahead_is_the_synchronous_run(federation, make_e
         assert mine == theirs
 
 
+@pytest.mark.parametrize("method", ["feddtl", "fedlora"])
+def test_frozen_a_moves_b_alone(federation, make_experiment, method):
+    """In both stages, with delays; A is neither in the state nor sent."""
+    experiment = make_experiment(method=method, lora={"aggregation": "frozen-a"}, system=SLOW)
+    start = build_method(federation.task, experiment).init_server()
+    end = run(federation, experiment)
+    shared = select_prefix(end.state.tensors, "shared")
+    assert all("lora_B" in name and tensor.abs().max() > 1e-3 for name, tensor in shared.items())
+    assert end.state.tensors.keys() == start.tensors.keys()
+    assert any(delay for record in end.records for delay in record.delays)
+
+
 def test_order_of_arrival_and_delays(federation, make_experiment):
     """All three work at once. Each start, arrival and delay is replayed from the virtual durations alone."""
     experiment = make_experiment(rounds=3, schedule={"stages": "sft", "sft_rounds": 0}, system=SLOW)

@@ -17,7 +17,7 @@ from feddtl.config import TrainingSettings
 from feddtl.messages import Payload, ServerState, Update
 from feddtl.methods.base import Method, NextState, Task
 from feddtl.methods.local_round import SHARED
-from feddtl.models.averaging import averaging_error, averaging_residual
+from feddtl.models.averaging import anonymous, averaging_error, averaging_residual
 from feddtl.models.backbone import Tower
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, Tensors, grouped, init_factors, mix
 from feddtl.models.residual import as_factors, grown, joined
@@ -91,7 +91,7 @@ class LoraMethod(Method):
         metrics = {"averaging_error": averaging_error(clients, shares)}
         if self.aggregation == "residual":
             dtype = next(iter(aggregated.values())).dtype
-            residual = grown(select_prefix(received, RESIDUAL), averaging_residual(clients, shares), dtype)
+            residual = grown(select_prefix(received, RESIDUAL), anonymous(averaging_residual(clients, shares)), dtype)
             aggregated = {**aggregated, **add_prefix(RESIDUAL, residual)}
             # A layer may get another form, so what it had must go.
             state = replace(state, tensors=drop_groups(state.tensors, f"{SHARED}/{RESIDUAL}"))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Tensors, layer_names, mix
+from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Tensors, layer_names, mix, truncate
 
 Factors = Mapping[str, Tensor]
 
@@ -33,6 +33,15 @@ def averaging_residual(clients: Sequence[Factors], shares: Sequence[float]) -> T
         residual[layer + A_SUFFIX] = torch.cat([*rows, mean[:0]])
         residual[layer + B_SUFFIX] = torch.cat([*columns, ups[0][:, :0]], dim=1)
     return residual
+
+
+def anonymous(factors: Factors) -> Tensors:
+    """Factors of the same products that follow from the products alone, by SVD.
+
+    The factors of `averaging_residual` are differences between single clients' factors, which no other client may see.
+    """
+    most = max(len(factors[layer + A_SUFFIX]) for layer in layer_names(factors))
+    return truncate(factors, most)
 
 
 def product_norm(factors: Factors) -> float:

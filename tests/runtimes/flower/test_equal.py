@@ -37,7 +37,7 @@ def alike(ours, theirs):
 
 
 @pytest.mark.parametrize("cache", ["", "off"], ids=["shared cache", "no cache"])
-@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedpgp", "fedmgp"])
+@pytest.mark.parametrize("method", ["feddtl", "fedlora", "fedsa-lora", "fedpgp", "fedmgp"])
 def test_equal_to_a_run_in_one_process(bench, tmp_path, monkeypatch, method, cache):
     """All clients' own models are scored each round; FedPGP's are scored where their personal part is."""
     experiment = make_experiment(bench, method, evaluation=EvaluationConfig(client_models="every"))
