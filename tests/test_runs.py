@@ -25,7 +25,7 @@ from feddtl.runtimes.runtime import Progress
 
 EXPERIMENT = Experiment(rounds=3)
 CPU = torch.device("cpu")
-KERNELS = Kernels(torch.bfloat16, "eager")
+KERNELS = Kernels(torch.bfloat16, "eager", "measured")
 DATA = {"dataset": "photos", "base_classes": ["ant"]}
 
 
@@ -318,7 +318,13 @@ def test_drafts_do_not_make_a_folder_used(tmp_path: Path) -> None:
 
 
 def test_kernels_of_a_run_are_remembered(folder: RunFolder) -> None:
-    assert RunFolder.open(folder.path).kernels == KERNELS
+    """With the reason for them; folders of earlier versions have none."""
+    found = RunFolder.open(folder.path).kernels
+    assert (found, found.chosen) == (KERNELS, "measured")
+    environment = json.loads((folder.path / "environment.json").read_text())
+    del environment["kernels"]["chosen"]
+    (folder.path / "environment.json").write_text(json.dumps(environment))
+    assert RunFolder.open(folder.path).kernels.chosen == "default"
 
 
 def test_an_environment_of_another_version(folder: RunFolder) -> None:

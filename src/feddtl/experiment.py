@@ -26,7 +26,7 @@ from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.cache.folder import cache_folder
 from feddtl.models.kernel_choice import choose_kernels
-from feddtl.models.kernels import Kernels
+from feddtl.models.kernels import Kernels, choice_line
 from feddtl.observers import RunObserver
 from feddtl.predictions import ImagePredictions
 from feddtl.records import Summary
@@ -75,6 +75,7 @@ def run_experiment(
     resume: bool = False,
     observer: RunObserver | None = None,
     connect: Connect | None = None,
+    kernels: Kernels | None = None,
 ) -> Summary:
     """Run an experiment into a folder, or resume the run in this folder.
 
@@ -84,6 +85,7 @@ def run_experiment(
         resume: Continue from the last checkpoint in `output`, which must have the same experiment and images.
         observer: Receives progress.
         connect: Connects clients in other processes; None: the clients are in this process.
+        kernels: How blocks compute in a new run, as another run chose; None: as the experiment says.
 
     Returns:
         The outcome, as in `summary.json`.
@@ -93,7 +95,7 @@ def run_experiment(
     """
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
-        return _run_in(folder, experiment, observer or RunObserver(), connect)
+        return _run_in(folder, experiment, observer or RunObserver(), connect, kernels)
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -105,7 +107,9 @@ def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
         )
 
 
-def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None) -> Summary:
+def _run_in(
+    folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None, kernels: Kernels | None
+) -> Summary:
     """Run, or continue, in a folder that this process has locked."""
     if (finished := folder.summary) is not None:
         observer.note(f"{folder.path} is already finished; this is its summary.")
@@ -113,8 +117,12 @@ def _run_in(folder: RunFolder, experiment: Experiment, observer: RunObserver, co
     device = choose_device(experiment.compute.device)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
-    kernels = folder.kernels if folder.has_begun else None
+    reason = "as in the comparison's first run" if kernels else ""
+    if folder.has_begun:
+        kernels, reason = folder.kernels, "as when the run began"
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
+    if experiment.trains:
+        observer.note(choice_line(prepared.kernels, reason))
     if connect is None:
         _require_personal_state_here(folder, prepared.method)
     folder.begin(describe_data(prepared.data), device, prepared.kernels)

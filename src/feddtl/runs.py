@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,9 @@ class RunFolder:
         """Precision and kernels of the run, so that it continues with the same arithmetic."""
         try:
             chosen = self.environment["kernels"]
-            return as_kernels(chosen["precision"], chosen["attention"])
+            kernels = as_kernels(chosen["precision"], chosen["attention"])
+            # Earlier versions did not say why.
+            return replace(kernels, chosen=chosen.get("chosen", "default"))
         except (KeyError, TypeError, AttributeError):
             raise RunError(
                 f"{self.path / ENVIRONMENT} was written by another version: it does not name the kernels.",
@@ -169,7 +172,10 @@ class RunFolder:
             RunError: The images, their classes or their partition have changed since the run began.
         """
         if not self.has_begun:
-            environment = {**describe_environment(device), "kernels": names_of(kernels)}
+            environment = {
+                **describe_environment(device),
+                "kernels": {**names_of(kernels), "chosen": kernels.chosen},
+            }
             write_json_atomic(self.path / ENVIRONMENT, environment)
             write_json_atomic(self.path / DATA, data)
             return

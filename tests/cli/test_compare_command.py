@@ -74,7 +74,14 @@ def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     first, *rest = answer.err.splitlines()
     assert first == "4 cells, 4 to run; one line is printed for each"
     lines = [line for line in rest if not line.startswith("note: ")]
-    assert len(rest) == len(lines) + 1  # what all runs have to say is said once
+    notes = [line for line in rest if line.startswith("note: ")]
+    assert len(notes) == len(set(notes))  # what all runs have to say is said once
+    assert notes[0].startswith("note: Fewer than 16")
+    kernels = [line for line in notes if line.startswith("note: Blocks compute in ")]
+    assert [line.rpartition(": ")[2] for line in kernels[-1:]] == ["as in the comparison's first run."]
+    # What a run says of a round names the run.
+    others = set(notes[1:]) - set(kernels)
+    assert all(re.match(r"note: fed(dtl|lora), seed [01]: Round ", line) for line in others)
     scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"
     assert re.fullmatch(rf"\[1/4\] FedDTL \(feddtl\), seed 0  {scored}  about \d+ s left", lines[0])
     assert re.fullmatch(rf"\[2/4\] FedLoRA \+ two-stage \(fedlora\), seed 0  {scored}(  about \d+ s left)?", lines[1])

@@ -19,7 +19,7 @@ from feddtl.models.kernel_choice import (
     choose_kernels,
     prefer,
 )
-from feddtl.models.kernels import Kernels, as_kernels, attend, names_of
+from feddtl.models.kernels import Kernels, as_kernels, attend, choice_line, names_of
 from feddtl.models.lora import Lora, grouped
 from feddtl.models.towers import Changes
 
@@ -158,6 +158,25 @@ def test_choice_is_measured_once_and_remembered(own_clip, tmp_path, monkeypatch)
         (tmp_path / REMEMBERED).write_text(damaged)
         choose_kernels(own_clip, 2, attention="sdpa", remembered_in=tmp_path)
         assert len(measured) == count
+
+
+def test_a_choice_says_why(own_clip, tmp_path, monkeypatch):
+    """The reason does not make kernels different; in a sentence another reason may take its place."""
+    monkeypatch.setattr(kernel_choice, "best_seconds", lambda tower, first_block, choices: [1.0] * len(choices))
+    measured = choose_kernels(own_clip, 2, remembered_in=tmp_path)
+    remembered = choose_kernels(own_clip, 2, remembered_in=tmp_path)
+    asked = choose_kernels(own_clip, 2, "float32", "sdpa", tmp_path)
+    assert [each.chosen for each in (measured, remembered, asked, Kernels())] == [
+        "measured",
+        "remembered",
+        "set",
+        "default",
+    ]
+    assert measured == remembered == asked
+    assert choice_line(asked) == "Blocks compute in float32 with sdpa attention: as set."
+    assert choice_line(measured, "as before").endswith("sdpa attention: as before.")
+    monkeypatch.setattr(kernel_choice, "MEASURED_DEVICES", ())
+    assert choose_kernels(own_clip, 2).chosen == "default"
 
 
 def test_what_is_asked_for_is_not_measured(own_clip, tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ class ComparisonProgress(ComparisonObserver):
         return _CellObserver(self, self._bars, cell)
 
     def note(self, text: str) -> None:
-        """Print a note of a run, unless an earlier run had the same."""
+        # Runs of one comparison have many notes in common.
         if text not in self._notes:
             self._notes.add(text)
             self._print(f"note: {text}")
@@ -86,21 +86,27 @@ class _CellObserver(RunObserver):
 
     def __init__(self, comparison: ComparisonProgress, bars: Bars, cell: Cell) -> None:
         self._comparison, self._bars, self._cell = comparison, bars, cell
+        self._started = False
 
     def note(self, text: str) -> None:
-        self._comparison.note(text)
+        # Before the first round, runs of one data set and model say the same; what follows is of this run alone.
+        self._comparison.note(f"{self._title}: {text}" if self._started else text)
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
     ) -> None:
+        self._started = True
         self._draw(len(records))
 
     def round_finished(self, record: RoundRecord) -> None:
         self._draw(record.round)
 
     def _draw(self, done: int) -> None:
-        title = f"{self._cell.name}, seed {self._cell.seed}"
-        self._bars.draw("rounds", title, done, self._cell.experiment.rounds)
+        self._bars.draw("rounds", self._title, done, self._cell.experiment.rounds)
+
+    @property
+    def _title(self) -> str:
+        return f"{self._cell.name}, seed {self._cell.seed}"
 
 
 def position(done: int, cells: int) -> str:

@@ -82,7 +82,8 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
-        environment = self.outcomes[0].environment if self.outcomes else {}
+        environments = [outcome.environment for outcome in self.outcomes]
+        environment = max(environments, key=environments.count, default={})
         columns: dict[str, str] = {}
         shared = _shared_settings(self.outcomes)
         return {

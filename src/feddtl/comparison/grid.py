@@ -9,6 +9,7 @@ from pathlib import Path
 
 from feddtl.comparison.cells import Cell, Results, cells_of
 from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
+from feddtl.comparison.kernels import different_kernels, shared_kernels
 from feddtl.comparison.trials import at_chosen_rates, chosen_rates, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
@@ -25,6 +26,9 @@ from feddtl.trackers import open_trackers, require_trackers
 
 class ComparisonObserver:
     """Receives the events of a comparison; the default ignores them."""
+
+    def note(self, text: str) -> None:
+        """A note for the user."""
 
     def run_observer(self, cell: Cell) -> RunObserver:
         """The observer of a cell's run."""
@@ -189,6 +193,8 @@ class _Grid:
             self._observer.cell_started(cell, *self._position)
             self._run_cell(cell)
             self._write(self._results)
+        if text := different_kernels((*self._earlier, *self._cells)):
+            self._observer.note(text)
         return self._results
 
     def _keep_if_finished(self, cell: Cell) -> None:
@@ -204,7 +210,9 @@ class _Grid:
     def _run_cell(self, cell: Cell) -> None:
         try:
             observers = Observers(self._observer.run_observer(cell), *open_trackers(self._track, cell.folder))
-            run_experiment(cell.experiment, cell.folder, resume=has_run(cell.folder), observer=observers)
+            kernels = shared_kernels(cell, (*self._earlier, *self._cells))
+            resume = has_run(cell.folder)
+            run_experiment(cell.experiment, cell.folder, resume=resume, observer=observers, kernels=kernels)
             outcome = finished_outcome(cell)
         except FeddtlError as error:
             self._fail(cell, error)

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -59,7 +60,7 @@ def choose_kernels(
     attentions: tuple[AttentionKernel, ...] = ("sdpa", "eager") if attention == "auto" else (attention,)
     candidates = {"/".join(pair): as_kernels(*pair) for pair in product(precisions, attentions)}
     if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
-        return next(iter(candidates.values()))
+        return replace(next(iter(candidates.values())), chosen="set" if len(candidates) == 1 else "default")
     file = None if remembered_in is None else remembered_in / REMEMBERED
     seconds = read_remembered(file).get(key := _key(clip.image, first_block), {})
     if missing := {name: kernels for name, kernels in candidates.items() if name not in seconds}:
@@ -68,7 +69,8 @@ def choose_kernels(
         remember(file, key, seconds)
     # JSON has no infinity: it is stored as null.
     found = {kernels: seconds[name] for name, kernels in candidates.items()}
-    return prefer({kernels: math.inf if value is None else value for kernels, value in found.items()})
+    chosen = prefer({kernels: math.inf if value is None else value for kernels, value in found.items()})
+    return replace(chosen, chosen="measured" if missing else "remembered")
 
 
 def prefer(seconds: Mapping[Kernels, float]) -> Kernels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -10,6 +10,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 AttentionKernel = Literal["sdpa", "eager"]
+Chosen = Literal["default", "set", "measured", "remembered"]
+CHOSEN: dict[Chosen, str] = {
+    "default": "the default where nothing is measured",
+    "set": "as set",
+    "measured": "measured now",
+    "remembered": "measured by an earlier run on this machine",
+}
 
 
 @dataclass(frozen=True)
@@ -20,10 +27,12 @@ class Kernels:
         precision: Of frozen weights and hidden states; None: that of the model's weights, in which adapters, final
             projections and logits are always computed.
         attention: PyTorch's fused kernel ('sdpa'), or plain products ('eager').
+        chosen: Why these, a key of `CHOSEN`; two choices of the same arithmetic are equal whatever the reason.
     """
 
     precision: torch.dtype | None = None
     attention: AttentionKernel = "sdpa"
+    chosen: Chosen = field(default="default", compare=False)
 
 
 def as_kernels(precision: str, attention: AttentionKernel) -> Kernels:
@@ -34,6 +43,12 @@ def as_kernels(precision: str, attention: AttentionKernel) -> Kernels:
 def names_of(kernels: Kernels) -> dict[str, str]:
     """Inverse of `as_kernels`."""
     return {"precision": str(kernels.precision or torch.float32).removeprefix("torch."), "attention": kernels.attention}
+
+
+def choice_line(kernels: Kernels, reason: str = "") -> str:
+    """The arithmetic and why it was chosen, in a sentence; `reason` replaces the kernels' own."""
+    names, why = names_of(kernels), reason or CHOSEN[kernels.chosen]
+    return f"Blocks compute in {names['precision']} with {names['attention']} attention: {why}."
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, kernel: AttentionKernel, *, causal: bool) -> Tensor:
