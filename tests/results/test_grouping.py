@@ -47,6 +47,15 @@ def test_runs_that_differ_in_the_seed_or_the_machine_are_one_method() -> None:
     assert setting.seeds == [0, 1]
 
 
+def test_other_novel_classes_are_another_setting() -> None:
+    """Their images and class lists differ, so they must never share a mean."""
+    kinds = ("pairs", "shapes", "colours")
+    settings = settings_of([make_run(experiment(data=DataConfig(novel=novel))) for novel in kinds])
+    assert len(settings) == 3
+    for setting, novel in zip(settings, kinds, strict=True):
+        assert setting.title.endswith(f", novel {novel}")
+
+
 def test_labels_of_one_title_name_what_differs() -> None:
     runs = [
         make_run(experiment(lora=LoraConfig(rank=8))),
