@@ -11,7 +11,9 @@ from report.pages import parse, rows
 
 from feddtl.report import write_report
 
-HELD_BACK = ("--evaluation.images", "held-back", "--compute.cache-folder", "off")
+# Fixed, because without a cache each run would measure the kernels again.
+KERNELS = ("--compute.precision", "float32", "--compute.attention", "sdpa")
+HELD_BACK = ("--evaluation.images", "held-back", "--compute.cache-folder", "off", *KERNELS)
 WHERE = "held-back training images"
 
 
@@ -89,3 +91,6 @@ def test_a_comparison_never_mixes_them_with_test_images(bench: Bench, feddtl: Co
         f"## Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, clip, scored on 20% {WHERE}",
     ]
     assert "Scored on held-back training images: not comparable with numbers on test images." in answer.out
+    of_chosen = Path("out/table.md").read_text().partition(f"2 rounds, clip, scored on 20% {WHERE}")[2]
+    assert f"bootstrap over {WHERE}" in of_chosen
+    assert "bootstrap over test images" not in of_chosen

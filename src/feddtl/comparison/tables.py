@@ -84,7 +84,7 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
         columns,
         [
             *_held_back_note(setting),
-            *_interval_notes(methods),
+            *_interval_notes(setting),
             *_difference_notes(methods),
             *([RATE_NOTE] if rates else []),
             *_paper_note(paper),
@@ -142,7 +142,7 @@ def _summary_notes(conditions: Sequence[ConditionScores]) -> list[str]:
     known: dict[str, bool] = {}
     for label, _, found in rows:
         known[label] = known.get(label, True) and bool(found.get(label))
-    return interval_notes(sorted(seeds), known)
+    return interval_notes(sorted(seeds), known, conditions[0].condition.scored)
 
 
 def _table(
@@ -235,10 +235,11 @@ def _held_back_note(setting: SettingScores) -> list[str]:
     return [f"Scored on {condition.scored}: not comparable with numbers on test images."] if condition.held_back else []
 
 
-def _interval_notes(methods: Sequence[MethodScores]) -> list[str]:
-    measured = [method for method in methods if method.final]
+def _interval_notes(setting: SettingScores) -> list[str]:
+    measured = [method for method in setting.methods if method.final]
     seeds = {seed for method in measured for values in method.final.values() for seed in values}
-    return interval_notes(sorted(seeds), {method.label: bool(method.intervals) for method in measured})
+    known = {method.label: bool(method.intervals) for method in measured}
+    return interval_notes(sorted(seeds), known, setting.setting.condition.scored)
 
 
 def _difference_notes(methods: Sequence[MethodScores]) -> list[str]:

@@ -225,7 +225,9 @@ def _clients_left_out(setting: SettingRuns, shown: Collection[int]) -> str:
     if not absent:
         return ""
     failed = {client for run in setting.runs if run.last_scored for client in run.last_scored.failures}
-    why = "lost in the last scored round" if set(absent) <= failed else "no base test images, not selected, or lost"
+    why = (
+        "lost in the last scored round" if set(absent) <= failed else f"no base {setting.scored}, not selected, or lost"
+    )
     return f" Without {clients_named(absent)}: {why}."
 
 

@@ -51,9 +51,9 @@ def score_table(title: str, headings: Iterable[str], rows: Sequence[ScoreRow]) -
     )
 
 
-def interval_table(title: str, keys: Sequence[str], rows: Sequence[Row], dataset: str) -> Table:
+def interval_table(title: str, keys: Sequence[str], rows: Sequence[Row], setting: SettingRuns) -> Table:
     """The scores of some rows with their intervals, and those in bold that are above every other row's."""
-    found = compared(rows, dataset)
+    found = compared(rows, setting.setting.dataset)
     columns = [
         score_cells(
             [spread_of(row.scores.get(key, {}).values()) for row in rows],
@@ -68,7 +68,7 @@ def interval_table(title: str, keys: Sequence[str], rows: Sequence[Row], dataset
         title,
         tuple(Column(SCORE_HEADINGS[key]) for key in keys),
         tuple((row.label, tuple(cells)) for row, cells in zip(rows, zip(*columns, strict=True), strict=True)),
-        tuple(interval_notes(seeds, known)),
+        tuple(interval_notes(seeds, known, setting.scored)),
     )
 
 
@@ -86,7 +86,7 @@ def headline(setting: SettingRuns) -> Table:
         scores = by_score({run.seed: run.final for run in method.counted})
         rows.append(Row(label, scores, final_hits(method.counted), competes=finished))
     title = f"Accuracy in %{setting.on_held_back} after the last round"
-    return interval_table(title, SCORES, rows, setting.setting.dataset)
+    return interval_table(title, SCORES, rows, setting)
 
 
 def _coverage_of(runs: Iterable[RunResult], coverage: Callable[[RunResult], str]) -> str:
@@ -110,7 +110,7 @@ def client_models(setting: SettingRuns) -> Table | None:
         if any(run.client_models for run in method.counted)
     ]
     title = f"Accuracy in %{setting.on_held_back} of the clients' own models, mean over the clients"
-    return interval_table(title, GLOBAL_SCORES, rows, setting.setting.dataset) if rows else None
+    return interval_table(title, GLOBAL_SCORES, rows, setting) if rows else None
 
 
 def domains(setting: SettingRuns) -> Table | None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from feddtl.config.running import SCORED_IMAGES
 from feddtl.records import SCORES, Headline
 from feddtl.results.bootstrap import RESAMPLES, Replicates, difference_interval, interval, replicates
 from feddtl.results.hits import ModelHits
@@ -19,12 +20,13 @@ HitsBySeed = Mapping[int, ModelHits]
 ENOUGH_SEEDS = 5
 
 
-def interval_notes(seeds: Sequence[int], known: Mapping[str, bool]) -> list[str]:
+def interval_notes(seeds: Sequence[int], known: Mapping[str, bool], scored: str = SCORED_IMAGES["test"]) -> list[str]:
     """What the numbers of a table over these seeds are: intervals where hits are known, else standard deviations.
 
     Args:
         seeds: All seeds of the table.
         known: For the label of each row, whether it has intervals.
+        scored: What the table's numbers are measured on.
     """
     if not seeds:
         return []
@@ -33,23 +35,23 @@ def interval_notes(seeds: Sequence[int], known: Mapping[str, bool]) -> list[str]
         spread = "" if len(seeds) == 1 else of_seeds.replace("mean", "mean ± standard deviation", 1)
         return [
             f"After the last round, {spread or of_seeds}.",
-            "No intervals and nothing in bold: these results do not record which test images were right.",
+            f"No intervals and nothing in bold: these results do not record which {scored} were right.",
         ]
     if len(seeds) == 1:
         notes = [
-            f"After the last round, {of_seeds}, with the 95 % interval of a bootstrap over test images alone, "
+            f"After the last round, {of_seeds}, with the 95 % interval of a bootstrap over {scored} alone, "
             f"{RESAMPLES:,} resamples; it does not cover other seeds."
         ]
     else:
         notes = [
-            f"After the last round, {of_seeds}, with the 95 % interval of a hierarchical bootstrap over test images "
+            f"After the last round, {of_seeds}, with the 95 % interval of a hierarchical bootstrap over {scored} "
             f"and seeds, {RESAMPLES:,} resamples."
         ]
     if 1 < len(seeds) < ENOUGH_SEEDS:
         notes.append(f"{len(seeds)} seeds say little about others: take {ENOUGH_SEEDS} where a difference is claimed.")
     notes.append("Bold: above every other row, with paired intervals of the differences that exclude zero.")
     if missing := [label for label, has_interval in known.items() if not has_interval]:
-        notes.append(f"Which test images were right is not recorded for {listed(missing)}.")
+        notes.append(f"Which {scored} were right is not recorded for {listed(missing)}.")
     return notes
 
 
