@@ -38,6 +38,15 @@ def test_what_is_written_is_read_back(comparison: Comparison, tmp_path: Path) ->
         assert found.tables == comparison.tables
 
 
+@pytest.mark.parametrize("change", [{"tuning": {"rates": [0.1]}}, {"failures": [{"name": "b"}]}, {"tuning": []}])
+def test_a_damaged_part_is_an_error_with_a_next_step(comparison: Comparison, tmp_path: Path, change: object) -> None:
+    write_comparison(tmp_path, comparison)
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))  # type: ignore[dict-item]
+    with pytest.raises(RunError, match="is not a comparison"):
+        load_comparison(file)
+
+
 def test_names_with_dots_are_read_back_whole(tmp_path: Path) -> None:
     """A grid over learning rates gives names such as 'rates-0.01-promptfl'; cut at a dot, two would be one."""
     runs = (outcome("rates-0.01-promptfl", 0, 50, 60), outcome("rates-0.1-promptfl", 0, 50, 70))

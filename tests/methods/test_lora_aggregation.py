@@ -11,13 +11,14 @@ from slow_rounds import SlowClip, slow_average, slow_sft
 from feddtl.checkpoints import read_checkpoint, write_checkpoint
 from feddtl.messages import ServerState, count_parameters
 from feddtl.methods.catalog import build_method
+from feddtl.methods.lora import LoraMethod
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.models.peft_format import load_adapter, save_adapter
-from feddtl.models.residual import as_factors
+from feddtl.models.residual import as_factors, grown
 from feddtl.models.text_tower import prompts_for
 from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
-from feddtl.tensor_groups import select_prefix
+from feddtl.tensor_groups import add_prefix, drop_groups, select_prefix
 
 METHODS = ("feddtl", "fedlora")
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -292,3 +293,64 @@ def test_a_residual_is_in_the_adapters_that_a_run_writes(federation, make_experi
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     without = federation.task.clip.image.features(activations, 2, Lora(lora.factors, lora.scaling))
     assert (torch.nn.functional.normalize(without, dim=-1) - expected).abs().max() > 1e-4
+
+
+@each_method
+def test_a_frozen_factor_is_on_the_device_of_the_others(federation, make_experiment, randomised, monkeypatch, method):
+    """The server's tensors are on the CPU while the model computes on another device: here one without any data."""
+    own = built(federation, make_experiment, method, "frozen-a")
+    state = randomised(own.init_server(), 0)
+    updates, expected = next_round(own, state, federation.clients(own))
+    elsewhere = built(federation, make_experiment, method, "frozen-a")
+    monkeypatch.setattr(elsewhere, "device", torch.device("meta"))
+    reached = LoraMethod.next_state(elsewhere, state, elsewhere.aggregator().combine(updates), updates)
+    assert reached.metrics["averaging_error"] == expected.metrics["averaging_error"]
+    in_training = {name: tensor.to("meta") for name, tensor in elsewhere.initial_shared().items()}
+    assert {tensor.device.type for tensor in elsewhere.mix([in_training], [1.0]).values()} == {"meta"}
+
+
+@each_method
+@pytest.mark.parametrize("aggregation", ["factors", "residual"])
+def test_rl_rounds_that_teach_nothing_leave_the_model_as_it_is(federation, make_experiment, method, aggregation):
+    """σ = 0 in all RL rounds: the reference stays the received model, and the residual does not grow."""
+    experiment = {"rounds": 4, "schedule": {"sft_rounds": 1, "stages": "sft-then-rl"}, "rl": {"noise_std": 0.0}}
+    own = built(federation, make_experiment, method, aggregation, **experiment)
+    state, after_sft = own.init_server(), {}
+    for number in range(1, 5):
+        updates, reached = next_round(own, state, federation.clients(own))
+        shared = select_prefix(reached.state.tensors, "shared")
+        if number == 1:
+            after_sft = shared
+        else:
+            assert [update.metrics["update_norm"] for update in updates] == [0, 0, 0]
+            assert shared.keys() == after_sft.keys()
+            assert all(torch.equal(tensor, after_sft[name]) for name, tensor in shared.items())
+        state = reached.state
+
+
+def test_a_residual_in_another_form_is_another_reference(federation, make_experiment, randomised):
+    """Equal factors, but a residual that has become whole matrices since the last SFT round."""
+    own = built(federation, make_experiment, "fedlora", "residual")
+    state = next_round(own, randomised(own.init_server(), 0), federation.clients(own))[1].state
+    shared = select_prefix(state.tensors, "shared")
+    change = select_prefix(shared, "residual")
+    whole = add_prefix("residual", grown(grown({}, change, torch.float32), change, torch.float32))
+    while any(name.endswith(A_SUFFIX) for name in whole):
+        whole = add_prefix("residual", grown(select_prefix(whole, "residual"), change, torch.float32))
+    received = add_prefix("shared", {**drop_groups(shared, "residual"), **whole})
+    payload = own.broadcast(ServerState(2, {**add_prefix("anchor", shared), **received}))
+    update = own.client_update(payload, federation.clients(own)[0], {})
+    assert update.metrics["kl"] > 0
+
+
+@each_method
+def test_the_error_is_of_the_mean_that_was_taken(federation, make_experiment, randomised, method):
+    """Where clients count alike, of the plain mean; compared with dense products."""
+    own = built(federation, make_experiment, method, "factors", server={"aggregator": "unweighted-mean"})
+    state = randomised(own.init_server(), 0)
+    updates, reached = next_round(own, state, federation.clients(own))
+    models, found = [dense_changes(own, state, one) for one in updates], dense_changes(own, reached.state)
+    means = {layer: sum(model[layer] for model in models) / 3 for layer in trained_layers(own, state)}
+    error = sum(float((means[layer] - found[layer]).square().sum()) for layer in means) ** 0.5
+    whole = sum(float(mean.square().sum()) for mean in means.values()) ** 0.5
+    assert reached.metrics["averaging_error"] == pytest.approx(error / whole, rel=1e-3)

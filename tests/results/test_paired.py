@@ -57,6 +57,21 @@ def test_rows_on_other_images_are_not_compared() -> None:
     assert leading(*rows) == []
 
 
+def test_held_back_images_may_differ_between_seeds() -> None:
+    """Rows are paired seed by seed; a row on other images of one seed is not compared."""
+
+    def by_seed(right: int, *images: str) -> Row:
+        own = [row("", right, images=name) for name in images]
+        hits = {seed: one.hits[0] for seed, one in enumerate(own)}
+        return Row(f"{right}", {"base": dict.fromkeys(hits, float(right))}, hits)
+
+    rows = [by_seed(60, "x", "y"), by_seed(40, "x", "y"), by_seed(30, "x", "z")]
+    assert [bool(own.intervals) for own in compared(rows, "data")] == [True, True, False]
+    assert leading(*rows[:2]) == ["60"]
+    other_number = Row("a", rows[0].scores, {**rows[0].hits, 1: row("", 60, count=90, images="y").hits[0]})
+    assert not compared([other_number], "data")[0].intervals
+
+
 def test_no_interval_for_seeds_that_the_scores_do_not_have() -> None:
     some = row("a", 60, seeds=3)
     part: dict[int, ModelHits] = {seed: hits for seed, hits in some.hits.items() if seed}

@@ -116,14 +116,14 @@ def load_comparison(path: Path) -> Comparison:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         records, environment = content["runs"], content["environment"]
+        failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
+        rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
     except OSError as error:
         raise RunError(
             f"Cannot read {file}: {error.strerror}.", "Pass the --output folder of `feddtl compare`."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
-    failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
-    rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
     return Comparison(tuple(_outcome(record, environment, content) for record in records), failures, rates)
 
 

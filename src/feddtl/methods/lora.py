@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -45,6 +44,7 @@ class LoraMethod(Method):
         super().__init__(task, settings, training)
         config = training.lora
         self.aggregation = "factors" if config.aggregation == "auto" else config.aggregation
+        self._initial_a: dict[torch.device, Tensors] = {}
         self.first_image_block = self.clip.image.stack.resolve(config.first_image_block, "lora.first_image_block")
         self.first_text_block = self.clip.text.stack.resolve(config.first_text_block, "lora.first_text_block")
         # Where one batch fills a pass, steps together save nothing. Nor do they on a CPU in float32: the larger product
@@ -87,7 +87,10 @@ class LoraMethod(Method):
         """See `Method.next_state`; the metrics have the `averaging_error`, and the residual grows if there is one."""
         received = self._complete(select_prefix(state.tensors, SHARED))
         clients = [{**drop_groups(received, RESIDUAL), **update.weights} for update in updates]
+        # With every other aggregator, clients count alike.
         shares = sample_shares(updates)
+        if self.training.server.aggregator != "mean":
+            shares = [1 / len(updates)] * len(updates)
         metrics = {"averaging_error": averaging_error(clients, shares)}
         if self.aggregation == "residual":
             dtype = next(iter(aggregated.values())).dtype
@@ -147,10 +150,14 @@ class LoraMethod(Method):
             return tensors
         layers = [name.removesuffix(B_SUFFIX) for name in tensors if name.endswith(B_SUFFIX)]
         missing = [layer + A_SUFFIX for layer in layers if layer + A_SUFFIX not in tensors]
-        return {**tensors, **{name: self._initial_a[name] for name in missing}}
+        # The server's tensors are on the CPU, those of a client in training on its device.
+        device = tensors[layers[0] + B_SUFFIX].device if layers else self.device
+        return {**tensors, **{name: self._initial_a_on(device)[name] for name in missing}}
 
-    @cached_property
-    def _initial_a(self) -> Tensors:
-        """A of all layers as it was drawn, on the model's device."""
-        factors = {**self.initial_factors("image"), **self.initial_factors("text")}
-        return {name: factor.to(self.device) for name, factor in factors.items() if name.endswith(A_SUFFIX)}
+    def _initial_a_on(self, device: torch.device) -> Tensors:
+        """A of all layers as it was drawn, on a device."""
+        if device not in self._initial_a:
+            factors = {**self.initial_factors("image"), **self.initial_factors("text")}
+            drawn = {name: factor for name, factor in factors.items() if name.endswith(A_SUFFIX)}
+            self._initial_a[device] = {name: factor.to(device) for name, factor in drawn.items()}
+        return self._initial_a[device]

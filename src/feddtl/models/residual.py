@@ -27,7 +27,7 @@ def grown(residual: Mapping[str, Tensor], change: Mapping[str, Tensor], dtype: t
     after: Tensors = {}
     for layer in layer_names(change):
         down, up = change[layer + A_SUFFIX].to(dtype), change[layer + B_SUFFIX].to(dtype)
-        if not len(down):  # as of a round with one client
+        if not (up.any() and down.any()):  # as of a round with one client, or with clients that are all alike
             after |= {name: tensor for name, tensor in residual.items() if name.startswith(f"{layer}.")}
             continue
         if layer + SUFFIX in residual:

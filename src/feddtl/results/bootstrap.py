@@ -50,7 +50,7 @@ def replicates(
     """Scores of the rows of a table in resamples of their images.
 
     Args:
-        rows: By seed the hits of each row; all are on the same test images.
+        rows: By seed the hits of each row; those of a seed are on the same images, and all seeds have as many.
         stream: Names the draws; equal names and equal numbers of images give equal resamples.
         resamples: R, how many.
     """

@@ -25,7 +25,7 @@ class ModelHits:
     """Hits of one model, or of several whose mean counts, on the same test images.
 
     Attributes:
-        images: Names the test images and their order: hits are paired only where it is equal.
+        images: Names the scored images and their order: hits of a seed are paired only where it is equal.
         base: (N_b,) number of models that are right on each base image.
         novel: (N_n,) the same for the novel images.
         models: How many models the counts are of.
@@ -39,6 +39,11 @@ class ModelHits:
     models: int = 1
     owners: Counts | None = None
     local: Counts | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Numbers of base and novel images."""
+        return len(self.base), len(self.novel)
 
 
 @dataclass(frozen=True, eq=False)

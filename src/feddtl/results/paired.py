@@ -116,10 +116,22 @@ def by_score(by_seed: Mapping[int, Headline]) -> dict[str, BySeed]:
 
 
 def compared(rows: Sequence[Row], dataset: str) -> list[Compared]:
-    """Intervals of the rows, and who leads, in the same resamples; rows on other images than the first have none."""
-    images = next((hits.images for row in rows for hits in row.hits.values()), "")
-    known = [row.hits if all(hits.images == images for hits in row.hits.values()) else {} for row in rows]
-    return compared_in(rows, replicates(known, f"{dataset} {images}"))
+    """Intervals of the rows, and who leads, in the same resamples.
+
+    Rows on other images of a seed than those of the first row that has it get none. Held-back images differ between
+    seeds; the resamples then draw as many places as there are images, the same for all seeds.
+    """
+    found = [(seed, hits) for row in rows for seed, hits in row.hits.items()]
+    first = found[0][1] if found else None
+    images: dict[int, str] = {}
+    for seed, hits in found:
+        images.setdefault(seed, hits.images)
+
+    def alike(seed: int, hits: ModelHits) -> bool:
+        return hits.images == images[seed] and first is not None and hits.size == first.size
+
+    known = [row.hits if all(alike(*pair) for pair in row.hits.items()) else {} for row in rows]
+    return compared_in(rows, replicates(known, f"{dataset} {first.images if first else ''}"))
 
 
 def compared_in(rows: Sequence[Row], found: Sequence[Replicates]) -> list[Compared]:

@@ -224,8 +224,8 @@ class Reinforcement(Objective):
 
 
 def _same_tensors(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> bool:
-    """Whether two models are equal, tensor for tensor and bit for bit."""
-    return all(torch.equal(tensor, those[name]) for name, tensor in these.items())
+    """Whether two models have the same tensors, equal bit for bit."""
+    return these.keys() == those.keys() and all(torch.equal(tensor, those[name]) for name, tensor in these.items())
 
 
 def _unmoved(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
