@@ -194,7 +194,8 @@ class Summary:
         missing_clients: By client, the rounds whose model it did not score, 0 before training; None where the server
             has test images, or nobody is missing.
         local_clients: Clients behind `final.local`; None where all clients are in this process.
-        averaging_error: That of LoRA in the last round, see `feddtl.models.averaging`; None for a method without LoRA.
+        averaging_error: That of LoRA in the last round that averaged two updates or more, see
+            `feddtl.models.averaging`; None where there is none, as in asynchronous runs.
         best_round: The round with the highest harmonic mean on the test images; not used for selection.
         best: Its scores.
         seconds: Wall-clock time of all rounds, as the following fields; see `RoundRecord`.

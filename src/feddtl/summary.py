@@ -98,7 +98,7 @@ def summarise(
 
 
 def _averaging_error(progress: Progress) -> float | None:
-    """Of the last round that has one: in a round whose updates were all lost nothing was averaged."""
+    """Of the last round that has one: in a round with one update, or none, nothing was averaged."""
     errors = [record.server["averaging_error"] for record in progress.records if "averaging_error" in record.server]
     return errors[-1] if errors else None
 

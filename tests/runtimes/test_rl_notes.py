@@ -38,6 +38,13 @@ def test_nothing_left_to_learn_needs_no_more_noise():
     assert "noise_std" not in note
 
 
+def test_images_of_which_no_copy_is_right_need_no_more_noise():
+    """Wrong whatever the noise: more of it would not help."""
+    [note] = rl_notes(RlConfig(), [rl(2, 1.0, reward=0.0)])
+    assert "hardly a noisy copy is classified correctly" in note
+    assert "too small" not in note
+
+
 def test_automatic_noise_is_stated_once():
     records = [sft(1), rl(2, 0.5, noise_std=0.8712), rl(3, 1.0, noise_std=0.9)]
     config = RlConfig(noise_std="auto")

@@ -48,22 +48,12 @@ def local_round(
         for position, (data, own) in enumerate(zip(clients, kept, strict=True))
     ]
     objective = _objective(method, payload, policy, learners, kept)
-    local, epochs = method.training.local, method.training.local_epochs(method.stage(payload.round))
-    optimizer = local_optimizer(learners, local, method.own_optimizer)
-
-    def before_epoch(position: int, epoch: int) -> None:
-        trained = [tensor for tensor in learners[position].parameters.values() if tensor.requires_grad]
-        optimizer.set_rate(trained, epoch_rate(local, epoch, epochs))
-        objective.before_epoch(position, epoch)
-
-    metrics = train(
+    metrics = _trained(
+        method,
+        method.training.local_epochs(method.stage(payload.round)),
         learners,
-        objective.step,
-        epochs=epochs,
-        batch_size=local.batch_size,
-        optimizer=optimizer,
-        before_epoch=before_epoch,
-        observer=lambda position, done, epochs: observer(clients[position].client, done, epochs),
+        objective,
+        lambda position, done, epochs: observer(clients[position].client, done, epochs),
     )
     samples = method.uplink_samples(policy, learners)
     return [
@@ -77,6 +67,29 @@ def local_round(
         )
         for data, learner, own_samples, numbers in zip(clients, learners, samples, metrics, strict=True)
     ]
+
+
+def _trained(
+    method: Method, epochs: int, learners: Sequence[Learner], objective: Objective, observer: EpochObserver
+) -> list[dict[str, float]]:
+    """Metrics of the learners after so many epochs, each epoch at its own learning rate."""
+    local = method.training.local
+    optimizer = local_optimizer(learners, local, method.own_optimizer)
+
+    def before_epoch(position: int, epoch: int) -> None:
+        trained = [tensor for tensor in learners[position].parameters.values() if tensor.requires_grad]
+        optimizer.set_rate(trained, epoch_rate(local, epoch, epochs))
+        objective.before_epoch(position, epoch)
+
+    return train(
+        learners,
+        objective.step,
+        epochs=epochs,
+        batch_size=local.batch_size,
+        optimizer=optimizer,
+        before_epoch=before_epoch,
+        observer=observer,
+    )
 
 
 def _policy(method: Method, clients: Sequence[ClientData], payload: Payload) -> Policy:

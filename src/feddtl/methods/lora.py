@@ -84,14 +84,15 @@ class LoraMethod(Method):
         return Product(self.training.server) if self.aggregation == "product" else super().aggregator()
 
     def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
-        """See `Method.next_state`; the metrics have the `averaging_error`, and the residual grows if there is one."""
+        """See `Method.next_state`; the metrics of two clients or more have the `averaging_error`, and the residual
+        grows if there is one."""
         received = self._complete(select_prefix(state.tensors, SHARED))
         clients = [{**drop_groups(received, RESIDUAL), **update.weights} for update in updates]
         # With every other aggregator, clients count alike.
         shares = sample_shares(updates)
         if self.training.server.aggregator != "mean":
             shares = [1 / len(updates)] * len(updates)
-        metrics = {"averaging_error": averaging_error(clients, shares)}
+        metrics = {"averaging_error": averaging_error(clients, shares)} if len(updates) > 1 else {}
         if self.aggregation == "residual":
             dtype = next(iter(aggregated.values())).dtype
             residual = grown(select_prefix(received, RESIDUAL), anonymous(averaging_residual(clients, shares)), dtype)

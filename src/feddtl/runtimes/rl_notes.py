@@ -10,7 +10,8 @@ from feddtl.records import RoundRecord
 # A group whose rewards are equal has no advantage. At this share, more than half of the batches of 64 have no image
 # with an advantage (0.99^64 = 0.53), so that little but the KL is left of the loss.
 ALL_EQUAL_SHARE = 0.99
-# With at least this mean reward, groups are equal because the images are classified correctly.
+# With at least this mean reward, groups are equal because the images are classified correctly; with at most the rest
+# of it, because hardly any copy is.
 SOLVED_REWARD = 0.99
 PAGE = "docs/how-to/choose-the-noise.md"
 
@@ -45,6 +46,11 @@ def _teaches_nothing(config: RlConfig, record: RoundRecord) -> str:
     fact = f"Round {record.round} teaches almost nothing: all rewards are equal in {100 * share:.1f}% of the groups"
     if reward >= SOLVED_REWARD:
         return f"{fact}, and the mean reward is {reward:.2f}: the training images are already classified correctly."
+    if reward <= 1 - SOLVED_REWARD:
+        return (
+            f"{fact}, and the mean reward is {reward:.2f}: hardly a noisy copy is classified correctly. Either the "
+            f"model does not know these classes yet, or the noise hides them; see {PAGE}."
+        )
     remedy = "Set a number above it" if config.noise_std == "auto" else "Set rl.noise_std = 'auto'"
     return (
         f"{fact}, and the mean reward is {reward:.2f}: rl.noise_std = {config.noise_std!r} is too small to change "
