@@ -19,6 +19,7 @@ from feddtl.config import (
     DeploymentConfig,
     EvaluationConfig,
     LoraConfig,
+    RlConfig,
     ServerConfig,
     SystemConfig,
     UplinkConfig,
@@ -93,6 +94,17 @@ def test_aggregations_of_lora_are_the_same(bench, tmp_path, aggregation, method)
     assert_equal_states(tmp_path / "flower", tmp_path / "local")
     assert alike(records(tmp_path / "flower"), records(tmp_path / "local"))
     assert not any(record["lost"] for record in records(tmp_path / "flower"))
+
+
+@pytest.mark.parametrize("rollout", ["round", "batch"])
+def test_automatic_noise_is_the_same(bench, tmp_path, rollout):
+    """It follows the features, so each client has it at hand; the server gets its mean alone."""
+    experiment = make_experiment(bench, rl=RlConfig(noise_std="auto", rollout=rollout, epochs=1))
+    run_experiment(experiment, tmp_path / "local")
+    deployment.serve(experiment, tmp_path / "flower", grid_of())
+    assert_equal_states(tmp_path / "flower", tmp_path / "local")
+    assert facts(tmp_path / "local")["noise_std"] > 0
+    assert alike(facts(tmp_path / "flower"), facts(tmp_path / "local"))
 
 
 def test_sampled_clients_and_simulated_losses_are_the_same(bench, tmp_path):
