@@ -205,6 +205,16 @@ def test_every_number_has_a_limit() -> None:
             "server.aggregator = 'mean'",
         ),
         (
+            {"method": "fedex-lora", "server": ServerConfig(aggregator="median")},
+            "lora.aggregation = 'residual' is a weighted mean of products",
+            "or method = 'fedlora' and lora.aggregation = 'factors', 'frozen-a' or 'alternate'.",
+        ),
+        (
+            {"method": "rolora", "system": SystemConfig(mode="async")},
+            "lora.aggregation = 'alternate' trains one factor while the other is still",
+            "Set method = 'fedlora' and lora.aggregation = 'factors' or 'frozen-a', or",
+        ),
+        (
             {"lora": LoraConfig(aggregation="alternate"), "method": "promptfl"},
             "lora.aggregation = 'alternate' combines LoRA factors, and method = 'promptfl' sends none.",
             "'fedlora'",
@@ -234,6 +244,8 @@ def test_every_number_has_a_limit() -> None:
         "residual without rounds",
         "trimmed mean with a residual",
         "median of products",
+        "median of a method with a residual",
+        "a method with factors in turn without rounds",
         "factors of a prompt",
         "median without rounds",
         "too little to trim",

@@ -99,6 +99,15 @@ def test_hits_of_thirty_runs_fit_a_repository() -> None:
     assert len(with_columns) < 30_000
 
 
+def test_lists_are_one_cell_of_the_csv(tmp_path: Path) -> None:
+    """They are no pairs of base and novel: client 0 is no base accuracy."""
+    run = outcome("a", 0, 60, 70, final_domains={"fog": [61.5, 62.5]}, local_clients=[0, 3])
+    [row] = csv.DictReader(io.StringIO(csv_text(Comparison((run,)))))
+    assert row["local_clients"] == "0 3"
+    assert not any(key.startswith("local_clients.") for key in row)
+    assert (row["final_domains.fog.base"], row["final_domains.fog.novel"]) == ("61.5", "62.5")
+
+
 def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
     assert [(row["experiment"], row["seed"], row["state"]) for row in rows] == [

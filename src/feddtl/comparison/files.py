@@ -177,13 +177,15 @@ def _csv_row(outcome: RunResult) -> dict[str, Any]:
 
 
 def _scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, without notes; base and novel of a domain have separate keys."""
+    """By dotted key, without notes; base and novel of a domain have separate keys, lists are words in one cell."""
     flat: dict[str, Any] = {}
     for key, value in flatten(summary).items():
         if key == "notes":
             continue
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        if key.startswith("final_domains."):
             flat.update(zip((f"{key}.base", f"{key}.novel"), value, strict=False))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[key] = " ".join(map(str, value))
         else:
             flat[key] = value
     return flat

@@ -164,6 +164,8 @@ class Experiment(Settings):
         """Raise ConfigError for an aggregation of LoRA that contradicts the method or another setting."""
         entry, chosen, aggregation = method_entry(self.method), self.lora.aggregation, self.aggregation
         setting = f"lora.aggregation = '{aggregation}'"
+        # A method with an aggregation of its own takes no other one.
+        instead = "method = 'fedlora' and lora.aggregation" if entry.aggregation else "lora.aggregation"
         if entry.trains and not entry.has_lora and aggregation != "factors":
             raise ConfigError(
                 f"{setting} combines LoRA factors, and method = '{self.method}' sends none.",
@@ -178,12 +180,12 @@ class Experiment(Settings):
             raise ConfigError(
                 f"{setting} is a weighted mean of products, and server.aggregator = '{self.server.aggregator}' "
                 "combines coordinates.",
-                "Set server.aggregator = 'mean', or lora.aggregation = 'factors', 'frozen-a' or 'alternate'.",
+                f"Set server.aggregator = 'mean', or {instead} = 'factors', 'frozen-a' or 'alternate'.",
             )
         if self.system.mode == "async" and aggregation in NOT_ASYNCHRONOUS:
             raise ConfigError(
                 f"{setting} {NOT_ASYNCHRONOUS[aggregation]}",
-                "Set lora.aggregation = 'factors' or 'frozen-a', or system.mode = 'sync'.",
+                f"Set {instead} = 'factors' or 'frozen-a', or system.mode = 'sync'.",
             )
 
     def _check_system(self) -> None:
