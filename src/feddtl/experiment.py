@@ -117,7 +117,7 @@ def _run_in(
     device = choose_device(experiment.compute.device)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
-    reason = "as in the comparison's first run" if kernels else ""
+    reason, kernels = "", kernels and replace(kernels, chosen="shared")
     if folder.has_begun:
         kernels, reason = folder.kernels, "as when the run began"
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)

@@ -79,6 +79,9 @@ def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     assert notes[0].startswith("note: Fewer than 16")
     kernels = [line for line in notes if line.startswith("note: Blocks compute in ")]
     assert [line.rpartition(": ")[2] for line in kernels[-1:]] == ["as in the comparison's first run."]
+    folders = [Path("out/runs") / name for name in ("feddtl-seed0", "fedlora-seed0", "feddtl-seed1")]
+    why = [json.loads((folder / "environment.json").read_text())["kernels"]["chosen"] for folder in folders]
+    assert why == ["set", "shared", "shared"]
     # What a run says of a round names the run.
     others = set(notes[1:]) - set(kernels)
     assert all(re.match(r"note: fed(dtl|lora), seed [01]: Round ", line) for line in others)

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 AttentionKernel = Literal["sdpa", "eager"]
-Chosen = Literal["default", "set", "measured", "remembered"]
+Chosen = Literal["default", "set", "measured", "remembered", "shared"]
 CHOSEN: dict[Chosen, str] = {
     "default": "the default where nothing is measured",
     "set": "as set",
     "measured": "measured now",
     "remembered": "measured by an earlier run on this machine",
+    "shared": "as in the comparison's first run",
 }
 
 
