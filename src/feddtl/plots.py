@@ -73,9 +73,8 @@ def accuracy_curves(
         values = [math.nan if (value := record.headline[key]) is None else value for record in scored]
         axes.plot(positions, values, color=colour, marker="o", markersize=3, label=key)
         axes.axhline(zero_shot[key], color=colour, linestyle="--", linewidth=1, label=f"{key}, zero-shot")
-        marked = [number for number, record in enumerate(scored) if record.round in hollow]
-        style = {"markersize": 5, "markerfacecolor": "white", "markeredgecolor": colour, "zorder": 3}
-        axes.plot([positions[n] for n in marked], [values[n] for n in marked], "o", **style)
+        marked = [n for n, record in enumerate(scored) if record.round in hollow]
+        _hollow_points(axes, [positions[n] for n in marked], [values[n] for n in marked], colour)
     widen_accuracy(axes, min((count for count in images.values() if count), default=0))
     rl = [record.round for record in records if record.stage == "rl"]
     if rl and not virtual_time:
@@ -89,6 +88,10 @@ def accuracy_curves(
     if text := " ".join(filter(None, [caption, *worth])):
         figure.supxlabel(fill(text, LETTERS_OF_CAPTION), fontsize=8, color="0.35")
     _save(figure, path)
+
+
+def _hollow_points(axes: Any, positions: Sequence[float], values: Sequence[float], colour: str) -> None:
+    axes.plot(positions, values, "o", markersize=5, markerfacecolor="white", markeredgecolor=colour, zorder=3)
 
 
 def least_points(images: int) -> float:
