@@ -22,9 +22,9 @@ from feddtl.runtimes.server_step import server_step
 # (phase, module, its function as 'name' or 'Class.name')
 WATCHED = (
     ("data", "feddtl.deployment", "load_federated_data"),
-    ("data", "feddtl.experiment", "load_federated_data"),
+    ("data", "feddtl.preparation", "load_federated_data"),
     ("model", "feddtl.deployment", "load_model"),
-    ("model", "feddtl.experiment", "load_model"),
+    ("model", "feddtl.preparation", "load_model"),
     ("hashing weights", "feddtl.models.backbone", "Backbone.digest"),
     ("hashing weights", "feddtl.backbones.clip", "ClipImageTower.prefix_digests"),
     ("reading the cache", "feddtl.features", "ImageEncoder.encode"),
@@ -109,8 +109,8 @@ def client(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
 def server(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
     """Write the broadcast of round 1, with the test images encoded: phases and memory."""
     phases = count_phases()
-    from feddtl.experiment import prepare
     from feddtl.experiment_file import experiment_from_dict
+    from feddtl.preparation import prepare
 
     settings = experiment_from_dict(experiment)
     return open_round(phases, settings, prepare(settings, images_here=False).method, experiment, broadcast)
@@ -119,10 +119,10 @@ def server(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
 def server_without_images(experiment: dict[str, Any], broadcast: Path) -> dict[str, Any]:
     """As `server`, but with only the towers that the method trains on the server, because it scores no images."""
     phases = count_phases()
-    from feddtl.experiment import load_model
     from feddtl.experiment_file import experiment_from_dict
-    from feddtl.methods.base import Task
     from feddtl.methods.catalog import build_method, method_class
+    from feddtl.methods.task import Task
+    from feddtl.preparation import load_model
 
     settings = experiment_from_dict(experiment)
     clip = load_model(settings, towers=method_class(settings.method).server_towers)

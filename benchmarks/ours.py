@@ -12,9 +12,10 @@ import torch
 from benchmarks.workload import SHAPES, Workload
 from feddtl.config import ComputeConfig, EvaluationConfig, Experiment, LocalConfig, ScheduleConfig
 from feddtl.evaluate import accuracy, score_global, share_hits
-from feddtl.experiment import prepare, run_experiment
+from feddtl.experiment import run_experiment
 from feddtl.messages import Payload, ServerState, Update
 from feddtl.observers import RunObserver
+from feddtl.preparation import prepare
 from feddtl.runtimes.server_step import server_step
 
 

@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from feddtl.data.shapes import (
-    CLASS_NAMES,
-    CLASS_PAIRS,
-    DOMAINS,
-    FEDERATED_DOMAINS,
-    PRETRAIN_DOMAINS,
-    SHIFTED,
-    ByteArray,
-    render,
-)
+from feddtl.data.drawing import DOMAINS, FEDERATED_DOMAINS, PRETRAIN_DOMAINS, SHIFTED, ByteArray, render
+from feddtl.data.shapes import CLASS_NAMES, CLASS_PAIRS
 from feddtl.seeding import derive_seed, numpy_generator
 from pretraining import folder
 from pretraining.fitting import build_optimizer, calibrate_projection, contrastive_loss, descend

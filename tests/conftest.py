@@ -20,8 +20,9 @@ from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.messages import ServerState
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.tables import MethodTables, settings_types
+from feddtl.methods.task import Task
 from feddtl.models.activations import Activations
 from feddtl.training.client_data import ClientData
 

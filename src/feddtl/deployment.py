@@ -20,7 +20,7 @@ from feddtl.data.own_images import OwnImages, load_own_images, part_of
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
-from feddtl.experiment import evaluation_sets, labelled, load_model, run_experiment, task_of
+from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.messages import Payload, Update
@@ -28,6 +28,7 @@ from feddtl.methods.catalog import build_method, is_own_method, method_class, se
 from feddtl.models.activations import Activations
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
+from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
 from feddtl.records import Summary
 from feddtl.runtimes.context import RunContext, require_finite_tensors
 from feddtl.runtimes.fleet import Fleet

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
-from feddtl.methods.base import Classifier
+from feddtl.methods.classifier import Classifier
 from feddtl.models.activations import Activations
 from feddtl.records import SCORES
 

@@ -10,8 +10,8 @@ import torch
 
 from feddtl.backbones.catalog import load_backbone
 from feddtl.errors import RunError
-from feddtl.methods.base import Task
 from feddtl.methods.catalog import build_method
+from feddtl.methods.task import Task
 from feddtl.models.backbone import save_backbone
 from feddtl.models.lora import Lora, layer_names
 from feddtl.run_files import resuming

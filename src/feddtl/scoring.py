@@ -21,12 +21,14 @@ from feddtl.data.table import ImageDataset
 from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
-from feddtl.experiment import labelled
 from feddtl.features import ImageEncoder
-from feddtl.methods.base import Classifier, Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.catalog import build_method
+from feddtl.methods.classifier import Classifier
+from feddtl.methods.task import Task
 from feddtl.models.activations import joined
 from feddtl.models.backbone import Backbone
+from feddtl.preparation import labelled
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 

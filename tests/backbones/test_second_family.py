@@ -17,7 +17,6 @@ from torch import nn
 
 from feddtl.backbones.catalog import FAMILIES, load_backbone
 from feddtl.errors import ModelError
-from feddtl.experiment import prepare
 from feddtl.models.backbone import Backbone
 from feddtl.models.digests import digests_in_memory
 from feddtl.models.image_tower import ImageTower
@@ -25,6 +24,7 @@ from feddtl.models.modules import assign_weights, plain_encoder
 from feddtl.models.preprocess import PlainTransform, Preprocessing
 from feddtl.models.text_tower import TextTower
 from feddtl.models.towers import UNCHANGED, BlockStack
+from feddtl.preparation import prepare
 from feddtl.runtimes.runtime import Progress, Runtime
 
 WIDTH, HEADS, SIDE, PATCH, LENGTH = 32, 4, 16, 4, 64

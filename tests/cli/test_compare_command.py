@@ -211,7 +211,7 @@ def test_interrupted_by_the_user(feddtl: Command, files: list[Path], monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("feddtl.experiment.load_backbone", interrupt)
+        patch.setattr("feddtl.preparation.load_backbone", interrupt)
         answer = feddtl("compare", *files, "--output", "out")
     assert answer.code == 130
     assert "run the same command again" in answer.err

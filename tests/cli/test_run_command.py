@@ -213,7 +213,7 @@ def test_interrupted_by_the_user(bench: Bench, feddtl: Command, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("feddtl.experiment.load_backbone", interrupt)
+        patch.setattr("feddtl.preparation.load_backbone", interrupt)
         answer = feddtl("run", *bench.flags("--output", "run"))
     assert answer.code == 130
     assert "feddtl run --resume run" in answer.err

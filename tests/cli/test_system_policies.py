@@ -11,7 +11,7 @@ from cli.killable import KillableRuns
 from cli.small_runs import Bench, Command, outcome, records, refused, summary
 
 from feddtl.config import SystemConfig
-from feddtl.experiment import prepare
+from feddtl.preparation import prepare
 from feddtl.training.client_data import ClientData
 
 POLICIES = {

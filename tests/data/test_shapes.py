@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 
 from feddtl.data import shapes
-from feddtl.data.shapes import (
-    CLASS_NAMES,
-    COLOURS,
-    DOMAINS,
-    FEDERATED_DOMAINS,
-    PRETRAIN_DOMAINS,
-    SHAPES,
-    class_pairs,
-    render,
-    shapes_dataset,
-)
+from feddtl.data.drawing import COLOURS, DOMAINS, FEDERATED_DOMAINS, PRETRAIN_DOMAINS, SHAPES, render
+from feddtl.data.shapes import CLASS_NAMES, class_pairs, shapes_dataset
 from feddtl.errors import DataError
 
 DIGEST = """

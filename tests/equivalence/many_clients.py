@@ -14,8 +14,8 @@ import torch
 from feddtl.backbones.clip import load_clip
 from feddtl.config import DataConfig, Experiment
 from feddtl.evaluate import EvaluationSets, TestImages
-from feddtl.methods.base import Task
 from feddtl.methods.catalog import build_method
+from feddtl.methods.task import Task
 from feddtl.models.activations import Activations
 from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.training.client_data import ClientData

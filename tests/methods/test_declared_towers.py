@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import feddtl.experiment as experiments
+import feddtl.preparation as preparation
 from feddtl.backbones.clip import load_clip
 from feddtl.methods.catalog import METHODS, build_method, method_class
 from feddtl.models.kernels import Kernels
@@ -58,11 +58,11 @@ def test_kernels_are_measured_on_an_image_tower_that_is_there(make_experiment, c
         measured.append(clip.image.stack.is_loaded)
         return Kernels(None, "eager")
 
-    monkeypatch.setattr(experiments, "choose_kernels", choose)
+    monkeypatch.setattr(preparation, "choose_kernels", choose)
     experiment = make_experiment(method="feddtl", model=clip.source)
-    loaded = experiments.load_model(experiment, towers=towers)
+    loaded = preparation.load_model(experiment, towers=towers)
     assert measured == [True]
     assert loaded.image.stack.is_loaded == (towers != {"text"})
     assert loaded.text.stack.kernels.attention == "eager"
-    experiments.load_model(experiment, Kernels(None, "sdpa"), towers)
+    preparation.load_model(experiment, Kernels(None, "sdpa"), towers)
     assert measured == [True]

@@ -17,8 +17,8 @@ from made_records import made_record
 from feddtl.config import DataConfig
 from feddtl.data.federated import load_federated_data
 from feddtl.evaluate import Scores, harmonic_mean
-from feddtl.experiment import prepare
 from feddtl.methods.catalog import METHODS, build_method
+from feddtl.preparation import prepare
 from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
 from feddtl.summary import summarise
@@ -54,7 +54,7 @@ import hashlib, sys
 from pathlib import Path
 from feddtl.methods.catalog import METHODS
 from feddtl.config import DataConfig, Experiment, LocalConfig, ScheduleConfig
-from feddtl.experiment import prepare
+from feddtl.preparation import prepare
 from feddtl.runtimes.runtime import Runtime, Progress
 
 for method in METHODS:

@@ -11,11 +11,12 @@ import torch
 from feddtl.backbones.clip import Clip, ClipImageTower, ClipTextTower
 from feddtl.config import Experiment, LoraConfig
 from feddtl.messages import count_parameters
-from feddtl.methods.base import Task, TrainedParameters
+from feddtl.methods.base import TrainedParameters
 from feddtl.methods.catalog import METHODS, build_method
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.methods.fedmgp.settings import FedMGPSettings
 from feddtl.methods.tables import MethodTables, settings_types
+from feddtl.methods.task import Task
 from feddtl.models.preprocess import Preprocessing
 from feddtl.runtimes.server_step import server_step
 

@@ -12,9 +12,10 @@ from feddtl.config import DataConfig
 from feddtl.config.data import SHAPES
 from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
 from feddtl.data.columns import Columns
+from feddtl.data.drawing import FEDERATED_DOMAINS
 from feddtl.data.folders import LAYOUT_HINT, load_folder, subfolders
 from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
-from feddtl.data.shapes import FEDERATED_DOMAINS, shapes_dataset
+from feddtl.data.shapes import shapes_dataset
 from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import DataError, did_you_mean

@@ -7,7 +7,7 @@ is here, once for all methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -21,8 +21,10 @@ from feddtl.aggregators.catalog import build_aggregator
 from feddtl.config import TrainingSettings
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
 from feddtl.methods.catalog import LoraAggregation, NoSettings
+from feddtl.methods.classifier import Classifier
 from feddtl.methods.local_round import ANCHOR, SHARED, local_round
-from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
+from feddtl.methods.task import Task
+from feddtl.models.backbone import BOTH_TOWERS, Tower
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.text_tower import prompts_for
 from feddtl.tensor_groups import add_prefix, keep_groups, select_prefix
@@ -30,25 +32,6 @@ from feddtl.training.client_data import ClientData
 from feddtl.training.local import EpochObserver, Learner, ignore_epochs
 from feddtl.training.objective import Objective, Supervised
 from feddtl.training.policy import Policy
-
-
-@dataclass(frozen=True)
-class Task:
-    """What server and clients agree on before round 1.
-
-    Attributes:
-        clip: The frozen model.
-        class_names: The base classes, in label order.
-        prompt_template: Text with `{class}` in it.
-        seed: Seed of everything random in the method.
-        novel_names: Classes that nobody trains on and that clients have test images of.
-    """
-
-    clip: Backbone
-    class_names: tuple[str, ...]
-    prompt_template: str
-    seed: int
-    novel_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,31 +55,6 @@ class TrainedParameters:
     shared: int = 0
     personal: int = 0
     server: int = 0
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Images or class names in, unit embeddings out; logits are s times their cosines.
-
-    Attributes:
-        images_per_pass: Images that one call of `image_features` should take.
-        encode_images: Activations at the method's first changing image block, (B, S, d), -> (B, e) projected features.
-        encode_texts: Class names -> (C, e) projected features.
-    """
-
-    images_per_pass: int
-    encode_images: Callable[[Tensor], Tensor]
-    encode_texts: Callable[[Sequence[str]], Tensor]
-
-    @torch.no_grad()
-    def image_features(self, activations: Tensor) -> Tensor:
-        """Unit image embeddings (B, e)."""
-        return normalize(self.encode_images(activations), dim=-1)
-
-    @torch.no_grad()
-    def text_embeddings(self, class_names: Sequence[str]) -> Tensor:
-        """Unit text embeddings (C, e)."""
-        return normalize(self.encode_texts(class_names), dim=-1)
 
 
 class Method(ABC):

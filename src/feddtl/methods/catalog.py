@@ -29,7 +29,8 @@ from feddtl.methods.promptfl.settings import PromptFLSettings
 
 if TYPE_CHECKING:
     from feddtl.config import Experiment
-    from feddtl.methods.base import Method, Task
+    from feddtl.methods.base import Method
+    from feddtl.methods.task import Task
 
 Stages = Literal["sft-then-rl", "sft"]
 LoraAggregation = Literal["factors", "product", "residual", "frozen-a", "alternate"]

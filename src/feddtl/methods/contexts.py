@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from feddtl.errors import ConfigError
-from feddtl.methods.base import Task
+from feddtl.methods.task import Task
 from feddtl.models.text_tower import prompts_for
 from feddtl.seeding import torch_generator
 

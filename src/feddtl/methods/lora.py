@@ -14,8 +14,9 @@ from feddtl.aggregators.base import Aggregator, sample_shares
 from feddtl.aggregators.product import Product
 from feddtl.config import TrainingSettings
 from feddtl.messages import Payload, ServerState, Update
-from feddtl.methods.base import Method, NextState, Task
+from feddtl.methods.base import Method, NextState
 from feddtl.methods.local_round import SHARED
+from feddtl.methods.task import Task
 from feddtl.models.averaging import anonymous, averaging_error, averaging_residual
 from feddtl.models.backbone import Tower
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, Tensors, grouped, init_factors, mix

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from feddtl.config import clients_at_a_time
 from feddtl.evaluate import mean
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
-from feddtl.methods.base import Classifier
+from feddtl.methods.classifier import Classifier
 from feddtl.models.lora import Tensors
 from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.rounds import Progress, Rounds

@@ -30,7 +30,8 @@ from feddtl.evaluate import (
     share_hits,
 )
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
-from feddtl.methods.base import Classifier, Method
+from feddtl.methods.base import Method
+from feddtl.methods.classifier import Classifier
 from feddtl.models.lora import Tensors
 from feddtl.observers import RunObserver
 from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores

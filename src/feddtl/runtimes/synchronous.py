@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
-from feddtl.methods.base import Classifier, NextState
+from feddtl.methods.base import NextState
+from feddtl.methods.classifier import Classifier
 from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.federated import with_counts
 from feddtl.runtimes.fleet import Arrivals, Fleet

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from feddtl.errors import DataError
-from feddtl.methods.base import Classifier
+from feddtl.methods.classifier import Classifier
 from feddtl.seeding import torch_generator
 from feddtl.system.selection import Visit
 from feddtl.training.client_data import ClientData

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.fedclip.settings import FedCLIPSettings
 from feddtl.methods.linear_layers import initial_linear
+from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import prompts_for
 from feddtl.training.local import Learner

@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from feddtl.errors import ClientError
 from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
-from feddtl.methods.base import Classifier, NextState, TrainedParameters
+from feddtl.methods.base import NextState, TrainedParameters
+from feddtl.methods.classifier import Classifier
 from feddtl.methods.local_round import ANCHOR, SHARED
 from feddtl.methods.lora import LoraMethod
 from feddtl.models.backbone import Tower

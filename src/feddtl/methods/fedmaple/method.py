@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.fedmaple.settings import FedMaPLeSettings
 from feddtl.methods.linear_layers import initial_linear
+from feddtl.methods.task import Task
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import TextTower, prompts_for

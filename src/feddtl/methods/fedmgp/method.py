@@ -37,9 +37,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.contexts import NAME_PROMPT
 from feddtl.methods.fedmgp.settings import FedMGPSettings
+from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import prompts_for
 from feddtl.seeding import torch_generator

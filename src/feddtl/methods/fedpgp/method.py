@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.contexts import initial_contexts, note_on_positions
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.promptfl.method import CONTEXT, prompted_features
+from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
 from feddtl.seeding import torch_generator
 from feddtl.training.local import Learner

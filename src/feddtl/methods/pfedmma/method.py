@@ -23,9 +23,10 @@ from torch.nn.functional import linear, relu
 
 from feddtl.config import TrainingSettings
 from feddtl.messages import ServerState
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.linear_layers import kaiming_linear
 from feddtl.methods.pfedmma.settings import PFedMMASettings
+from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
 from feddtl.models.towers import Beside
 

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from feddtl.config import TrainingSettings
-from feddtl.methods.base import Method, Task
+from feddtl.methods.base import Method
 from feddtl.methods.contexts import NAME_PROMPT, initial_contexts, note_on_positions
 from feddtl.methods.promptfl.settings import PromptFLSettings
+from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
 from feddtl.models.text_tower import TextTower, prompts_for
 

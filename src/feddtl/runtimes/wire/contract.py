@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from feddtl.config import Experiment
 from feddtl.errors import ClientError
-from feddtl.methods.base import Task
 from feddtl.methods.catalog import method_digest
+from feddtl.methods.task import Task
 
 SCHEMA = 4
 Precision = Literal["float32", "float16"]

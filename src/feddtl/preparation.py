@@ -1,0 +1,185 @@
+"""What a run needs before its first round: images, model and method, and every image once through the frozen blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from feddtl.backbones.catalog import load_backbone
+from feddtl.config import Experiment
+from feddtl.config.running import SCORED_IMAGES
+from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
+from feddtl.data.table import ImageTable
+from feddtl.environment import choose_device
+from feddtl.evaluate import EvaluationSets, TestImages
+from feddtl.features import ImageEncoder
+from feddtl.methods.base import Method
+from feddtl.methods.catalog import build_method, method_class
+from feddtl.methods.task import Task
+from feddtl.models.activations import Activations, DeviceMemory
+from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
+from feddtl.models.cache.folder import cache_folder
+from feddtl.models.kernel_choice import choose_kernels
+from feddtl.models.kernels import Kernels
+from feddtl.observers import RunObserver
+from feddtl.system.validation import Validation, split_off_validation
+from feddtl.timing import Stopwatch
+from feddtl.training.client_data import ClientData, rows_of_views
+
+NO_ACTIVATIONS = Activations.of(torch.empty(0, 0))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment ready to run.
+
+    Attributes:
+        data: Splits and partition.
+        method: The method on its task.
+        clients: Every client's activations, by client id.
+        sets: What is scored.
+        kernels: How the blocks compute.
+        validation: Images that are held out from training for FedPPO; None for other selections.
+    """
+
+    data: FederatedData
+    method: Method
+    clients: tuple[ClientData, ...]
+    sets: EvaluationSets
+    kernels: Kernels
+    validation: Validation | None = None
+
+
+def prepare(
+    experiment: Experiment,
+    observer: RunObserver | None = None,
+    stopwatch: Stopwatch | None = None,
+    kernels: Kernels | None = None,
+    *,
+    images_here: bool = True,
+) -> Prepared:
+    """Load data and model, partition, and send every image once through the frozen blocks.
+
+    Args:
+        experiment: What to run.
+        observer: Receives progress.
+        stopwatch: Measures the time by phase.
+        kernels: How an earlier part of this run computed the blocks; None: as the experiment says.
+        images_here: Whether the clients are in this process; else their training images are only counted.
+    """
+    observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
+    with stopwatch.measure("load"):
+        data = _load_data(experiment, observer, images_here=images_here)
+        clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
+        method = build_method(task_of(clip, data, experiment.seed), experiment)
+    for note in method.notes():
+        observer.note(note)
+    first = method.first_image_block
+    encoder = ImageEncoder(clip.image, first, experiment.compute, note=observer.note, stopwatch=stopwatch)
+    encode = partial(_encode, encoder, DeviceMemory(clip.image.device), observer)
+    trained_here = method.trains and images_here
+    clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)
+    sets = evaluation_sets(data, encode)
+    # A later run in this process may train other blocks; the weights laid out for the frozen ones are not needed.
+    clip.image.stack.release(first)
+    validation = None
+    if method.trains and experiment.system.selection == "fedppo":
+        clients, held_out = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
+        validation = Validation(held_out, data.base_names, clip.logit_scale)
+        count = sum(map(len, held_out))
+        observer.note(f"{count} of {len(data.train)} training images are held out for client selection.")
+    return Prepared(data, method, clients, sets, clip.image.stack.kernels, validation)
+
+
+def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bool) -> FederatedData:
+    if experiment.data.on_clients and not images_here:
+        data = replace(images_on_clients(experiment.data), scored=experiment.evaluation.images)
+    else:
+        held_back = experiment.evaluation.held_back
+        data = load_federated_data(experiment.data, experiment.seed, held_back=held_back)
+    for note in data.notes:
+        observer.note(note)
+    return data
+
+
+def _encode(
+    encoder: ImageEncoder, memory: DeviceMemory, observer: RunObserver, table: ImageTable, what: str, views: int = 1
+) -> Activations:
+    if not len(table):
+        return NO_ACTIVATIONS
+    return memory.load(encoder.encode(table, partial(observer.images_encoded, what), views=views))
+
+
+def _towers_of_server(experiment: Experiment) -> frozenset[Tower]:
+    """Towers that a server uses whose clients are elsewhere; scoring test images takes both."""
+    return method_class(experiment.method).server_towers if experiment.data.on_clients else BOTH_TOWERS
+
+
+def load_model(
+    experiment: Experiment, kernels: Kernels | None = None, towers: frozenset[Tower] | None = None
+) -> Backbone:
+    """The experiment's backbone on its device, with these kernels or the experiment's.
+
+    'auto' measures a training step of the image tower, so a method that trains nothing computes in float32.
+
+    Args:
+        experiment: What to run.
+        kernels: How blocks compute; None: as the experiment says.
+        towers: The towers to load, see `load_backbone`; None: the whole model.
+    """
+    compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
+    load = partial(load_backbone, experiment.model, choose_device(compute.device), remembered_in=folder)
+    clip = load(towers=towers)
+    if not experiment.trains and compute.precision == "auto":
+        return clip
+    first_block = clip.image.stack.resolve(experiment.lora.first_image_block, "lora.first_image_block")
+    if kernels is None:
+        measured = clip if clip.image.stack.is_loaded else load(towers=frozenset(("image",)))
+        kernels = choose_kernels(measured, first_block, compute.precision, compute.attention, folder)
+    clip.use(kernels)
+    return clip
+
+
+def _clients(
+    experiment: Experiment, data: FederatedData, encode: Callable[[ImageTable, str, int], Activations]
+) -> tuple[ClientData, ...]:
+    """Every client's images, encoded together; a client's activations are a view of all."""
+    views = experiment.data.views
+    activations = encode(data.train, "training images", views)
+    labels = torch.from_numpy(data.train.labels)
+    return tuple(
+        ClientData(client, activations.select(rows_of_views(positions, views)), labels[positions], views)
+        for client, positions in enumerate(map(torch.from_numpy, data.partition.train))
+    )
+
+
+def _without_images(data: FederatedData, labelled: bool) -> tuple[ClientData, ...]:
+    """Clients that train nothing, or elsewhere: no activations, and labels only for counting images."""
+    labels = torch.from_numpy(data.train.labels)
+    return tuple(
+        ClientData(client, NO_ACTIVATIONS, labels[positions if labelled else positions[:0]])
+        for client, positions in enumerate(map(torch.from_numpy, data.partition.train))
+    )
+
+
+def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Activations]) -> EvaluationSets:
+    """The images to score through the frozen blocks."""
+    return EvaluationSets(
+        labelled(data.test_base, encode(data.test_base, f"base {SCORED_IMAGES[data.scored]}"), data.base_names),
+        labelled(data.test_novel, encode(data.test_novel, f"novel {SCORED_IMAGES[data.scored]}"), data.novel_names),
+        tuple(map(torch.from_numpy, data.partition.test)),
+        data.domain_names,
+    )
+
+
+def task_of(clip: Backbone, data: FederatedData, seed: int) -> Task:
+    """The task that server and clients agree on."""
+    return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
+
+
+def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:
+    """Activations of a table's images with their labels and domains."""
+    return TestImages(activations, torch.from_numpy(table.labels), torch.from_numpy(table.domains), names)
