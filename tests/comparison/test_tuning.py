@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comparison.made_up import outcome
 
-from feddtl.comparison.rates_table import choice_line, rates_table
+from feddtl.comparison.rates_table import rate_line, rates_table
 from feddtl.comparison.tuning import (
     DEFAULT_RATES,
     ChosenRates,
@@ -183,7 +183,7 @@ def test_the_table(rates: ChosenRates) -> None:
 
 
 def test_the_lines_of_a_terminal(rates: ChosenRates) -> None:
-    assert [choice_line(choice, rates) for choice in rates.choices] == [
+    assert [rate_line(choice, rates) for choice in rates.choices] == [
         "FedDTL (one): rate 0.01 chosen, base accuracy 70.0 on held-back training images",
         "FedLoRA (two): rate 0.001 chosen, base accuracy 60.0 on held-back training images, at the end of the grid",
         "FedLoRA (three): no rate chosen. At every rate of the grid, a run diverged. The first: inf.",

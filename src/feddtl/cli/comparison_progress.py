@@ -11,7 +11,7 @@ from feddtl.cli.scores import scores_line
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
-from feddtl.comparison.rates_table import choice_line
+from feddtl.comparison.rates_table import rate_line
 from feddtl.comparison.tuning import ChosenRates
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
@@ -75,7 +75,7 @@ class ComparisonProgress(ComparisonObserver):
 
     def rates_chosen(self, rates: ChosenRates) -> None:
         for choice in rates.choices:
-            self._print(choice_line(choice, rates))
+            self._print(rate_line(choice, rates))
 
     def _print(self, line: str) -> None:
         print_line(self._bars.console, line)

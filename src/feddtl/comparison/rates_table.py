@@ -52,7 +52,7 @@ def _notes(found: ChosenRates) -> list[str]:
     return notes
 
 
-def choice_line(choice: RateChoice, found: ChosenRates) -> str:
+def rate_line(choice: RateChoice, found: ChosenRates) -> str:
     """The choice for one experiment on one line of a terminal."""
     what = f"{choice.title} ({choice.name})"
     if choice.rate is None:
