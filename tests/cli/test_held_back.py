@@ -85,8 +85,8 @@ def test_a_comparison_never_mixes_them_with_test_images(bench: Bench, feddtl: Co
     assert answer.code == 0
     titles = [line for line in Path("out/table.md").read_text().splitlines() if line.startswith("#")]
     assert [title for title in titles if title.startswith("## Accuracy in %")] == [
-        "## Accuracy in % by condition",
-        f"## Accuracy in % on {WHERE} by condition",
+        "## Accuracy in % by condition: photos, 3 clients, 2 rounds, clip",
+        f"## Accuracy in % on {WHERE} by condition: photos, 3 clients, 2 rounds, clip",
         "## Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, clip",
         f"## Accuracy in %: photos, few-shot, non-iid, 3 clients, 2 rounds, clip, scored on 20% {WHERE}",
     ]

@@ -94,8 +94,8 @@ def test_conditions_are_not_mixed() -> None:
     runs = [*by_seed("a", 10), *by_seed("b", 30, data=full), *by_seed("c", 50, dataset="two", data=full)]
     found = condition_scores(setting_scores(runs))
     assert [(mean.title, mean.datasets) for mean in found] == [
-        ("few-shot, non-iid", ("shapes",)),
-        ("full, non-iid", ("shapes", "two")),
+        ("few-shot", ("shapes",)),
+        ("full", ("shapes", "two")),
     ]
     assert found[1].methods["FedDTL"]["base"] == {0: 40}
 

@@ -126,9 +126,41 @@ def test_the_clients_own_models_have_a_table() -> None:
     own = {"base": 30.0, "novel": 20.0, "harmonic_mean": 24.0}
     found = tables(by_seed("a", 60, 70, final_client_models=own), by_seed("b", 50, method="fedclip"))
     assert found[1].title.startswith("Mean over the clients' own models: shapes")
-    assert found[1].rows[0][0] == "FedDTL"
-    assert [cell.text for cell in found[1].rows[0][1]] == ["30.0 ± 0.0", "20.0 ± 0.0", "24.0 ± 0.0"]
-    assert len(found[1].rows) == 1
+    assert [label for label, _ in found[1].rows] == ["Zero-shot", "FedDTL"]
+    assert column(found[1], "Base")["FedDTL"] == "30.0 ± 0.0"
+    # Zero-shot: 40 and 41 base, 60 novel; 2·40·60/100 = 48.0, 2·41·60/101 = 48.7; minus 24 in both seeds.
+    assert column(found[1], "HM") == {"Zero-shot": "48.4 ± 0.5", "FedDTL": "24.0 ± 0.0"}
+    assert column(found[1], "Δ HM") == {"Zero-shot": "best", "FedDTL": "−24.4"}
+
+
+def test_the_clients_own_models_are_compared_with_zero_shot_in_the_same_resamples() -> None:
+    _, own = tables(with_hits("a", 75, 75), with_hits("b", 40, 40, method="fedclip"))
+    assert column(own, "Δ HM")["FedDTL"] == "best"
+    assert column(own, "Δ HM")["Zero-shot"].startswith("−35.0 [−")
+    assert column(own, "HM")["Zero-shot"].startswith("40.0 [")
+    assert any(note.startswith("Δ: ") and "paired" in note for note in own.notes)
+
+
+def test_a_run_of_zero_shot_is_the_row_of_the_clients_own_models_too() -> None:
+    zero = outcome("z", 0, 40, 60, method="zero-shot", stages="sft")
+    own = {"base": 60.0, "novel": 60.0, "harmonic_mean": 60.0}
+    found = tables(by_seed("a", 60, final_client_models=own), zero)[1]
+    assert column(found, "Δ HM") == {"Zero-shot": "−12.0", "FedDTL": "best"}
+
+
+def test_personal_methods_are_marked_where_their_global_model_is_scored() -> None:
+    own = {"base": 30.0, "novel": 20.0, "harmonic_mean": 24.0}
+    kept = {"shared": 3, "personal": 4, "server": 0}
+    main, models = tables(
+        by_seed("a", 60), by_seed("b", 50, method="fedpgp", trainable_parameters=kept, final_client_models=own)
+    )
+    assert [label for label, _ in main.rows] == ["Zero-shot", "FedDTL", "FedPGP †"]
+    [note] = [note for note in main.notes if note.startswith("†")]
+    assert "global model without these parts" in note
+    assert note.endswith("Local is of the clients' own models; see also the table of these.")
+    assert [label for label, _ in models.rows] == ["Zero-shot", "FedPGP"]
+    [alone] = tables(by_seed("b", 50, method="fedpgp", trainable_parameters=kept))
+    assert not any("see also" in note for note in alone.notes)
 
 
 def test_the_paper_s_ablation_is_beside_ours_and_named() -> None:
@@ -154,11 +186,19 @@ def test_the_summary_has_a_group_for_each_condition() -> None:
         by_seed("c", 50, 70, data=full, dataset="two"),
         by_seed("d", 90, 90, data=full, dataset="two", method="fedclip"),
     )[0]
-    assert column(summary, "few-shot, non-iid: Base") == {"Zero-shot": "40.5 ± 0.7", "FedDTL": "15.0 ± 7.1"}
-    assert column(summary, "full, non-iid: Base")["FedDTL"] == "47.5 ± 10.6"  # (30 + 50)/2 = 40, (40 + 70)/2 = 55
-    assert column(summary, "Paper, full, non-iid: Base") == {"Zero-shot": "", "FedDTL": "91.64"}
-    assert "full, non-iid: mean over one and two." in summary.notes
-    assert not any(column.group == "Paper, few-shot, non-iid" for column in summary.columns)
+    assert column(summary, "few-shot: Base") == {"Zero-shot": "40.5 ± 0.7", "FedDTL": "15.0 ± 7.1"}
+    assert column(summary, "full: Base")["FedDTL"] == "47.5 ± 10.6"  # (30 + 50)/2 = 40, (40 + 70)/2 = 55
+    assert column(summary, "Paper, full: Base") == {"Zero-shot": "", "FedDTL": "91.64"}
+    assert "full: mean over one and two." in summary.notes
+    assert not any(column.group == "Paper, few-shot" for column in summary.columns)
+
+
+def test_several_beds_have_short_headings_and_the_rest_in_the_title() -> None:
+    beds = [DataConfig(novel="pairs"), DataConfig(novel="shapes")]
+    summary = tables(*(by_seed(f"a{index}", 60, data=bed) for index, bed in enumerate(beds)))[0]
+    assert summary.title == "Accuracy in % by condition: shapes, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip"
+    assert {one.group for one in summary.columns} == {"novel pairs", "novel shapes"}
+    assert not any("shapes." in note for note in summary.notes)
 
 
 def test_a_mean_over_data_sets_has_an_interval_narrower_than_those_of_the_data_sets() -> None:

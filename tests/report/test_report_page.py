@@ -72,7 +72,9 @@ def test_every_part_is_there(page: Element) -> None:
         *("Images by client", "Time by phase", "Traffic", "Images that changed sides", "Runs"),
     } <= set(headings(page))
     assert list(rows(page, "Run folders")) == ["runs/feddtl-seed0", "runs/feddtl-seed1", "runs/fedlora-seed0"]
-    assert list(rows(page, "Accuracy in % of the clients' own models")) == ["FedDTL", "FedLoRA + two-stage"]
+    own = rows(page, "Accuracy in % of the clients' own models")
+    assert list(own) == ["Zero-shot", "FedDTL", "FedLoRA + two-stage"]
+    assert own["Zero-shot"] == rows(page, "Accuracy in % after the last round")["Zero-shot"][1:]
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Element) -> None:

@@ -8,7 +8,7 @@ import pytest
 from comparison.made_up import by_seed, outcome
 
 from feddtl.config import DataConfig, LocalConfig, RlConfig
-from feddtl.results.settings import by_setting, condition_titles, setting_of, setting_titles
+from feddtl.results.settings import by_setting, column_titles, setting_of, setting_titles
 
 
 def test_a_method_and_its_tables_make_no_setting() -> None:
@@ -86,6 +86,11 @@ def test_settings_of_one_name_are_told_apart() -> None:
     assert setting_titles(settings[:1]) == {settings[0]: common}
 
 
+def test_a_single_setting_names_its_domains_and_novel_classes_if_they_are_not_the_default() -> None:
+    setting = setting_of(outcome("one", 0, 60, 50, data=DataConfig(domains="shifted", novel="shapes")))
+    assert setting_titles([setting])[setting].endswith(", tiny-clip, domains shifted, novel shapes")
+
+
 @pytest.mark.parametrize(
     ("models", "names"),
     [(("/home/me/clip", "./small"), ("clip", "small")), (("/a/clip", "/b/clip"), ("a/clip", "b/clip"))],
@@ -95,8 +100,10 @@ def test_titles_name_a_model_and_not_where_it_lies(models: tuple[str, str], name
     settings = [setting_of(replace(run, experiment=replace(run.experiment, model=model))) for model in models]
     common = "shapes, few-shot, non-iid, 5 clients, 20 rounds"
     assert list(setting_titles(settings).values()) == [f"{common}, {name}" for name in names]
-    short = condition_titles([setting.condition for setting in settings])
-    assert list(short.values()) == [f"few-shot, non-iid, {name}" for name in names]
+    assert column_titles([[setting] for setting in settings]) == (
+        "shapes, few-shot, non-iid, 5 clients, 20 rounds",
+        list(names),
+    )
 
 
 def test_settings_of_one_source_name_are_told_apart_by_the_folders_above() -> None:
@@ -106,9 +113,35 @@ def test_settings_of_one_source_name_are_told_apart_by_the_folders_above() -> No
 
 
 def test_short_titles_say_what_differs() -> None:
-    conditions = [
-        setting_of(outcome("one", 0, 60, 50, rounds=rounds, data=DataConfig(regime=regime))).condition  # type: ignore[arg-type]
+    settings = [
+        setting_of(outcome("one", 0, 60, 50, rounds=rounds, data=DataConfig(regime=regime)))  # type: ignore[arg-type]
         for rounds, regime in ((5, "full"), (20, "few-shot"))
     ]
-    assert list(condition_titles(conditions).values()) == ["full, non-iid, 5 rounds", "few-shot, non-iid, 20 rounds"]
-    assert list(condition_titles(conditions[:1]).values()) == ["full, non-iid"]
+    assert column_titles([[setting] for setting in settings]) == (
+        "shapes, non-iid, 5 clients, tiny-clip",
+        ["full, 5 rounds", "few-shot, 20 rounds"],
+    )
+    assert column_titles([settings[:1]]) == ("shapes, 5 clients, 5 rounds, tiny-clip", ["full, non-iid"])
+
+
+def test_a_short_title_is_never_empty() -> None:
+    """Full participation is not named, so that regime and partition are."""
+    run = outcome("one", 0, 60, 50)
+    half = replace(run, experiment=replace(run.experiment, participation=0.5))
+    _, titles = column_titles([[setting_of(run)], [setting_of(half)]])
+    assert titles == ["few-shot, non-iid", "few-shot, non-iid, participation 0.5"]
+
+
+def test_columns_of_several_beds_name_only_what_differs() -> None:
+    beds = [{}, {"novel": "shapes"}, {"novel": "shapes", "domains": "shifted"}]
+    columns = [[setting_of(outcome("one", 0, 60, 50, data=DataConfig(**bed)))] for bed in beds]  # type: ignore[arg-type]
+    assert column_titles(columns) == (
+        "shapes, few-shot, non-iid, 5 clients, 20 rounds, tiny-clip",
+        ["domains default, novel pairs", "domains default, novel shapes", "domains shifted, novel shapes"],
+    )
+
+
+def test_the_data_sets_of_a_mean_are_in_no_short_title() -> None:
+    full = [setting_of(outcome("a", 0, 1, 1, data=DataConfig(regime="full"), dataset=name)) for name in ("one", "two")]
+    few = setting_of(outcome("a", 0, 1, 1, dataset="one"))
+    assert column_titles([full, [few]]) == ("non-iid, 5 clients, 20 rounds, tiny-clip", ["full", "few-shot"])

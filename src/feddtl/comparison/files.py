@@ -197,6 +197,7 @@ def _setting_as_dict(scores: SettingScores) -> dict[str, Any]:
         "dataset": scores.setting.dataset,
         **asdict(scores.setting.condition),
         "best": scores.best,
+        "best_client_models": scores.best_client_models,
         "rows": [_method_as_dict(method) for method in scores.methods],
     }
 
@@ -206,7 +207,11 @@ def _method_as_dict(scores: MethodScores) -> dict[str, Any]:
         "label": scores.label,
         "final": _spreads(scores.final, scores.intervals),
         "client_models": _spreads(scores.client_models, scores.client_model_intervals),
+        "personal": scores.personal,
         "difference_to_best": {key: _difference(found) for key, found in scores.differences.items()},
+        "client_models_difference_to_best": {
+            key: _difference(found) for key, found in scores.client_model_differences.items()
+        },
         "leads_in": sorted(scores.leads),
         "client_models_lead_in": sorted(scores.client_models_lead),
         "learning_rate": scores.learning_rate,

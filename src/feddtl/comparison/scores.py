@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from feddtl.methods.catalog import METHODS
-from feddtl.records import SCORES
+from feddtl.records import GLOBAL_SCORES, SCORES
 from feddtl.results.bootstrap import Replicates, difference_interval, mean_replicates
 from feddtl.results.grouping import MethodRuns, SettingRuns, by_experiment, settings_of
 from feddtl.results.paired import (
     BySeed,
+    Compared,
     HitsBySeed,
     Row,
     by_score,
@@ -20,10 +21,11 @@ from feddtl.results.paired import (
     compared,
     compared_in,
     final_hits,
+    is_personal,
     zero_shot_hits,
 )
 from feddtl.results.run import RunResult
-from feddtl.results.settings import Condition, Setting, condition_titles
+from feddtl.results.settings import Condition, Setting, column_titles
 from feddtl.results.statistics import Difference, Interval, Spread, paired_difference, spread_of
 
 COSTS = ("trainable_parameters", "bytes_up", "bytes_down", "seconds")
@@ -37,7 +39,8 @@ class MethodScores:
     Attributes:
         label: Title of the method.
         final: Accuracy in % after the last round by score and seed, without scores that no run has.
-        client_models: The same for the clients' own models, mean over clients.
+        client_models: The same for the clients' own models, mean over clients; of zero-shot, which has no others, those
+            of its one model, where another row of the setting has some.
         costs: By `COSTS`, over seeds, without costs that no run has.
         learning_rate: On the clients; None for a method that does not train.
         rounds: Rounds of training; None for zero-shot.
@@ -47,6 +50,8 @@ class MethodScores:
             for that method.
         leads: Scores of `final` in which this method is distinguishable from every other one and above it.
         client_models_lead: The same of `client_models`.
+        client_model_differences: As `differences`, between the clients' own models.
+        personal: Whether each client keeps a part of its model, which `final` leaves out but for the local accuracy.
         replicates: The scores in resamples of the test images.
     """
 
@@ -61,6 +66,8 @@ class MethodScores:
     differences: Mapping[str, Difference] = field(default_factory=dict)
     leads: frozenset[str] = frozenset()
     client_models_lead: frozenset[str] = frozenset()
+    client_model_differences: Mapping[str, Difference] = field(default_factory=dict)
+    personal: bool = False
     replicates: Replicates = field(default=Replicates(()), compare=False, repr=False)
 
     @property
@@ -78,12 +85,14 @@ class SettingScores:
         title: Its name, different for each setting.
         methods: Zero-shot first, then methods in the order of their experiments.
         best: Label of the method with the highest harmonic mean; '' if none was measured.
+        best_client_models: The same by the clients' own models.
     """
 
     setting: Setting
     title: str
     methods: tuple[MethodScores, ...]
     best: str
+    best_client_models: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class ConditionScores:
             harmonic mean is computed for each data set, then averaged.
         intervals: By label and score, of the means over seeds, seeds and test images of all data sets resampled.
         leads: By label, the scores in which the method is distinguishable from every other one and above it.
+        common: What all conditions have in common, which their titles leave out.
+        personal: Labels of the methods whose clients keep a part of their model.
     """
 
     condition: Condition
@@ -106,6 +117,8 @@ class ConditionScores:
     methods: Mapping[str, Mapping[str, BySeed]]
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     leads: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    common: str = ""
+    personal: frozenset[str] = frozenset()
 
 
 def setting_scores(runs: Sequence[RunResult], labels: Collection[str] = ()) -> tuple[SettingScores, ...]:
@@ -127,28 +140,29 @@ def condition_scores(settings: Sequence[SettingScores]) -> tuple[ConditionScores
     groups: dict[Condition, list[SettingScores]] = {}
     for setting in settings:
         groups.setdefault(setting.setting.condition, []).append(setting)
-    titles = condition_titles(list(groups))
-    found: list[ConditionScores] = []
-    for condition, members in groups.items():
+    columns: list[list[SettingScores]] = []
+    for members in groups.values():
         distinct = len({member.setting.dataset for member in members}) == len(members)
-        for title, part in [(titles[condition], members)] if distinct else [(one.title, [one]) for one in members]:
-            found.append(_condition_scores(condition, title, part))
-    return tuple(found)
+        columns += [members] if distinct else [[member] for member in members]
+    common, titles = column_titles([[member.setting for member in members] for members in columns])
+    return tuple(_condition_scores(title, common, members) for title, members in zip(titles, columns, strict=True))
 
 
-def _condition_scores(condition: Condition, title: str, settings: Sequence[SettingScores]) -> ConditionScores:
+def _condition_scores(title: str, common: str, settings: Sequence[SettingScores]) -> ConditionScores:
     means = {method.label: _mean_over_data(method.label, settings) for method in settings[0].methods}
     means = {label: scores for label, scores in means.items() if scores}
     rows = [Row(label, scores, {}) for label, scores in means.items()]
     resamples = [mean_replicates([one.replicates for one in _rows_of(label, settings)]) for label in means]
     found = dict(zip(means, compared_in(rows, resamples), strict=True))
     return ConditionScores(
-        condition,
+        settings[0].setting.condition,
         title,
         tuple(setting.setting.dataset for setting in settings),
         means,
         {label: row.intervals for label, row in found.items()},
         {label: row.leads for label, row in found.items()},
+        common,
+        frozenset(method.label for setting in settings for method in setting.methods if method.personal),
     )
 
 
@@ -159,12 +173,9 @@ def _setting_scores(group: SettingRuns, labels: Collection[str]) -> SettingScore
         rows.insert(0, _Row(zero_shot, zero_shot_hits(group.runs, group.zero_shot), {}))
     rows = [row for row in rows if not labels or row.scores.label in labels]
     rows.sort(key=lambda row: not row.scores.label.startswith(ZERO_SHOT))
-    methods = _with_intervals(rows, group.setting.dataset)
-    measured = [method for method in methods if method.final.get("harmonic_mean")]
-    best = max(measured, key=lambda method: statistics.mean(method.final["harmonic_mean"].values()), default=None)
-    if best:
-        methods = [one if one is best else replace(one, differences=_differences(one, best)) for one in methods]
-    return SettingScores(group.setting, group.title, tuple(methods), best.label if best else "")
+    if any(row.scores.client_models for row in rows):
+        rows = [row if row.scores.rounds else _with_one_model_for_all(row) for row in rows]
+    return _compared_setting(group, rows)
 
 
 class _Row(NamedTuple):
@@ -175,27 +186,53 @@ class _Row(NamedTuple):
     client_models: HitsBySeed
 
 
-def _with_intervals(rows: Sequence[_Row], dataset: str) -> list[MethodScores]:
-    final = compared([Row(one.scores.label, one.scores.final, one.final) for one in rows], dataset)
-    own = compared([Row(one.scores.label, one.scores.client_models, one.client_models) for one in rows], dataset)
-    return [
+def _with_one_model_for_all(row: _Row) -> _Row:
+    """Zero-shot among the clients' own models: every client has its one model."""
+    own = {key: values for key, values in row.scores.final.items() if key in GLOBAL_SCORES}
+    return _Row(replace(row.scores, client_models=own), row.final, row.final)
+
+
+def _compared_setting(group: SettingRuns, rows: Sequence[_Row]) -> SettingScores:
+    """The rows with intervals, with their differences to the best, and with who leads."""
+    final_rows = [Row(one.scores.label, one.scores.final, one.final) for one in rows]
+    own_rows = [Row(one.scores.label, one.scores.client_models, one.client_models) for one in rows]
+    final, own = (compared(each, group.setting.dataset) for each in (final_rows, own_rows))
+    best, differences = _to_the_best(final_rows, final)
+    best_own, own_differences = _to_the_best(own_rows, own)
+    methods = [
         replace(
             row.scores,
             intervals=of_final.intervals,
             client_model_intervals=of_own.intervals,
+            differences=differences[index],
+            client_model_differences=own_differences[index],
             leads=of_final.leads,
             client_models_lead=of_own.leads,
             replicates=of_final.replicates,
         )
-        for row, of_final, of_own in zip(rows, final, own, strict=True)
+        for index, (row, of_final, of_own) in enumerate(zip(rows, final, own, strict=True))
     ]
+    return SettingScores(group.setting, group.title, tuple(methods), best, best_own)
 
 
-def _differences(method: MethodScores, best: MethodScores) -> dict[str, Difference]:
+def _to_the_best(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, list[dict[str, Difference]]]:
+    """Label of the row with the highest harmonic mean, or '', and by score the difference of each other row to it."""
+    measured = [index for index, row in enumerate(rows) if row.scores.get("harmonic_mean")]
+    if not measured:
+        return "", [{} for _ in rows]
+    best = max(measured, key=lambda index: statistics.mean(rows[index].scores["harmonic_mean"].values()))
+    differences = [
+        {} if index == best else _differences(row, own.replicates, rows[best], found[best].replicates)
+        for index, (row, own) in enumerate(zip(rows, found, strict=True))
+    ]
+    return rows[best].label, differences
+
+
+def _differences(row: Row, own: Replicates, best: Row, best_own: Replicates) -> dict[str, Difference]:
     found = {}
-    for key, values in method.final.items():
-        interval = difference_interval(method.replicates, best.replicates, key)
-        if (difference := paired_difference(values, best.final.get(key, {}), interval)) is not None:
+    for key, values in row.scores.items():
+        interval = difference_interval(own, best_own, key)
+        if (difference := paired_difference(values, best.scores.get(key, {}), interval)) is not None:
             found[key] = difference
     return found
 
@@ -210,6 +247,7 @@ def _method_scores(method: MethodRuns) -> MethodScores:
         {key: spread for key, spread in spreads.items() if spread.n},
         experiment.local.learning_rate if experiment.trains else None,
         experiment.rounds if experiment.trains else None,
+        personal=any(map(is_personal, method.runs)),
     )
 
 

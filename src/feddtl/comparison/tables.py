@@ -8,8 +8,8 @@ from typing import NamedTuple
 from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_key, paper_table
 from feddtl.comparison.scores import ConditionScores, MethodScores, SettingScores
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
-from feddtl.results.paired import BySeed, interval_notes
-from feddtl.results.statistics import Interval, spread_of
+from feddtl.results.paired import PERSONAL, BySeed, interval_notes, personal_notes
+from feddtl.results.statistics import Difference, Interval, spread_of
 from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
 from feddtl.units import listed, megabytes
 
@@ -40,7 +40,7 @@ def comparison_tables(
     for setting in settings:
         tables.append(setting_table(setting, rates=rates, differences=differences))
         if any(method.client_models for method in setting.methods):
-            tables.append(client_models_table(setting))
+            tables.append(client_models_table(setting, differences))
     return tuple(tables)
 
 
@@ -64,7 +64,10 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
     columns = [
         *_score_columns([_Scored(one.final, one.intervals, one.leads) for one in methods], tuple(SCORE_HEADINGS)),
         *(
-            (Column(f"Δ {SCORE_HEADINGS[key]}"), [_difference(one, key, setting.best) for one in methods])
+            (
+                Column(f"Δ {SCORE_HEADINGS[key]}"),
+                [_difference(one.differences, key, best=one.label == setting.best) for one in methods],
+            )
             for key in differences
         ),
         *(
@@ -80,12 +83,16 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
     columns += _paper_columns(paper, labels, PAPER)
     return _table(
         f"Accuracy in %: {setting.title}",
-        labels,
+        _marked(labels, [method.label for method in methods if method.personal]),
         columns,
         [
             *_held_back_note(setting),
             *_interval_notes(setting),
-            *_difference_notes(methods),
+            *_difference_notes([method.differences for method in methods]),
+            *personal_notes(
+                any_personal=any(method.personal for method in methods),
+                own_models=any(method.client_models for method in methods),
+            ),
             *([RATE_NOTE] if rates else []),
             *_paper_note(paper),
             *_domainnet_note(setting),
@@ -93,18 +100,24 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
     )
 
 
-def client_models_table(setting: SettingScores) -> Table:
-    """The clients' own models, each scored on all test images, mean over clients."""
+def client_models_table(setting: SettingScores, differences: Sequence[str] = DIFFERENCES) -> Table:
+    """The clients' own models, each scored on all test images, mean over clients; arguments as `setting_table`."""
     methods = [method for method in setting.methods if method.client_models]
     rows = [_Scored(one.client_models, one.client_model_intervals, one.client_models_lead) for one in methods]
+    found = [method.client_model_differences for method in methods]
+    best = [method.label == setting.best_client_models for method in methods]
     columns = _score_columns(rows, GLOBAL_SCORES)
+    for key in differences:
+        cells = [_difference(own, key, best=leads) for own, leads in zip(found, best, strict=True)]
+        columns.append((Column(f"Δ {SCORE_HEADINGS[key]}"), cells))
     return _table(
         f"Mean over the clients' own models: {setting.title}",
         [method.label for method in methods],
         columns,
         [
             f"Each model on all {setting.setting.condition.scored}, after the last round; "
-            "HM is computed from the means over clients."
+            "HM is computed from the means over clients. Zero-shot: every client has the same model.",
+            *_difference_notes(found),
         ],
     )
 
@@ -114,6 +127,7 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
     labels = list(dict.fromkeys(label for condition in conditions for label in condition.methods))
     columns: list[tuple[Column, list[Cell]]] = []
     notes: list[str] = []
+    several_anywhere = any(len(condition.datasets) > 1 for condition in conditions)
     for condition in conditions:
         rows = [
             _Scored(
@@ -125,7 +139,10 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
         ]
         columns += _score_columns(rows, tuple(SCORE_HEADINGS), condition.title)
         several = len(condition.datasets) > 1
-        notes.append(f"{condition.title}: {'mean over ' if several else ''}{listed(condition.datasets)}.")
+        if several:
+            notes.append(f"{condition.title}: mean over {listed(condition.datasets)}.")
+        elif several_anywhere:
+            notes.append(f"{condition.title}: the data set {condition.datasets[0]}.")
         if several:
             paper = paper_table(condition.condition, labels, mean_over_data=True)
             columns += _paper_columns(paper, labels, f"{PAPER}, {condition.title}")
@@ -133,7 +150,16 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
     notes += _summary_notes(conditions)
     held_back = {condition.condition.scored for condition in conditions if condition.condition.held_back}
     where = "".join(f" on {scored}" for scored in held_back)
-    return _table(f"Accuracy in %{where} by condition", labels, columns, list(dict.fromkeys(notes)))
+    personal = frozenset().union(*(condition.personal for condition in conditions))
+    notes += personal_notes(any_personal=bool(personal), own_models=False)
+    common = f": {conditions[0].common}" if conditions[0].common else ""
+    title = f"Accuracy in %{where} by condition{common}"
+    return _table(title, _marked(labels, personal), columns, list(dict.fromkeys(notes)))
+
+
+def _marked(labels: Sequence[str], personal: Collection[str]) -> list[str]:
+    """The labels of personal methods with their mark."""
+    return [label + PERSONAL if label in personal else label for label in labels]
 
 
 def _summary_notes(conditions: Sequence[ConditionScores]) -> list[str]:
@@ -180,10 +206,10 @@ def _rate(method: MethodScores) -> str:
     return NOTHING if method.learning_rate is None else f"{method.learning_rate:g}"
 
 
-def _difference(method: MethodScores, key: str, best: str) -> Cell:
-    if method.label == best:
+def _difference(differences: Mapping[str, Difference], key: str, *, best: bool) -> Cell:
+    if best:
         return Cell("best" if key == "harmonic_mean" else NOTHING)
-    difference = method.differences.get(key)
+    difference = differences.get(key)
     if difference is None:
         return Cell(NOTHING)
     return Cell(signed(difference.mean), difference.interval.text if difference.interval else "")
@@ -242,11 +268,11 @@ def _interval_notes(setting: SettingScores) -> list[str]:
     return interval_notes(sorted(seeds), known, setting.setting.condition.scored)
 
 
-def _difference_notes(methods: Sequence[MethodScores]) -> list[str]:
-    if not any(method.differences for method in methods):
+def _difference_notes(differences: Sequence[Mapping[str, Difference]]) -> list[str]:
+    if not any(differences):
         return []
     note = "Δ: minus the row with the best HM, over the seeds that both have"
-    if not any(one.interval for method in methods for one in method.differences.values()):
+    if not any(one.interval for own in differences for one in own.values()):
         return [f"{note}."]
     return [
         f"{note}, with the 95 % interval of the paired difference: both rows on the same resampled images and seeds. "

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from feddtl.config.data import SHAPES
 from feddtl.methods.catalog import titles
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
@@ -130,10 +131,11 @@ def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
     )
     dirichlet = f", α = {config.alpha:g}" if config.is_dirichlet else ""
     novel = len(data["novel_classes"])
+    new = f" of new {config.novel}" if config.source == SHAPES else ""
     domains = f" in {len(data['domains'])} domains" if len(data["domains"]) > 1 else ""
     facts = [
-        ("Data set", f"{data['dataset']}{domains}"),
-        ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel"),
+        ("Data set", f"{data['dataset']}{domains}" + (f", only {config.domains}" if config.domains else "")),
+        ("Classes", f"{len(data['base_classes'])} base, {novel or 'no'} novel{new}"),
         ("Images", "on the clients" if config.on_clients else _numbers_of_images(data, setting)),
         ("Scored", f"{setting.scored}, {100 * setting.setting.condition.held_back:g}% of each class")
         if setting.on_held_back

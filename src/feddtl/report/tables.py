@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
@@ -17,12 +17,15 @@ from feddtl.report.missing import final_coverage, zero_shot_coverage
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.labels import printable, shown_values
 from feddtl.results.paired import (
+    PERSONAL,
     Row,
     by_score,
     client_model_hits,
     compared,
     final_hits,
     interval_notes,
+    is_personal,
+    personal_notes,
     zero_shot_hits,
 )
 from feddtl.results.run import RunResult
@@ -83,10 +86,17 @@ def headline(setting: SettingRuns) -> Table:
         notes = "; ".join(filter(None, (fewer, method.note, _coverage_of(method.counted, final_coverage))))
         label = f"{method.label} ({notes})" if notes else method.label
         finished = any(run.summary for run in method.counted)
+        label += PERSONAL if any(map(is_personal, method.counted)) else ""
         scores = by_score({run.seed: run.final for run in method.counted})
         rows.append(Row(label, scores, final_hits(method.counted), competes=finished))
     title = f"Accuracy in %{setting.on_held_back} after the last round"
-    return interval_table(title, SCORES, rows, setting)
+    table = interval_table(title, SCORES, rows, setting)
+    runs = [run for method in setting.methods for run in method.counted]
+    own_models = any(run.client_models for run in runs)
+    return replace(
+        table,
+        notes=(*table.notes, *personal_notes(any_personal=any(map(is_personal, runs)), own_models=own_models)),
+    )
 
 
 def _coverage_of(runs: Iterable[RunResult], coverage: Callable[[RunResult], str]) -> str:
@@ -99,7 +109,12 @@ def _coverage_of(runs: Iterable[RunResult], coverage: Callable[[RunResult], str]
 
 
 def client_models(setting: SettingRuns) -> Table | None:
-    """Base, novel and harmonic mean of the clients' own models; None where they were not scored."""
+    """Base, novel and harmonic mean of the clients' own models and of zero-shot, the same one for every client.
+
+    Returns:
+        None where the clients' own models were not scored.
+    """
+    before = setting.zero_shot
     rows = [
         Row(
             method.label,
@@ -110,7 +125,10 @@ def client_models(setting: SettingRuns) -> Table | None:
         if any(run.client_models for run in method.counted)
     ]
     title = f"Accuracy in %{setting.on_held_back} of the clients' own models, mean over the clients"
-    return interval_table(title, GLOBAL_SCORES, rows, setting) if rows else None
+    if not rows:
+        return None
+    zero_shot = Row(ZERO_SHOT, by_score(before), zero_shot_hits(setting.runs, before))
+    return interval_table(title, GLOBAL_SCORES, [zero_shot, *rows], setting)
 
 
 def domains(setting: SettingRuns) -> Table | None:

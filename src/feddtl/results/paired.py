@@ -16,6 +16,12 @@ from feddtl.units import listed
 
 BySeed = Mapping[int, float]
 HitsBySeed = Mapping[int, ModelHits]
+# Behind the label of a method whose clients keep a part of their model.
+PERSONAL = " †"
+PERSONAL_NOTE = (
+    "†: each client keeps a part of its model. Base, Novel and HM are of the global model without these parts; Local "
+    "is of the clients' own models{see}."
+)
 # Fewer seeds say little about what other seeds would give.
 ENOUGH_SEEDS = 5
 
@@ -72,6 +78,18 @@ def client_model_hits(runs: Iterable[RunResult]) -> dict[int, ModelHits]:
     """By seed, hits of the clients' own models; empty if one of the runs with such scores does not know them."""
     found = {run.seed: run.hits and run.hits.client_models for run in runs if run.client_models}
     return {} if None in found.values() else {seed: hits for seed, hits in found.items() if hits}
+
+
+def is_personal(run: RunResult) -> bool:
+    """Whether each client keeps a part of its model, so that the global model is nobody's."""
+    parameters = run.summary.trainable_parameters if run.summary else None
+    return isinstance(parameters, Mapping) and bool(parameters.get("personal"))
+
+
+def personal_notes(*, any_personal: bool, own_models: bool) -> list[str]:
+    """What the mark of a personal method means; `own_models`: whether a table of the clients' own models exists."""
+    see = "; see also the table of these" if own_models else ""
+    return [PERSONAL_NOTE.format(see=see)] if any_personal else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ LATEX_SPECIAL = {
     "≈": r"$\approx$",
     "α": r"$\alpha$",
     "Δ": r"$\Delta$",
+    "†": r"$\dagger$",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ from feddtl.units import counted
 
 # Keys of `data` that select the images; the others distribute them to clients.
 OF_THE_SOURCE = ("source", "root", "domains", "novel", "prompt", "image_column", "label_column", "domain_column")
+# Those of them that every title names unless they have their default: they decide what is recognised.
+ALWAYS_NAMED = ("domains", "novel")
 # Keys and prefixes of keys that belong to the setting or describe the machine.
 NOT_OF_THE_METHOD = (
     *("seed", "model", "rounds", "participation", "data.", "compute.", "deployment."),
     *("evaluation.images", "evaluation.held_back_share"),
 )
-# Positions in `Condition.parts` that every short title has.
+# Positions in `Condition.parts` that stand for a condition where nothing else tells it apart.
 REGIME_AND_PARTITION = (0, 1)
 
 
@@ -150,29 +152,59 @@ def _with_rounds_by_method(runs: Iterable[RunResult]) -> set[Setting]:
 
 
 def setting_titles(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """A title for each; settings with the same title are followed by the keys of the data source that differ."""
+    """A title for each; it names other domains and novel classes than the default ones, and what of the data source
+    differs between settings with the same title otherwise."""
+    return {setting: ", ".join(filter(None, texts)) for setting, texts in _texts(settings).items()}
+
+
+def column_titles(columns: Sequence[Sequence[Setting]]) -> tuple[str, list[str]]:
+    """What all columns of a table have in common, and a short title for each with the rest; never an empty one.
+
+    Args:
+        columns: For each column the settings whose mean it shows: one condition, and as many data sets.
+    """
+    texts = _texts([setting for column in columns for setting in column])
+    one_each = all(len(column) == 1 for column in columns)
+    rows = [[_shared(part) for part in zip(*map(texts.__getitem__, column), strict=True)] for column in columns]
+    if not one_each:  # the data sets of a mean are named below the table
+        rows = [["", *row[1:]] for row in rows]
+    parts = list(zip(*rows, strict=True))
+    differing = [len(set(part)) > 1 for part in parts]
+    titles = [_titles_of(row, differing) for row in rows]
+    if not all(titles):
+        for index in REGIME_AND_PARTITION:
+            differing[1 + index] = True
+        titles = [_titles_of(row, differing) for row in rows]
+    common = [part[0] for part, differs in zip(parts, differing, strict=True) if not differs and part[0]]
+    return ", ".join(common), titles
+
+
+def _titles_of(texts: Sequence[str], shown: Sequence[bool]) -> str:
+    return ", ".join(text for text, show in zip(texts, shown, strict=True) if show and text)
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """The text that all have, else ''."""
+    return texts[0] if len(set(texts)) == 1 else ""
+
+
+def _texts(settings: Sequence[Setting]) -> dict[Setting, tuple[str, ...]]:
+    """For each the data set, the parts of its condition, and a text, or '', for each key of the data source."""
     models = path_names(setting.condition.model for setting in settings)
-    parts = {setting: setting.condition.parts(models[setting.condition.model]) for setting in settings}
-    titles = {setting: ", ".join(filter(None, (setting.dataset, *texts))) for setting, texts in parts.items()}
-    distinct = {}
-    for setting, title in titles.items():
-        rivals = [dict(other.source) for other in settings if titles[other] == title]
-        differing = [
-            f"{key} {shown_values(f'data.{key}', [rival[key] for rival in rivals])[value] or 'default'}"
-            for key, value in setting.source
-            if any(rival[key] != value for rival in rivals)
-        ]
-        distinct[setting] = ", ".join([title, *differing])
-    return distinct
+    parts = {one: (one.dataset, *one.condition.parts(models[one.condition.model])) for one in settings}
+    found = {}
+    for setting, texts in parts.items():
+        rivals = [dict(other.source) for other in settings if parts[other] == texts]
+        found[setting] = (*texts, *(_text_of(key, value, rivals) for key, value in setting.source))
+    return found
 
 
-def condition_titles(conditions: Sequence[Condition]) -> dict[Condition, str]:
-    """Short titles: regime, partition, and everything else in which the conditions differ."""
-    models = path_names(condition.model for condition in conditions)
-    parts = {condition: condition.parts(models[condition.model]) for condition in conditions}
-    columns = list(zip(*parts.values(), strict=True))
-    shown = [index for index, column in enumerate(columns) if index in REGIME_AND_PARTITION or len(set(column)) > 1]
-    return {condition: ", ".join(filter(None, (texts[index] for index in shown))) for condition, texts in parts.items()}
+def _text_of(key: str, value: str, rivals: Sequence[Mapping[str, str]]) -> str:
+    values = [rival[key] for rival in rivals]
+    named = key in ALWAYS_NAMED and value != getattr(DataConfig, key)
+    if not named and all(other == value for other in values):
+        return ""
+    return f"{key} {shown_values(f'data.{key}', values)[value] or 'default'}"
 
 
 def settings_of_the_method(experiment: Experiment) -> dict[str, Any]:
