@@ -77,11 +77,13 @@ def _run_in(
     """Run, or continue, in a folder that this process has locked."""
     if (finished := folder.summary) is not None:
         observer.note(f"{folder.path} is already finished; this is its summary.")
+        for note in finished.notes or ():
+            observer.note(note)
         return finished
     device = choose_device(experiment.compute.device)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
-    reason, kernels = "", kernels and replace(kernels, chosen="shared")
+    reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")
     if folder.has_begun:
         kernels, reason = folder.kernels, "as when the run began"
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
@@ -113,7 +115,7 @@ def _run_in(
         folder.write_predictions(found)
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
-    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds)
+    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
     _write_outcome(folder, experiment, prepared.method, progress, zero_shot, summary)
     observer.run_finished(summary)
     return summary

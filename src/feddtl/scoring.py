@@ -112,6 +112,7 @@ class ClassListScore:
         choices: Number of classes in the list.
         images: Number of test images of these classes.
         accuracy: Percent; NaN without images.
+        zero_shot: The same of the model before training.
         domains: Percent by domain, if there are several.
         by_class: Counts by class name, in the order of the list.
     """
@@ -121,6 +122,7 @@ class ClassListScore:
     choices: int
     images: int
     accuracy: float
+    zero_shot: float
     domains: dict[str, float]
     by_class: dict[str, ClassCount]
 
@@ -158,7 +160,7 @@ def score_run(
     device: str = "auto",
     note: Callable[[str], None] = lambda text: None,
 ) -> list[ClassListScore]:
-    """Accuracy of a run's model on the test images of any data set.
+    """Accuracy of a run's model, and of zero-shot beside it, on the test images of any data set.
 
     Args:
         folder: Folder of the run.
@@ -172,7 +174,13 @@ def score_run(
     """
     if not class_lists:
         raise ConfigError("There is no class list to score.", "Choose one or more of base, novel, all.")
-    dataset, base, novel = _with_halves(RunFolder.open(folder).experiment.data, data)
+    experiment = RunFolder.open(folder).experiment
+    if experiment.evaluation.held_back:
+        note(
+            "These are test images, and the run's own accuracies are on held-back training images, to choose settings "
+            "by: the two cannot be compared, and no setting should be chosen by these."
+        )
+    dataset, base, novel = _with_halves(experiment.data, data)
     for text in dataset.notes:
         note(text)
     model = load_trained_model(folder, device, dataset.prompt_template)
@@ -217,6 +225,7 @@ def _joined(base: TestImages, novel: TestImages) -> TestImages:
 
 def _score(model: TrainedModel, dataset: ImageDataset, class_list: str, images: TestImages) -> ClassListScore:
     hits = correct(model.classifier, images)
+    before = accuracy(hits if not model.method.trains else correct(model.method.zero_shot_classifier(), images))
     by_domain = {
         name: accuracy(hits[images.domains == index])
         for index, name in enumerate(dataset.domain_names)
@@ -228,4 +237,5 @@ def _score(model: TrainedModel, dataset: ImageDataset, class_list: str, images: 
         name: ClassCount(int(count), int(correct))
         for name, count, correct in zip(images.class_names, counts, right, strict=True)
     }
-    return ClassListScore(dataset.name, class_list, choices, len(images.labels), accuracy(hits), by_domain, by_class)
+    found = accuracy(hits)
+    return ClassListScore(dataset.name, class_list, choices, len(images.labels), found, before, by_domain, by_class)

@@ -14,7 +14,7 @@ from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.base import TrainedParameters
 from feddtl.records import Headline, RoundRecord, Summary, headline
 from feddtl.runtimes.federated import federated_of, images_by_client, scored_by_clients, with_all_images
-from feddtl.runtimes.rl_notes import measured_noise, rl_notes
+from feddtl.runtimes.rl_notes import measured_noise
 from feddtl.runtimes.rounds import Progress
 
 
@@ -44,6 +44,7 @@ def summarise(
     zero_shot: Scores,
     progress: Progress,
     seconds: Mapping[str, float],
+    notes: Sequence[str] = (),
 ) -> Summary:
     """The summary of a finished run.
 
@@ -54,6 +55,7 @@ def summarise(
         zero_shot: Scores before training.
         progress: State and records after the last round.
         seconds: By phase; see `feddtl.timing.Phase`.
+        notes: What the rounds gave reason to say.
     """
     scored = [record for record in progress.records if record.is_scored]
     start, last = headline(zero_shot.as_dict()), scored[-1] if scored else None
@@ -93,7 +95,7 @@ def summarise(
         virtual_seconds=round(progress.virtual_seconds, 3),
         scored_on=data.scored,
         noise_std=measured_noise(progress.records),
-        notes=list(rl_notes(experiment.rl, progress.records)) or None,
+        notes=list(notes) or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ def test_base_and_novel_equal_the_summary(
 ) -> None:
     run = bench.run(tmp_path / "run", *flags)
     scores = by_classes(feddtl("evaluate", run, "--json").out)
-    final = summary(run)["final"]
-    assert round(scores["base"]["accuracy"], 4) == final["base"]
-    assert round(scores["novel"]["accuracy"], 4) == final["novel"]
+    final, zero_shot = (summary(run)[when] for when in ("final", "zero_shot"))
+    for name in ("base", "novel"):
+        assert round(scores[name]["accuracy"], 4) == final[name]
+        assert round(scores[name]["zero_shot"], 4) == zero_shot[name]
 
 
 def test_choosing_among_all_classes_is_harder(feddtl: Command, finished: Path) -> None:
@@ -41,6 +43,7 @@ def test_a_table_for_people(feddtl: Command, finished: Path) -> None:
     answer = feddtl("evaluate", finished, "--classes", "novel", "base")
     assert answer.code == 0
     assert "Accuracy in % on photos" in answer.out
+    assert re.search(r"Images .* Zero-shot .* Accuracy", answer.out)
     rows = [line.split()[1] for line in answer.out.splitlines() if line.startswith("│")]
     assert rows == ["novel", "base"]
 
@@ -96,7 +99,11 @@ def test_what_is_novel_is_chosen_for_generated_shapes(feddtl: Command, finished:
         scored[novel] = by_classes(feddtl("evaluate", finished, *flags, *more, "--json").out)
         assert {name: score["choices"] for name, score in scored[novel].items()} == {"base": 32, "novel": 32, "all": 64}
     assert scored[""] == scored["pairs"] != scored["shapes"]
-    refused(feddtl("evaluate", finished, "--data.novel", "shapes"), "data.novel = 'shapes' cannot be set")
+    refused(
+        feddtl("evaluate", finished, "--data.novel", "shapes"),
+        "data.novel = 'shapes' cannot be set",
+        "--data.novel pairs",
+    )
 
 
 def test_the_prompt_matters(feddtl: Command, finished: Path) -> None:

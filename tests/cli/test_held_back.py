@@ -50,10 +50,15 @@ def test_the_terminal_says_so(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("run", *bench.flags("--output", "run", *HELD_BACK))
     assert answer.code == 0
     assert f"note: Scored on {WHERE}, not on test images (evaluation.images): 3 images" in answer.err
-    assert f"accuracies are on {WHERE}; no test image is read" in answer.err
+    assert answer.err.count(WHERE) == 1
     assert f"Accuracy in % after 4 rounds, on {WHERE}" in " ".join(answer.out.split())
-    assert f"highest on the {WHERE}, not for model selection" in answer.out
+    assert f"highest on the {WHERE}: HM" in answer.out
     assert "test images" not in answer.out
+
+
+def test_scores_on_test_images_say_that_they_are_others(feddtl: Command, bench: Bench, run: Path) -> None:
+    said = "note: These are test images, and the run's own accuracies are on held-back training images"
+    assert said in feddtl("evaluate", run, "--data.source", bench.photos).err
 
 
 def test_the_report_says_so_and_shows_held_back_images(run: Path, tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert lines[-2:] == ["run folder: run", "as a page: feddtl report run"]
 
 
+def test_a_finished_run_says_what_its_rounds_gave_reason_to_say(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
+    run = bench.run(tmp_path / "run", "--rl.noise-std", "auto")
+    assert "note: rl.noise_std = 'auto' is " in feddtl("run", "--resume", run).err
+
+
 def test_resuming_says_where_it_goes_on(feddtl: Command, finished: Path) -> None:
     """A finished run is not run again, a cut one goes on."""
     answer = feddtl("run", "--resume", finished)

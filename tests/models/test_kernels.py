@@ -174,6 +174,11 @@ def test_a_choice_says_why(own_clip, tmp_path, monkeypatch):
     ]
     assert measured == remembered == asked
     assert choice_line(asked) == "Blocks compute in float32 with sdpa attention: as set."
+    half = [choose_kernels(own_clip, 2, *asked, tmp_path) for asked in (("bfloat16", "auto"), ("auto", "eager"))]
+    assert [choice_line(each).partition(": ")[2] for each in half] == [
+        "precision as set, attention measured by an earlier run on this machine.",
+        "attention as set, precision measured by an earlier run on this machine.",
+    ]
     assert choice_line(measured, "as before").endswith("sdpa attention: as before.")
     monkeypatch.setattr(kernel_choice, "MEASURED_DEVICES", ())
     assert choose_kernels(own_clip, 2).chosen == "default"

@@ -307,3 +307,13 @@ def test_settings_get_parts_of_their_own(bench: Bench, tmp_path: Path) -> None:
     titles = [heading.text for heading in page.all("h2")]
     assert [title.split(", ")[2] for title in titles] == ["iid", "non-iid"]
     assert [link.text for link in page.all("nav")[0].all("a")] == titles
+
+
+def test_notes_of_the_rl_rounds_are_there(bench: Bench, tmp_path: Path) -> None:
+    """Of several runs, each with the name of its run."""
+    for seed in (0, 1):
+        bench.run(tmp_path / f"run{seed}", "--rl.noise-std", "auto", "--seed", seed)
+    assert "Note: rl.noise_std = 'auto' is " in parse(write_report(tmp_path / "run0").path).text
+    text = parse(write_report(tmp_path).path).text
+    assert "Note: run0: rl.noise_std = 'auto' is " in text
+    assert "Note: run1: rl.noise_std = 'auto' is " in text

@@ -29,6 +29,18 @@ def test_first_round_that_teaches_nothing_is_named_once():
     assert note == rl_notes(RlConfig(), records[:3])[0]
     assert note.startswith("Round 3 teaches almost nothing: all rewards are equal in 99.8% of the groups")
     assert "rl.noise_std = 0.1 is too small" in note
+    assert "Set rl.noise_std = 'auto' or, where that is not above 0.1, 0.3, three times as much; see docs/" in note
+
+
+def test_few_groups_say_nothing():
+    """A round counts the images of its own clients; images that are elsewhere are not counted."""
+    records = [made_record(1, stage="rl", clients=[0, 2], train={"all_equal_groups": 1.0, "reward": 0.6})]
+    assert rl_notes(RlConfig(), records, [50, 1000, 49]) == ()
+    assert len(rl_notes(RlConfig(), records, [50, 0, 50])) == len(rl_notes(RlConfig(), records)) == 1
+
+
+def test_no_noise_has_no_threefold():
+    [note] = rl_notes(RlConfig(noise_std=0.0), [rl(1, 1.0)])
     assert "Set rl.noise_std = 'auto'; see docs/how-to/choose-the-noise.md." in note
 
 
@@ -46,18 +58,20 @@ def test_images_of_which_no_copy_is_right_need_no_more_noise():
 
 
 def test_automatic_noise_is_stated_once():
-    records = [sft(1), rl(2, 0.5, noise_std=0.8712), rl(3, 1.0, noise_std=0.9)]
+    records = [sft(1), rl(2, 0.5, noise_std=0.8712), rl(3, 1.0, noise_std=0.096)]
     config = RlConfig(noise_std="auto")
     first, second = rl_notes(config, records)
     assert first == "rl.noise_std = 'auto' is 0.871 on average over the images of round 2, the first RL round."
-    assert "Set a number above it" in second
+    assert "rl.noise_std = 'auto' (0.096 on average) is too small" in second
+    assert "Set rl.noise_std = 0.29, three times as much" in second
     assert measured_noise(records) == 0.8712
     assert measured_noise(records[:1]) is None
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_run_says_it_once_and_keeps_it(federation, make_experiment, resumed):
+def test_run_says_it_once_and_keeps_it(federation, make_experiment, resumed, monkeypatch):
     """σ = 0 in three RL rounds, in one go or resumed after the second."""
+    monkeypatch.setattr("feddtl.runtimes.rl_notes.FEWEST_GROUPS", 2)
 
     class Notes(RunObserver):
         def __init__(self):

@@ -145,7 +145,7 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
             f"({experiment.data.regime}, {experiment.data.partition}), {novel}",
             f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
         ]
-    if data.scored != "test":
+    if data.scored != "test" and data.on_clients:  # elsewhere a note of the data says so, with their number
         lines.append(f"accuracies are on {SCORED_IMAGES[data.scored]}; no test image is read")
     if rounds_done:
         lines.append(f"resuming after round {rounds_done} of {experiment.rounds}")

@@ -50,7 +50,9 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         show(parameters_line(parameters))
         if summary.partition != ON_CLIENTS:
             best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
-            show(f"highest on the {summary.scored}, not for model selection: {best}")
+            # Held-back images are there to choose by; test images are not.
+            purpose = "" if summary.scored_on == "held-back" else ", not for model selection"
+            show(f"highest on the {summary.scored}{purpose}: {best}")
         show(f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}")
     show(time_line(summary.seconds_by_phase or {}))
     print(f"run folder: {folder}")

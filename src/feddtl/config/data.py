@@ -89,7 +89,8 @@ class DataConfig(Settings, table="data"):
             raise ConfigError(
                 f"data.novel = {self.novel!r} cannot be set with data.source = {self.source!r}, whose order of classes "
                 "determines which are novel.",
-                f"Omit it, or set data.source = '{SHAPES}'.",
+                "Set data.novel = 'pairs' and data.domains = '', as flags --data.novel pairs --data.domains \"\"; or "
+                "start from experiments/own_images.toml, which sets neither.",
             )
 
     def _check_classes(self) -> None:

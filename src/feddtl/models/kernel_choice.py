@@ -59,8 +59,12 @@ def choose_kernels(
     precisions = ("float32", "bfloat16") if precision == "auto" else (precision,)
     attentions: tuple[AttentionKernel, ...] = ("sdpa", "eager") if attention == "auto" else (attention,)
     candidates = {"/".join(pair): as_kernels(*pair) for pair in product(precisions, attentions)}
+    half: Literal["", "precision", "attention"] = ""
+    if "auto" in (precision, attention) and precision != attention:
+        half = "attention" if precision == "auto" else "precision"
     if len(candidates) == 1 or clip.image.device.type not in MEASURED_DEVICES:
-        return replace(next(iter(candidates.values())), chosen="set" if len(candidates) == 1 else "default")
+        only = len(candidates) == 1
+        return replace(next(iter(candidates.values())), chosen="set" if only else "default", set_half=half)
     file = None if remembered_in is None else remembered_in / REMEMBERED
     seconds = read_remembered(file).get(key := _key(clip.image, first_block), {})
     if missing := {name: kernels for name, kernels in candidates.items() if name not in seconds}:
@@ -70,7 +74,7 @@ def choose_kernels(
     # JSON has no infinity: it is stored as null.
     found = {kernels: seconds[name] for name, kernels in candidates.items()}
     chosen = prefer({kernels: math.inf if value is None else value for kernels, value in found.items()})
-    return replace(chosen, chosen="measured" if missing else "remembered")
+    return replace(chosen, chosen="measured" if missing else "remembered", set_half=half)
 
 
 def prefer(seconds: Mapping[Kernels, float]) -> Kernels:

@@ -29,11 +29,13 @@ class Kernels:
             projections and logits are always computed.
         attention: PyTorch's fused kernel ('sdpa'), or plain products ('eager').
         chosen: Why these, a key of `CHOSEN`; two choices of the same arithmetic are equal whatever the reason.
+        set_half: 'precision' or 'attention' if only that was set, so that `chosen` is about the other one.
     """
 
     precision: torch.dtype | None = None
     attention: AttentionKernel = "sdpa"
     chosen: Chosen = field(default="default", compare=False)
+    set_half: Literal["", "precision", "attention"] = field(default="", compare=False)
 
 
 def as_kernels(precision: str, attention: AttentionKernel) -> Kernels:
@@ -48,7 +50,11 @@ def names_of(kernels: Kernels) -> dict[str, str]:
 
 def choice_line(kernels: Kernels, reason: str = "") -> str:
     """The arithmetic and why it was chosen, in a sentence; `reason` replaces the kernels' own."""
-    names, why = names_of(kernels), reason or CHOSEN[kernels.chosen]
+    names, why = names_of(kernels), CHOSEN[kernels.chosen]
+    if kernels.set_half:
+        other = "attention" if kernels.set_half == "precision" else "precision"
+        why = f"{kernels.set_half} as set, {other} {why}"
+    why = reason or why
     return f"Blocks compute in {names['precision']} with {names['attention']} attention: {why}."
 
 

@@ -86,7 +86,10 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str
 
     `name` is unique on the page. All `parts` of the page share its number of images.
     """
-    notes = (run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", []))
+    notes = [run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", [])]
+    for run in setting.runs:
+        told = (run.summary.notes if run.summary else None) or ()
+        notes += [f"{printable(run.name)}: {note}" if len(setting.runs) > 1 else note for note in told]
     pairs = ((method.label, confused_pairs(method)) for method in setting.methods)
     thumbnails, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
     return {

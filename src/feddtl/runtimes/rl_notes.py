@@ -13,25 +13,35 @@ ALL_EQUAL_SHARE = 0.99
 # With at least this mean reward, groups are equal because the images are classified correctly; with at most the rest
 # of it, because hardly any copy is.
 SOLVED_REWARD = 0.99
+# Of fewer groups, a whole round may happen to be equal although a part of 1% has an advantage: 0.99^100 = 0.37.
+FEWEST_GROUPS = 100
+# A step that clearly changes how many copies change their class, and far from the noise that hides the feature.
+MORE_NOISE = 3.0
 PAGE = "docs/how-to/choose-the-noise.md"
 
 
-def rl_notes(config: RlConfig, records: Sequence[RoundRecord]) -> tuple[str, ...]:
+def rl_notes(config: RlConfig, records: Sequence[RoundRecord], images: Sequence[int] = ()) -> tuple[str, ...]:
     """The notes that the rounds so far have given reason for, each once, in the order of their rounds.
 
     Args:
         config: RL settings.
         records: Of the rounds so far, of both stages.
+        images: Training images of each client, each of which is a group; empty: not known, and enough.
     """
     rounds = [record for record in records if "all_equal_groups" in record.train]
     notes = [_automatic_noise(record) for record in rounds[:1] if "noise_std" in record.train]
-    silent = (record for record in rounds if record.train["all_equal_groups"] > ALL_EQUAL_SHARE)
+    enough = [record for record in rounds if not images or _groups(record, images) >= FEWEST_GROUPS]
+    silent = (record for record in enough if record.train["all_equal_groups"] > ALL_EQUAL_SHARE)
     return (*notes, *(_teaches_nothing(config, record) for record in list(silent)[:1]))
 
 
 def measured_noise(records: Sequence[RoundRecord]) -> float | None:
     """Mean of the automatic σ over the images of the first RL round; None for a σ that is set, or without RL rounds."""
     return next((record.train["noise_std"] for record in records if "noise_std" in record.train), None)
+
+
+def _groups(record: RoundRecord, images: Sequence[int]) -> int:
+    return sum(images[client] for client in record.clients)
 
 
 def _automatic_noise(record: RoundRecord) -> str:
@@ -51,8 +61,15 @@ def _teaches_nothing(config: RlConfig, record: RoundRecord) -> str:
             f"{fact}, and the mean reward is {reward:.2f}: hardly a noisy copy is classified correctly. Either the "
             f"model does not know these classes yet, or the noise hides them; see {PAGE}."
         )
-    remedy = "Set a number above it" if config.noise_std == "auto" else "Set rl.noise_std = 'auto'"
+    present = record.train["noise_std"] if config.noise_std == "auto" else config.noise_std
+    more = f"{MORE_NOISE * present:.2g}, three times as much"
+    if config.noise_std == "auto":
+        setting, remedy = f"'auto' ({present:.3g} on average)", f"Set rl.noise_std = {more}"
+    else:
+        # What 'auto' amounts to is measured only where it is set, and may be less than a number that is.
+        otherwise = f" or, where that is not above {present:g}, {more}" if present else ""
+        setting, remedy = f"{present!r}", f"Set rl.noise_std = 'auto'{otherwise}"
     return (
-        f"{fact}, and the mean reward is {reward:.2f}: rl.noise_std = {config.noise_std!r} is too small to change "
-        f"predictions. {remedy}; see {PAGE}."
+        f"{fact}, and the mean reward is {reward:.2f}: rl.noise_std = {setting} is too small to change predictions. "
+        f"{remedy}; see {PAGE}."
     )

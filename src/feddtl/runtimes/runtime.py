@@ -63,13 +63,19 @@ class Runtime:
         """Run the remaining rounds; `after_round` is where a caller saves a checkpoint."""
         progress, rounds = start, self._rounds()
         while progress.state.round < self._experiment.rounds:
-            told = rl_notes(self._experiment.rl, progress.records)
+            told = self.notes(progress)
             progress = rounds.next(progress)
-            for note in rl_notes(self._experiment.rl, progress.records):
+            for note in self.notes(progress):
                 if note not in told:
                     self._context.observer.note(note)
             after_round(progress)
         return progress
+
+    def notes(self, progress: Progress) -> tuple[str, ...]:
+        """What the rounds so far gave reason to say, see `rl_notes`."""
+        # A client whose images are elsewhere, and not even counted here, has none.
+        images = [len(client.labels) for client in self._context.clients]
+        return rl_notes(self._experiment.rl, progress.records, images if all(images) else ())
 
     def close(self, progress: Progress) -> Progress:
         """The closing evaluation: all clients score the final model, unless they already have."""

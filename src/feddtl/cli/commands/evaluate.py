@@ -53,7 +53,7 @@ class Evaluate(Command):
     """Print the scores as JSON."""
 
     def execute(self) -> int:
-        """Print accuracy per class list, and per domain where there are several."""
+        """Print the accuracy per class list beside that of zero-shot, and per domain where there are several."""
         from rich.console import Console
 
         from feddtl.scoring import score_run
@@ -93,11 +93,12 @@ def _table(scores: list[ClassListScore], only_domains: str) -> Table:
     table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}{chosen}"))
     domains = list(scores[0].domains)
     table.add_column("Classes")
-    for heading in ("Choices", "Images", "Accuracy", *domains):
+    for heading in ("Choices", "Images", "Zero-shot", "Accuracy", *domains):
         table.add_column(Text(heading), justify="right")
     for score in scores:
         by_domain = [percent(score.domains.get(name)) for name in domains]
-        table.add_row(score.classes, str(score.choices), str(score.images), percent(score.accuracy), *by_domain)
+        both = (percent(score.zero_shot), percent(score.accuracy))
+        table.add_row(score.classes, str(score.choices), str(score.images), *both, *by_domain)
     return table
 
 
