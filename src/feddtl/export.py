@@ -43,12 +43,26 @@ def export_merged(folder: Path, output: Path) -> None:
             f"{folder} is a run of '{experiment.method}'. What it trains (prompts, a gate, adapters beside the "
             "blocks, or LoRA of which each client keeps a part) cannot be merged into the weights of one plain Hugging "
             "Face CLIP.",
-            f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
-            f"tensors are in {folder / 'tensors'} once it is finished.",
+            _instead(folder, personal=bool(method.trained_parameters().personal)),
         )
     for lora in adapters.values():
         merge(clip.model, lora)
     save_backbone(clip, output)
+
+
+def _instead(folder: Path, *, personal: bool) -> str:
+    """What can be done with a run whose model cannot be merged."""
+    tensors = folder / "tensors"
+    if personal:
+        return (
+            f"The shared tensors and those of each client are in {tensors} once the run is finished, and "
+            "final_client_models in summary.json has the scores of the clients' own models. feddtl evaluate and "
+            "feddtl.load_trained_model use the global model without the clients' parts."
+        )
+    return (
+        f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
+        f"tensors are in {tensors} once it is finished."
+    )
 
 
 @torch.no_grad()

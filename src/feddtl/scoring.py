@@ -184,6 +184,11 @@ def score_run(
     for text in dataset.notes:
         note(text)
     model = load_trained_model(folder, device, dataset.prompt_template)
+    if model.method.trained_parameters().personal:
+        note(
+            f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "
+            "final_client_models in summary.json has the scores of the clients' own models"
+        )
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)

@@ -100,7 +100,8 @@ def test_methods_of_lora_and_zero_shot_leave_no_such_tensors(runs: dict[str, Pat
 def test_export_says_why_it_cannot_and_what_can(runs: dict[str, Path], method: str, feddtl: Command) -> None:
     folder = runs[method]
     answer = feddtl("export", folder, "merged")
-    refused(answer, f"is a run of '{method}'", "cannot be merged", f"feddtl evaluate {folder}", str(folder / "tensors"))
+    instead = "without the clients' parts" if method in PERSONAL else f"feddtl evaluate {folder}"
+    refused(answer, f"is a run of '{method}'", "cannot be merged", instead, str(folder / "tensors"))
     assert not Path("merged").exists()
 
 
@@ -108,6 +109,7 @@ def test_evaluate_works_from_the_command_line(runs: dict[str, Path], feddtl: Com
     for method in WITHOUT_LORA:
         answer = feddtl("evaluate", runs[method], "--json")
         assert answer.code == 0, answer.err
+        assert ("without the parts that the clients keep" in answer.err) == (method in PERSONAL)
         assert [score["classes"] for score in json.loads(answer.out)] == ["base", "novel", "all"]
 
 

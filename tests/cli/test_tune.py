@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_each_choice_follows_from_the_runs_on_held_back_images(feddtl: Command, 
             assert (config["local"]["learning_rate"], config["evaluation"]["images"]) == (float(best), "test")
             assert config["server"]["learning_rate"] == 0.001
     assert "10 cells, 10 to run" in answer.err
-    assert "[ 1/10] FedDTL (m-feddtl), rate 0.001, held-back images, seed 3" in answer.err
+    line = r"\[ [13]/10\] (\w+) \(.*\), rate 0\.001, held-back images, seed 3  (base|local) +[\d.]+  \d"
+    assert re.findall(line, answer.err) == [("FedDTL", "base"), ("FedPGP", "local")]
     assert "FedDTL (m-feddtl): rate 0.1 chosen" in answer.err or "FedDTL (m-feddtl): rate 0.001 chosen" in answer.err
     assert "Chosen rates: accuracy in % on held-back training images, seed 3" in answer.out
     assert "Nothing is trained, so there is no rate to choose, in m-zero." in answer.out

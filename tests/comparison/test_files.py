@@ -108,6 +108,16 @@ def test_lists_are_one_cell_of_the_csv(tmp_path: Path) -> None:
     assert (row["final_domains.fog.base"], row["final_domains.fog.novel"]) == ("61.5", "62.5")
 
 
+def test_csv_has_no_empty_column_beside_those_of_a_table_and_no_rate_where_nothing_is_trained() -> None:
+    own = {"base": 1.0, "novel": 2.0, "harmonic_mean": 3.0}
+    zero = outcome("z", 0, 40, 60, method="zero-shot", stages="sft")
+    text = csv_text(Comparison((outcome("a", 0, 60, 50, final_client_models=own), zero)))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert "final_client_models" not in rows[0]
+    assert [row["final_client_models.base"] for row in rows] == ["1.0", ""]
+    assert [row["local.learning_rate"] for row in rows] == ["0.001", ""]
+
+
 def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
     assert [(row["experiment"], row["seed"], row["state"]) for row in rows] == [

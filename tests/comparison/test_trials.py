@@ -69,6 +69,9 @@ class Heard(ComparisonObserver):
     def cell_finished(self, cell: Cell, found: object, done: int, cells: int, seconds_left: float | None) -> None:
         self.events.append((cell.folder.name, cell.rate, done, cells, seconds_left))
 
+    def note(self, text: str) -> None:
+        self.events.append(text)
+
     def rates_chosen(self, rates: ChosenRates) -> None:
         self.events.append({choice.name: choice.rate for choice in rates.choices})
 
@@ -181,9 +184,13 @@ def test_a_folder_with_chosen_rates_and_one_without_are_not_mixed(runs: StandIn,
 def test_a_larger_grid_keeps_what_was_run_and_names_runs_at_another_rate(runs: StandIn, tmp_path: Path) -> None:
     compare(EXPERIMENTS, tmp_path / "out", tune=TUNING)
     runs.started.clear()
+    files = [tmp_path / "out" / name for name in ("tuning.json", "comparison.json", "table.md")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(RunError, match=r"one-seed0 has 0\.01, and 0\.1 is chosen now") as caught:
         compare(EXPERIMENTS, tmp_path / "out", tune=Tuning((0.001, 0.01, 0.1)))
     assert "two-seed0" not in caught.value.message
+    assert "keep the earlier choice" in caught.value.message
+    assert [file.read_bytes() for file in files] == before
     assert "Delete these folders" in caught.value.hint
     assert runs.started == ["one-rate0.1-seed0", "two-rate0.1-seed0"]
     for file in (tmp_path / "out/runs/one-seed0").iterdir():
@@ -192,6 +199,17 @@ def test_a_larger_grid_keeps_what_was_run_and_names_runs_at_another_rate(runs: S
     assert found.rates is not None
     assert [choice.rate for choice in found.rates.choices] == [0.1, 0.001]
     assert runs.started[2:] == ["one-seed0"]
+    assert json.loads(files[0].read_text()) == found.as_dict()["tuning"]
+
+
+def test_an_experiment_that_is_no_longer_named_leaves_the_files_with_a_note(runs: StandIn, tmp_path: Path) -> None:
+    compare(EXPERIMENTS, tmp_path / "out", tune=TUNING)
+    heard = Heard()
+    found = compare({"two": EXPERIMENTS["two"]}, tmp_path / "out", tune=TUNING, observer=heard)
+    assert heard.events[1].startswith("tuning.json and the tables no longer contain one, which this command does not")
+    assert json.loads((tmp_path / "out/tuning.json").read_text()) == found.as_dict()["tuning"]
+    assert compare(EXPERIMENTS, tmp_path / "out", tune=TUNING, observer=(again := Heard())).failures == ()
+    assert not any(isinstance(event, str) for event in again.events)
 
 
 def test_a_bad_command_leaves_no_folder(runs: StandIn, tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_latex_by_hand() -> None:
     ]
 
 
+def test_a_wide_latex_table_is_scaled_to_the_width_of_the_text() -> None:
+    wide = Table("T", tuple(Column("HM") for _ in range(10)), (("A", (Cell("70.1", "[68.0, 72.0]"),) * 10),))
+    lines = latex([wide]).splitlines()
+    begin = lines.index(r"\resizebox{\textwidth}{!}{%")
+    assert lines[begin + 1].startswith(r"\begin{tabular}")
+    assert lines[lines.index(r"\end{tabular}") + 1] == "}"
+    assert "resizebox" not in latex([TABLE])
+    assert "graphicx" in lines[0]
+
+
 def test_without_groups_there_is_one_line_of_headings() -> None:
     plain = Table("T", (Column("Base"),), (("A", (Cell("1"),)),))
     assert "multicolumn" not in latex([plain])

@@ -12,14 +12,14 @@ from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
 from feddtl.comparison.rates_table import rate_line
-from feddtl.comparison.tuning import ChosenRates
+from feddtl.comparison.tuning import ChosenRates, criterion_of
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.observers import RunObserver
 from feddtl.records import RoundRecord
 from feddtl.results.run import RunResult
-from feddtl.units import counted, duration
+from feddtl.units import counted, duration, percent
 
 
 @contextmanager
@@ -62,11 +62,11 @@ class ComparisonProgress(ComparisonObserver):
         self._bars.draw("rounds", f"loading {cell.name}, seed {cell.seed}")
 
     def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
-        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores_line(outcome.finished.final)}  kept")
+        self._print(f"{position(done, cells)} {cell_title(cell)}  {_scores(cell, outcome)}  kept")
 
     def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         left = f"  about {duration(seconds_left)} left" if seconds_left else ""
-        scores, seconds = scores_line(outcome.finished.final), duration(outcome.finished.seconds)
+        scores, seconds = _scores(cell, outcome), duration(outcome.finished.seconds)
         self._print(f"{position(done, cells)} {cell_title(cell)}  {scores}  {seconds}{left}")
         self._bars.draw("cells", "cells", done, cells)
 
@@ -107,6 +107,14 @@ class _CellObserver(RunObserver):
     @property
     def _title(self) -> str:
         return f"{self._cell.name}, seed {self._cell.seed}"
+
+
+def _scores(cell: Cell, outcome: RunResult) -> str:
+    """The final scores; of a run that tries a rate, the one by which rates are chosen."""
+    if cell.rate is None:
+        return scores_line(outcome.finished.final)
+    criterion = criterion_of(outcome.finished)
+    return f"{criterion} {percent(outcome.finished.final[criterion]):>5}"
 
 
 def position(done: int, cells: int) -> str:

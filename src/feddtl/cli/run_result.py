@@ -42,6 +42,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     after = f" after {counted(rounds, 'round')}" if rounds else ""
     after += f", on {summary.scored}" if summary.scored_on == "held-back" else ""
     console.print(scores_table(rows, f"Accuracy in %{after}"))
+    if rounds and parameters.get("personal"):
+        show(f"{title}: base, novel and HM are of the global model without the parts that the clients keep")
     for line in missing_lines(summary):
         show(line)
     if summary.final_domains and summary.final_domain_mean:

@@ -160,9 +160,13 @@ def csv_text(comparison: Comparison) -> str:
     for failure in comparison.failures:
         head = {"experiment": failure.name, "seed": failure.seed, "state": "failed", "label": ""}
         rows.append({**head, "failure": failure.message})
-    columns = list(dict.fromkeys(column for row in rows for column in row)) or ["experiment", "seed", "state"]
+    found = dict.fromkeys(column for row in rows for column in row)
+    # Some runs lack what is a table in others, whose columns are named after its keys.
+    tables = {column.rpartition(".")[0] for column in found}
+    empty = {column for column in tables if all(row.get(column) is None for row in rows)}
+    columns = [column for column in found if column not in empty] or ["experiment", "seed", "state"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -172,6 +176,8 @@ def _csv_row(outcome: RunResult) -> dict[str, Any]:
     experiment = outcome.experiment
     settings = flatten(experiment_to_dict(experiment))
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
+    if not experiment.trains:
+        named["local.learning_rate"] = ""
     head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}
     return {**head, **_scalars(outcome.finished.to_dict()), **named}
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from feddtl.comparison.cells import Cell, Results, cells_of
+from feddtl.comparison.cells import RUNS, Cell, Results, cells_of
 from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
 from feddtl.comparison.kernels import different_kernels, shared_kernels
-from feddtl.comparison.trials import at_chosen_rates, chosen_rates, require_same_kind, trials_of
+from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
 from feddtl.errors import ClientError, FeddtlError, RunError
@@ -90,13 +90,19 @@ def compare(
 
         def choose(results: Results) -> ChosenRates:
             found = chosen_rates(experiments, tune, trials, results)
-            write_json_atomic(output / TUNING, found.to_dict())
+            # Where cells were run, the choice changes with their tables, after a check that they are at these rates.
+            if not (output / RUNS).exists():
+                write_json_atomic(output / TUNING, found.to_dict())
             return found
 
         results = _Grid(trials, observer, track, choose, after=[cell.name for cell in cells]).run()
         found = choose(results)
         observer.rates_chosen(found)
-        return _run_cells(at_chosen_rates(cells, found), output, observer, track, found, results)
+        tuned = at_chosen_rates(cells, found)
+        if dropped := no_longer_named(output, found):
+            observer.note(dropped)
+        write_json_atomic(output / TUNING, found.to_dict())
+        return _run_cells(tuned, output, observer, track, found, results)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def _notes(found: ChosenRates) -> list[str]:
     notes = [
         "local.learning_rate with the highest accuracy after the last round; of equal ones, the smallest. "
         "By: base, the global model on the base classes; local, the clients' own models, for methods that keep a part "
-        "of them on the clients. No test image and no novel class is used."
+        "of them on the clients. No test image and no novel class is used. Bold: the chosen rate; unlike in the other "
+        "tables, it says nothing about intervals."
     ]
     for choice in found.choices:
         what = f"{choice.title} ({choice.name})"

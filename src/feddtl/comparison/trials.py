@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from feddtl.errors import RunError
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
+from feddtl.units import listed
 
 TRIALS = "tuning"
 
@@ -90,11 +92,27 @@ def at_chosen_rates(cells: Sequence[Cell], found: ChosenRates) -> tuple[Cell, ..
                 stale.append(f"{cell.folder} has {before:g}, and {rates[cell.name]:g} is chosen now")
     if stale:
         raise RunError(
-            f"Some runs have another rate than the chosen one: {'; '.join(stale)}.",
+            f"Some runs have another rate than the chosen one: {'; '.join(stale)}. The tables and {TUNING} keep the "
+            "earlier choice.",
             "Delete these folders to run them again, repeat the earlier --tune-rates and --tune-seeds, or choose "
             "another --output.",
         )
     return tuned
+
+
+def no_longer_named(output: Path, found: ChosenRates) -> str:
+    """Which experiments of an earlier choice this command does not name, so that they leave its files; else ''."""
+    try:
+        earlier = ChosenRates.from_dict(json.loads((output / TUNING).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""  # there is none, or nothing in it to keep
+    dropped = [name for name in earlier.by_name if name not in found.by_name]
+    if not dropped:
+        return ""
+    return (
+        f"{TUNING} and the tables no longer contain {listed(dropped)}, which this command does not name; their runs "
+        "are kept, so name them again to have them back"
+    )
 
 
 def require_same_kind(output: Path, tune: Tuning | None) -> None:

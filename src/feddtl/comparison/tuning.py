@@ -11,6 +11,7 @@ from feddtl.config import Experiment, LocalConfig
 from feddtl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from feddtl.records import Summary
     from feddtl.results.run import RunResult
 
 # Half decades: Adam's usual rates are in the lower half, those of SGD in the upper one.
@@ -192,14 +193,18 @@ class Trials:
     missing: int = 0
 
 
+def criterion_of(summary: Summary) -> Criterion:
+    """The accuracy by which the rate of a method is chosen."""
+    return "local" if (summary.trainable_parameters or {}).get("personal") else "base"
+
+
 def choose_rate(trials: Trials) -> RateChoice:
     """The rate with the highest mean accuracy after the last round; of equal ones, the smallest.
 
     A rate at which any run diverged is never chosen. Novel classes do not count: nobody has their labels.
     """
     runs = [run for own in trials.finished.values() for run in own]
-    personal = any((run.finished.trainable_parameters or {}).get("personal") for run in runs)
-    criterion: Criterion = "local" if personal else "base"
+    criterion: Criterion = "local" if any(criterion_of(run.finished) == "local" for run in runs) else "base"
     scores: dict[float, dict[int, float]] = {}
     errors = list(trials.errors)
     for rate, own in trials.finished.items():

@@ -7,6 +7,8 @@ from itertools import groupby
 
 from feddtl.results.tables import Cell, Column, Table
 
+# A line of text has about 80 letters in LaTeX's default class, of which the gaps between the columns take some.
+LATEX_LETTERS = 65
 MARKDOWN_SPECIAL = "\\`*_|<>[]"
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -37,8 +39,8 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """All tables as floats; the document needs the package booktabs."""
-    return "\n".join(["% \\usepackage{booktabs}", *map(_latex_table, tables)])
+    """All tables as floats, wide ones scaled to the width of the text; the document needs booktabs and graphicx."""
+    return "\n".join(["% \\usepackage{booktabs, graphicx}", *map(_latex_table, tables)])
 
 
 def _markdown_table(table: Table) -> str:
@@ -65,11 +67,13 @@ def _markdown_text(text: str) -> str:
 
 
 def _latex_table(table: Table) -> str:
+    begin, end = ([r"\resizebox{\textwidth}{!}{%"], ["}"]) if _letters(table) > LATEX_LETTERS else ([], [])
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{' '.join(map(latex_text, (f'{table.title}.', *table.notes)))}}}",
+            *begin,
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             *_latex_head(table.columns),
@@ -77,9 +81,19 @@ def _latex_table(table: Table) -> str:
             *(_latex_line([latex_text(label), *map(_latex_cell, cells)]) for label, cells in table.rows),
             r"\bottomrule",
             r"\end{tabular}",
+            *end,
             r"\end{table}",
             "",
         ]
+    )
+
+
+def _letters(table: Table) -> int:
+    """Letters of the widest line, without the gaps between columns."""
+    labels = max((len(label) for label, _ in table.rows), default=0)
+    return labels + sum(
+        max([len(column.heading), *(len(cells[index].text) for _, cells in table.rows)])
+        for index, column in enumerate(table.columns)
     )
 
 

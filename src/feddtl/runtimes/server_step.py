@@ -14,7 +14,7 @@ from feddtl.transforms.chain import Chain
 def server_step(
     method: Method, state: ServerState, updates: Sequence[Update], chain: Chain | None = None, number: int | None = None
 ) -> NextState:
-    """The next state, with `client_drift` among its metrics.
+    """The next state, with `client_drift` among its metrics where there are two updates or more.
 
     Args:
         method: The method, whose settings name the aggregator.
@@ -29,4 +29,6 @@ def server_step(
     aggregation = Aggregation(len(updates), state.round + 1 if number is None else number, method.task.seed)
     aggregate = (chain or Chain()).after_aggregation(aggregator.combine(updates), aggregation)
     reached = method.next_state(state, aggregate, updates)
+    if len(updates) == 1:  # it is the aggregate
+        return reached
     return NextState(reached.state, {**reached.metrics, "client_drift": client_drift(aggregator, updates, aggregate)})
