@@ -65,6 +65,8 @@ def nothing_is_sent(monkeypatch, tmp_path):
 def assert_same_run(run: Path, expected: Path) -> None:
     """Adapters to 1e-6, records and summary to the last digit that is not rounding."""
     ours, theirs = final_state(run), final_state(expected)
+    # Clients elsewhere report how many of their images are right, not which.
+    theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("own_hits/")}
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0)
