@@ -37,6 +37,8 @@ TEXTS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("data", "prompt", ["", "a {class}"], ["a photo", "{klass}"]),
     ("lora", "targets", ["q_proj", "q_proj, fc1 ,out_proj"], ["", ",", "qkv", "q_proj;k_proj"]),
     ("fedmaple", "initial_text", ["a photo", "x"], ["", " "]),
+    ("promptfl", "initial_text", ["", "a photo"], [" ", "\t"]),
+    ("fedpgp", "initial_text", ["", "a photo"], ["   "]),
 ]
 
 

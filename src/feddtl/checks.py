@@ -73,6 +73,7 @@ class Rule:
         return bool(self.test(value))
 
 
+NOT_BLANK = Rule(lambda text: not text or text.strip(), "one or more words, or empty")
 TEMPLATE = Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
-from feddtl.environment import choose_device
+from feddtl.environment import busy_note, choose_device
 from feddtl.errors import RunError
 from feddtl.evaluate import Scores
 from feddtl.methods.base import Method
@@ -81,6 +81,8 @@ def _run_in(
             observer.note(note)
         return finished
     device = choose_device(experiment.compute.device)
+    if note := busy_note():
+        observer.note(note)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
     reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")

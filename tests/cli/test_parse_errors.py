@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
-from cli.small_runs import Command
+from cli.small_runs import Command, refused
 
 from feddtl.cli.parse_errors import plain_parse_errors, unboxed
 
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.toml"
 BOX = """\
 ╭─ Unrecognized options ────────────╮
 │ invalid choice 'x' for a flag.    │
@@ -26,9 +28,25 @@ def test_a_box_becomes_an_error_with_what_may_help_below() -> None:
     assert unboxed(BOX.replace("Expected", "\x1b[31mExpected\x1b[0m")) == expected
 
 
-def test_a_value_that_is_neither_a_number_nor_a_word(feddtl: Command) -> None:
-    answer = feddtl("run", "--rl.noise-std", "big")
-    assert answer.err.splitlines()[0] == "error: --rl.noise-std: ['big'] is not FLOAT|{auto}."
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--rl.noise-std", "big"), "--rl.noise-std: 'big' is not a number or 'auto'."),
+        (("run", "--rounds", "x"), "--rounds: 'x' is not a whole number."),
+        (("run", "--data.alpha", "x"), "--data.alpha: 'x' is not a number."),
+        (("compare", QUICKSTART, "--seeds", "0", "1.5"), "--seeds: not all whole numbers: '0', '1.5'."),
+        (("compare", QUICKSTART, "--tune", "--tune-rates", "abc"), "--tune-rates: not all numbers: 'abc'."),
+    ],
+)
+def test_a_value_of_the_wrong_type(feddtl: Command, words: tuple[object, ...], said: str) -> None:
+    answer = feddtl(*words)
+    assert (answer.code, answer.err.splitlines()[0]) == (2, f"error: {said}")
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--tune-seeds"])
+def test_a_negative_seed_is_a_value_and_out_of_range(feddtl: Command, flag: str) -> None:
+    """It is no flag, so the words after it are what they are elsewhere."""
+    refused(feddtl("compare", QUICKSTART, "--tune", flag, 0, -1, "--output", "runs/x"), f"{flag} = -1 is out of range")
 
 
 def test_a_box_without_utf8() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from feddtl.experiment_grid import split_choice
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
 SWITCHES = ("-h", "--help", "--json", "--quiet", "--tune")
+NEGATIVE = re.compile(r"-[.\d].*")
 MANY_VALUES = ("--seeds", "--tune-rates", "--tune-seeds")
 
 
@@ -100,13 +102,18 @@ def positionals(words: Sequence[str]) -> Iterator[str]:
     """Words that are neither flags nor their values; a switch has no value, most other flags have one."""
     values: float = 0  # how many of the next words belong to the flag
     for word in words:
-        if word.startswith("-") and (values == 0 or values == math.inf):
+        if _is_flag(word) and (values == 0 or values == math.inf):
             flag, equals, _ = word.partition("=")
             values = 0 if equals or flag in SWITCHES else math.inf if flag in MANY_VALUES else 1
         elif values:
             values -= 1
         else:
             yield word
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is the name of a flag, and not a negative number."""
+    return word.startswith("-") and not NEGATIVE.fullmatch(word)
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -10,8 +10,20 @@ from contextlib import contextmanager, redirect_stderr
 
 BAD_FLAGS = 2  # tyro's exit code
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# A value that is neither a number nor one of the words that may stand for it.
-NO_SUCH_TYPE = re.compile(r"no type matching (\S+) could be instantiated from (\[.*?\])\..*")
+# What the parser says of a value of the wrong type, and what is said instead.
+PLAINER = (
+    (
+        re.compile(r"no type matching FLOAT\|\{(\w+)\} could be instantiated from \[(.*?)\]\..*"),
+        r"\2 is not a number or '\1'.",
+    ),
+    (re.compile(r"invalid literal for int\(\) with base 10: (.*)"), r"\1 is not a whole number."),
+    (re.compile(r"could not convert string to float: (.*)"), r"\1 is not a number."),
+    (
+        re.compile(r"(--\S*seeds): Could not find valid parse for arguments: \[(.*?)\]"),
+        r"\1: not all whole numbers: \2.",
+    ),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*?)\]"), r"not all numbers: \1."),
+)
 BORDER = re.compile(r"^│ ?|\s*│$")
 
 
@@ -40,7 +52,8 @@ def unboxed(text: str) -> str:
     end = rules[0] if rules else len(inside)
     first = next((index for index, line in enumerate(inside[:end]) if line.startswith(" ")), end)
     message = " ".join(inside[:first]).removeprefix("Error parsing ")
-    message = NO_SUCH_TYPE.sub(r"\2 is not \1.", message)
+    for said, plainer in PLAINER:
+        message = said.sub(plainer, message)
     rest = [f"  {line}" for index, line in enumerate(inside[first:], first) if index not in rules]
     return "\n".join([f"error: {message[:1].upper()}{message[1:]}", *rest]) + "\n"
 

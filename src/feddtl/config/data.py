@@ -89,8 +89,8 @@ class DataConfig(Settings, table="data"):
             raise ConfigError(
                 f"data.novel = {self.novel!r} cannot be set with data.source = {self.source!r}, whose order of classes "
                 "determines which are novel.",
-                "Set data.novel = 'pairs' and data.domains = '', as flags --data.novel pairs --data.domains \"\"; or "
-                "start from experiments/own_images.toml, which sets neither.",
+                "Set data.novel = 'pairs' and data.domains = '' (flags: --data.novel pairs --data.domains \"\"), start "
+                f"from experiments/own_images.toml, which sets neither, or set data.source = '{SHAPES}'.",
             )
 
     def _check_classes(self) -> None:

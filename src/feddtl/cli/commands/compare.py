@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from feddtl.checks import field_hints, require
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
@@ -68,6 +69,8 @@ class Compare(Command):
             command = _parse(name, words, first)
         except ConfigError as error:
             raise ConfigError(f"{title} with these flags: {error.message}", error.hint) from None
+        _check_seeds("--seeds", command.seeds)
+        _check_seeds("--tune-seeds", command.tune_seeds)
         return replace(command, resolved=_with_flags(experiments, command.config, words))
 
     def execute(self) -> int:
@@ -111,6 +114,14 @@ def _check_tuning_flags(words: Sequence[str]) -> None:
             "--local.learning-rate and --tune were both given, and --tune chooses the rate.",
             "Omit one of them; --tune-rates names the rates to choose from.",
         )
+
+
+def _check_seeds(flag: str, seeds: Sequence[int]) -> None:
+    """Raise ConfigError for a seed that no experiment may have."""
+    _, bounds = field_hints(Experiment)["seed"]
+    for seed in seeds:
+        for bound in bounds:
+            require(bound.allows(seed), flag, seed, bound.words)
 
 
 def _parse(name: str, words: Sequence[str], experiment: Experiment) -> Compare:

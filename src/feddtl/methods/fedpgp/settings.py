@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from feddtl.checks import Above, AtLeast, Settings
+from feddtl.checks import NOT_BLANK, Above, AtLeast, Settings
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class FedPGPSettings(Settings, table="fedpgp"):
     """Weight mu of the contrastive term (FedPGP: 0.5)."""
     contrast_temperature: Annotated[float, Above(0)] = 0.5
     """Temperature t of the contrastive term (FedPGP: 0.5)."""
-    initial_text: str = ""
+    initial_text: Annotated[str, NOT_BLANK] = ""
     """Text whose token embeddings the shared prompt starts from; empty: random (FedPGP: random; CoOp from base to
     new classes: a photo of a)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from feddtl.checks import AtLeast, Settings
+from feddtl.checks import NOT_BLANK, AtLeast, Settings
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,6 @@ class PromptFLSettings(Settings, table="promptfl"):
     (PromptFL: 16)."""
     init_std: Annotated[float, AtLeast(0)] = 0.02
     """Standard deviation of their initial values (PromptFL: 0.02)."""
-    initial_text: str = ""
+    initial_text: Annotated[str, NOT_BLANK] = ""
     """Text whose token embeddings the context vectors start from; empty: random (PromptFL: random; CoOp from base to
     new classes: a photo of a)."""
