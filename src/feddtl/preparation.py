@@ -11,6 +11,7 @@ import torch
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import Experiment
 from feddtl.config.running import SCORED_IMAGES
+from feddtl.config.without_effect import without_effect
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
@@ -75,7 +76,7 @@ def prepare(
         data = _load_data(experiment, observer, images_here=images_here)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         method = build_method(task_of(clip, data, experiment.seed), experiment)
-    for note in method.notes():
+    for note in (*method.notes(), *(without_effect(experiment, method.own_optimizer) if method.trains else ())):
         observer.note(note)
     first = method.first_image_block
     encoder = ImageEncoder(clip.image, first, experiment.compute, note=observer.note, stopwatch=stopwatch)
