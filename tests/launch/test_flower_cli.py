@@ -8,7 +8,6 @@ from launch.fake_programs import fake_program
 from feddtl.errors import DeploymentError
 from feddtl.launch import submission
 from feddtl.launch.processes import FlowerCli
-from feddtl.launch.programs import register
 from feddtl.launch.submission import RunStatus, run_status, start_run, stop_run
 
 UNAVAILABLE = (
@@ -27,22 +26,6 @@ def answering(tmp_path, monkeypatch):
         return FlowerCli(tmp_path, tmp_path)
 
     return make
-
-
-def test_a_registered_key_is_not_an_error(answering, tmp_path):
-    for answer in (
-        '{"success": true, "node-id": 5}',
-        '{"success": false, "error-message": "[code: 23] Public key already in use"}',
-    ):
-        register(answering(answer), tmp_path / "client-3.pub")
-    assert answering.calls.read_text().splitlines()[0] == (
-        f"supernode register {tmp_path / 'client-3.pub'} feddtl --name client-3 --format json"
-    )
-
-
-def test_a_key_that_is_refused_is_named(answering, tmp_path):
-    with pytest.raises(DeploymentError, match=r"client-3\.pub: no NIST curve"):
-        register(answering('{"success": false, "error-message": "no NIST curve"}'), tmp_path / "client-3.pub")
 
 
 def test_the_id_of_a_started_run(answering, tmp_path):

@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("cryptography", reason="needs the extra [flower]: make test-flower")
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from feddtl.errors import ConfigError, DeploymentError, RunError
 from feddtl.launch.connection import Address, client_keys, public_keys, server_keys, unreachable
-from feddtl.launch.keys import write_keys
+from feddtl.launch.keys import require_public_keys, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,34 @@ def test_another_authority_does_not_verify_it(listening, tmp_path):
     with pytest.raises(DeploymentError, match=r"certificate of the server .* is not valid") as caught:
         unreachable(listening, tmp_path / "others" / "ca" / "ca.crt")
     assert "feddtl keys --hosts" in caught.value.hint
+
+
+def of_another_kind(key):
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Cannot read the public key"),
+        (b"ssh-ed25519 no base64", "Cannot read the public key"),
+        (of_another_kind(ed25519.Ed25519PrivateKey.generate()), "not of a NIST curve"),
+    ],
+)
+def test_a_public_key_that_flower_would_refuse_is_named(keys, tmp_path, content, reason):
+    (tmp_path / "client-7.pub").write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        require_public_keys([*public_keys(server_keys(keys)), tmp_path / "client-7.pub"])
+    assert reason in caught.value.message
+    assert str(tmp_path / "client-7.pub") in caught.value.message
+
+
+def test_two_clients_with_one_key_are_refused(keys, tmp_path):
+    first, second = public_keys(server_keys(keys))
+    require_public_keys([first, second])
+    (tmp_path / "client-2.pub").write_bytes(first.read_bytes().strip() + b" a comment\n")
+    with pytest.raises(ConfigError, match=r"client-0\.pub and .*client-2\.pub are the same key"):
+        require_public_keys([first, second, tmp_path / "client-2.pub"])
 
 
 def test_keys_are_never_replaced(keys):

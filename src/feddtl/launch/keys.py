@@ -14,9 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_public_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddtl.errors import ConfigError, RunError
@@ -34,6 +41,8 @@ from feddtl.storage import new_folder
 
 # Flower's node authentication demands a NIST curve; this is the largest that every TLS library supports.
 CURVE = ec.SECP384R1
+NIST_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+WRITTEN_BY = "Use a client's .pub file that `feddtl keys` wrote."
 MAX_DAYS = 36500  # a certificate cannot contain a date after the year 9999
 KEY_USES = (
     *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
@@ -75,6 +84,25 @@ def write_keys(folder: Path, hosts: Sequence[str], clients: int, days: int) -> N
             public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
             for path in (draft / name / "node.pub", draft / "server" / CLIENTS / f"{name}.pub"):
                 path.write_bytes(public + b"\n")
+
+
+def require_public_keys(paths: Sequence[Path]) -> None:
+    """Raise ConfigError unless each file has the public key of a client, and no two have the same."""
+    found: dict[bytes, Path] = {}
+    for path in paths:
+        try:
+            key = load_ssh_public_key(path.read_bytes())
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise ConfigError(f"Cannot read the public key {path}: {error}.", WRITTEN_BY) from None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, NIST_CURVES):
+            raise ConfigError(f"The public key {path} is not of a NIST curve.", WRITTEN_BY)
+        content = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if content in found:
+            raise ConfigError(
+                f"{found[content]} and {path} are the same key, so only one of the two clients could connect.",
+                "Give each client a key of its own, and delete copies.",
+            )
+        found[content] = path
 
 
 def _write_folder(

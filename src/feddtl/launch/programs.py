@@ -16,7 +16,7 @@ from feddtl.errors import ConfigError, DeploymentError
 from feddtl.launch.connection import (
     AUTHORITY,
     CERTIFICATE,
-    CONNECTION,
+    CLIENTS,
     NODE_KEY,
     PORTS,
     SERVER_KEY,
@@ -40,8 +40,8 @@ SECONDS_TO_START, SECONDS_BETWEEN_CHECKS = 120.0, 0.2
 SECONDS_BETWEEN_ATTEMPTS = 10.0
 SEE_LOG = "See Flower's error above; --verbose shows its whole log."
 OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # by which this machine reaches a server that listens everywhere
-# Codes of Flower's errors, from flwr.supercore.error.ApiErrorCode.
-KEY_IN_USE, ACTIVATION_FAILED = "[code: 23]", "[code: 2004]"
+# Code of Flower's error, from flwr.supercore.error.ApiErrorCode.
+ACTIVATION_FAILED = "[code: 2004]"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # A line of Python's logging begins with its level; Flower's HTTP server puts the time before it.
 LEVEL = re.compile(r"(?:\S+Z )?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
@@ -68,7 +68,7 @@ def serve_forever(listen: Address, keys: Path, state: Path, *, verbose: bool = F
         verbose: Show Flower's whole log.
 
     Raises:
-        ConfigError: This machine cannot listen on the address.
+        ConfigError: This machine cannot listen on the address, or a client's key cannot be used.
         DeploymentError: SuperLink cannot start, or ended by itself.
         RunError: The state folder cannot be written.
     """
@@ -76,14 +76,15 @@ def serve_forever(listen: Address, keys: Path, state: Path, *, verbose: bool = F
     if not _is_loopback(listen.host):
         say(CONTROL_IS_OPEN.format(address=listen))
     cli = FlowerCli(_private_folder(state / "flower"), _empty_folder(state / "empty"))
+    from feddtl.launch.keys import require_public_keys  # needs cryptography, which comes with Flower
+
+    require_public_keys(public_keys(keys))
     address = Address(OWN_ADDRESS.get(listen.host, listen.host), listen.port)
     write_connection(cli.home, address, keys / AUTHORITY)
     output = OutputFilter(verbose=verbose)
     environment = flower_environment(cli.home)
     with running_with_lines(_superlink(listen, keys), environment, cli.folder, output.show) as superlink:
         _wait_until_it_answers(superlink, address, keys / AUTHORITY)
-        for key in public_keys(keys):
-            register(cli, key)
         say(f"The server listens on {listen} for {counted(len(public_keys(keys)), 'client')}; Ctrl-C stops it.")
         raise _ended(superlink.wait())
 
@@ -195,24 +196,14 @@ def _ended(code: int) -> DeploymentError:
     return DeploymentError(f"SuperLink ended unexpectedly with exit code {code}.", SEE_LOG)
 
 
-def register(cli: FlowerCli, public_key: Path) -> None:
-    """Allow the client with this key to connect, if it may not already. Raises DeploymentError."""
-    answer, error = cli.call("supernode", "register", str(public_key), CONNECTION, "--name", public_key.stem)
-    if not answer.get("success") and KEY_IN_USE not in error:
-        raise DeploymentError(
-            f"The server does not accept the key {public_key}: {error}",
-            "Use a client's .pub file that `feddtl keys` wrote.",
-        )
-
-
 def _superlink(listen: Address, keys: Path) -> list[str]:
-    """The command that starts SuperLink."""
+    """The command that starts SuperLink, which knows the clients' keys before it answers."""
     return [
-        flower_program("flower-superlink"),
+        *(sys.executable, "-m", "feddtl.runtimes.flower.superlink", str(keys / CLIENTS)),
         *("--host", listen.host, "--port", str(listen.port), "--ssl-ca-certfile", str(keys / AUTHORITY)),
         *("--ssl-certfile", str(keys / CERTIFICATE), "--ssl-keyfile", str(keys / SERVER_KEY)),
         # No --database: under load SuperLink's own processes find its SQLite file locked, and end. Nothing is lost
-        # without it: keys are registered at each start, and a run's progress is in its own folder.
+        # without it: keys are read at each start, and a run's progress is in its own folder.
         *("--isolation", "subprocess"),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
     ]
