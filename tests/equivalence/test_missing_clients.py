@@ -19,7 +19,7 @@ from feddtl.report.missing import without_folders
 from feddtl.report.page import write_report
 
 GONE = 2
-LATE = "no reply within 0.2 seconds."
+LATE = "no reply within 0.2 seconds (deployment.round_timeout)."
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_page_compares_the_same_clients_in_all_rounds(silos, tmp_path):
     described, caption = values(page, "Base")
     assert f"FedDTL: {100 * hits[0] / 6:.4g} in round 1, {100 * hits[-1] / 6:.4g} in round 3" in described
     assert "Over 6 of 9 base and 6 of 9 novel images of clients 0 and 1, which scored every round." in caption
-    assert "Missing: client 2 (rounds 2–3: no reply within 0.2 seconds)." in caption
+    assert "Missing: client 2 (rounds 2–3: no reply within 0.2 seconds (deployment.round_timeout))." in caption
     assert "One of 6 base images is 16.7 points." in caption
     assert "Mean over clients 0 and 1, whose models arrived in every round." in values(page, "Local")[1]
     final = rows(page, "Accuracy in % after the last round")
@@ -116,7 +116,10 @@ def test_the_page_compares_the_same_clients_in_all_rounds(silos, tmp_path):
     assert final[label][1] == f"{lines[-1]['base']:.1f}"
     counted = rows(page, "Accuracy in % as counted after each round of run")
     assert counted["1"][:1] + counted["1"][3:] == [f"{lines[0]['base']:.1f}", "9 base and 9 novel images", "nobody"]
-    assert counted["3"][3:] == ["6 of 9 base and 6 of 9 novel images", "client 2: no reply within 0.2 seconds"]
+    assert counted["3"][3:] == [
+        "6 of 9 base and 6 of 9 novel images",
+        "client 2: no reply within 0.2 seconds (deployment.round_timeout)",
+    ]
 
 
 def test_where_few_clients_scored_every_round_the_others_are_hollow(silos, tmp_path):

@@ -31,10 +31,15 @@ from feddtl.config import DeploymentConfig
 from feddtl.runtimes.flower.apps import client_app
 
 
-def test_a_client_without_a_node(bench, tmp_path):
-    experiment = short(bench)
-    deployment.serve(experiment, tmp_path / "run", grid_of(clients=[0, 2]))
+def test_a_client_without_a_node_is_waited_for_once_and_that_is_said(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("feddtl.runtimes.flower.nodes.SECONDS_WITHOUT_WORD", 0.0)
+    experiment, notes = short(bench), Notes()
+    deployment.serve(experiment, tmp_path / "run", grid_of(clients=[0, 2]), observer=notes)
     assert records(tmp_path / "run")[1]["failures"] == {"1": "none of its nodes is connected."}
+    assert [line for line in notes.lines if line.startswith("Wait")] == [
+        "Waiting up to 0.2 seconds (deployment.round_timeout) for client 1 to connect.",
+        "Waited 0.2 seconds (deployment.round_timeout) for client 1 to connect.",
+    ]
 
 
 class FaultyGrid(InMemoryGrid):

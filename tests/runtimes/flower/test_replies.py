@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -15,6 +16,8 @@ from flwr.app.message import Array
 from runtimes.flower.flower_runs import Notes, grid_of, in_round, short, with_scalar
 
 from feddtl import deployment
+from feddtl.config import DeploymentConfig
+from feddtl.errors import ClientError
 
 
 def with_array(reply: Message, name: str, array: np.ndarray) -> Message:
@@ -113,7 +116,6 @@ def without_records(reply):
         (with_metric("loss\nround 20/20"), "The metric 'loss round 20/20' has a name that is not"),
         (with_metric("x" * 65), "The metric 'xxxxxxxxxxxx…' has a name that is not"),
         (with_scalar("round", [1, 2]), "round is [1, 2], not a whole number"),
-        (lambda reply: None, "no reply within 0.2 seconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -127,6 +129,28 @@ def test_a_bad_reply_costs_its_update_and_is_named(bench, tmp_path, tamper, reas
     assert "failures" not in first
     assert reason in second["failures"]["1"]
     assert any(line.startswith("Round 2 continues without client 1: ") and reason in line for line in notes.lines)
+
+
+def test_a_round_that_ran_out_of_time_names_the_clients_the_seconds_and_the_setting(bench, tmp_path):
+    """Clients 0 and 2 do not reply in round 2; another one did, at once."""
+    lose = {client: in_round(2, client, lambda reply: None) for client in (0, 2)}
+    notes, grid = Notes(), grid_of(after=lambda client, reply: lose.get(client, lambda c, r: r)(client, reply))
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=0.2, min_clients=1))
+    deployment.serve(experiment, tmp_path / "run", grid, observer=notes)
+    reason = "no reply within 0.2 seconds (deployment.round_timeout)."
+    assert records(tmp_path / "run")[1]["failures"] == {"0": reason, "2": reason}
+    [said] = [line for line in notes.lines if "ran out of time" in line]
+    assert said.startswith(
+        "Round 2 ran out of time: after 0.2 seconds (deployment.round_timeout) there was no reply from clients "
+        "0 and 2, and it continues without. The slowest of the others replied after 0."
+    )
+
+
+def test_a_run_that_fails_for_want_of_time_says_how_to_wait_longer(bench, tmp_path):
+    grid = grid_of(after=lambda client, reply: None if client else reply)
+    with pytest.raises(ClientError, match=r"within 0\.2 seconds \(deployment\.round_timeout\)") as caught:
+        deployment.serve(short(bench), tmp_path / "run", grid)
+    assert "resume with a higher deployment.round_timeout" in caught.value.hint
 
 
 def test_a_client_that_raises_costs_its_update(bench, tmp_path):

@@ -15,11 +15,12 @@ from feddtl.messages import Payload
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
-from feddtl.runtimes.flower.nodes import NodeDirectory
+from feddtl.runtimes.flower.nodes import TIMEOUT, NodeDirectory
 from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, joined_records
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_payload, unpack_counts, unpack_reply
+from feddtl.units import clients_named, duration
 
 Result = TypeVar("Result")
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
@@ -118,7 +119,8 @@ class FlowerFleet(Fleet):
             self._say_without(_ACTS[request].format(payload.round), client, reason)
 
         # Counted from here, as SuperLink does: it accepts no reply to an older message.
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
+        slowest, deadline = 0.0, begun + timeout
         with self._context.stopwatch.measure("exchange"):
             waiting = self._grid.push(self._messages(request, payload, nodes, kept))
         for client in clients:
@@ -127,7 +129,7 @@ class FlowerFleet(Fleet):
             elif nodes[client] not in waiting.values():
                 fail(client, "its node left before the broadcast was sent.")
         for node, answer in self._grid.answers(waiting, deadline):
-            client = client_of[node]
+            client, slowest = client_of[node], time.monotonic() - begun
             if answer.refusal:
                 fail(client, answer.refusal)
                 continue
@@ -136,8 +138,9 @@ class FlowerFleet(Fleet):
                     results[client] = read(client, answer.parcel)
             except RejectedMessageError as error:
                 fail(client, error.message)
-        for node in waiting.values():
-            fail(client_of[node], f"no reply within {timeout:g} seconds.")
+        if late := sorted(client_of[node] for node in waiting.values()):
+            failures |= dict.fromkeys(late, f"no reply within {timeout:g} seconds ({TIMEOUT}).")
+            self._say_late(_ACTS[request].format(payload.round), late, slowest)
         return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
 
     def _say_without(self, act: str, client: int, reason: str) -> None:
@@ -145,6 +148,16 @@ class FlowerFleet(Fleet):
         why = " for the same reason." if self._last_reasons.get(client) == reason else f": {reason}"
         self._last_reasons[client] = reason
         self._note(f"{act} continues without client {client}{why}")
+
+    def _say_late(self, act: str, late: Sequence[int], slowest: float) -> None:
+        """Note that a step ran out of time, and how long it took others to reply."""
+        self._last_reasons |= dict.fromkeys(late, "")
+        timeout = self._context.experiment.deployment.round_timeout
+        others = f" The slowest of the others replied after {duration(slowest, precise=True)}." if slowest else ""
+        self._note(
+            f"{act} ran out of time: after {timeout:g} seconds ({TIMEOUT}) there was no reply from "
+            f"{clients_named(late)}, and it continues without.{others} If a client needs longer, raise {TIMEOUT}."
+        )
 
     def _messages(
         self, request: str, payload: Payload, nodes: Mapping[int, int], kept: Mapping[int, int]
@@ -192,11 +205,12 @@ class FlowerFleet(Fleet):
         if len(usable) >= needed:
             return
         reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
+        longer = f" To wait longer, resume with a higher {TIMEOUT}." if TIMEOUT in reasons else ""
         raise ClientError(
             f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "
             f"deployment.min_clients = {self._context.experiment.deployment.min_clients}; the round was discarded. "
             f"{reasons}",
-            "Repair or restart these clients, then resume the run. The last checkpoint is intact.",
+            f"Repair or restart these clients, then resume the run. The last checkpoint is intact.{longer}",
         )
 
 

@@ -16,8 +16,11 @@ from feddtl.runtimes.flower.records import CLIENT, NOTES, to_records
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_image_counts
+from feddtl.units import clients_named
 
 MOST_NOTES = 2000  # characters of a client's notes
+TIMEOUT = "deployment.round_timeout"
+SECONDS_WITHOUT_WORD = 10.0  # before the user is told who is waited for
 MOST_QUESTIONS = 3  # to a node whose process fails, in one search
 # What Flower answers itself when no answer of the node will come.
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
@@ -69,6 +72,8 @@ class NodeDirectory:
         deadline = begun + deployment.round_timeout
         # Whoever refused is asked again: its images may have been corrected since.
         self._doubtful, self._failed = set(self._refusals), Counter()
+        longest = f"{deployment.round_timeout:g} seconds ({TIMEOUT})"
+        said = False
         while True:
             self._update()
             # Of two nodes that claim to be the same client, the one that claimed it first counts.
@@ -77,9 +82,16 @@ class NodeDirectory:
             # A client that refuses with a reason is not waited for.
             refused = {refusal.client for refusal in self._refusals.values()} & (set(clients) - found.keys())
             settled = len(found) + (0 if self._started else len(refused))
-            if settled >= needed or time.monotonic() >= deadline:
+            late, waited = settled < needed, time.monotonic() - begun
+            awaited = [client for client in clients if client not in found and client not in refused] if late else []
+            if not late or time.monotonic() >= deadline:
+                if awaited:
+                    self._note(f"Waited {longest} for {clients_named(awaited)} to connect.")
                 self._started = True
                 return found
+            if awaited and not said and waited >= SECONDS_WITHOUT_WORD:
+                said = True
+                self._note(f"Waiting up to {longest} for {clients_named(awaited)} to connect.")
             pause(begun, deadline)
 
     def train_images(self, client: int) -> int:
