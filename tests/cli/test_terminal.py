@@ -19,13 +19,14 @@ from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.progress import Bars, ProgressObserver, counted_line, run_progress
+from feddtl.cli.progress import Bars, ProgressObserver, run_progress
 from feddtl.cli.run_result import time_line
 from feddtl.config import DataConfig, SystemConfig
 from feddtl.data.federated import images_on_clients
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.experiment import run_experiment
 from feddtl.observers import RunObserver
+from feddtl.progress_lines import counted_line
 from feddtl.runtimes.federated import federated_accuracy
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import clients_named, counted, duration, megabytes, percent, rounds_named, size

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from feddtl.cli.command import print_line
 from feddtl.cli.progress import Bars, error_console
-from feddtl.cli.scores import scores_line
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
@@ -17,6 +16,7 @@ from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.observers import RunObserver
+from feddtl.progress_lines import scores_line
 from feddtl.records import RoundRecord
 from feddtl.results.run import RunResult
 from feddtl.units import counted, duration, percent

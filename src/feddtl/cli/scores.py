@@ -6,14 +6,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from feddtl.records import SCORE_HEADINGS, SCORES, Headline
+from feddtl.records import SCORE_HEADINGS, SCORES
 from feddtl.units import percent
-
-
-def scores_line(scores: Headline) -> str:
-    """Base, novel and harmonic mean, aligned."""
-    named = (("base", "base"), ("novel", "novel"), ("HM", "harmonic_mean"))
-    return "  ".join(f"{name} {percent(scores[key]):>5}" for name, key in named)
 
 
 def scores_table(rows: Mapping[str, Mapping[str, float | None]], title: str = "") -> Table:
