@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from feddtl.config import DataConfig
-from feddtl.errors import ConfigError, RunError
+from feddtl.errors import ConfigError, DataError, RunError
 from feddtl.export import export_merged
 from feddtl.scoring import Prediction, TrainedModel, load_trained_model, score_run
 
@@ -141,3 +141,13 @@ def test_refusals(bench: Bench, run: Path, tmp_path: Path) -> None:
 def test_a_model_can_be_looked_at_and_changed_in_a_copy(model: TrainedModel) -> None:
     assert model.experiment.method == "feddtl"
     assert replace(model, class_names=("a", "b")).class_names == ("a", "b")
+
+
+def test_a_picture_of_16_bits_is_the_picture_of_its_upper_8(model: TrainedModel, tmp_path: Path) -> None:
+    """Pillow's own conversion makes everything over 255 white."""
+    grey = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    both = model.probabilities([Image.fromarray(grey), deep])
+    torch.testing.assert_close(both[0], both[1])
+    with pytest.raises(DataError, match="image at position 1 has 32-bit pixels"):
+        model.predict([deep, Image.fromarray(np.float32([[0.5]]))])

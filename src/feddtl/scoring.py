@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import DataConfig, Experiment
+from feddtl.data.decode import upright_rgb
 from feddtl.data.federated import of_classes
 from feddtl.data.own_images import in_order_of
 from feddtl.data.sources import load_dataset
@@ -67,11 +68,14 @@ class TrainedModel:
         """The most likely class of each image.
 
         Args:
-            images: N images of any size, with 8 bits per channel.
+            images: N images of any size and mode; the model sees them as it sees an image file.
             class_names: Names to choose from, any words; if empty, the classes of the run's data.
 
         Returns:
             N predictions, in order.
+
+        Raises:
+            DataError: An image cannot be converted to 8-bit RGB, see `feddtl.data.depth`.
         """
         names = tuple(class_names) or self.class_names
         best = self.probabilities(images, names).max(dim=1)
@@ -86,7 +90,10 @@ class TrainedModel:
         parts = [torch.empty(0, len(text))]
         size = self.classifier.images_per_pass
         for start in range(0, len(images), size):
-            batch = [ImageOps.exif_transpose(image).convert("RGB") for image in images[start : start + size]]
+            batch = [
+                upright_rgb(image, f"at position {start + number}")
+                for number, image in enumerate(images[start : start + size])
+            ]
             pixels = self.clip.image.preprocess(batch).to(self.clip.image.device)
             activations = self.clip.image.prefix(pixels, self.method.first_image_block)
             logits = self.clip.logit_scale * self.classifier.image_features(activations) @ text.T

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
+from feddtl.data.depth import eight_bit_rgb, stored_depth
+from feddtl.data.orientation import orientation
 from feddtl.errors import DataError
 
+# What Pillow says of odd metadata concerns no pixel. `warnings.catch_warnings` would not be safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+
 DIGEST_BYTES = 16
+# Pillow's own limit between a large picture and a decompression bomb: 179 million.
+MOST_PIXELS = 2 * 89_478_485
+# Every other format that Pillow knows stays closed: an EPS, for example, is a program that Ghostscript runs.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+READ_FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000"
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True)
@@ -28,35 +50,52 @@ class EncodedImage:
     name: str
 
     def decode(self) -> Image.Image:
-        """RGB image, upright by its EXIF orientation.
-
-        Raises:
-            DataError: The image is missing, truncated, or in a format that Pillow cannot read.
-        """
-        try:
-            with Image.open(io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content) as image:
-                # In place: otherwise, an image that needs no transposition would be copied.
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(_to_8_bit(image, self.name))
-        except DataError:
-            raise
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
-        except Exception as error:
-            raise DataError(
-                f"Cannot read the image {self.name}: {error}",
-                "Replace the file with an intact copy, or remove it from the data set.",
-            ) from error
+        """RGB image, upright by its EXIF orientation; see `decode_rgb`."""
+        return decode_rgb(self.content, self.name)
 
     def digest(self) -> bytes:
         """Digest of the encoded bytes: equal for copies under any name. Raises DataError if there is no such file."""
-        try:
+        with _failures_named(self.name):
             encoded = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"Cannot read the image {self.name}: {error.strerror}.",
-                "Restore the file, or remove it from the data set.",
-            ) from None
         return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+
+
+def decode_rgb(content: Path | bytes, name: str) -> Image.Image:
+    """RGB image with 8 bits per channel, upright by its EXIF orientation.
+
+    Of several pictures in one file, the first is read. EXIF data that cannot be read are ignored.
+
+    Args:
+        content: A file, or the bytes of one.
+        name: Name of the image in errors.
+
+    Raises:
+        DataError: The image is missing, damaged, larger than `MOST_PIXELS`, in a format other than `FORMATS`, or has
+            pixels whose range is unknown, see `eight_bit_rgb`.
+    """
+    with _failures_named(name):
+        try:
+            with _opened(content) as image:
+                return upright_rgb(image, name)
+        except UnidentifiedImageError:
+            raise _unknown_format(content, name) from None
+
+
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A Pillow image as 8-bit RGB, upright by its EXIF orientation.
+
+    The result is the image itself if nothing is to be changed.
+
+    Raises:
+        DataError: As for `decode_rgb`.
+    """
+    if image.width * image.height > MOST_PIXELS:
+        raise _too_large(name, f"{image.width} x {image.height}")
+    depth = stored_depth(image)  # known only before the pixels are loaded
+    image.load()
+    method = _UPRIGHT.get(orientation(image))
+    rgb = eight_bit_rgb(image, depth, name)
+    return rgb if method is None else rgb.transpose(method)
 
 
 def pixel_digest(width: int, height: int, pixels: bytes) -> bytes:
@@ -65,21 +104,63 @@ def pixel_digest(width: int, height: int, pixels: bytes) -> bytes:
     return hashlib.blake2b(pixels, digest_size=DIGEST_BYTES, person=size.ljust(16)[:16]).digest()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image itself if it is RGB, because `convert` would copy it."""
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image
+def _opened(content: Path | bytes) -> Image.Image:
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # an older Pillow has no AVIF
+    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=known)
 
 
-def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
-    """Scales 16-bit grey to 8 bits, which Pillow's own conversion clips to white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"The image {name} has 32-bit pixels (Pillow mode {image.mode}), whose range is unknown.",
-            "Save the image with 8 or 16 bits per channel.",
-        )
-    return image
+@contextmanager
+def _failures_named(name: str) -> Iterator[None]:
+    """Turns what reading an image may raise into a DataError that names it."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large(name, "too many") from None
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, on damaged content
+            raise _damaged(name, error) from error
+        hint = "Restore the file, or remove it from the data set."
+        if isinstance(error, PermissionError):
+            hint = "Check that you have permission to read the file, or remove it from the data set."
+        raise DataError(f"Cannot read the image {name}: {error.strerror}.", hint) from None
+    # Pillow's decoders raise SyntaxError, ValueError, struct.error and more on damaged files.
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"Cannot read the image {name}: {error}",
+        "Replace the file with an intact copy, or remove it from the data set.",
+    )
+
+
+def _too_large(name: str, pixels: str) -> DataError:
+    return DataError(
+        f"The image {name} has {pixels} pixels; at most {MOST_PIXELS:,} are read, because such a file may fill the "
+        "memory.",
+        "Save a smaller version: models see at most some hundred pixels per side.",
+    )
+
+
+def _unknown_format(content: Path | bytes, name: str) -> DataError:
+    head = content[:12] if isinstance(content, bytes) else _head(content)
+    if not head:
+        return _damaged(name, ValueError("it is empty."))
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        return DataError(f"The image {name} is in HEIC format, which is not read.", CONVERT)
+    return DataError(
+        f"Cannot read the image {name}: it is damaged, or in another format than {READ_FORMATS}.",
+        "Replace the file with an intact copy in one of these formats, or remove it from the data set.",
+    )
+
+
+CONVERT = "Convert it to JPEG or PNG, for example with ImageMagick: magick IMAGE.heic IMAGE.jpg"
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(12)

@@ -25,13 +25,13 @@ DATASET_SEED = 0
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_dataset(config: DataConfig, copy: str = "", *, partial: bool = False) -> ImageDataset:
+def load_dataset(config: DataConfig | str, copy: str = "", *, partial: bool = False) -> ImageDataset:
     """The data set that an experiment names, with all classes; images are decoded only when they are read.
 
     Names take precedence over paths: write `./cifar10` for a folder with that name.
 
     Args:
-        config: Which data set. How it is divided among clients does not matter.
+        config: Which data set; a text is its name or path. How it is divided among clients does not matter.
         copy: Path of a copy on this machine, which replaces the source and the root; "" for none. Generated shapes
             need none.
         partial: Whether the copy is one client's part of a data set: it may have a single class, classes in only one
@@ -43,6 +43,7 @@ def load_dataset(config: DataConfig, copy: str = "", *, partial: bool = False) -
     Raises:
         DataError: The source cannot be found or used, or is on the clients; the message explains what to do.
     """
+    config = DataConfig(source=config) if isinstance(config, str) else config
     if config.on_clients and not partial:
         raise DataError(
             "data.source = 'clients' means that each client has its own images; this machine has none.",
