@@ -187,7 +187,7 @@ class ImageEncoder:
             free = f"compute.cache_disk_gb = {self._compute.cache_disk_gb:g}, or the disk's free space"
             reason = f"the cache {self._cache.folder} is too small ({free})"
         elif cache_folder(self._compute.cache_folder) is None:
-            reason = "the cache is 'off'"
+            reason = "there is no cache"
         else:
             reason = "the cache folder cannot be written"
         if beyond > room:

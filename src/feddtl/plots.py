@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -14,7 +20,9 @@ from numpy.typing import NDArray
 
 from feddtl.errors import ConfigError
 from feddtl.records import RoundRecord
+from feddtl.state_folder import has_home
 from feddtl.storage import storage_errors, write_atomic
+from feddtl.units import printable, shortened
 
 ENDINGS = (".svg", ".png", ".pdf")
 LEAST_POINTS = 10.0
@@ -24,21 +32,45 @@ LEAST_IMAGES = 5
 HEAVY_IMAGE = 0.5
 """A test image that is worth more percentage points is said to be."""
 LETTERS_OF_CAPTION = 110
+LETTERS_OF_TITLE = 70
+LETTERS_OF_LABEL = 40
+# No date and no random identifiers in the file, so that the same numbers give the same file.
+REPRODUCIBLE = {"svg.hashsalt": "feddtl"}
+MATPLOTLIB_FOLDER = "MPLCONFIGDIR"
 DATELESS: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> None:
-    """Class × client heat map of training images; counts (K, C)."""
+@contextmanager
+def matplotlib_settings(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Settings of matplotlib, with which text is text: `$` begins no formula.
+
+    Without a home folder, matplotlib gets a folder that is removed at the end of the process.
+    """
+    if not (os.environ.get(MATPLOTLIB_FOLDER) or has_home()):
+        os.environ[MATPLOTLIB_FOLDER] = folder = tempfile.mkdtemp(prefix="feddtl-matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    from matplotlib import rc_context
+
+    chosen: dict[Any, Any] = {"text.parse_math": False, **settings}
+    with rc_context(chosen):
+        yield
+
+
+@matplotlib_settings(REPRODUCIBLE)
+def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> bool:
+    """Class × client heat map of training images; counts (K, C). Returns whether all names are legible in the file."""
     figure, axes = _figure(max(6.0, 0.22 * counts.shape[1] + 2), max(2.5, 0.32 * counts.shape[0] + 2))
     image = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
     axes.set_yticks(range(counts.shape[0]), [f"client {client}" for client in range(counts.shape[0])])
     step = 1 if counts.shape[1] <= 60 else counts.shape[1] // 40
-    axes.set_xticks(range(0, counts.shape[1], step), list(class_names)[::step], rotation=90, fontsize=7)
-    axes.set_title(title)
+    labels = [shortened(printable(name), LETTERS_OF_LABEL) for name in class_names[::step]]
+    axes.set_xticks(range(0, counts.shape[1], step), labels, rotation=90, fontsize=7)
+    axes.set_title(_title(title))
     figure.colorbar(image, ax=axes, label="training images")
-    _save(figure, path)
+    return _save(figure, path)
 
 
+@matplotlib_settings(REPRODUCIBLE)
 def accuracy_curves(
     records: Sequence[RoundRecord],
     zero_shot: Mapping[str, float],
@@ -81,12 +113,12 @@ def accuracy_curves(
         axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label="RL rounds")
     if not virtual_time:
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="virtual seconds" if virtual_time else "round", ylabel="accuracy in %", title=title)
+    axes.set(xlabel="virtual seconds" if virtual_time else "round", ylabel="accuracy in %", title=_title(title))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     worth = [weight_of_an_image(images.get(half, 0), f"{half} image") for half in ("base", "novel")]
     if text := " ".join(filter(None, [caption, *worth])):
-        figure.supxlabel(fill(text, LETTERS_OF_CAPTION), fontsize=8, color="0.35")
+        figure.supxlabel(fill(printable(text), LETTERS_OF_CAPTION), fontsize=8, color="0.35")
     _save(figure, path)
 
 
@@ -129,6 +161,10 @@ def require_plot_ending(path: Path) -> None:
         raise ConfigError(f"Cannot write a plot to '{path.name}'.", f"Use a name that ends in {', '.join(ENDINGS)}.")
 
 
+def _title(text: str) -> str:
+    return fill(shortened(printable(text), 2 * LETTERS_OF_TITLE), LETTERS_OF_TITLE)
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     # Figure without pyplot: no display, no global state.
     from matplotlib.figure import Figure
@@ -137,15 +173,24 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
+def _save(figure: Any, path: Path) -> bool:
+    """Write a figure; returns whether all letters are legible: other programs have fonts for text in an .svg."""
     require_plot_ending(path)
     ending = path.suffix.lower()
-    drawn = io.BytesIO()
-    # No date and no random identifiers in the file, so that the same numbers give the same file.
-    with rc_context({"svg.hashsalt": "feddtl"}):
-        figure.savefig(drawn, format=ending[1:], dpi=150, metadata=DATELESS.get(ending))
+    drawn, complete = _drawn(figure, ending)
+    if not complete and ending == ".svg":
+        with matplotlib_settings({**REPRODUCIBLE, "svg.fonttype": "none"}):
+            drawn, complete = _drawn(figure, ending)[0], True
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, drawn.getvalue())
+    write_atomic(path, drawn)
+    return complete
+
+
+def _drawn(figure: Any, ending: str) -> tuple[bytes, bool]:
+    """The content of a file, and whether matplotlib's font has all letters."""
+    drawn = io.BytesIO()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        figure.savefig(drawn, format=ending[1:], dpi=150, metadata=DATELESS.get(ending))
+    return drawn.getvalue(), not any("missing from font" in str(warning.message) for warning in found)

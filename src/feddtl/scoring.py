@@ -32,6 +32,7 @@ from feddtl.models.backbone import Backbone
 from feddtl.preparation import labelled
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
+from feddtl.state_folder import expanded
 
 
 class Prediction(NamedTuple):
@@ -212,7 +213,7 @@ def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDatase
         dataset = load_dataset(asked or own)
         return dataset, *base_novel_classes(len(dataset.class_names))
     # Use the class names of the run: a client may lack some classes, so its own alphabetical order does not apply.
-    here = Path(asked.source).expanduser().exists() and not asked.root
+    here = expanded(asked.source).exists() and not asked.root
     found = load_dataset(asked, asked.source, partial=True) if here else load_dataset(asked)
     dataset = in_order_of(*own.class_lists, replace(found, prompt_template=asked.prompt), asked.source)
     base = len(own.class_lists[0])

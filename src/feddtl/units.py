@@ -1,4 +1,4 @@
-"""Human-readable numbers."""
+"""Human-readable numbers, and text that any page or terminal can show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 LEAST_FOR_PERCENT = 10
 """Images of a class, below which it has counts and no percentage."""
+REPLACEMENT = "�"
+JOINERS = "\u200c\u200d"
+"""Invisible letters between others, which Persian and Indic words and some emoji need."""
 
 
 def percent(value: float | None) -> str:
@@ -91,3 +94,22 @@ def duration(seconds: float, *, precise: bool = False) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a page or a terminal cannot show or would obey.
+
+    Such are control characters, marks that turn the direction of writing, and half a surrogate pair in the name of a
+    folder.
+    """
+    return "".join(letter if letter.isprintable() or letter in JOINERS else _shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    return " " if letter.isspace() else REPLACEMENT
+
+
+def shortened(text: str, most: int) -> str:
+    """The text with an ellipsis in its middle, if it has more than so many characters."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"

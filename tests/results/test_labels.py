@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddtl.results.labels import distinct_labels, path_names, printable, shown_values, without_paths
+from feddtl.results.labels import distinct_labels, path_names, shown_values, without_paths
+from feddtl.units import printable
 
 NAMES = st.text("abc", min_size=1, max_size=2)
 ABSOLUTE_PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
@@ -61,4 +62,4 @@ def test_a_text_without_paths() -> None:
 
 
 def test_what_a_page_cannot_hold_is_replaced() -> None:
-    assert printable("ant\x00\ud800\n猫 é") == "ant���猫 é"
+    assert printable("ant\x00\ud800\n猫 é\u202e\xa0\u200d") == "ant�� 猫 é� \u200d"

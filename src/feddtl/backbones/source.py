@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from feddtl.errors import ModelError
+from feddtl.state_folder import expanded, require_hub_cache
 
 EMBEDDED = "tiny-clip"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
@@ -17,12 +18,18 @@ CONFIG = "config.json"
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder that a source names; None for a Hub id. Raises ModelError if it does not exist."""
+    """The folder that a source names; None for a Hub id.
+
+    Raises:
+        ModelError: It does not exist.
+        ConfigError: There is no folder for what is downloaded.
+    """
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
     if not source.startswith((".", "/", "~")) and source.count("/") == 1:
+        require_hub_cache()
         return None
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir():
         raise ModelError(
             f"There is no model folder {source}.",

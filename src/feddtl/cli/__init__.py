@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,24 +11,39 @@ import tyro
 
 from feddtl.cli.command import SWITCHES, Command
 from feddtl.cli.commands import COMMANDS
+from feddtl.cli.output import standard_streams
 from feddtl.cli.parse_errors import plain_parse_errors
+from feddtl.cli.signals import ended_by_signals
 from feddtl.errors import FeddtlError
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a FeddtlError, 130 interrupted. Bad flags exit with 2."""
+    """Run a command; returns the exit code. Bad flags exit with 2.
+
+    Returns:
+        0 done, 1 a FeddtlError or lost output, 130 interrupted; a signal exits with 128 and its number.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with ended_by_signals(), standard_streams() as output_is_lost:
+        try:
+            code = _execute(words)
+        except SystemExit as exit_:
+            if not exit_.code and output_is_lost():
+                raise SystemExit(1) from None
+            raise
+        return 1 if output_is_lost() and code == 0 else code
+
+
+def _execute(words: Sequence[str]) -> int:
     if words == ["--version"]:
         print(f"feddtl {version('feddtl')}")
         return 0
     try:
         with plain_parse_errors():
             command = _parse(words)
-        code = command.execute()
-        sys.stdout.flush()
-        return code
+        return command.execute()
     except FeddtlError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -38,10 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader, for instance `head`, has gone; what Python writes on its way out must not complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _parse(words: Sequence[str]) -> Command:

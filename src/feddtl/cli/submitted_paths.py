@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from feddtl.config import Experiment
 from feddtl.config.running import CACHE_OFF
 from feddtl.methods.catalog import with_absolute_file
+from feddtl.state_folder import expanded
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -20,7 +20,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         root=_absolute(root) if root else "",
     )
     model = experiment.model
-    is_model_folder = model != Experiment().model and Path(model).expanduser().is_dir()
+    is_model_folder = model != Experiment().model and expanded(model).is_dir()
     folder = experiment.compute.cache_folder
     compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
     method = with_absolute_file(experiment.method)
@@ -30,7 +30,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 def _is_a_name(source: str) -> bool:
     """Whether a source is a name, even if a folder has the same name."""
-    if not source or not Path(source).expanduser().exists():
+    if not source or not expanded(source).exists():
         return True
     # Imported only if the source may be a folder: these modules need torch, and this process waits for hours.
     from feddtl.config.data import ON_CLIENTS, SHAPES
@@ -41,5 +41,5 @@ def _is_a_name(source: str) -> bool:
 
 def _absolute(path: str) -> str:
     """Absolute and without `..`, which is resolved on disk because a link may precede it."""
-    whole = Path(path).expanduser().absolute()
+    whole = expanded(path).absolute()
     return str(whole.resolve() if ".." in whole.parts else whole)

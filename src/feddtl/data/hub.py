@@ -13,6 +13,7 @@ from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import check_same_classes
 from feddtl.data.table import ImageDataset, ImageTable, Indices, readable
 from feddtl.errors import DataError
+from feddtl.state_folder import require_hub_cache
 
 if TYPE_CHECKING:
     import datasets
@@ -215,6 +216,7 @@ def _download(hub_id: str, without_network: str) -> datasets.DatasetDict:
 
 def _load(failure: str, hint: str, source: str, **options: Any) -> Any:
     """What the loader returns, without its progress bars, because the command line draws its own."""
+    require_hub_cache()
     import datasets as hf
 
     were_hidden = hf.are_progress_bars_disabled()

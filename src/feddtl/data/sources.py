@@ -19,6 +19,7 @@ from feddtl.data.shapes import shapes_dataset
 from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import DataError, did_you_mean
+from feddtl.state_folder import expanded
 
 # A held-out split, generated images and scored test images are the same for every seed of an experiment.
 DATASET_SEED = 0
@@ -111,8 +112,8 @@ def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> Ima
 def _local_path(source: str, root: str, copy: str) -> Path | None:
     """The copy, the sub-folder of the root, or the path that the source is; None for a name or a Hub id."""
     if root and not copy:
-        return _find_copy(Path(root).expanduser(), source)
-    path = Path(copy or source).expanduser()
+        return _find_copy(expanded(root), source)
+    path = expanded(copy or source)
     if not copy and (source in CATALOG or (not path.exists() and _HUB_ID.fullmatch(source))):
         return None
     if not path.exists():

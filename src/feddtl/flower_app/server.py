@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from feddtl.cli.progress import Bars, ProgressObserver, error_console
 from feddtl.config import Experiment
@@ -16,6 +15,7 @@ from feddtl.marked_lines import say
 from feddtl.observers import Observers
 from feddtl.runtimes.flower.apps import server_app
 from feddtl.runtimes.flower.grid import Grid
+from feddtl.state_folder import expanded
 from feddtl.trackers import open_trackers
 
 
@@ -40,7 +40,7 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
     Raises:
         ConfigError: A path is missing, or there are both an experiment and settings.
     """
-    output, experiment = Path(_text("output", run_config)).expanduser(), _experiment(run_config)
+    output, experiment = expanded(_text("output", run_config)), _experiment(run_config)
     track = [name for name in str(run_config.get("track", "")).split(",") if name]
     observer = Observers(MarkedLines(), *open_trackers(track, output))
     serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
@@ -49,7 +49,7 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
 def _experiment(run_config: Mapping[str, object]) -> Experiment:
     settings = str(run_config.get("settings", ""))
     if not settings:
-        return load_experiment(Path(_text("experiment", run_config)).expanduser())
+        return load_experiment(expanded(_text("experiment", run_config)))
     if run_config.get("experiment"):
         raise ConfigError("The run configuration has both an experiment and settings.", "Set only one of them.")
     try:

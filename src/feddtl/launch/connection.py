@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError, DeploymentError
+from feddtl.state_folder import expanded
 from feddtl.storage import write_text_atomic
 
 CONNECTION = "feddtl"  # name of the server in Flower's configuration
@@ -172,7 +173,7 @@ def client_keys(folder: Path, client: int) -> Path:
     Raises:
         ConfigError: A file is missing, or the folder's name is that of another client.
     """
-    expected, name = client_name(client), folder.expanduser().absolute().name
+    expected, name = client_name(client), expanded(folder).absolute().name
     if CLIENT_FOLDER.fullmatch(name) and name != expected:
         raise ConfigError(
             f"--keys {folder} contains the keys of {name}, but --id is {client}; nothing was started.",
@@ -184,7 +185,7 @@ def client_keys(folder: Path, client: int) -> Path:
 
 def _key_folder(folder: Path, name: str, files: tuple[str, ...], hint: str) -> Path:
     """A folder, or its subfolder with this name if there is one, as an absolute path. Raises ConfigError."""
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     if (folder / name).is_dir():
         folder = folder / name
     for file in files:

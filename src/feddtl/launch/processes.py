@@ -23,7 +23,7 @@ from typing import IO, Any
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import LOOPBACK
-from feddtl.state_folder import CACHE
+from feddtl.state_folder import CACHE, expanded
 
 SECONDS_TO_STOP = 20.0
 SECONDS_TO_READ = 5.0  # the last output of a process that has ended
@@ -54,7 +54,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     return {
         **os.environ,
         # Flower's processes have a different working directory, so a relative path must become absolute.
-        **({CACHE: str(Path(cache).expanduser().absolute())} if cache not in ("", CACHE_OFF) else {}),
+        **({CACHE: str(expanded(cache).absolute())} if cache not in ("", CACHE_OFF) else {}),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -27,6 +27,7 @@ SECONDS_BETWEEN_CHECKS = 1.0
 SECONDS_TO_FINISH = 60.0  # from the end of a log to the end of its run, before the log is requested again
 SECONDS_WITHOUT_ANSWER = 60.0  # that a server may be too busy to report the status of a run
 COMPLETED = "finished:completed"
+HUNG_UP = 128 + signal.SIGHUP  # exit code of a command whose terminal was closed
 NO_SUCH_RUN, ALREADY_FINISHED = "[code: 16]", "[code: 18]"  # from flwr.supercore.error.ApiErrorCode
 # Flower loads the modules from the environment in which it runs, so the app consists of this description alone.
 APP = """\
@@ -75,7 +76,7 @@ def submit(
 ) -> None:
     """Run an experiment on the server of this machine, and wait for its end.
 
-    KeyboardInterrupt and SystemExit stop the run.
+    KeyboardInterrupt and SystemExit stop the run, except that of SIGHUP.
 
     Args:
         state: Folder of the server's state.
@@ -127,8 +128,9 @@ def _run(cli: FlowerCli, app: Path, run_config: Path, show: Callable[[str], None
             run = start_run(cli, app, run_config)
         show(f"run {run} was accepted; it starts when the clients, which may be busy with another run, have answered")
         return _follow(cli, run, show)
-    except (KeyboardInterrupt, SystemExit):
-        if run is not None:
+    except (KeyboardInterrupt, SystemExit) as ending:
+        # A run goes on without the terminal that it was started from.
+        if run is not None and getattr(ending, "code", None) != HUNG_UP:
             with signals_deferred():
                 stop_run(cli, run)
         raise
@@ -136,7 +138,7 @@ def _run(cli: FlowerCli, app: Path, run_config: Path, show: Callable[[str], None
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM have no effect; the first of them takes effect after the block.
+    """Within the block SIGINT, SIGTERM and SIGHUP have no effect; the first of them takes effect after the block.
 
     A block that fails ends with its own error, and the signals are dropped.
     """
@@ -145,7 +147,7 @@ def signals_deferred() -> Iterator[None]:
     def defer(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

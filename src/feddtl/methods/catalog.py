@@ -26,6 +26,7 @@ from feddtl.methods.fedmgp.settings import FedMGPSettings
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.methods.promptfl.settings import PromptFLSettings
+from feddtl.state_folder import expanded
 
 if TYPE_CHECKING:
     from feddtl.config import Experiment
@@ -103,7 +104,7 @@ def is_own_method(name: str) -> bool:
 def with_absolute_file(name: str) -> str:
     """The name of a user's own method with the whole path of its file; any other name unchanged."""
     path, _, kind = name.rpartition(":")
-    return f"{Path(path).expanduser().absolute()}:{kind}" if path.endswith(".py") else name
+    return f"{expanded(path).absolute()}:{kind}" if path.endswith(".py") else name
 
 
 def method_entry(name: str) -> MethodEntry:

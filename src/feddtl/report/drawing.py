@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from feddtl.plots import REPRODUCIBLE, matplotlib_settings
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -95,10 +97,10 @@ def draw(
     height: float = 3.1,
 ) -> Figure:
     """The figure that `paint` draws, `height` inches high and five wide; `name` is unique on the page."""
-    from matplotlib.figure import Figure as Canvas
-
     drawn = io.BytesIO()
     with _style():
+        from matplotlib.figure import Figure as Canvas
+
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         paint(canvas.subplots())
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
@@ -108,8 +110,6 @@ def draw(
 
 @contextmanager
 def _style() -> Iterator[None]:
-    from matplotlib import rc_context
-
     settings: dict[Any, Any] = {
         "text.color": INK,
         "axes.labelcolor": MUTED,
@@ -125,13 +125,12 @@ def _style() -> Iterator[None]:
         "lines.linewidth": 1.7,
         "lines.markersize": 4.5,
         "font.size": FONT_SIZE,
-        # A dollar sign in a name does not begin a formula; text stays text, in the page's font.
-        "text.parse_math": False,
+        # Text stays text, in the page's font.
         "svg.fonttype": "none",
-        "svg.hashsalt": "feddtl",
+        **REPRODUCIBLE,
         **{f"{axis}tick.{what}": value for axis in "xy" for what, value in (("color", RULE), ("labelcolor", MUTED))},
     }
-    with rc_context(settings), warnings.catch_warnings():
+    with matplotlib_settings(settings), warnings.catch_warnings():
         # The browser draws the letters, and it has fonts that matplotlib lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

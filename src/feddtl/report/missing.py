@@ -10,12 +10,11 @@ from feddtl.evaluate import mean
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.records import GLOBAL_SCORES, headline
 from feddtl.results.grouping import SettingRuns
-from feddtl.results.labels import printable
 from feddtl.results.run import RunResult
 from feddtl.results.tables import Cell, Column, Table
 from feddtl.runtimes.federated import images_by_client, with_all_images
 from feddtl.runtimes.same_clients import LEAST_SHARE, History, SameClients, over_same_clients
-from feddtl.units import clients_named, percent
+from feddtl.units import clients_named, percent, printable
 
 FOLDERS = re.compile(r"(?<![\w/:])(?:/[^\s/:,;'\"]+)+/")
 

@@ -18,10 +18,10 @@ from feddtl.report.gallery import MOST_IMAGES, galleries
 from feddtl.report.missing import who_scored
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
 from feddtl.results.grouping import SettingRuns, settings_of
-from feddtl.results.labels import path_names, printable
+from feddtl.results.labels import path_names
 from feddtl.results.reading import Collection, collect
 from feddtl.storage import write_text_atomic
-from feddtl.units import counted, listed
+from feddtl.units import counted, listed, printable
 
 PAGE = "report.html"
 

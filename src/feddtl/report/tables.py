@@ -15,7 +15,7 @@ from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
 from feddtl.report.missing import final_coverage, zero_shot_coverage
 from feddtl.results.grouping import SettingRuns
-from feddtl.results.labels import printable, shown_values
+from feddtl.results.labels import shown_values
 from feddtl.results.paired import (
     PERSONAL,
     Row,
@@ -31,7 +31,7 @@ from feddtl.results.paired import (
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Spread, spread_of
 from feddtl.results.tables import Cell, Column, Table, score_cells
-from feddtl.units import duration, percent, size
+from feddtl.units import duration, percent, printable, size
 
 ZERO_SHOT = METHODS["zero-shot"].title
 

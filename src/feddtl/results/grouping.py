@@ -10,10 +10,10 @@ from typing import Any
 from feddtl.config import Experiment
 from feddtl.methods.catalog import METHODS
 from feddtl.records import Headline
-from feddtl.results.labels import distinct_labels, printable
+from feddtl.results.labels import distinct_labels
 from feddtl.results.run import RunResult
 from feddtl.results.settings import Setting, by_setting, setting_titles, settings_of_the_method
-from feddtl.units import counted
+from feddtl.units import counted, printable
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from feddtl.errors import ConfigError
+from feddtl.state_folder import expanded
+
 # Settings that may be the path of a folder; a table shows its name without its location.
 PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
-REPLACEMENT = "�"
 
 
 def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -49,14 +52,10 @@ def path_names(paths: Iterable[str]) -> dict[str, str]:
 def without_paths(text: str, paths: Iterable[str]) -> str:
     """The text with the name of each folder instead of its absolute path."""
     for path in sorted(filter(None, paths), key=len, reverse=True):
-        if (folder := Path(path).expanduser()).is_absolute():
-            text = text.replace(path, folder.name).replace(str(folder), folder.name)
+        with suppress(ConfigError):  # the home folder of another machine
+            if (folder := expanded(path)).is_absolute():
+                text = text.replace(path, folder.name).replace(str(folder), folder.name)
     return text
-
-
-def printable(text: str) -> str:
-    """The text without characters that a page cannot contain, such as half a surrogate pair in a folder's name."""
-    return "".join(letter if letter.isprintable() else REPLACEMENT for letter in text)
 
 
 def _is_path(text: str) -> bool:

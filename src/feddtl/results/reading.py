@@ -10,10 +10,10 @@ from pathlib import Path
 from feddtl.errors import RunError
 from feddtl.records import require_keys
 from feddtl.results.hits import run_hits
-from feddtl.results.labels import printable
 from feddtl.results.run import RunResult
 from feddtl.run_files import CONFIG, DATA, SUMMARY, is_experiment
 from feddtl.runs import RunFolder
+from feddtl.units import printable
 
 # Deep enough for the folders of `feddtl compare` and of a loop over seeds, inside a folder for each data set.
 DEEPEST = 3

@@ -12,7 +12,8 @@ from feddtl.config.running import SCORED_IMAGES
 from feddtl.errors import RunError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.records import Headline, RoundRecord, Summary
-from feddtl.results.labels import printable, without_paths
+from feddtl.results.labels import without_paths
+from feddtl.units import printable
 
 if TYPE_CHECKING:
     from feddtl.predictions import ImagePredictions

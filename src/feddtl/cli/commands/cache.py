@@ -37,7 +37,10 @@ class Cache(Command):
 
         folder = cache_folder(self.folder)
         if folder is None:
-            raise ConfigError("The cache is 'off'.", "Choose a folder: feddtl cache --compute.cache-folder DIR.")
+            raise ConfigError(
+                "There is no cache: it is 'off', or this user has no home folder.",
+                "Choose a folder: feddtl cache --compute.cache-folder DIR.",
+            )
         if self.clear:
             _clear(folder, as_json=self.json)
         else:

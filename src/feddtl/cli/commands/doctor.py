@@ -95,7 +95,7 @@ def _activations() -> tuple[bool, str]:
 
     folder = cache_folder()
     if folder is None:
-        return True, "off: every run recomputes the frozen blocks"
+        return True, "none: every run recomputes the frozen blocks"
     kept = sum(entry.nbytes for entry in cache_contents(folder))
     return True, f"{folder}, {size(kept)} kept (`feddtl cache` shows more)"
 

@@ -62,7 +62,8 @@ def _plot(experiment: Experiment, data: FederatedData, counts: Counts, path: Pat
     from feddtl.plots import partition_heat_map
 
     title = f"{data.name}, {experiment.data.regime}, {experiment.data.partition}, seed {experiment.seed}"
-    partition_heat_map(counts, data.base_names, title, path)
+    if not partition_heat_map(counts, data.base_names, title, path):
+        print("note: the font of the heat map lacks letters of these names; an .svg shows them.", file=sys.stderr)
     print(f"heat map: {path}", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ from feddtl.errors import ConfigError
 from feddtl.models.cache.claims import CLAIM, LOCK, claimed
 from feddtl.models.cache.segments import SEGMENT_SUFFIX
 from feddtl.models.remembered import read_remembered
-from feddtl.state_folder import CACHE
+from feddtl.state_folder import CACHE, NO_HOME, expanded, has_home
 from feddtl.storage import storage_errors
 
 META = "meta.json"
@@ -56,11 +56,11 @@ class CacheEntry:
 
 
 def cache_folder(setting: str = "") -> Path | None:
-    """The folder that `compute.cache_folder` names; None for 'off'. Nothing is created."""
+    """The folder that `compute.cache_folder` names; None for 'off', or without a home folder. Nothing is created."""
     named = setting or os.environ.get(CACHE, "")
-    if named == CACHE_OFF:
+    if named == CACHE_OFF or not (named or has_home()):
         return None
-    return Path(named or "~/.cache/feddtl").expanduser()
+    return expanded(named or "~/.cache/feddtl")
 
 
 def open_cache_folder(setting: str, note: Note) -> Path | None:
@@ -71,6 +71,8 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
     """
     folder = cache_folder(setting)
     if folder is None:
+        if not (setting or os.environ.get(CACHE)):
+            note(f"{NO_HOME}, so activations are not cached for later runs. {CACHE} names a folder for them.")
         return None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
