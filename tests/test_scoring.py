@@ -48,6 +48,11 @@ def test_probabilities(model: TrainedModel, pictures: list[Image.Image]) -> None
     assert not found.requires_grad
 
 
+def test_names_that_are_one_text_are_refused(model: TrainedModel, pictures: list[Image.Image]) -> None:
+    with pytest.raises(DataError, match="'Ant' and 'ant'"):
+        model.predict(pictures[:1], ["bee", "Ant", "ant"])
+
+
 @torch.no_grad()
 def test_probabilities_equal_those_of_the_merged_model(
     run: Path, model: TrainedModel, pictures: list[Image.Image], tmp_path: Path

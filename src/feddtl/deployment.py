@@ -26,6 +26,7 @@ from feddtl.features import ImageEncoder
 from feddtl.messages import Payload, Update
 from feddtl.methods.catalog import build_method, is_own_method, method_class, settings_table
 from feddtl.models.activations import Activations
+from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
 from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
@@ -129,6 +130,8 @@ class ClientSide:
         self.experiment = experiment
         self._clip = load_model(experiment, towers=method_class(experiment.method).client_towers)
         self._images = client_images(experiment, copy)
+        names = (*self._images.data.base_names, *self._images.data.novel_names)
+        require_distinct(self._clip.text, names, self._images.data.prompt_template)
         self._task = task_of(self._clip, self._images.data, experiment.seed)
         self._method = build_method(self._task, experiment)
         self._encoder = ImageEncoder(self._clip.image, self._method.first_image_block, experiment.compute)

@@ -23,6 +23,7 @@ from feddtl.methods.task import Task
 from feddtl.models.activations import Activations, DeviceMemory
 from feddtl.models.backbone import BOTH_TOWERS, Backbone, Tower
 from feddtl.models.cache.folder import cache_folder
+from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.observers import RunObserver
@@ -75,6 +76,7 @@ def prepare(
     with stopwatch.measure("load"):
         data = _load_data(experiment, observer, images_here=images_here)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
+        require_distinct(clip.text, (*data.base_names, *data.novel_names), data.prompt_template)
         method = build_method(task_of(clip, data, experiment.seed), experiment)
     for note in (*method.notes(), *(without_effect(experiment, method.own_optimizer) if method.trains else ())):
         observer.note(note)

@@ -29,6 +29,7 @@ from feddtl.methods.classifier import Classifier
 from feddtl.methods.task import Task
 from feddtl.models.activations import joined
 from feddtl.models.backbone import Backbone
+from feddtl.models.class_texts import require_distinct
 from feddtl.preparation import labelled
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
@@ -76,7 +77,8 @@ class TrainedModel:
             N predictions, in order.
 
         Raises:
-            DataError: An image cannot be converted to 8-bit RGB, see `feddtl.data.depth`.
+            DataError: The model reads two of the names as the same text, or an image cannot be converted to 8-bit RGB,
+                see `feddtl.data.depth`.
         """
         names = tuple(class_names) or self.class_names
         best = self.probabilities(images, names).max(dim=1)
@@ -86,8 +88,10 @@ class TrainedModel:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> Tensor:
-        """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. Arguments as in `predict`."""
-        text = self.classifier.text_embeddings(tuple(class_names) or self.class_names)  # (C, e)
+        """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. The rest is as in `predict`."""
+        names = tuple(class_names) or self.class_names
+        require_distinct(self.clip.text, names, self.method.task.prompt_template)
+        text = self.classifier.text_embeddings(names)  # (C, e)
         parts = [torch.empty(0, len(text))]
         size = self.classifier.images_per_pass
         for start in range(0, len(images), size):
@@ -197,6 +201,7 @@ def score_run(
             f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "
             "final_client_models in summary.json has the scores of the clients' own models"
         )
+    require_distinct(model.clip.text, dataset.class_names, dataset.prompt_template)
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)

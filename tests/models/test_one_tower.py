@@ -152,17 +152,8 @@ def test_weights_in_half_precision_compute_in_float32_as_the_whole_model_does(cl
     assert ours.digest() == whole.digest() != clip.digest()
 
 
-def test_other_formats_and_architectures_are_loaded_whole(clip, copy, pixels):
-    """Weights as PyTorch's own file; an activation function that `ClipModules` does not have."""
-    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    ours = load_clip(str(copy), towers={"image"})
-    assert isinstance(ours.model, CLIPModel)
-    assert_images_equal(ours.image, clip.image, pixels)
-    assert ours.digest() == clip.digest()
-
-
 def test_rare_activation_is_loaded_whole(copy):
+    """`ClipModules` does not have it."""
     config = json.loads((copy / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "relu"
     (copy / "config.json").write_text(json.dumps(config))

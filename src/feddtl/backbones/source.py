@@ -10,11 +10,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from feddtl.errors import ModelError
+from feddtl.models.weight_files import INDEX, WEIGHTS, describe_files
 from feddtl.state_folder import expanded, require_hub_cache
 
 EMBEDDED = "tiny-clip"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 CONFIG = "config.json"
+# What a CLIP is loaded from; weights in other formats are never read, so they are not downloaded.
+DOWNLOADED = ("*.json", "*.txt", WEIGHTS, "model-*.safetensors")
 
 
 def local_folder(source: str) -> Path | None:
@@ -26,17 +29,18 @@ def local_folder(source: str) -> Path | None:
     """
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
+    folder = expanded(source)
+    if folder.is_dir():
+        return folder
     if not source.startswith((".", "/", "~")) and source.count("/") == 1:
         require_hub_cache()
         return None
-    folder = expanded(source)
-    if not folder.is_dir():
-        raise ModelError(
-            f"There is no model folder {source}.",
-            "Use a folder with config.json and model.safetensors, a Hub id such as "
-            "openai/clip-vit-base-patch16, or 'tiny-clip'.",
-        )
-    return folder
+    looked_for = "" if folder.is_absolute() else f" (looked for {folder.absolute()})"
+    raise ModelError(
+        f"There is no model folder {source}{looked_for}.",
+        "Use a folder with config.json and model.safetensors, a Hub id such as "
+        "openai/clip-vit-base-patch16, or 'tiny-clip'.",
+    )
 
 
 def downloaded(source: str) -> Path | None:
@@ -47,6 +51,17 @@ def downloaded(source: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def model_folder(source: str) -> Path:
+    """The folder of a model; a Hub model that is not complete on this machine is downloaded. Raises ModelError."""
+    folder = local_folder(source) or downloaded(source)
+    if folder is not None and (local_folder(source) or any((folder / name).exists() for name in (WEIGHTS, INDEX))):
+        return folder
+    with model_errors(source):
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+
+
 def model_type(source: str) -> str:
     """`model_type` in the configuration of a model. Only the configuration of a Hub model is downloaded.
 
@@ -54,13 +69,13 @@ def model_type(source: str) -> str:
         ModelError: No such model, or its configuration is missing, damaged or names no type.
     """
     folder = local_folder(source) or downloaded(source)
-    try:
+    if folder is not None:
+        describe_files(folder, source)
+    with model_errors(source):
         file = _downloaded_config(source) if folder is None else folder / CONFIG
         config = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError(f"{CONFIG} has no 'model_type'.")
-    except (OSError, ValueError) as error:
-        raise _cannot_load(source, error) from None
     return str(config["model_type"])
 
 
@@ -71,8 +86,12 @@ def model_errors(source: str) -> Iterator[None]:
 
     try:
         yield
-    # Damaged weights raise SafetensorError, weights of another shape RuntimeError.
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except MemoryError:
+        raise
+    # Wrong types in JSON files raise nearly anything; damaged weights raise SafetensorError.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise _cannot_load(source, error) from None
+    except (SafetensorError, StrictDataclassError) as error:
         raise _cannot_load(source, error) from None
 
 
@@ -83,9 +102,14 @@ def _downloaded_config(source: str) -> Path:
 
 
 def _cannot_load(source: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A line that ends in a colon only announces what is wrong.
+    told = next((index for index, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    message = f"Cannot load the model {source}: {' '.join(lines[: told + 1])}"
+    if expanded(source).is_dir():
+        return ModelError(message, "Correct this file, or copy the model's folder again.")
     return ModelError(
-        f"Cannot load the model {source}: {first_line}",
+        message,
         "Check the name. Without a network, download the model on another machine and pass its folder "
         "(HF_HUB_OFFLINE=1 uses only the local Hub cache).",
     )

@@ -15,6 +15,12 @@ from torch import Tensor
 
 # Names in the model's state dict to the hash of each tensor in float32, as it computes.
 Digests = Callable[[Collection[str]], dict[str, str]]
+# Case, accents in both Unicode forms, blanks, punctuation, ligatures, special tokens.
+PROBES = (
+    "A Photo of 12 caf\u00e9s, cafe\u0301s!",
+    "two  blanks\tand 's_\ufb01\u00df",
+    "\u732b \U0001f600 <|endoftext|> <eos>",
+)
 
 
 def digests_in_memory(model: Any) -> Digests:
@@ -32,6 +38,21 @@ def digest_each(names: Collection[str], read: Callable[[str], Tensor]) -> dict[s
         return dict(zip(names, pool.map(lambda name: tensor_digest(read(name)), names), strict=True))
 
 
+def names_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of floating-point tensors with NaN or infinite values, in order; found in threads."""
+
+    def is_finite(tensor: Tensor) -> bool:
+        if not tensor.numel() or not tensor.is_floating_point():
+            return True
+        # NaN is passed on by both; a Boolean for each value would cost a third pass.
+        least, most = torch.aminmax(tensor.detach())
+        return bool(least.isfinite() and most.isfinite())
+
+    with ThreadPoolExecutor() as pool:
+        finite = pool.map(is_finite, tensors.values())
+        return [name for name, good in zip(tensors, finite, strict=True) if not good]
+
+
 def tensor_digest(tensor: Tensor) -> str:
     """Hash of a tensor's type, shape and values, whatever device it is on."""
     content = tensor.detach().cpu().contiguous()
@@ -39,6 +60,12 @@ def tensor_digest(tensor: Tensor) -> str:
     array: NDArray[np.uint8] = content.reshape(-1).view(torch.uint8).numpy()
     digest.update(array.data)
     return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash of a tokenizer of transformers: its vocabulary, and the ids of texts that its other rules decide."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps([vocabulary, tokenizer(list(PROBES))["input_ids"]]).encode()).hexdigest()
 
 
 def joint_digest(digests: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ reads all bytes of the weights. A stored entry is valid while the names, sizes a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -18,16 +17,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddtl.errors import ModelError
-from feddtl.models.digests import digest_each
+from feddtl.models.digests import digest_each, names_not_finite
 from feddtl.models.remembered import read_remembered, remember
+from feddtl.models.weight_files import describe_files, tensor_files
 
-WEIGHTS = "model.safetensors"
-# Names the file of each tensor if there are several files.
-INDEX = "model.safetensors.index.json"
 MODELS = "models.json"
 # Raised when the format of an entry in MODELS changes.
-FORMAT = 1
-DESCRIBED = (".json", ".safetensors")
+FORMAT = 2
+# Of safetensors: numbers whose values are those of the weights. Quantised ones need a scale beside them.
+FLOATING = ("F64", "F32", "F16", "BF16")
+SAME_MODEL = "Copy the model's folder again: config.json and the weights must be those of one model."
 
 ModelSettings = dict[str, Any]
 
@@ -37,54 +36,106 @@ class ModelFiles:
 
     Args:
         folder: Of the model.
-        described: Size and time by name of the files that a stored entry depends on.
+        source: Name of the model in errors.
         remembered_in: The cache folder; None: nothing is stored.
+
+    Raises:
+        ModelError: The folder or its weights cannot be read.
     """
 
-    def __init__(self, folder: Path, described: dict[str, list[int]], remembered_in: Path | None) -> None:
+    def __init__(self, folder: Path, source: str, remembered_in: Path | None) -> None:
+        self._source = source
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._types: dict[str, str] = {}
         self._file_of: dict[str, Path] = {}
-        names = [WEIGHTS]
-        if (folder / INDEX).is_file():
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        for file in (folder / name for name in names):
-            with safe_open(file, framework="pt") as content:
+        described = describe_files(folder, source)
+        for file in tensor_files(folder, source):
+            with opened(file, source) as content:
                 for name in content.keys():  # noqa: SIM118 - it is not a dictionary
-                    self._shapes[name] = tuple(content.get_slice(name).get_shape())
+                    part = content.get_slice(name)
+                    self._shapes[name], self._types[name] = tuple(part.get_shape()), part.get_dtype()
                     self._file_of[name] = file
         self._folder = str(folder.resolve())
         self._record = None if remembered_in is None else remembered_in / MODELS
         self._stamp: dict[str, Any] = {"format": FORMAT, "files": described, "transformers": version("transformers")}
 
-    def fit(self, wanted: Mapping[str, Tensor]) -> bool:
-        """Whether the files contain every wanted tensor in its shape; they may contain more."""
-        return all(self._shapes.get(name) == tuple(tensor.shape) for name, tensor in wanted.items())
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all tensors."""
+        return self._shapes.keys()
+
+    def require(self, wanted: Mapping[str, Tensor], prefixes: tuple[str, ...], ignored: Collection[str] = ()) -> None:
+        """Check that the files contain every wanted tensor in its shape, and no other one under these prefixes.
+
+        Args:
+            wanted: By name; only their shapes are read.
+            prefixes: Of the names of the model; tensors with other names are somebody else's.
+            ignored: Names that may be there too.
+
+        Raises:
+            ModelError: A tensor is missing, left over, quantised or of another shape.
+        """
+        if missing := wanted.keys() - self._shapes.keys():
+            raise ModelError(f"The model {self._source} lacks {_some(missing)}.", SAME_MODEL)
+        if others := sorted(name for name, tensor in wanted.items() if self._shapes[name] != tuple(tensor.shape)):
+            name = others[0]
+            raise ModelError(
+                f"Cannot load the model {self._source}: by config.json, {name} has the shape "
+                f"{tuple(wanted[name].shape)}; in the weights it has {self._shapes[name]}"
+                f"{f', and {len(others) - 1} more differ' if others[1:] else ''}.",
+                SAME_MODEL,
+            )
+        if left := {name for name in self._shapes if name.startswith(prefixes)} - wanted.keys() - set(ignored):
+            raise ModelError(
+                f"Cannot load the model {self._source}: config.json has no place for {_some(left)}.", SAME_MODEL
+            )
+        for name in wanted:
+            if self._types[name] not in FLOATING:
+                raise ModelError(
+                    f"Cannot load the model {self._source}: {name} is quantised ({self._types[name]}).",
+                    f"Use the model in one of these types: {', '.join(FLOATING)}.",
+                )
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Tensors in float32. Those that are float32 in the file are mapped, and unused pages take no memory."""
-        with ExitStack() as stack:
-            files = {self._file_of[name] for name in names}
-            opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
-            return {name: opened[self._file_of[name]].get_tensor(name).float() for name in names}
+        """Finite tensors in float32. Those that are float32 in the file are mapped: unused pages take no memory.
 
-    def settings(self, read: Callable[[], ModelSettings]) -> ModelSettings:
-        """The model's settings as JSON. `read` is called if they are not stored."""
-        entry = self._entry
-        if "settings" not in entry:
-            entry["settings"] = read()
-            remember(self._record, self._folder, entry)
-        settings: ModelSettings = entry["settings"]
-        return settings
+        Raises:
+            ModelError: A tensor has NaN or infinite values. What was checked once is stored.
+        """
+        tensors = self._read(names)
+        checked = set(self._entry.get("finite", ()))
+        if todo := {name: tensor for name, tensor in tensors.items() if name not in checked}:
+            if bad := names_not_finite(todo):
+                raise ModelError(
+                    f"Cannot load the model {self._source}: {bad[0]} has NaN or infinite values"
+                    f"{f', and so have {len(bad) - 1} more tensors' if bad[1:] else ''}.",
+                    "Copy the weights again. If they are the result of a training, it diverged: use an earlier state.",
+                )
+            self._entry["finite"] = sorted(checked | todo.keys())
+            remember(self._record, self._folder, self._entry)
+        return tensors
+
+    def remembered(self, key: str, find: Callable[[], Any]) -> Any:
+        """Something that these files determine, as JSON. `find` is called if it is not stored."""
+        if key not in self._entry:
+            self._entry[key] = find()
+            remember(self._record, self._folder, self._entry)
+        return self._entry[key]
 
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """`tensor_digest` of tensors in float32, computed if it is not stored."""
-        entry = self._entry
-        digests: dict[str, str] = entry.setdefault("digests", {})
+        digests: dict[str, str] = self._entry.setdefault("digests", {})
         if missing := [name for name in names if name not in digests]:
             # Each tensor is read alone, so that its memory is freed with it.
-            digests |= digest_each(missing, lambda name: self.read([name])[name])
-            remember(self._record, self._folder, entry)
+            digests |= digest_each(missing, lambda name: self._read([name])[name])
+            remember(self._record, self._folder, self._entry)
         return {name: digests[name] for name in names}
+
+    def _read(self, names: Collection[str]) -> dict[str, Tensor]:
+        with ExitStack() as stack:
+            files = {self._file_of[name] for name in names}
+            content = {file: stack.enter_context(opened(file, self._source)) for file in files}
+            return {name: content[self._file_of[name]].get_tensor(name).float() for name in names}
 
     @cached_property
     def _entry(self) -> dict[str, Any]:
@@ -95,20 +146,15 @@ class ModelFiles:
         return dict(self._stamp)
 
 
-def open_model_files(folder: Path, remembered_in: Path | None) -> ModelFiles | None:
-    """The safetensors files of a model; None if there are none or they are damaged.
-
-    Raises:
-        ModelError: The folder cannot be listed.
-    """
+def opened(file: Path, source: str) -> Any:
+    """A safetensors file. Raises ModelError if it is damaged."""
     try:
-        status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.suffix in DESCRIBED}
-    except OSError as error:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"Cannot read the model folder {folder}: {error.strerror}.", "Check your permissions."
+            f"Cannot load the model {source}: {file} is damaged or incomplete ({error}).", "Copy or download it again."
         ) from None
-    described = {name: [of.st_size, of.st_mtime_ns] for name, of in status.items()}
-    try:
-        return ModelFiles(folder, described, remembered_in)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return None
+
+
+def _some(names: Collection[str]) -> str:
+    return f"{len(names)} weights, among them {min(names)}"

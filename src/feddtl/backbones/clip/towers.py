@@ -79,7 +79,10 @@ class ClipImageTower(ImageTower):
         weight = embeddings.patch_embedding.weight  # (d, 3, p, p)
         side = weight.shape[-1]
         batch, channels, height, width = pixel_values.shape
-        cut = pixel_values.to(self.precision).view(batch, channels, height // side, side, width // side, side)
+        rows, columns = height // side, width // side
+        # As a convolution, which leaves out the pixels after the last whole patch.
+        whole = pixel_values[:, :, : rows * side, : columns * side].to(self.precision)
+        cut = whole.reshape(batch, channels, rows, side, columns, side)
         patches = linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight.flatten(1).to(self.precision))
         first = embeddings.class_embedding.expand(batch, 1, -1)
         positions = embeddings.position_embedding.weight
