@@ -52,9 +52,16 @@ class TestFolders:
         assert len(dataset.test) == 2
         assert "are ignored: val" in dataset.notes[0]
 
-    def test_a_class_may_be_called_train_or_test(self, make_folder: MakeFolder) -> None:
-        files = [f"{name}/{i}.png" for name in ("car", "test", "train") for i in range(5)]
-        assert load(str(make_folder(*files))).class_names == ("car", "test", "train")
+    @pytest.mark.parametrize(
+        "names", [("car", "train"), ("beaker", "test tube"), ("dev board", "trainers"), ("train station", "west")]
+    )
+    def test_a_class_may_contain_the_word_of_a_split(self, make_folder: MakeFolder, names: tuple[str, ...]) -> None:
+        files = [f"{name}/{name} {i}.png" for name in names for i in range(5)]
+        assert load(str(make_folder(*files))).class_names == names
+
+    def test_below_train_a_class_may_have_any_name(self, make_folder: MakeFolder) -> None:
+        files = [f"train/{name}/test {i}.png" for name in ("car", "test", "train") for i in range(5)]
+        assert load(str(make_folder(*files, "train/car/other.png"))).class_names == ("car", "test", "train")
 
     def test_domains_above_classes(self, make_folder: MakeFolder) -> None:
         files = [f"{d}/{c}/{i}.png" for d in ("photo", "sketch") for c in ("cat", "dog") for i in range(5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_labels_are_indices_into_the_experiment_s_lists(tmp_path):
     assert own.notes == ("5 training images of novel classes are ignored.",)
     shown = [own.train.reader.files[row].parent.name for row in own.train.rows]
     assert shown == ["IBEX"] * 5 + ["Red_Panda"] * 5
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_accent_may_be_stored_in_any_unicode_form(tmp_path, asked, stored):
+    """A system may store a folder's accents as letters of their own, and so may the file of an experiment."""
+    config = replace(CONFIG, classes=unicodedata.normalize(asked, "Käfer,Ibex"), novel_classes="")
+    own = load_own_images(config, photos(tmp_path / "a", unicodedata.normalize(stored, "käfer")), 0)
+    assert set(own.train.labels) == {0}
 
 
 def test_a_single_class_is_enough_and_splits_may_differ(tmp_path):

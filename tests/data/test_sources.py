@@ -146,6 +146,7 @@ class TestRefusals:
                 "Only one of .* has domain folders",
             ),
             (("ice cream/0.png", "ice_cream/0.png", "ice_cream/1.png"), "both named 'ice cream'"),
+            (("_/0.png", "cat/0.png", "cat/1.png", "_/1.png"), "has no name"),
         ],
     )
     def test_folders_that_cannot_be_used(self, make_folder: MakeFolder, files: tuple[str, ...], message: str) -> None:

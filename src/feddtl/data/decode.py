@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from feddtl.data.depth import eight_bit_rgb, stored_depth
+from feddtl.data.image_files import CONVERT, READ_FORMATS
 from feddtl.data.orientation import orientation
 from feddtl.errors import DataError
 
@@ -24,7 +25,6 @@ DIGEST_BYTES = 16
 MOST_PIXELS = 2 * 89_478_485
 # Every other format that Pillow knows stays closed: an EPS, for example, is a program that Ghostscript runs.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
-READ_FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000"
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -156,9 +156,6 @@ def _unknown_format(content: Path | bytes, name: str) -> DataError:
         f"Cannot read the image {name}: it is damaged, or in another format than {READ_FORMATS}.",
         "Replace the file with an intact copy in one of these formats, or remove it from the data set.",
     )
-
-
-CONVERT = "Convert it to JPEG or PNG, for example with ImageMagick: magick IMAGE.heic IMAGE.jpg"
 
 
 def _head(file: Path) -> bytes:

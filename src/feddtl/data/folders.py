@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from feddtl.data.decode import EncodedImage
-from feddtl.data.image_files import IMAGE_SUFFIXES
+from feddtl.data.file_tree import ImageFolder, lines_of, read_tree
+from feddtl.data.image_files import IMAGE_SUFFIXES, visible
+from feddtl.data.split_folders import LAYOUT_HINT, SPLIT_HINT, SplitFolders, check_cells, split_folders
+from feddtl.data.split_names import KINDS, is_bare_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, readable
 from feddtl.errors import DataError
+from feddtl.units import counted
 
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or into ROOT/DOMAIN/CLASS/*.jpg."
+TEST_FOLDERS = tuple(word for word, split in KINDS.items() if split != "train")
+Cells = Mapping[tuple[str, str], ImageFolder]
 
 
 @dataclass(frozen=True)
@@ -30,40 +34,44 @@ class FolderReader:
 
 @dataclass(frozen=True)
 class _Split:
-    """Image files of one split by (domain, class) folder name; the domain is '' if there are none."""
+    """Class folders of one split by (domain, class) name; the domain is '' if there are none."""
 
     root: Path
-    files: dict[tuple[str, str], list[Path]]
+    cells: Cells
 
     @property
     def domains(self) -> set[str]:
-        return {domain for domain, _ in self.files}
+        return {domain for domain, _ in self.cells}
 
     @property
     def classes(self) -> set[str]:
-        return {class_folder for _, class_folder in self.files}
+        return {class_folder for _, class_folder in self.cells}
 
 
 def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
     """Data set of an image folder; its test table is empty if the folder has no test split.
 
     Classes and domains are in the alphabetical order of their folders. Class names are folder names with
-    underscores replaced by spaces; domain names are folder names. Hidden files and folders are ignored.
+    underscores replaced by spaces; domain names are folder names, both in Unicode's composed form. Hidden files and
+    folders are ignored; other files are noted.
 
     Args:
         root: The folder.
         partial: Whether it is one client's part of a data set, in which one or both splits may lack classes.
 
     Raises:
-        DataError: No image, an empty class folder, mixed layouts, or splits with different classes.
+        DataError: No image, images that would be left out, an empty class folder, mixed layouts, names that look like
+            splits but are not taken for such, or splits with different classes.
     """
-    train_root, test_root = _split_roots(root)
+    tree, left = read_tree(root)
+    left.check(root)
+    splits = split_folders(tree)
     fewest = 1 if partial else 2
-    train = _scan(train_root, fewest)
-    test = _scan(test_root, fewest) if test_root else _Split(root, {})
-    if test_root and ("" in train.domains) != ("" in test.domains):
+    train = _scan(splits.train, fewest, explicit=splits.explicit)
+    test = _scan(splits.test, fewest, explicit=True) if splits.test else _Split(root, {})
+    if splits.test and ("" in train.domains) != ("" in test.domains):
         raise DataError(f"Only one of {train.root} and {test.root} has domain folders.", LAYOUT_HINT)
-    if test_root and not partial:
+    if splits.test and not partial:
         check_same_classes(sorted(train.classes), sorted(test.classes), str(train.root), str(test.root))
     classes = sorted(train.classes | test.classes)
     domains = sorted(train.domains | test.domains)
@@ -73,72 +81,94 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
         test=_table(test, classes, domains),
         class_names=tuple(map(readable, classes)),
         domain_names=tuple(domains) if domains != [""] else ONE_DOMAIN,
-        notes=_unused(root, train_root, test_root),
+        notes=tuple(filter(None, (*_unused(tree, splits), left.note(root)))),
     )
 
 
-def _split_roots(root: Path) -> tuple[Path, Path | None]:
-    """Folders of the training and test images; a folder that directly contains images is a class, not a split."""
-    folders = {folder.name.casefold(): folder for folder in subfolders(root) if not _images(folder)}
-    tests = [folders[name] for name in TEST_FOLDERS if name in folders]
-    if "train" in folders:
-        return folders["train"], tests[0] if tests else None
-    if tests and len(tests) == len(subfolders(root)):
-        raise DataError(
-            f"{root} has a folder '{tests[0].name}' but no folder 'train'.",
-            "Add the training images as 'train', or pass one of the split folders directly.",
-        )
-    return root, None
-
-
-def _unused(root: Path, train: Path, test: Path | None) -> tuple[str, ...]:
+def _unused(root: ImageFolder, splits: SplitFolders) -> list[str]:
     """Notes about folders next to train and test, and about images outside every class folder."""
-    beside = [folder.name for folder in subfolders(root) if train != root and folder not in (train, test)]
-    notes = [f"Folders of {root} other than train and test are ignored: {', '.join(beside)}."] if beside else []
-    for folder in dict.fromkeys((root, train, test or train)):
-        if stray := len(_images(folder)):
-            notes.append(f"Images directly in {folder} have no class and are ignored: {stray}.")
-    return tuple(notes)
+    beside = [folder.name for folder in splits.unused]
+    notes = [f"Folders of {root.path} other than train and test are ignored: {', '.join(beside)}."] if beside else []
+    for folder in (root, *((splits.train,) if splits.explicit else ()), *((splits.test,) if splits.test else ())):
+        if folder.images:
+            notes.append(f"Images directly in {folder.path} have no class and are ignored: {len(folder.images)}.")
+    return notes
 
 
-def _scan(root: Path, fewest: int) -> _Split:
-    """Finds the image files of one split; the depth of the images distinguishes class folders from domain folders."""
-    folders = subfolders(root)
-    images = {folder: _images(folder) for folder in folders}
-    class_folders = [folder for folder in folders if images[folder]]
-    domain_folders = [folder for folder in folders if any(map(_images, subfolders(folder)))]
-    if class_folders and domain_folders:
+def _scan(root: ImageFolder, fewest: int, *, explicit: bool) -> _Split:
+    """Finds the class folders of one split; the depth of the images distinguishes them from domain folders.
+
+    Args:
+        root: Folder of the split, or of everything.
+        fewest: Least number of classes.
+        explicit: Whether the folder is that of a split, by its name.
+    """
+    class_folders = [folder for folder in root.folders if folder.images]
+    domain_folders = [folder for folder in root.folders if any(below.images for below in folder.folders)]
+    mixed = next((folder for folder in domain_folders if folder not in class_folders), None)
+    if class_folders and mixed:
         raise DataError(
-            f"{class_folders[0]} contains images directly, but {domain_folders[0]} contains folders of images.",
+            f"{class_folders[0].path} contains images directly, but {mixed.path} contains folders of images.",
             LAYOUT_HINT,
         )
+    cells = [(folder, below) for folder in root.folders for below in folder.folders]
+    if class_folders or not domain_folders:
+        cells = [(root, folder) for folder in root.folders]
+    _check_depth(root, [folder for _, folder in cells])
     if not class_folders and not domain_folders:
-        stray = len(_images(root))
-        directly = f" It directly contains {stray} images, whose class is unknown." if stray else ""
-        raise DataError(f"The class folders of {root} contain no images.{directly}", LAYOUT_HINT)
-    if class_folders:
-        return _without_empty(root, {("", folder.name): images[folder] for folder in folders}, fewest)
-    for folder in folders:
+        directly = f" It directly contains {len(root.images)} images, whose class is unknown." if root.images else ""
+        raise DataError(f"The class folders of {root.path} contain no images.{directly}", LAYOUT_HINT)
+    for folder in root.folders if not class_folders else ():
         if folder not in domain_folders:
             raise DataError(
-                f"The domain folder {folder} contains no class folder with images.",
+                f"The domain folder {folder.path} contains no class folder with images.",
                 "Add its images as DOMAIN/CLASS/*.jpg, or remove the folder.",
             )
-    files = {(domain.name, folder.name): _images(folder) for domain in folders for folder in subfolders(domain)}
-    return _without_empty(root, files, fewest)
+    by_name = {("" if above is root else above.name, folder.name): folder for above, folder in cells}
+    check_cells(root, by_name, explicit=explicit)
+    _check_alike(list(root.folders), [folder for _, folder in cells], len(by_name))
+    return _without_empty(root, by_name, fewest)
 
 
-def _without_empty(root: Path, files: dict[tuple[str, str], list[Path]], fewest: int) -> _Split:
+def _check_depth(root: ImageFolder, class_folders: list[ImageFolder]) -> None:
+    """Refuses images that no class folder contains directly, because they would be left out."""
+    deeper = [str(file) for folder in class_folders for file in folder.below()]
+    if deeper:
+        inside = any(is_bare_split(below.name) for folder in class_folders for below in (folder, *folder.folders))
+        alone = f" Or pass {root.folders[0].path}." if len(root.folders) == 1 else ""
+        raise DataError(
+            f"{root.path} has {counted(len(deeper), 'image')} deeper than its class folders:{lines_of(deeper)}",
+            f"Move them into the class folders. {SPLIT_HINT if inside else LAYOUT_HINT}{alone}",
+        )
+
+
+def _check_alike(domains: list[ImageFolder], classes: list[ImageFolder], distinct: int) -> None:
+    """Refuses folders whose names differ in Unicode form alone: they look the same and would be one class."""
+    if distinct == len(classes):
+        return
+    for folders in (domains, classes):
+        seen: dict[tuple[Path, str], ImageFolder] = {}
+        for folder in folders:
+            other = seen.setdefault((folder.path.parent, folder.name), folder)
+            if other is not folder:
+                raise DataError(
+                    f"Two folders in {folder.path.parent} have the same name '{folder.name}' in two Unicode forms: "
+                    f"{other.path.name!a} and {folder.path.name!a}.",
+                    "Rename or merge them.",
+                )
+
+
+def _without_empty(root: ImageFolder, cells: Cells, fewest: int) -> _Split:
     """Drops empty (domain, class) folders; refuses a class without images, or fewer than two classes."""
-    kept = _Split(root, {cell: found for cell, found in files.items() if found})
-    empty = sorted({class_folder for _, class_folder in files} - kept.classes)
+    kept = _Split(root.path, {cell: found for cell, found in cells.items() if found.images})
+    empty = sorted({class_folder for _, class_folder in cells} - kept.classes)
     if empty:
         raise DataError(
-            f"The class folder '{empty[0]}' in {root} contains no images.",
+            f"The class folder '{empty[0]}' in {root.path} contains no images.",
             f"Add images ({', '.join(sorted(IMAGE_SUFFIXES))}), or remove the folder.",
         )
     if len(kept.classes) < fewest:
-        raise DataError(f"{root} has a single class, '{next(iter(kept.classes))}'.", LAYOUT_HINT)
+        raise DataError(f"{root.path} has a single class, '{next(iter(kept.classes))}'.", LAYOUT_HINT)
     return kept
 
 
@@ -156,26 +186,18 @@ def check_same_classes(train: list[str], test: list[str], train_name: str, test_
 
 
 def _table(split: _Split, classes: list[str], domains: list[str]) -> ImageTable:
-    cells = sorted(split.files.items())
-    sizes = np.array([len(files) for _, files in cells], dtype=np.int64)
+    cells = sorted(split.cells.items(), key=lambda cell: cell[0])
+    sizes = np.array([len(folder.images) for _, folder in cells], dtype=np.int64)
     labels = np.array([classes.index(name) for (_, name), _ in cells], dtype=np.int64)
     domain_ids = np.array([domains.index(domain) for (domain, _), _ in cells], dtype=np.int64)
     return ImageTable(
-        reader=FolderReader(tuple(file for _, files in cells for file in files)),
+        reader=FolderReader(tuple(file for _, folder in cells for file in folder.images)),
         rows=np.arange(sizes.sum(), dtype=np.int64),
         labels=np.repeat(labels, sizes),
         domains=np.repeat(domain_ids, sizes),
     )
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    return (entry for entry in sorted(folder.iterdir()) if not entry.name.startswith("."))
-
-
 def subfolders(folder: Path) -> list[Path]:
     """Sub-folders in alphabetical order, without hidden ones."""
-    return [entry for entry in _visible(folder) if entry.is_dir()]
-
-
-def _images(folder: Path) -> list[Path]:
-    return [entry for entry in _visible(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    return [entry for entry in visible(folder) if entry.is_dir()]

@@ -13,9 +13,10 @@ from feddtl.config.data import SHAPES
 from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
 from feddtl.data.columns import Columns
 from feddtl.data.drawing import FEDERATED_DOMAINS
-from feddtl.data.folders import LAYOUT_HINT, load_folder, subfolders
+from feddtl.data.folders import load_folder, subfolders
 from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
 from feddtl.data.shapes import shapes_dataset
+from feddtl.data.split_folders import LAYOUT_HINT
 from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
 from feddtl.errors import DataError, did_you_mean
@@ -73,6 +74,8 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
     names = dataset.class_names
     if len(names) < 2 and not partial:
         raise DataError(f"{source} has a single class: {', '.join(names)}.", "Use at least two classes.")
+    if "" in names:
+        raise DataError(f"A class of {source} has no name, or one of blanks and underscores alone.", "Rename it.")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"Two classes of {source} are both named '{twice[0]}'.", "Rename or merge them.")
