@@ -21,6 +21,7 @@ from feddtl.config import (
     ServerConfig,
     SystemConfig,
 )
+from feddtl.config.class_lists import joined_class_names
 from feddtl.errors import ConfigError
 from feddtl.methods.tables import MethodTables, settings_types
 
@@ -70,7 +71,11 @@ def edges(bound: AtLeast, hint: type) -> tuple[list[Any], list[Any]]:
 
 LIMITS = [*TEXTS, *limits_of_numbers()]
 # What another setting must be for the limits of one to be reached.
-TOGETHER = {("fedmgp", "groups"): {"shared_groups": 1}}
+TOGETHER = {
+    ("fedmgp", "groups"): {"shared_groups": 1},
+    ("data", "novel_share"): {"class_split": "share"},
+    ("data", "class_seed"): {"class_split": "share"},
+}
 
 
 def test_the_paper_s_values_are_the_defaults() -> None:
@@ -97,8 +102,8 @@ def test_the_paper_s_values_are_the_defaults() -> None:
     assert experiment.training.last_sft_round == 10
 
 
-def test_classes_go_with_images_on_clients() -> None:
-    """Needed there and refused elsewhere; a name counts once, whatever its case and underscores."""
+def test_images_on_clients_need_class_lists() -> None:
+    """A name counts once, whatever its case and underscores."""
     config = DataConfig(source="clients", classes="red_panda,  Ibex,", novel_classes="lynx")
     assert config.class_lists == (("red panda", "Ibex"), ("lynx",))
     assert config.on_clients
@@ -108,14 +113,45 @@ def test_classes_go_with_images_on_clients() -> None:
         with pytest.raises(ConfigError, match=rf"data\.classes = '{classes}'") as caught:
             DataConfig(source="clients", classes=classes)
         assert "two or more names" in caught.value.hint
-    for key in ("classes", "novel_classes"):
-        with pytest.raises(ConfigError, match=rf"data\.{key} = 'a,b' cannot be set with data\.source = 'shapes'"):
-            DataConfig(**{key: "a,b"})
     for classes, novel in (("a,b,A", ""), ("a,red panda", "Red_Panda")):
         with pytest.raises(ConfigError, match="twice"):
             DataConfig(source="clients", classes=classes, novel_classes=novel)
     with pytest.raises(ConfigError, match=r"data\.root = '/copies' cannot be set"):
         DataConfig(source="clients", classes="a,b", root="/copies")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        ({"classes": "ant"}, "data.classes = 'ant'", "two or more names"),
+        ({"classes": " , "}, "data.classes = ' , '", "two or more names"),
+        ({"classes": 'ant, "bee'}, "data.classes = ", '"quotes"'),
+        ({"classes": "ant, ANT"}, "name 'ANT' twice", "only once"),
+        ({"novel_classes": ","}, "data.novel_classes = ','", "'others'"),
+        ({"novel_classes": "others"}, "data.novel_classes = 'others' needs data.classes", "data.classes"),
+        ({"classes": "a,b", "class_split": "none"}, "data.class_split = 'none' contradicts", "Remove the lists"),
+        ({"novel_share": 0.2}, "data.novel_share = 0.2 has no effect", "data.class_split = 'share'"),
+        ({"class_seed": 1, "class_split": "half"}, "data.class_seed = 1 has no effect", "data.class_split = 'share'"),
+        ({"source": "clients", "classes": "a,b", "novel_classes": "others"}, "'others' cannot be set", "Name the"),
+        ({"source": "clients", "class_split": "half"}, "data.class_split = 'half' cannot be set", "Name the"),
+    ],
+)
+def test_choices_of_classes_that_contradict_themselves(settings: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DataConfig(**settings)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_lists_of_names_with_commas_quotes_and_lines() -> None:
+    names = ("maillot, tank suit", '5" disk', 'a "b", c', "@home", "others", "ice cream")
+    text = joined_class_names(names)
+    assert DataConfig(classes=text).class_lists == (names, ())
+    assert DataConfig(classes="ant\n bee,cat\n").class_lists == (("ant", "bee", "cat"), ())
+    # In quotes it is a class; the word alone stands for all others.
+    named = DataConfig(classes="a,b", novel_classes='"others"')
+    assert (named.class_lists[1], named.others_are_novel) == (("others",), False)
+    assert DataConfig(classes="a,b", novel_classes="others").others_are_novel
 
 
 def test_what_is_novel_is_chosen_for_generated_shapes_only() -> None:

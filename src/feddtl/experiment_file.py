@@ -74,9 +74,10 @@ def _expanded(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _experiment_at(path: Path, values: Mapping[str, Any]) -> Experiment:
-    """Experiment of nested tables; errors name the path."""
+    """Experiment of nested tables, with the names of its files of class names; errors name the path."""
     try:
-        return experiment_from_dict(values)
+        experiment = experiment_from_dict(values)
+        return dataclasses.replace(experiment, data=experiment.data.with_names_of_files())
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}", error.hint) from None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from feddtl.config import Experiment
+from feddtl.config.data import ON_CLIENTS, SHAPES
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.storage import DRAFT, storage_errors
@@ -73,10 +74,21 @@ def read_json(path: Path) -> Any:
         raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
 
 
+def experiment_of_run(values: Any) -> Experiment:
+    """The experiment of a run, from the content of its config.json. Raises ConfigError.
+
+    Earlier versions trained the first half of the classes of every source but 'clients', and had no setting for it.
+    """
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, dict) and "class_split" not in data and data.get("source", SHAPES) not in (SHAPES, ON_CLIENTS):
+        values = {**values, "data": {**data, "class_split": "half"}}
+    return experiment_from_dict(values)
+
+
 def read_experiment(path: Path) -> Experiment:
     """The experiment in a config.json. Raises RunError."""
     try:
-        return experiment_from_dict(read_json(path))
+        return experiment_of_run(read_json(path))
     except ConfigError as error:
         raise RunError(
             f"{path} was written by another version: {error.message}",

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from feddtl.checkpoints import add_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
+from feddtl.data.classes import split_of
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError, RunError
@@ -156,7 +157,7 @@ class RunFolder:
 
     def require_same(self, experiment: Experiment) -> None:
         """Raise RunError naming every key in which an experiment differs from this run's."""
-        mine, asked = (flatten(experiment_to_dict(e)) for e in (self.experiment, experiment))
+        mine, asked = (_identity(e) for e in (self.experiment, experiment))
         different = [key for key in mine if mine[key] != asked[key] and key not in FREE_ON_RESUME]
         if different:
             listed = "; ".join(f"{key} is {mine[key]!r} there, {asked[key]!r} here" for key in different)
@@ -273,3 +274,11 @@ class RunFolder:
             self._remove_drafts()
             if folder_too:
                 self.path.rmdir()
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """Every key with what it stands for, so that 'half' and an 'auto' that means 'half' are equal."""
+    values = flatten(experiment_to_dict(experiment))
+    if not experiment.data.has_class_lists:
+        values["data.class_split"] = split_of(experiment.data)
+    return values

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from feddtl.backbones.catalog import load_backbone
 from feddtl.config import DataConfig, Experiment
+from feddtl.data.classes import ClassChoice, found_classes, in_order_of
 from feddtl.data.decode import upright_rgb
 from feddtl.data.federated import of_classes
-from feddtl.data.own_images import in_order_of
 from feddtl.data.sources import load_dataset
-from feddtl.data.splits import base_novel_classes
-from feddtl.data.table import ImageDataset
+from feddtl.data.table import ImageDataset, name_key
 from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
@@ -34,6 +33,9 @@ from feddtl.preparation import labelled
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.state_folder import expanded
+from feddtl.units import counted, first_few
+
+MOST_NAMES = 10
 
 
 class Prediction(NamedTuple):
@@ -169,6 +171,7 @@ def score_run(
     data: DataConfig | None = None,
     *,
     class_lists: Sequence[str] = ("base", "novel", "all"),
+    class_names: Sequence[str] = (),
     device: str = "auto",
     note: Callable[[str], None] = lambda text: None,
 ) -> list[ClassListScore]:
@@ -177,7 +180,9 @@ def score_run(
     Args:
         folder: Folder of the run.
         data: Images to score: source, domains, prompt and columns are used; None for the run's own.
-        class_lists: Class lists to score: 'base', 'novel' or 'all'.
+        class_lists: Class lists to score: 'base', the classes that the run trained; 'novel', the others; or 'all'.
+        class_names: The classes that take part, in any order; empty: those of the run for its own data or a part of it,
+            else all of the data set.
         device: See `ComputeConfig.device`.
         note: Called with notes for the user, e.g. that nothing can be cached on disk.
 
@@ -192,8 +197,8 @@ def score_run(
             "These are test images, and the run's own accuracies are on held-back training images, to choose settings "
             "by: the two cannot be compared, and no setting should be chosen by these."
         )
-    dataset, base, novel = _with_halves(experiment.data, data)
-    for text in dataset.notes:
+    dataset, choice = _to_score(experiment.data, RunFolder.open(folder).data, data, class_names)
+    for text in (*dataset.notes, *choice.notes):
         note(text)
     model = load_trained_model(folder, device, dataset.prompt_template)
     if model.method.trained_parameters().personal:
@@ -205,24 +210,57 @@ def score_run(
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)
-    parts = {name: classes for name, classes in (("base", base), ("novel", novel)) if {name, "all"} & set(class_lists)}
+    ranges = zip(("base", "novel"), choice.ranges, strict=True)
+    parts = {name: classes for name, classes in ranges if {name, "all"} & set(class_lists)}
     images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
     return [_score(model, dataset, name, images[name]) for name in class_lists]
 
 
-def _with_halves(own: DataConfig, asked: DataConfig | None) -> tuple[ImageDataset, range, range]:
-    """The data set to score, and its base and novel classes."""
-    if not own.on_clients or asked is None or asked.on_clients:
-        dataset = load_dataset(asked or own)
-        return dataset, *base_novel_classes(len(dataset.class_names))
-    # Use the class names of the run: a client may lack some classes, so its own alphabetical order does not apply.
-    here = expanded(asked.source).exists() and not asked.root
-    found = load_dataset(asked, asked.source, partial=True) if here else load_dataset(asked)
-    dataset = in_order_of(*own.class_lists, replace(found, prompt_template=asked.prompt), asked.source)
-    base = len(own.class_lists[0])
-    return dataset, range(base), range(base, len(dataset.class_names))
+def _to_score(
+    own: DataConfig, described: Mapping[str, Any], asked: DataConfig | None, class_names: Sequence[str]
+) -> tuple[ImageDataset, ClassChoice]:
+    """The data set to score, with labels in its base and novel classes.
+
+    Args:
+        own: The run's data settings.
+        described: The run's data.json.
+        asked: Another data set; None for the run's own.
+        class_names: See `score_run`.
+    """
+    config = asked or own
+    on_clients = own.on_clients and not config.on_clients
+    # One client's images are a part of the run's data, and their prompt is the run's.
+    here = on_clients and expanded(config.source).exists() and not config.root
+    dataset = load_dataset(config, config.source, partial=True) if here else load_dataset(config)
+    if on_clients:
+        dataset = replace(dataset, prompt_template=config.prompt)
+    choice = _classes_to_score(dataset, described, class_names)
+    return in_order_of(choice.names, dataset), choice
+
+
+def _classes_to_score(dataset: ImageDataset, described: Mapping[str, Any], class_names: Sequence[str]) -> ClassChoice:
+    """The classes that take part: base classes are those that the run trained, whatever they are in other data."""
+    trained, scored = described["base_classes"], described["novel_classes"]
+    keys, known = set(map(name_key, trained)), set(map(name_key, (*trained, *scored)))
+    there = set(map(name_key, dataset.class_names))
+    if class_names:
+        # A class of the run counts as a choice even where this data set has no image of it.
+        others = [name for name in dataset.class_names if name_key(name) not in known]
+        chosen = found_classes(class_names, (*trained, *scored, *others), "data.classes", dataset.name)
+        base, novel = (tuple(n for n in chosen if (name_key(n) in keys) == half) for half in (True, False))
+        return ClassChoice(base, novel)
+    if there <= known:
+        return ClassChoice(tuple(trained), tuple(scored))
+    base = tuple(name for name in trained if name_key(name) in there)
+    novel = tuple(name for name in dataset.class_names if name_key(name) not in keys)
+    which = first_few(base, MOST_NAMES) if base else "none"
+    note = (
+        f"{len(base)} of the {counted(len(dataset.class_names), 'class')} of {dataset.name} were trained in this run "
+        f"and are base classes: {which}. The others are novel."
+    )
+    return ClassChoice(base, novel, (note,))
 
 
 def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> TestImages:

@@ -40,7 +40,7 @@ Command = Callable[..., Answer]
 
 @dataclass(frozen=True)
 class Bench:
-    """What every small run needs: three clients with a base class each, two rounds of SFT, two of RL."""
+    """What every small run needs: three clients with a base class each, as many novel classes, four rounds."""
 
     clip: Path
     photos: Path
@@ -49,6 +49,7 @@ class Bench:
         """The run as flags; later ones win."""
         return [
             *("--model", str(self.clip), "--data.source", str(self.photos), "--data.clients", str(CLIENTS)),
+            *("--data.class-split", "half"),
             *("--rounds", str(ROUNDS), "--local.learning-rate", str(LEARNING_RATE)),
             *map(str, more),
         ]
@@ -58,7 +59,7 @@ class Bench:
         settings: dict[str, Any] = {
             "model": str(self.clip),
             "rounds": ROUNDS,
-            "data": DataConfig(source=str(self.photos), clients=CLIENTS),
+            "data": DataConfig(source=str(self.photos), clients=CLIENTS, class_split="half"),
             "local": LocalConfig(learning_rate=LEARNING_RATE),
         }
         return Experiment(**{**settings, **changes})

@@ -69,8 +69,9 @@ def test_zero_shot_runs_can_be_scored(bench: Bench, feddtl: Command, tmp_path: P
 
 
 def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Path, tmp_path: Path) -> None:
+    """Of its classes, the run trained the bee and the cat, and the dog is novel."""
     for domain in ("day", "night"):
-        write_photos(tmp_path / "zoo", classes=["gnu", "hen", "ibis", "jay"], domain=domain)
+        write_photos(tmp_path / "zoo", classes=["BEE", "cat", "dog", "jay"], domain=domain)
     flags = ("--data.source", tmp_path / "zoo", "--data.prompt", "{class}!")
     scores = by_classes(feddtl("evaluate", finished, *flags, "--json").out)
     assert {score["dataset"] for score in scores.values()} == {"zoo"}
@@ -80,7 +81,10 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
         assert sum(score["domains"].values()) / 2 == pytest.approx(score["accuracy"])
     night = by_classes(feddtl("evaluate", finished, *flags, "--data.domains", "night", "--json").out)
     assert night["all"]["accuracy"] == pytest.approx(scores["all"]["domains"]["night"])
-    table = feddtl("evaluate", finished, *flags).out
+    assert list(scores["base"]["by_class"]) == ["bee", "cat"]
+    answer = feddtl("evaluate", finished, *flags)
+    assert "note: 2 of the 4 classes of zoo were trained in this run and are base classes: bee, cat" in answer.err
+    table = answer.out
     assert "day" in table
     assert "night" in table
     assert "domains" not in table
@@ -91,19 +95,34 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
 
 
 def test_what_is_novel_is_chosen_for_generated_shapes(feddtl: Command, finished: Path) -> None:
-    """The default domains: 32 images of each class, of which other classes are novel."""
+    """The default domains: 32 images of each class; the run trained none of them, so none is a base class."""
     flags = ("--data.source", "shapes", "--data.domains", "fog")
     scored = {}
     for novel in ("", "pairs", "shapes"):
         more = ("--data.novel", novel) if novel else ()
         scored[novel] = by_classes(feddtl("evaluate", finished, *flags, *more, "--json").out)
-        assert {name: score["choices"] for name, score in scored[novel].items()} == {"base": 32, "novel": 32, "all": 64}
+        assert {name: score["choices"] for name, score in scored[novel].items()} == {"base": 0, "novel": 64, "all": 64}
+        assert scored[novel]["base"]["accuracy"] is None
     assert scored[""] == scored["pairs"] != scored["shapes"]
     refused(
         feddtl("evaluate", finished, "--data.novel", "shapes"),
         "data.novel = 'shapes' cannot be set",
         "--data.novel pairs",
     )
+
+
+def test_classes_that_take_part(feddtl: Command, finished: Path) -> None:
+    """The list may mix both kinds in any order: what the run trained is base, the rest is novel."""
+    Path("names.txt").write_text("dog\nCAT\nant\n")
+    scores = by_classes(feddtl("evaluate", finished, "--json", "--data.classes", "@names.txt").out)
+    assert {name: list(score["by_class"]) for name, score in scores.items()} == {
+        "base": ["cat", "ant"],
+        "novel": ["dog"],
+        "all": ["cat", "ant", "dog"],
+    }
+    refused(feddtl("evaluate", finished, "--data.classes", "cat,dgo"), "no class 'dgo'", "Did you mean 'dog'?")
+    refused(feddtl("evaluate", finished, "--data.classes", "cat,Cat"), "data.classes names 'Cat' twice")
+    refused(feddtl("evaluate", finished, "--data.classes", " , "), "data.classes = ' , '")
 
 
 def test_the_prompt_matters(feddtl: Command, finished: Path) -> None:

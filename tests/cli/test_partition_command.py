@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.small_runs import Bench, Command, write_photos
+from cli.small_runs import CLASSES, Bench, Command, write_photos
 from PIL import Image
 
 from feddtl.cli.commands.partition import merged
@@ -18,9 +18,16 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     answer = feddtl("partition", *bench.flags())
     assert answer.code == 0
     rows = [line.strip("│").split("│") for line in answer.out.splitlines() if line.startswith("│")]
-    assert [[cell.strip() for cell in row[:4]] for row in rows] == [[str(client), "5", "3", "1"] for client in range(3)]
-    assert sorted(row[4][1:4] for row in rows) == ["  █", " █ ", "█  "]
+    clients, classes = rows[:3], [[cell.strip() for cell in row] for row in rows[3:]]
+    assert [[c.strip() for c in row[:4]] for row in clients] == [[str(client), "5", "3", "1"] for client in range(3)]
+    assert sorted(row[4][1:4] for row in clients) == ["  █", " █ ", "█  "]
+    assert [row[:4] for row in classes] == [
+        *([name, "trained", "5", "3"] for name in CLASSES[:3]),
+        *([name, "novel", "–", "3"] for name in CLASSES[3:]),
+    ]
+    assert [sorted(row[4:]) for row in classes] == [["", "", "5"]] * 3 + [["", "", ""]] * 3
     assert "note: Fewer than 16 training images" in answer.err
+    assert "fewer than 10 test images: base (9), novel (9), local of clients 0, 1 and 2 (3)" in answer.err
     assert "The first class is 'ant'" in answer.out
     assert not Path("runs").exists()
 
@@ -34,6 +41,26 @@ def test_json(bench: Bench, feddtl: Command, finished: Path) -> None:
     assert counts.sum(axis=0).tolist() == [5, 5, 5]
     assert counts.tolist() == json.loads((finished / "data.json").read_text())["images_per_client_and_class"]
     assert answer.err == ""
+    assert np.array(found["test_images_per_client_and_class"]).sum(axis=0).tolist() == [3, 3, 3]
+
+
+def test_json_has_all_classes(bench: Bench, feddtl: Command) -> None:
+    lists = ("--data.class-split", "auto", "--data.classes", "fox,ant", "--data.novel-classes", "cat")
+    found = json.loads(feddtl("partition", *bench.flags("--json", "--data.clients", 2, *lists)).out)
+    assert [tuple(row.values()) for row in found["classes"]] == [
+        ("fox", "trained", 5, 3),
+        ("ant", "trained", 5, 3),
+        ("cat", "novel", 0, 3),
+        *((name, "unused", 0, 0) for name in ("bee", "dog", "elk")),
+    ]
+    assert found["unused_classes"] == ["bee", "dog", "elk"]
+
+
+def test_many_clients_are_named_in_one_column(bench: Bench, feddtl: Command) -> None:
+    flags = bench.flags("--data.clients", 15, "--data.partition", "iid")
+    out = " ".join(feddtl("partition", *flags).out.replace("│", " ").split())
+    assert "Training images by client" in out
+    assert out.count("trained 5 3") == 3
 
 
 def test_experiment_file_and_flags(bench: Bench, feddtl: Command) -> None:
@@ -41,8 +68,8 @@ def test_experiment_file_and_flags(bench: Bench, feddtl: Command) -> None:
     counts = np.array(
         json.loads(feddtl("partition", "--json", "mine.toml", "--data.clients", 5).out)["images_per_client_and_class"]
     )
-    assert counts.shape == (5, 3)
-    assert counts.sum(axis=1).tolist() == [3] * 5
+    assert counts.shape == (5, 6)
+    assert counts.sum(axis=1).tolist() == [6] * 5
 
 
 @pytest.mark.parametrize("name", ["map.png", "deep/map.svg", "map.pdf"])

@@ -130,7 +130,7 @@ def test_a_copy_replaces_the_source(tmp_path):
     """The experiment names a path that this machine does not have."""
     root = photos(tmp_path / "a", "ant", "bee")
     elsewhere = DataConfig(source="/somewhere/else", clients=2, partition="iid")
-    assert len(load_federated_data(elsewhere, 0, root).train) == 5
+    assert len(load_federated_data(elsewhere, 0, root).train) == 10
     with pytest.raises(DataError, match="There is no folder"):
         load_federated_data(elsewhere, 0)
 

@@ -237,5 +237,7 @@ def test_other_images_are_scored_under_the_run_s_own_class_names(silos, tmp_path
     shutil.copytree(silos.folders[0], tmp_path / "odd")
     [mine] = (tmp_path / "odd" / "train").iterdir()
     mine.rename(mine.with_name("stranger"))
-    with pytest.raises(DataError, match="images of 'stranger', which the experiment does not have"):
-        score_run(tmp_path / "run", DataConfig(source=str(tmp_path / "odd")))
+    base, novel, _ = score_run(tmp_path / "run", DataConfig(source=str(tmp_path / "odd")), note=notes.append)
+    assert "stranger" not in base.by_class
+    assert "stranger" in novel.by_class
+    assert "of the 2 classes of odd were trained" in notes[-1]

@@ -77,10 +77,15 @@ def with_config(command: Any, experiment: Experiment) -> Any:
 
 
 def parsed_experiment(config: Experiment) -> Experiment:
-    """The experiment that the flags describe, with the settings of the methods in `methods`."""
+    """The experiment that the flags describe, with the settings of the methods in `methods`.
+
+    Raises:
+        ConfigError: A file of class names cannot be read.
+    """
     own = {field.name for field in fields(Experiment)} - {"methods"}
     values = {name: value for name, value in vars(config).items() if name in own}
     tables = {name: value for name, value in vars(config).items() if name not in {*own, "methods"}}
+    values["data"] = values["data"].with_names_of_files()
     return Experiment(**values, methods=MethodTables.from_mapping(tables))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from feddtl.checks import TEMPLATE, Above, AtLeast, Rule, Settings, require
+from feddtl.config.class_lists import OTHERS, is_class_file, read_class_names, require_different, split_class_names
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
 SHAPES = "shapes"
 Regime = Literal["few-shot", "full"]
 NovelClasses = Literal["pairs", "shapes", "colours"]
+ClassSplit = Literal["auto", "half", "share", "none"]
 PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
 
 
@@ -23,11 +25,21 @@ class DataConfig(Settings, table="data"):
     """Catalogue name, Hub id (owner/name), local folder of images or parquet files, 'shapes', or 'clients': each client
     has its own images, over Flower."""
     classes: str = ""
-    """Comma-separated names of the classes to train on; required by source 'clients' and refused by any other; empty:
-    those of the source."""
+    """Names of the classes to train on: separated by commas, a name with a comma in double quotes, or @FILE with one
+    name a line; empty: all but `novel_classes` or, without either list, see `class_split`. Needed by source
+    'clients'."""
     novel_classes: str = ""
-    """Comma-separated names of classes to score without training on them, only with source 'clients'; empty: none, or
-    those of the source."""
+    """Names of the classes to score without training on them, as in `classes`; 'others': all that are not in `classes`;
+    empty: none or, without `classes`, see `class_split`."""
+    class_split: ClassSplit = "auto"
+    """Which classes are novel where no list says so; 'half': the second half in the source's order (paper); 'share':
+    `novel_share` of them at random; 'none': all classes are trained; 'auto': 'half' for 'shapes' and the catalogue,
+    'none' for any other source."""
+    novel_share: Annotated[float, Above(0, below=1)] = 0.5
+    """Fraction of the classes that is novel with class_split 'share', at least one class (ours)."""
+    class_seed: Annotated[int, AtLeast(0, up_to=2**31 - 1)] = 0
+    """Seed that draws the novel classes of class_split 'share', apart from the run's seed, so that all seeds have the
+    same classes (ours)."""
     root: str = ""
     """Folder with one sub-folder of parquet files or images per data set; `source` is looked up there by name, ignoring
     case and punctuation; empty: the Hub, or the path that `source` is."""
@@ -70,12 +82,28 @@ class DataConfig(Settings, table="data"):
 
     @property
     def class_lists(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names in `classes` and in `novel_classes`."""
-        base, novel = (
-            tuple(name for entry in names.split(",") if (name := " ".join(entry.replace("_", " ").split())))
-            for names in (self.classes, self.novel_classes)
-        )
-        return base, novel
+        """Names in `classes` and in `novel_classes`; none for 'others'. Raises ConfigError for a file of names."""
+        for key, text in (("classes", self.classes), ("novel_classes", self.novel_classes)):
+            if is_class_file(text):
+                raise ConfigError(f"data.{key} = {text!r} is a file that was not read.", "Give the names themselves.")
+        novel = () if self.others_are_novel else split_class_names(self.novel_classes, "data.novel_classes")
+        return split_class_names(self.classes, "data.classes"), novel
+
+    @property
+    def others_are_novel(self) -> bool:
+        """Whether all classes that are not listed in `classes` are novel."""
+        return self.novel_classes.strip() == OTHERS
+
+    @property
+    def has_class_lists(self) -> bool:
+        """Whether a list says which classes are trained or novel."""
+        return bool(self.classes or self.novel_classes)
+
+    def with_names_of_files(self) -> DataConfig:
+        """The same with the names of each file of class names in place of the file. Raises ConfigError."""
+        base = read_class_names(self.classes, "data.classes")
+        novel = read_class_names(self.novel_classes, "data.novel_classes")
+        return replace(self, classes=base, novel_classes=novel)
 
     @property
     def is_dirichlet(self) -> bool:
@@ -94,23 +122,50 @@ class DataConfig(Settings, table="data"):
             )
 
     def _check_classes(self) -> None:
-        """Raise ConfigError for class lists of any other source, or for images on clients without class lists."""
-        if not self.on_clients:
-            for key, names in (("classes", self.classes), ("novel_classes", self.novel_classes)):
-                if names:
-                    raise ConfigError(
-                        f"data.{key} = {names!r} cannot be set with data.source = {self.source!r}, which has classes.",
-                        f"Omit it, or set data.source = '{ON_CLIENTS}'.",
-                    )
+        """Raise ConfigError for lists and a split that contradict each other, or for images on clients without lists.
+
+        A file of names is checked once it is read.
+        """
+        self._check_class_split()
+        if self.on_clients:
+            self._check_on_clients()
+        if is_class_file(self.classes) or is_class_file(self.novel_classes):
             return
         base, novel = self.class_lists
-        require(len(base) >= 2, "data.classes", self.classes, "two or more names, separated by commas")
-        keys = [name.casefold() for name in (*base, *novel)]
-        twice = next((name for name, key in zip((*base, *novel), keys, strict=True) if keys.count(key) > 1), None)
-        if twice is not None:
+        if self.classes or self.on_clients:
+            require(len(base) >= 2, "data.classes", self.classes, "two or more names, separated by commas")
+        if self.novel_classes and not self.others_are_novel:
+            require(bool(novel), "data.novel_classes", self.novel_classes, f"names, separated by commas, or '{OTHERS}'")
+        require_different((*base, *novel), "data.classes and data.novel_classes name")
+
+    def _check_class_split(self) -> None:
+        if self.class_split != "auto" and self.has_class_lists:
             raise ConfigError(
-                f"data.classes and data.novel_classes name '{twice}' twice.",
-                "Name each class only once, in one of the two lists.",
+                f"data.class_split = '{self.class_split}' contradicts data.classes and data.novel_classes, which name "
+                "the classes.",
+                "Remove the lists, or leave data.class_split at 'auto'.",
+            )
+        for key in ("novel_share", "class_seed"):
+            value = getattr(self, key)
+            if self.class_split != "share" and value != getattr(type(self), key):
+                raise ConfigError(
+                    f"data.{key} = {value} has no effect with data.class_split = '{self.class_split}'.",
+                    f"Set data.class_split = 'share', or remove data.{key}.",
+                )
+        if self.others_are_novel and not self.classes:
+            raise ConfigError(
+                f"data.novel_classes = '{OTHERS}' needs data.classes, which is empty.",
+                "Name the classes to train on in data.classes.",
+            )
+
+    def _check_on_clients(self) -> None:
+        """Raise ConfigError for what needs the images in this process."""
+        if self.class_split in ("half", "share") or self.others_are_novel:
+            key = "novel_classes" if self.others_are_novel else "class_split"
+            raise ConfigError(
+                f"data.{key} = '{getattr(self, key).strip()}' cannot be set with data.source = '{ON_CLIENTS}': the "
+                "server does not know the classes of the clients.",
+                "Name the classes to train on in data.classes, and those to score alone in data.novel_classes.",
             )
         if self.root:
             raise ConfigError(

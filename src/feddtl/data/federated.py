@@ -9,10 +9,11 @@ from PIL import Image
 
 from feddtl.config import DataConfig
 from feddtl.config.running import ScoredImages
+from feddtl.data.classes import choose_classes, in_order_of
 from feddtl.data.partition import Partition, partition
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
-from feddtl.data.splits import base_novel_classes, short_classes_note
+from feddtl.data.splits import short_classes_note, untested_classes_note
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
 from feddtl.errors import DataError
 
@@ -23,8 +24,8 @@ class FederatedData:
 
     Attributes:
         name: The data set's name.
-        base_names: Classes used for training, in label order.
-        novel_names: Classes not used for training.
+        base_names: Classes used for training, in label order; see `choose_classes`.
+        novel_names: Classes that are scored and not used for training; may be none.
         domain_names: Name per domain id.
         prompt_template: Text with `{class}` in it.
         train: Training images of the base classes under the regime, labels in `base_names`.
@@ -33,6 +34,7 @@ class FederatedData:
         partition: Indices into `train` and `test_base` of every client.
         notes: What the user should know.
         scored: What `test_base` and `test_novel` are.
+        unused_names: Classes of the data set that take no part.
     """
 
     name: str
@@ -46,6 +48,7 @@ class FederatedData:
     partition: Partition
     notes: tuple[str, ...]
     scored: ScoredImages = "test"
+    unused_names: tuple[str, ...] = ()
 
     @property
     def on_clients(self) -> bool:
@@ -80,17 +83,19 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
         DataError: The source cannot be used or divided as requested.
     """
     everything = load_all(config, copy, held_back=held_back)
-    base, novel = base_novel_classes(len(everything.class_names))
-    base_names = tuple(everything.class_names[label] for label in base)
+    chosen = choose_classes(everything.class_names, config, everything.name)
+    everything, (base, novel) = in_order_of(chosen.names, everything), chosen.ranges
     dataset = under_regime(everything, config, seed, held_back)
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *chosen.notes]
     if config.regime == "few-shot":
-        notes.append(short_classes_note(of_classes(everything.train, base).labels, config.shots, base_names))
+        notes.append(short_classes_note(of_classes(everything.train, base).labels, config.shots, chosen.base))
+    # Of held-back images, another note names the base classes that have none.
+    notes.append(untested_classes_note(dataset.test.labels, chosen.names, len(base) if held_back else 0))
     if held_back:
         _require_held_back(test_base)
-        notes += held_back_notes(train, test_base, test_novel, base_names, held_back)
+        notes += held_back_notes(train, test_base, test_novel, chosen.base, held_back)
     if config.partition == "non-iid" and config.clients > len(base):
         notes.append(
             f"{config.clients} clients and {len(base)} base classes: some classes are split among several clients."
@@ -100,8 +105,8 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
     )
     return FederatedData(
         dataset.name,
-        base_names,
-        tuple(dataset.class_names[label] for label in novel),
+        chosen.base,
+        chosen.novel,
         dataset.domain_names,
         dataset.prompt_template,
         train,
@@ -110,6 +115,7 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
         partition(of_train, of_test, config, seed),
         tuple(filter(None, notes)),
         "held-back" if held_back else "test",
+        chosen.unused,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from feddtl.config import DataConfig
+from feddtl.data.classes import in_order_of
 from feddtl.data.federated import FederatedData, of_classes
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
@@ -71,7 +72,7 @@ def load_own_images(config: DataConfig, path: str, seed: int, *, held_back: floa
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
     everything = load_all(config, path, held_back=held_back, partial=True)
-    everything = in_order_of(*config.class_lists, everything, path)
+    everything = of_experiment(*config.class_lists, everything, path)
     base, novel = map(len, config.class_lists)
     dataset = under_regime(everything, config, seed, held_back)
     train, test_base, test_novel = (
@@ -87,15 +88,19 @@ def load_own_images(config: DataConfig, path: str, seed: int, *, held_back: floa
             f"{path} has no training images of a base class.", f"Add images of {_listed(config.class_lists[0])}."
         )
     notes = list(dataset.notes)
+    untested = np.isin(dataset.train.labels, dataset.test.labels, invert=True)
     unused = len(of_classes(everything.train, range(base, base + novel)))
     if held_back:
         notes += held_back_notes(train, test_base, test_novel, config.class_lists[0], held_back)
-    elif unused:
+    elif untested.any():
+        there = [dataset.class_names[label] for label in np.unique(dataset.train.labels[untested])]
+        notes.append(f"No test image, and so no accuracy, of: {first_few(there, MOST_NAMES)}.")
+    if unused and not held_back:
         notes.append(f"{unused} training images of novel classes are ignored.")
     return OwnImages(train, test_base, test_novel, tuple(notes))
 
 
-def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
+def of_experiment(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset, path: str) -> ImageDataset:
     """The data set with labels in the given names, and a single domain; names without images are not checked.
 
     Args:
@@ -108,19 +113,17 @@ def in_order_of(base: Sequence[str], novel: Sequence[str], dataset: ImageDataset
         DataError: Some images belong to a class in neither list.
     """
     names = (*base, *novel)
-    new_ids = {name_key(name): i for i, name in enumerate(names)}
-    ids = np.array([new_ids.get(name_key(name), -1) for name in dataset.class_names], dtype=np.int64)
+    known = set(map(name_key, names))
     present = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
-    unknown = [dataset.class_names[label] for label in present if ids[label] < 0]
+    unknown = [name for label in present if name_key(name := dataset.class_names[label]) not in known]
     if unknown:
         raise DataError(
             f"{path} has images of {_listed(unknown)}, which the experiment does not have.",
             f"Rename or remove them. Allowed: {_listed(names)}.",
         )
-    train, test = (
-        replace(table.relabelled(ids), domains=np.zeros_like(table.domains)) for table in (dataset.train, dataset.test)
-    )
-    return replace(dataset, train=train, test=test, class_names=names, domain_names=ONE_DOMAIN)
+    ordered = in_order_of(names, dataset)
+    train, test = (replace(table, domains=np.zeros_like(table.domains)) for table in (ordered.train, ordered.test))
+    return replace(ordered, train=train, test=test, domain_names=ONE_DOMAIN)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -66,6 +66,19 @@ def short_classes_note(labels: Indices, shots: int, class_names: Sequence[str]) 
     return f"Fewer than {shots} training images, so all of them are used: {first_few(short, 10)}." if short else ""
 
 
+def untested_classes_note(labels: Indices, class_names: Sequence[str], first: int = 0) -> str:
+    """A note that names the classes without an image to score; '' if there is none.
+
+    Args:
+        labels: (N,) class ids of the images to score.
+        class_names: Names of all classes, in class order.
+        first: The first class that is looked at.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    lacking = [name for name, count in zip(class_names[first:], counts[first:], strict=True) if not count]
+    return f"No test image, and so no accuracy, of: {first_few(lacking, 10)}." if lacking else ""
+
+
 def with_fewer_test_images(
     dataset: ImageDataset, most: int, seed: int, scored: str = "test images", same: str = ", the same for every seed"
 ) -> ImageDataset:

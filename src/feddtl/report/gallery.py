@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from feddtl.data.classes import in_order_of
 from feddtl.data.federated import of_classes
 from feddtl.data.regime import load_all, under_regime
-from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
@@ -73,10 +73,12 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
         DataError: The source is missing, or its images are not those of the run.
     """
     config, held_back = run.experiment.data, run.experiment.evaluation.held_back
-    dataset = under_regime(load_all(config, held_back=held_back), config, run.seed, held_back)
-    halves = base_novel_classes(len(dataset.class_names))
-    base, novel = (of_classes(dataset.test, half) for half in halves)
-    labels = np.concatenate([base.labels, novel.labels + len(halves[0])])
+    # The classes that the run had, whatever its settings would mean in this version.
+    names = (*run.data["base_classes"], *run.data["novel_classes"])
+    everything = in_order_of(names, load_all(config, held_back=held_back))
+    dataset, boundary = under_regime(everything, config, run.seed, held_back), run.base_classes
+    base, novel = (of_classes(dataset.test, half) for half in (range(boundary), range(boundary, len(names))))
+    labels = np.concatenate([base.labels, novel.labels + boundary])
     if not np.array_equal(labels, predictions.labels.numpy()):
         raise DataError(
             f"{run.experiment.data.source} has different {run.scored} from those of the run {run.name}.",

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from feddtl.config import Experiment
 from feddtl.config.running import SCORED_IMAGES
 from feddtl.errors import RunError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.experiment_file import experiment_to_dict
 from feddtl.records import Headline, RoundRecord, Summary
 from feddtl.results.labels import without_paths
+from feddtl.run_files import experiment_of_run
 from feddtl.units import printable
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class RunResult:
             config = record["config"] if "config" in record else _config_of_summary(summary)
             # Files written before there was `feddtl compare` name the experiment's file; a label may contain dots.
             name = Path(record["experiment"]).name.removesuffix(".toml")
-            return cls(name, experiment_from_dict(config), summary, record.get("environment", environment))
+            return cls(name, experiment_of_run(config), summary, record.get("environment", environment))
         except KeyError as error:
             raise RunError(
                 f"A record has no {error}, so it is not a run's summary.",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from feddtl.checks import require
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.flags import STATED, ClassList
 from feddtl.config import DataConfig
+from feddtl.config.class_lists import read_class_names, require_different, split_class_names
 from feddtl.units import percent, share
 
 if TYPE_CHECKING:
@@ -43,8 +45,11 @@ class Evaluate(Command):
     """Label column; default: found by its type and name."""
     domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=STATED)] = ""
     """Domain column; default: 'domain', if it exists."""
+    class_names: Annotated[str, tyro.conf.arg(name="data.classes", help_behavior_hint=STATED)] = ""
+    """Names of the classes that take part: separated by commas, a name with a comma in double quotes, or @FILE with
+    one name a line; default: the run's, or all of a new source."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
-    """Class lists to choose from: the first half, the second half, or all classes at once."""
+    """Class lists to choose from: the classes that the run trained, the others, or all at once."""
     by_class: bool = False
     """Print the accuracy of each class too; with --json, it is always there."""
     device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
@@ -63,6 +68,7 @@ class Evaluate(Command):
             self.folder,
             data,
             class_lists=self.classes,
+            class_names=self._class_names(),
             device=self.device,
             note=lambda text: print(f"note: {text}", file=sys.stderr),
         )
@@ -73,6 +79,14 @@ class Evaluate(Command):
             if self.by_class:
                 Console().print(_class_table(scores))
         return 0
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The names in `data.classes`. Raises ConfigError for a text without one, or with one twice."""
+        text = read_class_names(self.class_names, "data.classes")
+        names = split_class_names(text, "data.classes")
+        require(bool(names) == bool(text), "data.classes", self.class_names, "names, separated by commas")
+        require_different(names, "data.classes names")
+        return names
 
     def _data_to_score(self) -> DataConfig:
         """The data that the flags describe; without a source, the run's own data with the flags applied."""

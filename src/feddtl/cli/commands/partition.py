@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from feddtl.config.running import ScoredImages
     from feddtl.data.federated import FederatedData
+    from feddtl.data.images_per_class import ClassImages
     from feddtl.data.shares import Counts
 
 SHADES = " ░▒▓█"
 WIDTH_OF_NUMBERS = 42  # of the other columns and the frame
+WIDTH_OF_CLASSES = 48  # of the columns of a class before those of the clients, and the frame
 
 
 @dataclass(frozen=True)
 class Partition(ExperimentCommand):
-    """Show which client gets which training images: a table, and a class x client heat map."""
+    """Show which classes are trained and which are novel, and which client gets which images."""
 
     experiment: ExperimentFile = None
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=STATED)] = None
@@ -49,8 +53,7 @@ class Partition(ExperimentCommand):
         data = load_federated_data(self.config.data, self.config.seed, held_back=self.config.evaluation.held_back)
         counts = data.partition.counts(data.train.labels, len(data.base_names))
         if self.json:
-            found = {"base_classes": data.base_names, "images_per_client_and_class": counts.tolist()}
-            print_json(found)
+            print_json(described(data, counts))
         else:
             _print(Console(), data, counts)
         if self.plot is not None:
@@ -58,23 +61,62 @@ class Partition(ExperimentCommand):
         return 0
 
 
+def described(data: FederatedData, counts: Counts) -> dict[str, Any]:
+    """The partition as JSON has it; `counts` (K, C) are training images by client and base class."""
+    from feddtl.data.images_per_class import few_images, images_per_class, scored_counts
+
+    classes = [
+        {"name": row.name, "use": row.use, "train": sum(row.train), "test": row.test} for row in images_per_class(data)
+    ]
+    return {
+        "dataset": data.name,
+        "base_classes": data.base_names,
+        "novel_classes": data.novel_names,
+        "unused_classes": data.unused_names,
+        "classes": classes,
+        "images_per_client_and_class": counts.tolist(),
+        "test_images_per_client_and_class": scored_by_client(data).tolist(),
+        "scored": data.scored,
+        "few_images": few_images(scored_counts(data), data.scored),
+        "notes": data.notes,
+    }
+
+
+def scored_by_client(data: FederatedData) -> Counts:
+    """(K, C) images to score by client and base class."""
+    import numpy as np
+
+    labels, classes = data.test_base.labels, len(data.base_names)
+    return np.stack([np.bincount(labels[share], minlength=classes) for share in data.partition.test])
+
+
 def _plot(experiment: Experiment, data: FederatedData, counts: Counts, path: Path) -> None:
+    import numpy as np
+
+    from feddtl.config.running import SCORED_IMAGES
     from feddtl.plots import partition_heat_map
 
+    novel = len(data.novel_names)
     title = f"{data.name}, {experiment.data.regime}, {experiment.data.partition}, seed {experiment.seed}"
-    if not partition_heat_map(counts, data.base_names, title, path):
+    tests = np.concatenate([scored_by_client(data).sum(axis=0), np.bincount(data.test_novel.labels, minlength=novel)])
+    names, scored = (*data.base_names, *data.novel_names), SCORED_IMAGES[data.scored]
+    if not partition_heat_map(counts, names, title, path, tests, scored):
         print("note: the font of the heat map lacks letters of these names; an .svg shows them.", file=sys.stderr)
     print(f"heat map: {path}", file=sys.stderr)
 
 
 def _print(console: Console, data: FederatedData, counts: Counts) -> None:
-    for note in data.notes:
+    from feddtl.data.images_per_class import few_images, images_per_class, scored_counts
+
+    few = few_images(scored_counts(data), data.scored)
+    for note in (*data.notes, *([few] if few else [])):
         print(f"note: {note}", file=sys.stderr)
     each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS))
     cells = merged(counts, each)
     console.print(_table(data, counts, cells))
     what = "a class" if each == 1 else f"{each} neighbouring classes"
     print(f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'.")
+    console.print(_class_table(images_per_class(data), console.width, data.scored))
 
 
 def merged(counts: Counts, each: int) -> Counts:
@@ -98,4 +140,29 @@ def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
         shades = "".join(SHADES[math.ceil(count / most * (len(SHADES) - 1))] for count in row)
         numbers = (counts[client].sum(), len(data.partition.test[client]), (counts[client] > 0).sum())
         table.add_row(str(client), *map(str, numbers), shades)
+    return table
+
+
+def _class_table(rows: Sequence[ClassImages], width: int, scored: ScoredImages) -> Table:
+    """A line for each class; where the clients do not fit as columns, one column names those with images."""
+    from rich.table import Table
+    from rich.text import Text
+
+    clients = len(rows[0].train)
+    digits = max(len(str(count)) for row in rows for count in (*row.train, clients))
+    as_columns = WIDTH_OF_CLASSES + clients * (digits + 3) <= width
+    table = Table(title="Images by class")
+    for heading in ("Class", "Use"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("Train", "Test" if scored == "test" else "Held back"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in map(str, range(clients)) if as_columns else ("Training images by client",):
+        table.add_column(heading, justify="right" if as_columns else "left")
+    for row in rows:
+        by_client = [str(count) if count else "" for count in row.train]
+        if not as_columns:
+            by_client = [", ".join(f"{client}: {count}" for client, count in enumerate(row.train) if count)]
+        trained = row.use == "trained"
+        test = "–" if row.use == "unused" else str(row.test)
+        table.add_row(Text(row.name), row.use, str(sum(row.train)) if trained else "–", test, *by_client)
     return table

@@ -1,0 +1,92 @@
+"""Lists of class names as one text, and files of class names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from feddtl.errors import ConfigError
+
+FILE_MARK = "@"  # before the name of a file
+OTHERS = "others"
+MOST_BYTES = 10_000_000  # of a file of names; a larger one is something else
+
+
+def split_class_names(text: str, key: str) -> tuple[str, ...]:
+    """The names in a text, separated by commas or lines; a name that contains a comma is in double quotes.
+
+    Underscores and repeated blanks in names become single spaces.
+
+    Args:
+        text: `cat, "maillot, tank suit"`.
+        key: The setting, for errors.
+
+    Raises:
+        ConfigError: A quotation mark is not closed.
+    """
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ConfigError(
+            f"{key} = {text!r} is not a list of names: {error}.",
+            f'Separate names by commas, put a name with a comma into "quotes", or use {FILE_MARK}FILE, a name a line.',
+        ) from None
+    return tuple(name for row in rows for entry in row if (name := spaced(entry)))
+
+
+def joined_class_names(names: Sequence[str]) -> str:
+    """The text of which `split_class_names` makes these names."""
+    return ", ".join(f'"{name.replace(chr(34), 2 * chr(34))}"' if _is_quoted(name) else name for name in names)
+
+
+def require_different(names: Sequence[str], where: str) -> None:
+    """Raise ConfigError if two names differ in case alone, or not at all; `where` begins the error."""
+    seen: set[str] = set()
+    for name in names:
+        if name.casefold() in seen:
+            raise ConfigError(f"{where} '{name}' twice.", "Name each class only once.")
+        seen.add(name.casefold())
+
+
+def spaced(name: str) -> str:
+    """A name with single spaces for underscores and blanks."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def is_class_file(text: str) -> bool:
+    """Whether a setting names a file of class names."""
+    return text.lstrip().startswith(FILE_MARK)
+
+
+def read_class_names(text: str, key: str) -> str:
+    """The text itself, or the names of the file that it names, as one text.
+
+    A file is read where a person gives it, and never where a setting comes from a run folder or over a network.
+
+    Args:
+        text: A list of names, or `@FILE`.
+        key: The setting, for errors.
+
+    Raises:
+        ConfigError: The file cannot be read, or contains no name.
+    """
+    if not is_class_file(text):
+        return text
+    path = Path(text.strip()[len(FILE_MARK) :].strip()).expanduser()
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{key} = {text!r}: there is no file {path}.", "Give a text file with one class a line.")
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{key} = {text!r}: {path} is too large for a list of names.", "Give one class a line.")
+        names = [name for line in path.read_text(encoding="utf-8-sig").split("\n") if (name := spaced(line))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key} = {text!r}: cannot read {path}: {error}.", "Give a UTF-8 text file.") from None
+    if not names:
+        raise ConfigError(f"{key} = {text!r}: {path} is empty.", "Write one class name on each line.")
+    return joined_class_names(names)
+
+
+def _is_quoted(name: str) -> bool:
+    """Whether a name means something else without quotes."""
+    return any(letter in name for letter in ',"\r\n') or name.startswith(FILE_MARK) or name == OTHERS
