@@ -61,7 +61,7 @@ def test_importing_is_instant_and_describing_an_experiment_nearly() -> None:
 
 def test_a_whole_run(bench: Bench, tmp_path: Path) -> None:
     """From pictures to a merged model, with these names alone."""
-    settings = feddtl.DataConfig(source=str(bench.photos), clients=CLIENTS)
+    settings = feddtl.DataConfig(source=str(bench.photos), clients=CLIENTS, class_split="half")
     data = feddtl.load_federated_data(settings, seed=0)
     assert data.base_names == ("ant", "bee", "cat")
     experiment = feddtl.Experiment(

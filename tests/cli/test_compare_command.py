@@ -38,6 +38,7 @@ def write_experiment(bench: Bench, path: Path, method: str = "feddtl", rounds: i
         rounds = {rounds}
         [data]
         source = "{source or bench.photos}"
+        class_split = "half"
         clients = 3
         [local]
         learning_rate = 0.01

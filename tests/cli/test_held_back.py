@@ -81,6 +81,7 @@ def test_a_comparison_never_mixes_them_with_test_images(bench: Bench, feddtl: Co
         rounds = 2
         data.source = "{bench.photos}"
         data.clients = 3
+        data.class_split = "half"
         [variants]
         test = {{ evaluation.images = "test" }}
         chosen = {{ evaluation.images = "held-back" }}

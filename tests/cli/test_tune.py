@@ -25,6 +25,7 @@ def write_methods(path: Path, source: object, model: object, **settings: object)
                 *lines,
                 f'model = "{model}"',
                 f'data.source = "{source}"',
+                'data.class_split = "half"',
                 "data.clients = 3",
                 'compute.precision = "float32"',
                 'compute.attention = "sdpa"',

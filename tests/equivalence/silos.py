@@ -36,7 +36,7 @@ class Silos:
             "rounds": 3,
             "schedule": ScheduleConfig(sft_rounds=2),
             "deployment": DeploymentConfig(round_timeout=0.2, min_clients=2),
-            "data": DataConfig(source=str(self.bench.photos), clients=CLIENTS) if central else own,
+            "data": DataConfig(source=str(self.bench.photos), clients=CLIENTS, class_split="half") if central else own,
             **changes,
         }
         experiment = self.bench.experiment(**settings)
@@ -49,7 +49,7 @@ class Silos:
 def make_silos(root: Path) -> Silos:
     """A bench and its silos in a new folder."""
     bench = make_bench(root / "bench")
-    data = load_federated_data(DataConfig(source=str(bench.photos), clients=CLIENTS), 0)
+    data = load_federated_data(DataConfig(source=str(bench.photos), clients=CLIENTS, class_split="half"), 0)
     folders = {client: root / f"silo{client}" for client in range(CLIENTS)}
     for client, folder in folders.items():
         labels = set(data.train.labels[data.partition.train[client]])

@@ -213,7 +213,7 @@ def test_other_sources_are_looked_for_where_the_node_says(silos, tmp_path):
     """The experiment names a folder that the clients do not have; each has a copy of its own."""
     copy = shutil.copytree(silos.bench.photos, tmp_path / "copy")
     there = shutil.copytree(silos.bench.photos, tmp_path / "there")
-    data = DataConfig(source=str(there), clients=CLIENTS)
+    data = DataConfig(source=str(there), clients=CLIENTS, class_split="half")
 
     def remove(client, message):
         shutil.rmtree(there, ignore_errors=True)

@@ -51,7 +51,8 @@ def test_a_run_by_the_run_configuration_and_its_resumption(settings, load, tmp_p
     bench = make_bench(tmp_path / "bench")
     file = tmp_path / "two.toml"
     file.write_text(
-        f"model = {str(bench.clip)!r}\nrounds = 2\n[data]\nsource = {str(bench.photos)!r}\nclients = {CLIENTS}\n"
+        f"model = {str(bench.clip)!r}\nrounds = 2\n"
+        f"[data]\nsource = {str(bench.photos)!r}\nclients = {CLIENTS}\nclass_split = 'half'\n"
         "[variants.plain]\nmethod = 'fedlora'\n[variants.personal]\nmethod = 'fedpgp'\n"
     )
     grid = InMemoryGrid(load("clientapp"), range(CLIENTS))

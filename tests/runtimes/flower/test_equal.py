@@ -161,7 +161,7 @@ def test_policies_that_need_one_process_are_refused(bench, tmp_path, system):
         bench,
         participation=0.5,
         system=SystemConfig(**system),
-        data=DataConfig(source=str(bench.photos), clients=CLIENTS),
+        data=DataConfig(source=str(bench.photos), clients=CLIENTS, class_split="half"),
     )
     with pytest.raises(ConfigError, match="needs all clients in one process"):
         deployment.serve(experiment, tmp_path / "run", grid_of())
