@@ -22,11 +22,7 @@ from feddtl.errors import ConfigError
 from feddtl.records import RoundRecord
 from feddtl.state_folder import has_home
 from feddtl.storage import storage_errors, write_atomic
-<<<<<<< HEAD
-from feddtl.units import printable, shortened
-=======
-from feddtl.units import counted
->>>>>>> 12fa30e (Let the user choose trained and novel classes for every source)
+from feddtl.units import counted, printable, shortened
 
 ENDINGS = (".svg", ".png", ".pdf")
 LEAST_POINTS = 10.0
@@ -44,7 +40,6 @@ MATPLOTLIB_FOLDER = "MPLCONFIGDIR"
 DATELESS: dict[str, dict[str, str | None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-<<<<<<< HEAD
 @contextmanager
 def matplotlib_settings(settings: Mapping[str, Any]) -> Iterator[None]:
     """Settings of matplotlib, with which text is text: `$` begins no formula.
@@ -62,16 +57,6 @@ def matplotlib_settings(settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 @matplotlib_settings(REPRODUCIBLE)
-def partition_heat_map(counts: NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> bool:
-    """Class × client heat map of training images; counts (K, C). Returns whether all names are legible in the file."""
-    figure, axes = _figure(max(6.0, 0.22 * counts.shape[1] + 2), max(2.5, 0.32 * counts.shape[0] + 2))
-    image = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
-    axes.set_yticks(range(counts.shape[0]), [f"client {client}" for client in range(counts.shape[0])])
-    step = 1 if counts.shape[1] <= 60 else counts.shape[1] // 40
-    labels = [shortened(printable(name), LETTERS_OF_LABEL) for name in class_names[::step]]
-    axes.set_xticks(range(0, counts.shape[1], step), labels, rotation=90, fontsize=7)
-    axes.set_title(_title(title))
-=======
 def partition_heat_map(
     counts: NDArray[np.int64],
     class_names: Sequence[str],
@@ -79,7 +64,7 @@ def partition_heat_map(
     path: Path,
     tests: NDArray[np.int64] | None = None,
     scored: str = "test images",
-) -> None:
+) -> bool:
     """Class × client heat map of training images, above a row of test images; novel classes are on the right.
 
     Args:
@@ -89,6 +74,9 @@ def partition_heat_map(
         path: File; its ending is the format.
         tests: Test images of each named class; None for no such row.
         scored: What they are called.
+
+    Returns:
+        Whether all names are legible in the file.
     """
     base, width = counts.shape[1], len(class_names)
     figure, axes = _figure(max(6.0, 0.22 * width + 2), max(2.5, 0.32 * counts.shape[0] + 2))
@@ -104,12 +92,12 @@ def partition_heat_map(
         figure.colorbar(image_of_tests, ax=axes, label=scored)
     axes.set_yticks(range(len(rows)), rows)
     step = 1 if width <= 60 else width // 40
-    axes.set_xticks(range(0, width, step), list(class_names)[::step], rotation=90, fontsize=7)
+    labels = [shortened(printable(name), LETTERS_OF_LABEL) for name in class_names[::step]]
+    axes.set_xticks(range(0, width, step), labels, rotation=90, fontsize=7)
     if base < width:
         axes.axvline(base - 0.5, color="0.3", linewidth=1)
         axes.set_xlabel(f"{counted(base, 'trained class')} | {counted(width - base, 'novel class')}")
-    axes.set_title(title)
->>>>>>> 12fa30e (Let the user choose trained and novel classes for every source)
+    axes.set_title(_title(title))
     figure.colorbar(image, ax=axes, label="training images")
     return _save(figure, path)
 

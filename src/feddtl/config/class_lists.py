@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,14 +45,15 @@ def require_different(names: Sequence[str], where: str) -> None:
     """Raise ConfigError if two names differ in case alone, or not at all; `where` begins the error."""
     seen: set[str] = set()
     for name in names:
-        if name.casefold() in seen:
+        key = spaced(name.casefold())
+        if key in seen:
             raise ConfigError(f"{where} '{name}' twice.", "Name each class only once.")
-        seen.add(name.casefold())
+        seen.add(key)
 
 
 def spaced(name: str) -> str:
-    """A name with single spaces for underscores and blanks."""
-    return " ".join(name.replace("_", " ").split())
+    """A name with single spaces for underscores and blanks, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", " ".join(name.replace("_", " ").split()))
 
 
 def is_class_file(text: str) -> bool:
