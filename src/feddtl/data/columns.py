@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from feddtl.data.image_files import composed
 from feddtl.data.table import ONE_DOMAIN, Indices
 from feddtl.errors import DataError, did_you_mean
 
@@ -43,7 +44,7 @@ def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns
         if name and name not in split.features:
             raise DataError(f"{where} has no column '{name}' (the {kind} column).", did_you_mean(name, split.features))
     feature = split.features.get(asked.image)
-    if asked.image and not (_is_image(feature) or _stores(feature, "binary")):
+    if asked.image and not (is_image(feature) or _stores(feature, "binary")):
         raise DataError(
             f"The column '{asked.image}' of {where} does not contain images.",
             f"Its columns are {', '.join(split.features)}; name the one with images, or omit the option.",
@@ -61,8 +62,9 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
         DataError: Integers without names, or images without a label.
     """
     values = split[columns.label][:]
-    names = tuple(getattr(split.features[columns.label], "names", None) or ())
-    if not names and _stores(split.features[columns.label], "string"):
+    names = tuple(map(composed, getattr(split.features[columns.label], "names", None) or ()))
+    if not names and stores_text(split.features[columns.label]):
+        values = [composed(value) if value else None for value in values]
         names = tuple(sorted({value for value in values if value}))
         ids = {name: i for i, name in enumerate(names)}
         values = [ids.get(value) for value in values]
@@ -86,20 +88,26 @@ def read_domains(splits: Sequence[datasets.Dataset], column: str) -> tuple[list[
     if not column:
         return [np.zeros(len(split), np.int64) for split in splits], ONE_DOMAIN
     texts = [_domain_texts(split, column) for split in splits]
-    feature = splits[0].features[column]
     present = set().union(*texts)
-    names = tuple(name for name in getattr(feature, "names", sorted(present)) if name in present)
+    listed = [composed(name) for split in splits for name in getattr(split.features[column], "names", None) or ()]
+    names = tuple(name for name in dict.fromkeys((*listed, *sorted(present))) if name in present)
     ids = {name: i for i, name in enumerate(names)}
     return [np.array([ids[text] for text in split], dtype=np.int64) for split in texts], names
 
 
 def _domain_texts(split: datasets.Dataset, column: str) -> list[str]:
     names = getattr(split.features[column], "names", None)
-    return [str(names[value]) if names else str(value) for value in split[column][:]]
+    values = split[column][:]
+    if missing := values.count(None):
+        raise DataError(
+            f"Row {values.index(None)} has no value in the column '{column}' of domains ({missing} such rows).",
+            "Name the domain of each row, or remove the rows without one.",
+        )
+    return [composed(str(names[value]) if names else str(value)) for value in values]
 
 
 def _image_column(split: datasets.Dataset, where: str) -> str:
-    found = [name for name, feature in split.features.items() if _is_image(feature)]
+    found = [name for name, feature in split.features.items() if is_image(feature)]
     if len(found) == 1:
         return str(found[0])
     raise DataError(
@@ -108,14 +116,19 @@ def _image_column(split: datasets.Dataset, where: str) -> str:
     )
 
 
-def _is_image(feature: Any) -> bool:
+def is_image(feature: Any) -> bool:
     """Image feature, or its storage form if the file lacks the Hub's metadata."""
     return type(feature).__name__ == "Image" or (isinstance(feature, dict) and "bytes" in feature)
 
 
 def _stores(feature: Any, kind: str) -> bool:
     """Whether a column stores this type of Arrow, in arrays of any size."""
-    return getattr(feature, "dtype", "") in (kind, f"large_{kind}")
+    return getattr(feature, "dtype", "") in (kind, f"large_{kind}", f"{kind}_view")
+
+
+def stores_text(feature: Any) -> bool:
+    """Whether a column stores text, of any type of Arrow."""
+    return _stores(feature, "string")
 
 
 def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:

@@ -173,14 +173,14 @@ def _without_empty(root: ImageFolder, cells: Cells, fewest: int) -> _Split:
 
 
 def check_same_classes(train: list[str], test: list[str], train_name: str, test_name: str) -> None:
-    """Raises DataError naming the first classes in which two splits differ; orders must agree too."""
+    """Raises DataError naming the first classes in which two sorted lists differ."""
     if train == test:
         return
     missing, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
     parts = [f"missing in {test_name}: {', '.join(missing[:3])}"] if missing else []
     parts += [f"missing in {train_name}: {', '.join(extra[:3])}"] if extra else []
     raise DataError(
-        f"Training and test split have different classes ({'; '.join(parts) or 'the order differs'}).",
+        f"Training and test split have different classes ({'; '.join(parts)}).",
         "Give both splits the same classes under the same names.",
     )
 

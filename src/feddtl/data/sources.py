@@ -14,7 +14,8 @@ from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
 from feddtl.data.columns import Columns
 from feddtl.data.drawing import FEDERATED_DOMAINS
 from feddtl.data.folders import load_folder, subfolders
-from feddtl.data.hub import load_catalogued, load_hub, load_parquet, parquet_files
+from feddtl.data.hub import load_catalogued, load_hub, load_parquet
+from feddtl.data.parquet_files import parquet_files
 from feddtl.data.shapes import shapes_dataset
 from feddtl.data.split_folders import LAYOUT_HINT
 from feddtl.data.splits import with_fewer_test_images, with_test_split
@@ -125,7 +126,7 @@ def _local_path(source: str, root: str, copy: str) -> Path | None:
         raise DataError(
             f"There is no folder, catalogue name or Hub id '{source}'.", did_you_mean(source, [SHAPES, *CATALOG])
         )
-    if path.is_file() and path.suffix != ".parquet":
+    if path.is_file() and path.suffix.lower() != ".parquet":
         raise DataError(f"{path} is a file, but not a parquet file.", LAYOUT_HINT)
     return path
 
