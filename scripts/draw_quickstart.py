@@ -40,10 +40,10 @@ def draw(runs: Sequence[RunResult]) -> Figure:
 
 def _curves(axes: Axes, runs: Sequence[RunResult], key: str) -> None:
     """One curve for each run, from zero-shot on; zero-shot as a dashed line, RL rounds shaded."""
-    [zero_shot] = {run.finished.zero_shot[key] or 0.0 for run in runs}
+    [zero_shot] = {_known(run.finished.zero_shot[key], key) for run in runs}
     for run in runs:
         scored = [record for record in run.records if record.is_scored]
-        values = [zero_shot, *(record.headline[key] or 0.0 for record in scored)]
+        values = [zero_shot, *(_known(record.headline[key], key) for record in scored)]
         method = run.experiment.method
         title = METHODS[method].title
         axes.plot([0, *(r.round for r in scored)], values, color=COLOURS[method], marker="o", markersize=3, label=title)
@@ -51,6 +51,12 @@ def _curves(axes: Axes, runs: Sequence[RunResult], key: str) -> None:
         if rl:
             axes.axvspan(rl[0] - 0.5, rl[-1] + 0.5, color="0.93", zorder=0, label=f"RL rounds of {title}")
     axes.axhline(zero_shot, color="0.4", linestyle="--", linewidth=1, label="zero-shot")
+
+
+def _known(accuracy: float | None, key: str) -> float:
+    if accuracy is None:
+        raise SystemExit(f"error: A run has no {key} accuracy.\n  Draw runs with base and novel classes.")
+    return accuracy
 
 
 def main() -> None:

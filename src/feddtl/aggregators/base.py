@@ -27,6 +27,10 @@ class Aggregator(ABC):
     def combine(self, updates: Sequence[Update]) -> Tensors:
         """The aggregate of one update or more, by tensor name; new tensors, never aliases of what was sent."""
 
+    def shares(self, updates: Sequence[Update]) -> list[float]:
+        """How much each client counts; sums to 1. Clients count alike unless an aggregator weights them."""
+        return [1 / len(updates)] * len(updates)
+
     def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
         """How far a client's weights are from the aggregate: ‖w_k − w̄‖₂ unless factors mean something else."""
         return update_norm(weights, aggregate)
@@ -37,11 +41,11 @@ class TensorAggregator(Aggregator):
 
     @abstractmethod
     def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The aggregate of one tensor of all clients; shares are N_k / N."""
+        """The aggregate of one tensor of all clients, which count by their shares."""
 
     def combine(self, updates: Sequence[Update]) -> Tensors:
         """See `Aggregator.combine`."""
-        shares, combined = sample_shares(updates), {}
+        shares, combined = self.shares(updates), {}
         for name, first in updates[0].weights.items():
             tensors = [update.weights[name].double() for update in updates]
             combined[name] = self.combine_tensor(tensors, shares).to(first.dtype)

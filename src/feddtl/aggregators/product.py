@@ -20,7 +20,11 @@ class Product(Aggregator):
         """See `Aggregator.combine`; needs LoRA factors."""
         first = updates[0].weights
         rank = first[layer_names(first)[0] + A_SUFFIX].shape[0]
-        return truncate(mix([update.weights for update in updates], sample_shares(updates)), rank)
+        return truncate(mix([update.weights for update in updates], self.shares(updates)), rank)
+
+    def shares(self, updates: Sequence[Update]) -> list[float]:
+        """N_k / N."""
+        return sample_shares(updates)
 
     def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
         """‖B_k·A_k − B·A‖_F over all layers: equal products may have different factors."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from feddtl.aggregators.base import Aggregator, sample_shares
+from feddtl.aggregators.base import Aggregator
 from feddtl.aggregators.product import Product
 from feddtl.config import TrainingSettings
 from feddtl.messages import Payload, ServerState, Update
@@ -89,10 +89,7 @@ class LoraMethod(Method):
         grows if there is one."""
         received = self._complete(select_prefix(state.tensors, SHARED))
         clients = [{**drop_groups(received, RESIDUAL), **update.weights} for update in updates]
-        # With every other aggregator, clients count alike.
-        shares = sample_shares(updates)
-        if self.training.server.aggregator != "mean":
-            shares = [1 / len(updates)] * len(updates)
+        shares = self.aggregator().shares(updates)
         metrics = {"averaging_error": averaging_error(clients, shares)} if len(updates) > 1 else {}
         if self.aggregation == "residual":
             dtype = next(iter(aggregated.values())).dtype
