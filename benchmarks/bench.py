@@ -1,7 +1,8 @@
 """feddtl against the reference loop: a table, and JSON.
 
 Measures: local (SFT and RL epochs), evaluation, text (server training), share (of the matrix-multiply peak),
-growth, run (the whole few-shot run and its memory), demo, gpu. README.md says what each line means.
+growth, run (the whole few-shot run and its memory), demo, busy (other work on the machine), gpu. README.md says what
+each line means.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import comparisons, wholes
+from benchmarks.busy import busy
 from benchmarks.context import Bench
 from benchmarks.measure import Row, write_results
 from benchmarks.workload import SHAPES, WORK, Workload
@@ -28,6 +30,7 @@ MEASURES = {
     "growth": wholes.growth,
     "run": wholes.run,
     "demo": wholes.demo,
+    "busy": busy,
     "gpu": wholes.gpu,
 }
 # The demo needs the history; 'gpu' is for a GPU.

@@ -49,7 +49,7 @@ def busy_note() -> str:
         return ""
     return (
         f"The load of this machine is {load:.1f} on {cores} cores, and this run uses {threads} threads, which wait for "
-        "each other. On a busy machine, OMP_NUM_THREADS=1 in front of the command can be many times as fast."
+        "each other. With OMP_NUM_THREADS=1 in front of the command, it needs one core alone."
     )
 
 

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 a FeddtlError or lost output, 130 interrupted; a signal exits with 128 and its number.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _let_waiting_threads_sleep()
     with ended_by_signals(), standard_streams() as output_is_lost:
         try:
             code = _execute(words)
@@ -52,6 +53,15 @@ def _execute(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Do not spin: beside other work, a thread would spin for a whole slice of time, at every wait for another thread.
+
+    OpenMP reads the policy when torch is imported. Child processes inherit it. benchmarks/README.md has the figures.
+    """
+    if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _parse(words: Sequence[str]) -> Command:
