@@ -18,7 +18,10 @@ from cli.killable import KillableRuns
 from cli.small_runs import Bench, contents, make_bench, outcome, records
 
 from feddtl.cli import main
-from feddtl.errors import ClientError
+from feddtl.errors import ClientError, StoppedError
+from feddtl.experiment import run_experiment
+from feddtl.observers import RunObserver
+from feddtl.run_following import ask_to_stop
 from feddtl.runs import RunFolder
 from feddtl.runtimes import context
 from feddtl.storage import only_writer
@@ -233,11 +236,25 @@ def test_half_written_drafts_are_removed(stopped: Path, whole: dict[str, object]
     assert outcome(stopped) == whole
 
 
+def test_a_run_that_was_asked_to_stop_ends_after_its_round_and_goes_on_as_if_nothing_had_been(
+    bench: Bench, whole: dict[str, object], tmp_path: Path
+) -> None:
+    class Stop(RunObserver):
+        def client_finished(self, client: int) -> None:
+            ask_to_stop(tmp_path / "run")
+
+    with pytest.raises(StoppedError, match=f"stopped after round 1 of {ROUNDS}"):
+        run_experiment(bench.experiment(), tmp_path / "run", observer=Stop())
+    assert checkpoints(tmp_path / "run") == ["round-0001"]
+    assert main(["run", "--resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert outcome(tmp_path / "run") == whole
+
+
 def test_two_processes_do_not_write_into_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(stopped)
     with only_writer(stopped):
         assert main(["run", "--resume", str(stopped)]) == 1
-    assert "error: Another process is writing" in capsys.readouterr().err
+    assert f"error: The run in {stopped} still goes on: process " in capsys.readouterr().err
     assert contents(stopped) == before
 
 

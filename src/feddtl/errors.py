@@ -40,6 +40,10 @@ class ClientError(FeddtlError):
     """A client's update cannot be used; the message names client and round."""
 
 
+class StoppedError(FeddtlError):
+    """A run ended before its last round because `feddtl stop` asked for it; it can be resumed."""
+
+
 class DeploymentError(FeddtlError):
     """A server, a client or a submitted run cannot start, or ended unexpectedly."""
 

@@ -13,9 +13,10 @@ from feddtl.curves import write_curves
 from feddtl.environment import busy_note, choose_device
 from feddtl.errors import RunError
 from feddtl.evaluate import Scores
+from feddtl.log_observer import logged
 from feddtl.methods.base import Method
 from feddtl.models.kernels import Kernels, choice_line
-from feddtl.observers import RunObserver
+from feddtl.observers import Observers, RunObserver
 from feddtl.predictions import ImagePredictions
 from feddtl.preparation import prepare
 from feddtl.records import Summary
@@ -57,9 +58,15 @@ def run_experiment(
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
+    observer = observer or RunObserver()
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
-        return _run_in(folder, experiment, observer or RunObserver(), connect, kernels)
+        if (finished := folder.summary) is not None:
+            for note in (f"{folder.path} is already finished; this is its summary.", *(finished.notes or ())):
+                observer.note(note)
+            return finished
+        with logged(folder.path, experiment, remote=connect is not None) as log:
+            return _run_in(folder, experiment, Observers(log, observer), connect, kernels)
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -75,11 +82,6 @@ def _run_in(
     folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None, kernels: Kernels | None
 ) -> Summary:
     """Run, or continue, in a folder that this process has locked."""
-    if (finished := folder.summary) is not None:
-        observer.note(f"{folder.path} is already finished; this is its summary.")
-        for note in finished.notes or ():
-            observer.note(note)
-        return finished
     device = choose_device(experiment.compute.device)
     if note := busy_note():
         observer.note(note)

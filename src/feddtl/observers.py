@@ -23,6 +23,12 @@ class RunObserver:
     def images_encoded(self, what: str, done: int, total: int) -> None:
         """Images through the frozen blocks."""
 
+    def clients_connected(self, clients: Sequence[int], of: int) -> None:
+        """These clients elsewhere are connected, of so many; when that has changed."""
+
+    def waiting(self) -> None:
+        """The server waits for clients elsewhere; every few seconds."""
+
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]
     ) -> None:
@@ -64,6 +70,14 @@ class Observers(RunObserver):
     def images_encoded(self, what: str, done: int, total: int) -> None:
         for observer in self._observers:
             observer.images_encoded(what, done, total)
+
+    def clients_connected(self, clients: Sequence[int], of: int) -> None:
+        for observer in self._observers:
+            observer.clients_connected(clients, of)
+
+    def waiting(self) -> None:
+        for observer in self._observers:
+            observer.waiting()
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]

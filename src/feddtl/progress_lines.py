@@ -10,14 +10,8 @@ from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.catalog import method_entry
-from feddtl.records import Headline, RoundRecord
-from feddtl.units import counted, duration, percent
-
-
-def scores_line(scores: Headline) -> str:
-    """Base, novel and harmonic mean, aligned."""
-    named = (("base", "base"), ("novel", "novel"), ("HM", "harmonic_mean"))
-    return "  ".join(f"{name} {percent(scores[key]):>5}" for name, key in named)
+from feddtl.records import RoundRecord
+from feddtl.units import counted, duration, percent, scores_line
 
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:

@@ -1,6 +1,8 @@
 """The files of a run folder, and whether a run may begin or resume there; imports neither numpy nor torch.
 
 config.json                 written before the data is loaded; from then on a killed run can be resumed
+log.jsonl                   what the run said and when, for all processes that ran it; see `feddtl.run_log`
+stop.request                the wish that the run stops; it lasts until the run has read it
 environment.json data.json  written after preparation; from then on the run has begun
 federation.json             the name of the run among its clients on other machines, if it has any
 metrics.jsonl summary.json  records of the finished rounds; the outcome
@@ -25,6 +27,9 @@ from feddtl.storage import DRAFT, storage_errors
 
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
+LOG, STOP = "log.jsonl", "stop.request"
+BEFORE_IT_BEGINS = (CONFIG, ENVIRONMENT, LOG, STOP)
+"""What a run may have before it begins; without it, nothing of the run is left."""
 
 
 def refuse_used(path: Path) -> None:
@@ -33,7 +38,7 @@ def refuse_used(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; nothing was changed.", "Choose another --output.")
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    only_announced = all(name in (CONFIG, ENVIRONMENT) or name.endswith(DRAFT) for name in names)
+    only_announced = all(name in BEFORE_IT_BEGINS or name.endswith(DRAFT) for name in names)
     if only_announced and (CONFIG not in names or is_experiment(path / CONFIG)):
         return
     if CONFIG in names:
@@ -48,6 +53,11 @@ def has_run(path: Path) -> bool:
     """Whether a folder contains a run, even if only announced."""
     with storage_errors(path):
         return (path / CONFIG).is_file()
+
+
+def has_begun(path: Path) -> bool:
+    """Whether everything of a run was loaded and its rounds could start."""
+    return (path / DATA).is_file()
 
 
 def require_run(path: Path) -> None:

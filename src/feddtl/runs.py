@@ -26,6 +26,7 @@ from feddtl.models.peft_format import save_adapter
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
 from feddtl.records import RoundRecord, Summary, read_records
 from feddtl.run_files import (
+    BEFORE_IT_BEGINS,
     CONFIG,
     DATA,
     ENVIRONMENT,
@@ -33,12 +34,14 @@ from feddtl.run_files import (
     METRICS,
     PREDICTIONS,
     SUMMARY,
+    has_begun,
     read_experiment,
     read_json,
     refuse_used,
     require_run,
     resuming,
 )
+from feddtl.run_status import refuse_running
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import (
     json_text,
@@ -82,6 +85,7 @@ class RunFolder:
 
         It is locked inside the block. If an error ends the block before `begin` was called, the folder is removed.
         """
+        refuse_running(path)
         refuse_used(path)
         fresh = not path.exists()
         with storage_errors(path):
@@ -102,6 +106,7 @@ class RunFolder:
     def resumed(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
         """An existing run of this experiment, even if only announced, locked by this process."""
         folder = cls.find(path)
+        refuse_running(path)
         folder.require_same(experiment)
         with only_writer(path):
             folder._remove_drafts()
@@ -124,7 +129,7 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether everything was loaded and the rounds could start."""
-        return (self.path / DATA).is_file()
+        return has_begun(self.path)
 
     @property
     def experiment(self) -> Experiment:
@@ -269,7 +274,7 @@ class RunFolder:
 
     def _withdraw(self, folder_too: bool) -> None:
         with storage_errors(self.path):
-            for name in (CONFIG, ENVIRONMENT):
+            for name in BEFORE_IT_BEGINS:
                 (self.path / name).unlink(missing_ok=True)
             self._remove_drafts()
             if folder_too:

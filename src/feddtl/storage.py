@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from feddtl.errors import RunError
 
 # A file being written has this suffix and a leading dot until it is complete and gets its final name.
 DRAFT = ".draft"
+# `is_locked` holds the lock for a moment, which must not refuse a writer that begins just then.
+TRIES, SECONDS_BETWEEN_TRIES = 3, 0.05
 
 
 @contextmanager
@@ -124,19 +127,40 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     with storage_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some network file systems have no locks; there, a run is not protected from a second process.
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+    tries = 1
+    # Some network file systems have no locks; there, a run is not protected from a second process.
+    while _lock(handle, fcntl.LOCK_EX) is False:
+        if tries == TRIES:
             os.close(handle)
             raise RunError(
                 f"Another process is writing to {folder}.", "Wait until it ends, or choose another --output."
-            ) from None
+            )
+        tries += 1
+        time.sleep(SECONDS_BETWEEN_TRIES)
     try:
         yield
     finally:
         os.close(handle)
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process is the only writer of a folder; None where the file system has no locks."""
+    with storage_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        locked = _lock(handle, fcntl.LOCK_SH)
+        return None if locked is None else not locked
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, kind: int) -> bool | None:
+    """Whether a lock was taken without waiting for it; None where there are no locks."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
 
 
 def flush(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LEAST_FOR_PERCENT = 10
 """Images of a class, below which it has counts and no percentage."""
@@ -15,6 +15,12 @@ JOINERS = "\u200c\u200d"
 def percent(value: float | None) -> str:
     """One decimal, or a dash if nothing was scored."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def scores_line(scores: Mapping[str, float | None]) -> str:
+    """Base, novel and harmonic mean in percent, aligned."""
+    named = (("base", "base"), ("novel", "novel"), ("HM", "harmonic_mean"))
+    return "  ".join(f"{name} {percent(scores[key]):>5}" for name, key in named)
 
 
 def share(count: int, images: int, seeds: int = 1) -> tuple[str, str]:

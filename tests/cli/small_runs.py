@@ -122,8 +122,9 @@ def refused(answer: Answer, *needles: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative path, to show that nothing was changed."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file of a folder by its relative path, to show that nothing was changed; a log also names attempts."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "log.jsonl"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -16,10 +16,9 @@ from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.observers import RunObserver
-from feddtl.progress_lines import scores_line
 from feddtl.records import RoundRecord
 from feddtl.results.run import RunResult
-from feddtl.units import counted, duration, percent
+from feddtl.units import counted, duration, percent, scores_line
 
 
 @contextmanager

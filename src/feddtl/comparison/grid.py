@@ -13,7 +13,7 @@ from feddtl.comparison.kernels import different_kernels, shared_kernels
 from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
-from feddtl.errors import ClientError, FeddtlError, RunError
+from feddtl.errors import ClientError, FeddtlError, RunError, StoppedError
 from feddtl.experiment import run_experiment
 from feddtl.observers import Observers, RunObserver
 from feddtl.results.hits import RunHits, run_hits
@@ -220,6 +220,8 @@ class _Grid:
             resume = has_run(cell.folder)
             run_experiment(cell.experiment, cell.folder, resume=resume, observer=observers, kernels=kernels)
             outcome = finished_outcome(cell)
+        except StoppedError:
+            raise
         except FeddtlError as error:
             self._fail(cell, error)
             return

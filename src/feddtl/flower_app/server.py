@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from feddtl.cli.progress import Bars, ProgressObserver, error_console
 from feddtl.config import Experiment
 from feddtl.deployment import serve
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, StoppedError
 from feddtl.experiment_file import experiment_from_dict, load_experiment
 from feddtl.flower_app.orphans import end_with_parent
 from feddtl.marked_lines import say
@@ -43,7 +43,11 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
     output, experiment = expanded(_text("output", run_config)), _experiment(run_config)
     track = [name for name in str(run_config.get("track", "")).split(",") if name]
     observer = Observers(MarkedLines(), *open_trackers(track, output))
-    serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
+    try:
+        serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
+    except StoppedError as stop:
+        # To Flower this is a run that ended well, which keeps a traceback out of the server's terminal.
+        say(f"{stop.message} {stop.hint}")
 
 
 def _experiment(run_config: Mapping[str, object]) -> Experiment:

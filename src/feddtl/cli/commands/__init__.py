@@ -13,11 +13,14 @@ from feddtl.cli.commands.compare import Compare
 from feddtl.cli.commands.doctor import Doctor
 from feddtl.cli.commands.evaluate import Evaluate
 from feddtl.cli.commands.export import Export
+from feddtl.cli.commands.follow import Follow
 from feddtl.cli.commands.keys import Keys
 from feddtl.cli.commands.partition import Partition
 from feddtl.cli.commands.report import Report
 from feddtl.cli.commands.run import Run
 from feddtl.cli.commands.server import Server
+from feddtl.cli.commands.status import Status
+from feddtl.cli.commands.stop import Stop
 from feddtl.cli.commands.submit import Submit
 
 # In the order of `feddtl --help`.
@@ -32,6 +35,9 @@ COMMANDS: dict[str, type[Command]] = {
     "server": Server,
     "client": Client,
     "submit": Submit,
+    "status": Status,
+    "follow": Follow,
+    "stop": Stop,
     "cache": Cache,
     "doctor": Doctor,
 }

@@ -17,7 +17,7 @@ from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_con
 from feddtl.comparison.tuning import DEFAULT_RATES
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, StoppedError
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiments
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ class Compare(Command):
                 found = compare(
                     self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track, tune=tune
                 )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError) as end:
+            how = "stopped" if isinstance(end, StoppedError) else "interrupted"
             print(
-                f"interrupted: run the same command again to resume; {self.output} has tables of the finished runs.",
+                f"{how}: run the same command again to resume; {self.output} has tables of the finished runs.",
                 file=sys.stderr,
             )
             return 130

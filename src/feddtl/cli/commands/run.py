@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.cli.experiment_argument import RunCommand
+from feddtl.errors import StoppedError
 from feddtl.experiment_grid import experiment_name
 
 
@@ -37,6 +38,9 @@ class Run(RunCommand):
                 summary = run_experiment(
                     self.config, output, resume=self.resume is not None, observer=Observers(observer, *trackers)
                 )
+        except StoppedError as stop:
+            print(f"stopped: {stop.message} {stop.hint}", file=sys.stderr)
+            return 130
         except KeyboardInterrupt:
             again = f"feddtl run --resume {shlex.quote(str(output))}"
             print(f"interrupted: `{again}` continues from the last checkpoint.", file=sys.stderr)

@@ -31,17 +31,22 @@ class Submit(RunCommand):
         """Run an experiment at the server: progress on standard error, the result on standard output."""
         from feddtl.launch.processes import require_flower
         from feddtl.run_files import refuse_used
+        from feddtl.run_status import refuse_running
 
         require_flower()
         output = self.output_or_resumed()
         if output is None:
             raise ConfigError("There is no --output.", "Choose a new folder on the server's machine with --output.")
+        refuse_running(output)
         if not self.resume:
             refuse_used(output)
         try:
             self._follow(output)
         except KeyboardInterrupt:
             print(f"interrupted and stopped: {_what_is_left(output)}", file=sys.stderr)
+            return 130
+        if stopped := _stopped(output):
+            print(f"stopped: {stopped}", file=sys.stderr)
             return 130
         self._print_summary(output)
         return 0
@@ -69,6 +74,14 @@ class Submit(RunCommand):
         if summary is None:
             raise RunError(f"The run is finished, but {output} has no summary.", "Is the server on another machine?")
         print_result(summary, self.config.title, output, as_json=self.json)
+
+
+def _stopped(output: Path) -> str:
+    """How `feddtl stop` ended the run, and how to go on; empty if it did not."""
+    from feddtl.run_log import last_session
+
+    ended = next((event for event in reversed(last_session(output)) if event["event"] == "ended"), {})
+    return f"{ended['text']} {ended['hint']}" if ended.get("how") == "stopped" else ""
 
 
 def _what_is_left(output: Path) -> str:

@@ -48,7 +48,7 @@ class FlowerFleet(Fleet):
         order: Mapping[str, Scalar],
         note: Callable[[str], None],
     ) -> None:
-        self._grid = RetryingGrid(grid, note)
+        self._grid = RetryingGrid(grid, note, context.observer.waiting)
         self._nodes = NodeDirectory(self._grid, context, order, note)
         self._context = context
         self._contract = contract

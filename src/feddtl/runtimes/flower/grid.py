@@ -44,11 +44,13 @@ class RetryingGrid:
     Args:
         grid: Flower's.
         note: Receives what the user should know.
+        waiting: Called before each pause in which answers are awaited; may raise to end the waiting.
     """
 
-    def __init__(self, grid: Grid, note: Callable[[str], None]) -> None:
+    def __init__(self, grid: Grid, note: Callable[[str], None], waiting: Callable[[], None] = lambda: None) -> None:
         self._grid = grid
         self._note = note
+        self._waiting = waiting
 
     def nodes(self) -> set[int]:
         """Nodes that are connected."""
@@ -78,7 +80,14 @@ class RetryingGrid:
             yield from self.pull(waiting)
             if not waiting or time.monotonic() >= deadline:
                 return
-            pause(begun, deadline)
+            self.pause(begun, deadline)
+
+    def pause(self, begun: float, deadline: float) -> None:
+        """Sleep between two looks for what is awaited since `begun`, but not beyond the deadline."""
+        self._waiting()
+        now = time.monotonic()
+        length = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
+        time.sleep(max(min(length, deadline - now), 0.0))
 
     def _pull_one(self, message: str) -> Answer | None:
         """The answer to a message; None where there is none yet."""
@@ -101,13 +110,6 @@ class RetryingGrid:
                 self._note(f"A request to Flower's SuperLink failed and is retried: {error}")
             time.sleep(SECONDS_BETWEEN_TRIES)
         return call()
-
-
-def pause(begun: float, deadline: float) -> None:
-    """Sleep between two looks for answers awaited since `begun`, but not beyond the deadline."""
-    now = time.monotonic()
-    length = min(max(SHARE_BETWEEN_LOOKS * (now - begun), LEAST_BETWEEN_LOOKS), MOST_BETWEEN_LOOKS)
-    time.sleep(max(min(length, deadline - now), 0.0))
 
 
 def _read(reply: Message) -> Answer:

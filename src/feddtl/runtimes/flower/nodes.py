@@ -11,7 +11,7 @@ from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
 
 from feddtl.runtimes.context import RunContext
-from feddtl.runtimes.flower.grid import Answer, RetryingGrid, pause
+from feddtl.runtimes.flower.grid import Answer, RetryingGrid
 from feddtl.runtimes.flower.records import CLIENT, NOTES, to_records
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
@@ -62,6 +62,7 @@ class NodeDirectory:
         self._asked: dict[str, int] = {}  # node by question that is not answered yet
         self._failed: Counter[int] = Counter()  # by node, questions since the search began that it failed to answer
         self._image_counts: dict[int, ImageCounts] = {}  # by node, where clients have images of their own
+        self._told: list[int] = []  # clients that were connected when that was told
         self._started = False
 
     def find(self, clients: Sequence[int]) -> dict[int, int]:
@@ -81,6 +82,7 @@ class NodeDirectory:
             found = {client: claims[client] for client in clients if client in claims}
             # A client that refuses with a reason is not waited for.
             refused = {refusal.client for refusal in self._refusals.values()} & (set(clients) - found.keys())
+            self._tell(claims)
             settled = len(found) + (0 if self._started else len(refused))
             late, waited = settled < needed, time.monotonic() - begun
             awaited = [client for client in clients if client not in found and client not in refused] if late else []
@@ -92,7 +94,13 @@ class NodeDirectory:
             if awaited and not said and waited >= SECONDS_WITHOUT_WORD:
                 said = True
                 self._note(f"Waiting up to {longest} for {clients_named(awaited)} to connect.")
-            pause(begun, deadline)
+            self._grid.pause(begun, deadline)
+
+    def _tell(self, claims: Mapping[int, int]) -> None:
+        """Tell the observer which clients are connected, if that has changed."""
+        if (connected := sorted(claims)) != self._told:
+            self._told = connected
+            self._context.observer.clients_connected(connected, len(self._context.clients))
 
     def train_images(self, client: int) -> int:
         """How many training images a client has; 0 where that is not known."""

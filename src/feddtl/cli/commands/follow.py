@@ -1,0 +1,36 @@
+"""`feddtl follow`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from feddtl.cli.command import Command
+from feddtl.cli.flags import RunFolder
+
+
+@dataclass(frozen=True)
+class Follow(Command):
+    """Show what a run prints, from its start until its end, as in the terminal that it was started from.
+
+    Ctrl-C ends the command, not the run.
+    """
+
+    folder: RunFolder = Path("runs")
+    """Run folder, or a folder in which one run goes on."""
+
+    def execute(self) -> int:
+        """Print lines as they come.
+
+        Returns:
+            Exit code: 0 if the run finished, 1 if it ended otherwise.
+        """
+        from feddtl.run_files import has_run
+        from feddtl.run_following import chosen_run, final_lines, followed_lines
+        from feddtl.run_status import run_status
+
+        folder = chosen_run(self.folder)
+        for line in followed_lines(folder):
+            print(line, flush=True)
+        print("\n".join(final_lines(folder)))
+        return 0 if has_run(folder) and run_status(folder).state == "finished" else 1

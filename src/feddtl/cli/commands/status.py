@@ -1,0 +1,45 @@
+"""`feddtl status`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from feddtl.cli.command import Command, print_json
+from feddtl.cli.flags import RunFolder
+from feddtl.errors import FeddtlError, RunError
+
+
+@dataclass(frozen=True)
+class Status(Command):
+    """Show whether a run goes on, its rounds, accuracies, clients and remaining time, or how it ended.
+
+    For every run: of `feddtl run`, `compare` and `submit`, from any terminal of the machine that runs it.
+    """
+
+    folder: RunFolder = Path("runs")
+    """Run folder, or a folder with several."""
+    json: bool = False
+    """Print a list with an entry for each run, as JSON."""
+
+    def execute(self) -> int:
+        """Print the status of each run on standard output; a folder that cannot be read on standard error."""
+        from feddtl.run_status import run_status, runs_below, status_lines
+
+        found, unreadable = [], 0
+        for folder in runs_below(self.folder):
+            try:
+                found.append(run_status(folder))
+            except FeddtlError as error:
+                unreadable += 1
+                print(f"error: {error.message}", file=sys.stderr)
+        if not found and not unreadable:
+            raise RunError(f"There is no run in {self.folder}.", "Pass the --output folder of a run, or one above it.")
+        if self.json:
+            print_json([each.to_dict() for each in found])
+        else:
+            # What goes on comes last, above the prompt.
+            for each in sorted(found, key=lambda each: each.live):
+                print("\n".join(status_lines(each)))
+        return 1 if unreadable else 0
