@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
+from feddtl.data.image_checks import all_damaged_named
 from feddtl.data.own_images import OwnImages, load_own_images, part_of
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
@@ -201,7 +203,8 @@ class ClientSide:
         """The client's training images through the frozen blocks, once."""
         if client not in self._clients:
             views, table = self.experiment.data.views, self._images_of(client).train
-            activations, labels = self._encode(table, "training images", views), torch.from_numpy(table.labels)
+            with self._all_damaged_named(client):
+                activations, labels = self._encode(table, "training images", views), torch.from_numpy(table.labels)
             rows = rows_of_views(torch.arange(len(labels)), views)
             self._clients[client] = ClientData(client, activations.select(rows), labels, views)
         return self._clients[client]
@@ -210,11 +213,16 @@ class ClientSide:
         """The client's test images of base and of novel classes through the frozen blocks, once."""
         if client not in self._tests:
             data, own = self._images.data, self._images_of(client)
-            self._tests[client] = (
-                labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
-                labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
-            )
+            with self._all_damaged_named(client):
+                self._tests[client] = (
+                    labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
+                    labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
+                )
         return self._tests[client]
+
+    def _all_damaged_named(self, client: int) -> AbstractContextManager[None]:
+        own = self._images_of(client)
+        return all_damaged_named((own.train, own.test_base, own.test_novel), self._encoder.threads)
 
     def _encode(self, table: ImageTable, what: str, views: int = 1) -> Activations:
         return self._encoder.encode(table, views=views) if len(table) else Activations.of(torch.empty(0, 0))

@@ -70,6 +70,9 @@ class ImageEncoder:
         note: Called with notes for the user.
         stopwatch: Counts 'load', 'decode' and 'prefix'.
 
+    Attributes:
+        threads: Threads that read images.
+
     Raises:
         ConfigError: The requested cache folder cannot be written.
     """
@@ -88,9 +91,10 @@ class ImageEncoder:
         self._note = note
         self._stopwatch = stopwatch or Stopwatch()
         self._layout = row_layout(tower, first_block, compute)
-        self._threads = thread_count(compute.loading_threads)
-        self._pipeline = PrefixPipeline(tower, first_block, self._layout.precision, self._threads, self._stopwatch)
+        self.threads = thread_count(compute.loading_threads)
+        self._pipeline = PrefixPipeline(tower, first_block, self._layout.precision, self.threads, self._stopwatch)
         self._memory_left = int(compute.cache_memory_gb * 1e9)
+        self._contents: list[tuple[ImageTable, list[bytes]]] = []
         self._cache: CacheNamespace | None = None
         folder = open_cache_folder(compute.cache_folder, note)
         if folder is not None:
@@ -120,8 +124,7 @@ class ImageEncoder:
         images = ImageViews(table, views, self._preprocessing)
         keys = [number.to_bytes(8) for number in range(len(images))]
         if self._cache is not None:
-            with self._stopwatch.measure("decode"):
-                keys = images.keys(self._threads)
+            keys = self._keys(images)
         assembly = Assembly(images.load, keys, self._layout, self._memory_left, progress)
         self._memory_left -= assembly.nbytes
         if self._cache is None:
@@ -129,6 +132,18 @@ class ImageEncoder:
         else:
             self._fill(assembly, self._cache)
         return assembly.finish(lambda keys: self._recomputed(assembly, keys))
+
+    def contents(self, table: ImageTable) -> list[bytes]:
+        """16 bytes for each image, equal for images of equal content; known without reading if it was encoded."""
+        known = next((found for encoded, found in self._contents if encoded is table), None)
+        return self._keys(ImageViews(table, 1, self._preprocessing)) if known is None else known
+
+    def _keys(self, images: ImageViews) -> list[bytes]:
+        """The key of each view; remembers the content of each image."""
+        with self._stopwatch.measure("decode"):
+            keys = images.keys(self.threads)
+        self._contents.append((images.table, keys[:: images.views]))
+        return keys
 
     def _fill(self, assembly: Assembly, cache: CacheNamespace) -> None:
         """Read cached rows, compute those that no other process computes, and wait for the rest."""

@@ -13,6 +13,7 @@ from feddtl.config import Experiment
 from feddtl.config.running import SCORED_IMAGES
 from feddtl.config.without_effect import without_effect
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
+from feddtl.data.image_checks import all_damaged_named, copies_note
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, TestImages
@@ -84,8 +85,11 @@ def prepare(
     encoder = ImageEncoder(clip.image, first, experiment.compute, note=observer.note, stopwatch=stopwatch)
     encode = partial(_encode, encoder, DeviceMemory(clip.image.device), observer)
     trained_here = method.trains and images_here
-    clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)
-    sets = evaluation_sets(data, encode)
+    tables = (*((data.train,) if trained_here else ()), data.test_base, data.test_novel)
+    with all_damaged_named(tables, encoder.threads, observer.note):
+        clients = _clients(experiment, data, encode) if trained_here else _without_images(data, method.trains)
+        sets = evaluation_sets(data, encode)
+        data = _with_copies_noted(data, encoder, observer) if trained_here else data
     # A later run in this process may train other blocks; the weights laid out for the frozen ones are not needed.
     clip.image.stack.release(first)
     validation = None
@@ -105,6 +109,15 @@ def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bo
         data = load_federated_data(experiment.data, experiment.seed, held_back=held_back)
     for note in data.notes:
         observer.note(note)
+    return data
+
+
+def _with_copies_noted(data: FederatedData, encoder: ImageEncoder, observer: RunObserver) -> FederatedData:
+    """The data with a note on images that are trained on and scored."""
+    scored = [(table, encoder.contents(table)) for table in (data.test_base, data.test_novel)]
+    if note := copies_note(encoder.contents(data.train), scored, SCORED_IMAGES[data.scored]):
+        observer.note(note)
+        return replace(data, notes=(*data.notes, note))
     return data
 
 

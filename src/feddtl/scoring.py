@@ -16,6 +16,7 @@ from feddtl.config import DataConfig, Experiment
 from feddtl.data.classes import ClassChoice, found_classes, in_order_of
 from feddtl.data.decode import upright_rgb
 from feddtl.data.federated import of_classes
+from feddtl.data.image_checks import all_damaged_named
 from feddtl.data.sources import load_dataset
 from feddtl.data.table import ImageDataset, name_key
 from feddtl.environment import choose_device
@@ -212,7 +213,9 @@ def score_run(
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)
     ranges = zip(("base", "novel"), choice.ranges, strict=True)
     parts = {name: classes for name, classes in ranges if {name, "all"} & set(class_lists)}
-    images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
+    needed = [of_classes(dataset.test, classes) for classes in parts.values()]
+    with all_damaged_named(needed, encoder.threads, note):
+        images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
     return [_score(model, dataset, name, images[name]) for name in class_lists]
