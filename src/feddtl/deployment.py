@@ -18,13 +18,14 @@ import torch
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.image_checks import all_damaged_named
-from feddtl.data.own_images import OwnImages, load_own_images, part_of
+from feddtl.data.own_images import OwnImages, load_own_images, part_of, require_same_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
 from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
+from feddtl.marked_lines import say
 from feddtl.messages import Payload, Update
 from feddtl.methods.catalog import build_method, is_own_method, method_class, settings_table
 from feddtl.models.activations import Activations
@@ -33,18 +34,20 @@ from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
 from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
 from feddtl.records import Summary
+from feddtl.runtimes.client_lines import final_line, images_lines, round_line
 from feddtl.runtimes.context import RunContext, require_finite_tensors
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet
 from feddtl.runtimes.flower.grid import Grid
 from feddtl.runtimes.node import ImageCounts, Node, Request
 from feddtl.runtimes.personal_state import PersonalState
-from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, plain
+from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar, plain
 from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts, pack_reply, unpack_payload
 from feddtl.state_folder import state_root
 from feddtl.training.client_data import ClientData, rows_of_views
 from feddtl.transforms.catalog import build_chain
 
+NAMES = "names"  # of the base classes, in the question which client a node is
 # Settings of one machine: a client has another device and another disk.
 OF_ONE_MACHINE = ("device", "loading_threads", "cache_folder", "cache_disk_gb", "cache_memory_gb")
 
@@ -73,7 +76,9 @@ def serve(
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
         contract = Contract.of(context.method.task, experiment)
-        return FlowerFleet(grid, context, contract, {"experiment": json.dumps(asked), "run": run}, observer.note)
+        order: dict[str, Scalar] = {"experiment": json.dumps(asked), "run": run}
+        question: dict[str, Scalar] = {NAMES: json.dumps(context.method.task.class_names)}
+        return FlowerFleet(grid, context, contract, order, observer.note, question)
 
     return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
 
@@ -150,7 +155,7 @@ class ClientSide:
             ClientError: The broadcast is for another client or has another schema, model or class list; the update is
                 not finite; or the client's personal tensors are lost.
         """
-        payload = self._unpack(client, parcel)
+        received, payload = parcel, self._unpack(client, parcel)
         kept, used = PersonalState(state_root(), str(parcel.scalars.get("run")), client), parcel.scalars.get("kept")
         if not isinstance(used, int) or not 0 <= used < payload.round:
             raise RejectedMessageError(f"kept is {used!r}, which is not a round before {payload.round}.")
@@ -170,12 +175,15 @@ class ClientSide:
         parcel = pack_reply(reply, payload.round, self._contract)
         if update.personal:
             kept.save(payload.round, update.personal, used)
+        say(f"client {client}, round {payload.round}: {round_line(reply.counts, reply.own, received, parcel)}")
         return parcel
 
     def evaluate(self, client: int, parcel: Parcel) -> Parcel:
         """The client's hits for the model of a broadcast. Raises ClientError as `train`."""
         payload = self._unpack(client, parcel)
-        return pack_counts(self._count(client, payload), client, payload.round, self._contract)
+        counts = self._count(client, payload)
+        say(f"client {client}, {final_line(counts)}")
+        return pack_counts(counts, client, payload.round, self._contract)
 
     def _unpack(self, client: int, parcel: Parcel) -> Payload:
         payload = unpack_payload(parcel, self._contract)
@@ -238,18 +246,43 @@ def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
     if not isinstance(text, str):
         raise RejectedMessageError("The message names no experiment.")
     if request == "query":
-        return introduction(read_experiment(text, node.method), node)
+        return introduction(read_experiment(text, node.method), node, parcel.scalars.get(NAMES))
     side = client_side(text, node)
     return (side.train if request == "train" else side.evaluate)(node.client, parcel)
 
 
-def introduction(experiment: Experiment, node: Node) -> Parcel:
-    """Which client a node is and, if it has its own images, how many. This loads no model."""
+def introduction(experiment: Experiment, node: Node, names: object) -> Parcel:
+    """Which client a node is and, if it has its own images, how many. This loads no model.
+
+    Args:
+        experiment: As the server sent it.
+        node: This client.
+        names: The server's base classes, as JSON.
+
+    Raises:
+        FeddtlError: This client has no images, or they are of other classes.
+    """
     if not experiment.data.on_clients:
+        data = client_images(experiment, node.data).data
+        require_same_classes(_names_in(names), data, node.data or experiment.data.source)
+        _say_images(node.client, part_of(data, node.client), data)
         return Parcel({}, {"client": node.client})
-    own = client_images(experiment, node.data).of(node.client)
+    images = client_images(experiment, node.data)
+    own = images.of(node.client)
+    _say_images(node.client, own, images.data)
     counts = ImageCounts(len(own.train), len(own.test_base), len(own.test_novel))
     return pack_image_counts(node.client, counts, own.notes)
+
+
+def _say_images(client: int, own: OwnImages, data: FederatedData) -> None:
+    say("\n".join([*images_lines(client, own, data.base_names, data.novel_names), *own.notes]))
+
+
+def _names_in(names: object) -> list[str]:
+    try:
+        return list(map(str, json.loads(str(names))))
+    except (ValueError, TypeError):
+        raise RejectedMessageError("The question does not name the server's classes.") from None
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,10 @@ class DataError(FeddtlError):
     """Images or labels cannot be used: missing folder, unreadable file, too few images."""
 
 
+class ClassMismatchError(DataError):
+    """A client's classes are not those of the experiment; the message names its images and the classes."""
+
+
 class ModelError(FeddtlError):
     """The CLIP model or an adapter cannot be loaded or does not fit."""
 

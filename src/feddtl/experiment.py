@@ -11,7 +11,7 @@ from pathlib import Path
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
 from feddtl.environment import busy_note, choose_device
-from feddtl.errors import RunError
+from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores
 from feddtl.log_observer import logged
 from feddtl.methods.base import Method
@@ -106,8 +106,12 @@ def _run_in(
     if prepared.sets.on_clients:
         zero_shot = _as_clients_counted(start)
     observer.run_started(experiment, prepared.data, zero_shot, start.records)
-    progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
-    closed = runtime.close(progress)
+    try:
+        progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
+        closed = runtime.close(progress)
+    except FeddtlError as error:
+        runtime.farewell(error)
+        raise
     if closed is not progress and prepared.method.trains:
         folder.save_progress(closed)
     progress = closed

@@ -75,6 +75,7 @@ class LogObserver(RunObserver):
         self._written = time.monotonic()
         self._clock = self._on_clients = False
         self._scored = SCORED_IMAGES["test"]
+        self._stopped = False
         self.outcome = ""
 
     def note(self, text: str) -> None:
@@ -128,10 +129,11 @@ class LogObserver(RunObserver):
         self._written = time.monotonic()
 
     def _stop_if_asked(self, wish: str = "") -> None:
-        """Raise StoppedError if there is a request to stop, of that wish if one is given."""
+        """Raise StoppedError, once, if there is a request to stop, of that wish if one is given."""
         request = self._folder / STOP
-        if not request.exists() or (wish and request.read_text(encoding="utf-8").strip() != wish):
+        if self._stopped or not request.exists() or (wish and request.read_text(encoding="utf-8").strip() != wish):
             return
+        self._stopped = True  # so that the clients can still be told
         number = self._finished_rounds
         done = f"after round {number} of {self._rounds}" if number else "before its first round ended"
         hint = f"Resume it: {resuming(self._folder)}." if has_begun(self._folder) else "Nothing of it was kept."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from equivalence.silos import BASE, NOVEL, forget_clients, make_silos
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from feddtl import deployment
-from feddtl.config import DataConfig, EvaluationConfig
+from feddtl.config import DataConfig, EvaluationConfig, ScheduleConfig
 from feddtl.errors import ClientError, DataError
 from feddtl.experiment import run_experiment
 from feddtl.observers import RunObserver
@@ -115,29 +116,86 @@ def test_own_models_are_scored_on_the_clients_images(silos, tmp_path):
         assert record["client_models"]["novel"] == pytest.approx(np.mean(novel))
 
 
-def test_a_class_that_the_experiment_does_not_have_is_named_and_the_others_go_on(silos, tmp_path):
-    """The client is not waited for, and asked again in each round: in the last one its folder is mended."""
-    odd = tmp_path / "odd"
-    shutil.copytree(silos.folders[1], odd)
-    write_photos(tmp_path / "more", classes=["gnu"])
-    shutil.copytree(tmp_path / "more" / "train" / "gnu", odd / "train" / "gnu")
-    seen = []
+def test_a_client_that_refuses_is_named_and_asked_again_and_the_others_go_on(silos, tmp_path):
+    """It is not waited for; in the last round its folder is mended."""
+    odd, training = tmp_path / "odd", silos.folders[1] / "train"
+    shutil.copytree(silos.folders[1] / "test", odd / "test")
+    (image,) = [path for path in (silos.bench.photos / "train" / "dog").iterdir() if path.name == "0.png"]
+    (odd / "train" / "dog").mkdir(parents=True)
+    shutil.copy(image, odd / "train" / "dog")
 
     def mend(client, message):
-        seen.append(message.content.config_records["scalars"]["round"])
-        if seen[-1] == 2:
-            shutil.rmtree(odd / "train" / "gnu", ignore_errors=True)
+        if message.content.config_records["scalars"]["round"] == 2:
+            shutil.copytree(training, odd / "train", dirs_exist_ok=True)
 
-    notes = Notes()
     grid = silos.grid(data={**silos.folders, 1: odd}, before=mend)
-    deployment.serve(silos.experiment(), tmp_path / "run", grid, observer=notes)
+    deployment.serve(silos.experiment(), tmp_path / "run", grid)
     first, second, third = records(tmp_path / "run")
     for record in (first, second):
         assert record["lost"] == [1]
-        assert "has images of 'gnu', which the experiment does not have" in record["failures"]["1"]
-        assert "Allowed: 'ant', 'bee', 'cat', 'dog', 'elk', 'fox'." in record["failures"]["1"]
+        assert f"{odd} has no training images of a base class" in record["failures"]["1"]
     assert third["lost"] == []
     assert (first["federated"]["clients"], second["federated"]["clients"]) == ([0, 2], [0, 1, 2])
+
+
+def test_a_class_that_the_experiment_does_not_have_is_an_error_at_the_start(silos, tmp_path):
+    """All such clients at once, with the folder and the class of each: they would be missing in the whole run."""
+    odd = {client: tmp_path / f"odd{client}" for client in (1, 2)}
+    write_photos(tmp_path / "more", classes=["gnu"], train=1, test=0)
+    for client, folder in odd.items():
+        shutil.copytree(silos.folders[client], folder)
+        shutil.copytree(tmp_path / "more" / "train" / "gnu", folder / "train" / "gnu")
+    with pytest.raises(ClientError, match="2 clients cannot participate, so no round was begun") as caught:
+        deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(data={**silos.folders, **odd}))
+    for client, folder in odd.items():
+        assert f"Client {client}: the client refused: {folder} has images of 'gnu', which" in caught.value.message
+    assert records(tmp_path / "run") == []
+
+
+COMPOSED, DECOMPOSED = "\u00e9lan", "e\u0301lan"
+
+
+def renamed(folder: Path, old: str, new: str) -> Path:
+    for split in ("train", "test"):
+        if (folder / split / old).is_dir():
+            (folder / split / old).rename(folder / split / new)
+    return folder
+
+
+def test_names_in_another_unicode_form_are_the_same_class_over_flower(silos, tmp_path):
+    """As folders that came from another operating system have them, at a client with a folder of its own."""
+    own = {
+        client: renamed(shutil.copytree(folder, tmp_path / f"silo{client}"), "ant", DECOMPOSED)
+        for client, folder in silos.folders.items()
+    }
+    data = DataConfig(source="clients", classes=f"{COMPOSED},bee,cat", novel_classes="dog,elk,fox", clients=CLIENTS)
+    experiment = silos.experiment("fedlora", rounds=1, schedule=ScheduleConfig(stages="sft"), data=data)
+    deployment.serve(experiment, tmp_path / "run", silos.grid(data=own))
+    assert records(tmp_path / "run")[0]["lost"] == []
+
+
+def with_copies(silos, tmp_path, here: str, there: str):
+    """A run on a data set in one place, of which client 1 has a copy; the class 'ant' has these two names."""
+    mine = renamed(shutil.copytree(silos.bench.photos, tmp_path / "photos"), "ant", here)
+    copy = renamed(shutil.copytree(silos.bench.photos, tmp_path / "copies" / "photos"), "ant", there)
+    data = DataConfig(source=str(mine), clients=CLIENTS)
+    grid = silos.grid(data={client: copy if client == 1 else mine for client in range(CLIENTS)})
+    deployment.serve(
+        silos.experiment("fedlora", rounds=1, schedule=ScheduleConfig(stages="sft"), data=data), tmp_path / "run", grid
+    )
+    return copy
+
+
+def test_a_copy_of_the_data_with_names_in_another_unicode_form_is_the_same(silos, tmp_path):
+    """By code points one form is the last of the classes, the other among the first."""
+    with_copies(silos, tmp_path, COMPOSED, DECOMPOSED)
+    assert records(tmp_path / "run")[0]["lost"] == []
+
+
+def test_a_copy_of_the_data_with_another_class_is_an_error_at_the_start(silos, tmp_path):
+    reason = r"1 client cannot .* Client 1: .*copies/photos does not have the base classes .* lacks 'ant' and has 'axe'"
+    with pytest.raises(ClientError, match=reason):
+        with_copies(silos, tmp_path, "ant", "axe")
 
 
 def test_a_client_that_is_not_told_where_its_images_are(silos, tmp_path):

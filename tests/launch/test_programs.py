@@ -144,6 +144,37 @@ def test_a_client_waits_for_an_unreachable_server_and_prints_each_reason_once(tm
     ]
 
 
+def test_a_lost_server_is_said_once_and_its_return_once(tmp_path, monkeypatch):
+    def refuse():
+        raise DeploymentError("The certificate is not valid.")
+
+    answers = iter([lambda: "", lambda: "Connection refused", refuse, lambda: "", lambda: ""])
+    monkeypatch.setattr(programs, "unreachable", lambda address, authority: next(answers)())
+    notes = []
+    monkeypatch.setattr(programs, "say", notes.append)
+    watch = programs.ServerWatch(SERVER, tmp_path / "ca.crt")
+    for _ in range(5):
+        watch.look()
+    assert notes == [
+        f"The server at {SERVER} no longer answers: Connection refused. Its run may have ended. Waiting for it.",
+        f"The server at {SERVER} answers again.",
+    ]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_a_client_that_is_told_to_stop_says_so(tmp_path, monkeypatch, hurry, end):
+    def run(*arguments, **named):
+        raise end
+
+    monkeypatch.setattr(programs, "_wait_for_server", lambda server, authority: None)
+    monkeypatch.setattr(programs, "_run_supernode", run)
+    notes = []
+    monkeypatch.setattr(programs, "say", notes.append)
+    with pytest.raises(end):
+        take_part(tmp_path)
+    assert notes[-1] == "Client 2 was told to stop, and has disconnected."
+
+
 def test_a_working_directory_with_files_in_it_is_refused(tmp_path):
     folder = programs._empty_folder(tmp_path / "a" / "empty")
     assert programs._empty_folder(folder) == folder

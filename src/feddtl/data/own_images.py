@@ -12,7 +12,7 @@ from feddtl.data.classes import in_order_of
 from feddtl.data.federated import FederatedData, of_classes
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
-from feddtl.errors import ClientError, DataError
+from feddtl.errors import ClassMismatchError, ClientError, DataError
 from feddtl.units import first_few
 
 MOST_NAMES = 20
@@ -110,20 +110,39 @@ def of_experiment(base: Sequence[str], novel: Sequence[str], dataset: ImageDatas
         path: Its name in errors.
 
     Raises:
-        DataError: Some images belong to a class in neither list.
+        ClassMismatchError: Some images belong to a class in neither list.
     """
     names = (*base, *novel)
     known = set(map(name_key, names))
     present = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
     unknown = [name for label in present if name_key(name := dataset.class_names[label]) not in known]
     if unknown:
-        raise DataError(
+        raise ClassMismatchError(
             f"{path} has images of {_listed(unknown)}, which the experiment does not have.",
             f"Rename or remove them. Allowed: {_listed(names)}.",
         )
     ordered = in_order_of(names, dataset)
     train, test = (replace(table, domains=np.zeros_like(table.domains)) for table in (ordered.train, ordered.test))
     return replace(ordered, train=train, test=test, domain_names=ONE_DOMAIN)
+
+
+def require_same_classes(names: Sequence[str], data: FederatedData, path: str) -> None:
+    """Raise ClassMismatchError unless this machine's copy of a data set has the server's base classes in their order.
+
+    Args:
+        names: The server's base classes, in label order.
+        data: The copy.
+        path: Its name in errors.
+    """
+    if list(names) == list(data.base_names):
+        return
+    lacking, more = set(names) - set(data.base_names), set(data.base_names) - set(names)
+    parts = [f"{what} {_listed(sorted(found))}" for what, found in (("lacks", lacking), ("has", more)) if found]
+    raise ClassMismatchError(
+        f"{path} does not have the base classes of the server: it "
+        f"{' and '.join(parts) or 'has them in another order'}.",
+        "Give every machine the same copy of the data set.",
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feddtl.data.image_files import contains_images
-from feddtl.errors import ConfigError, DeploymentError
+from feddtl.errors import ConfigError, DeploymentError, FeddtlError
 from feddtl.launch.connection import (
     AUTHORITY,
     CERTIFICATE,
@@ -27,6 +27,7 @@ from feddtl.launch.connection import (
     proxy_variable,
     public_keys,
     toml_text,
+    unreachable,
     write_connection,
 )
 from feddtl.launch.processes import FlowerCli, flower_environment, flower_program, free_port, running_with_lines
@@ -38,6 +39,7 @@ from feddtl.units import counted
 
 SECONDS_TO_START, SECONDS_BETWEEN_CHECKS = 120.0, 0.2
 SECONDS_BETWEEN_ATTEMPTS = 10.0
+SECONDS_BETWEEN_LOOKS = 30.0  # for the server, while a client is connected
 SEE_LOG = "See Flower's error above; --verbose shows its whole log."
 OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # by which this machine reaches a server that listens everywhere
 # Code of Flower's error, from flwr.supercore.error.ApiErrorCode.
@@ -127,13 +129,43 @@ def take_part_forever(
     environment = {**flower_environment(home), STATE: str(state)}
     if proxy := proxy_variable(server, environment):  # only the variable's name: its value may contain a password
         say(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
-    while True:
-        if not proxy:
-            _wait_for_server(server, keys / AUTHORITY)
-        say(f"Client {client} connects to {server}; Ctrl-C stops it.")
-        end = _run_supernode(_supernode(server, keys, home / "node.toml"), environment, folder, verbose=verbose)
-        say(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
-        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+    watch = None if proxy else ServerWatch(server, keys / AUTHORITY)
+    try:
+        while True:
+            if not proxy:
+                _wait_for_server(server, keys / AUTHORITY)
+            say(f"Client {client} connects to {server}; Ctrl-C stops it.")
+            command = _supernode(server, keys, home / "node.toml")
+            end = _run_supernode(command, environment, folder, watch, verbose=verbose)
+            say(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"Client {client} was told to stop, and has disconnected.")
+        raise
+
+
+class ServerWatch:
+    """Says once that a server no longer answers, and once that it answers again.
+
+    Args:
+        server: Its address.
+        authority: The certificate of the authority that signed its own.
+    """
+
+    def __init__(self, server: Address, authority: Path) -> None:
+        self._server, self._authority, self._lost = server, authority, False
+
+    def look(self) -> None:
+        """Try to reach the server."""
+        try:
+            reason = unreachable(self._server, self._authority)
+        except FeddtlError as error:
+            reason = error.message
+        if reason and not self._lost:
+            say(f"The server at {self._server} no longer answers: {reason}. Its run may have ended. Waiting for it.")
+        if self._lost and not reason:
+            say(f"The server at {self._server} answers again.")
+        self._lost = bool(reason)
 
 
 class OutputFilter:
@@ -159,8 +191,10 @@ class OutputFilter:
             sys.stderr.flush()
 
 
-def _run_supernode(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, verbose: bool) -> str:
-    """Run a SuperNode until it ends; the reason why it ended."""
+def _run_supernode(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, watch: ServerWatch | None, *, verbose: bool
+) -> str:
+    """Run a SuperNode until it ends, and look for its server in the meantime; the reason why it ended."""
     output, refused = OutputFilter(verbose=verbose), False
 
     def on_line(line: str) -> None:
@@ -169,7 +203,13 @@ def _run_supernode(command: Sequence[str], environment: Mapping[str, str], folde
         output.show(line)
 
     with running_with_lines(command, environment, folder, on_line) as supernode:
-        code = supernode.wait()
+        while True:
+            try:
+                code = supernode.wait(SECONDS_BETWEEN_LOOKS)
+                break
+            except subprocess.TimeoutExpired:
+                if watch is not None:
+                    watch.look()
     return REFUSED if refused else f"SuperNode ended with exit code {code}."
 
 

@@ -67,6 +67,9 @@ class Fleet(ABC):
     def evaluate(self, payload: Payload, progress: Progress) -> Evaluation:
         """All clients score the broadcast of the current model; a client that fails only loses its counts."""
 
+    def farewell(self, reason: str) -> None:  # noqa: B027 most fleets need none
+        """Tell the clients why the run has ended before its last round, as far as that is possible."""
+
 
 class FleetInProcess(Fleet):
     """All clients in this process, as many in a batch as the method and the device allow.

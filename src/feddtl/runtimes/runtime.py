@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from feddtl.config import Experiment, clients_at_a_time
+from feddtl.errors import FeddtlError
 from feddtl.evaluate import EvaluationSets, Predictions, Scores, mean, predict_test_images, score_shares, scores_of
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method
@@ -84,6 +85,10 @@ class Runtime:
         found = self._fleet.evaluate(self._method.broadcast(progress.state), progress)
         everyone = self._context.clients_with_all_test_images
         return with_counts(progress, found.counts, found.failures, self._context.observer, everyone)
+
+    def farewell(self, error: FeddtlError) -> None:
+        """Tell clients elsewhere that an error has ended the run."""
+        self._fleet.farewell(error.message)
 
     def predictions(self, state: ServerState) -> Predictions:
         """The global model's predictions at a state for all test images."""

@@ -16,10 +16,10 @@ from feddtl.runtimes.flower.records import to_records
 from feddtl.runtimes.wire.contract import Parcel
 
 
-def ask(app, kind, round_number=0):
+def ask(app, kind, round_number=0, **scalars):
     """Send a message of run 1 to node 100, client 2."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    message = Message(to_records(Parcel({}, {})), 100, kind, group_id=str(round_number))
+    message = Message(to_records(Parcel({}, scalars)), 100, kind, group_id=str(round_number))
     message.metadata.__dict__["_run_id"] = 71
     return app(message, Context(71, 100, {"partition-id": 2}, RecordDict(), {}))
 
@@ -40,7 +40,16 @@ def test_a_client_says_what_it_works_on(capsys):
         "feddtl: run 71, round 3: training",
         "feddtl: run 71, round 3: sending the update",
         "feddtl: run 71: scoring the final model",
+        "feddtl: run 71 is finished; the client waits for the next run",
     ]
+
+
+def test_a_client_is_told_why_a_run_has_ended_and_answers_with_nothing(capsys):
+    """On one line, in printable characters: a server cannot command the client's terminal."""
+    app = client_app(lambda request, node, parcel: pytest.fail("asked"))
+    reply = ask(app, "query", farewell="stopped after\x1b[2J round 2.\nfeddtl: lies")
+    assert not reply.content.config_records["scalars"]
+    assert capsys.readouterr().err == "feddtl: run 71 has ended: stopped after[2J round 2. feddtl: lies\n"
 
 
 def fails_with(error):

@@ -10,11 +10,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from feddtl.errors import ClientError, FeddtlError
+from feddtl.errors import ClassMismatchError, ClientError, FeddtlError
 from feddtl.marked_lines import MARK, say
-from feddtl.runtimes.flower.records import CLIENT, ERROR, from_records, to_records
+from feddtl.runtimes.flower.records import CLIENT, ERROR, FAREWELL, MISMATCH, SCALARS, from_records, to_records
 from feddtl.runtimes.node import Node, Request
-from feddtl.runtimes.wire.contract import Parcel, Scalar
+from feddtl.runtimes.wire.contract import Parcel, Scalar, plain
 
 PARTITION, DATA, MODEL, METHOD = "partition-id", "data", "model", "method"  # keys of a node's configuration
 
@@ -24,6 +24,9 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
 
     def handler(request: Request) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
+            if (last := _farewell(message)) is not None:
+                say(f"run {message.metadata.run_id} has ended: {last}")
+                return Message(to_records(Parcel({}, {})), reply_to=message)
             _announce(request, message, context)
             try:
                 with _traceback_is_shown():
@@ -32,10 +35,14 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
                 client = context.node_config.get(PARTITION)
                 # Whoever runs this node sees only this process's output.
                 say(f"client {client} cannot participate in this run: {error}")
-                reply = Parcel({}, {ERROR: str(error), **({CLIENT: client} if isinstance(client, int) else {})})
+                mismatch = isinstance(error, ClassMismatchError)
+                who = {CLIENT: client} if isinstance(client, int) else {}
+                reply = Parcel({}, {ERROR: str(error), MISMATCH: mismatch, **who})
             else:
                 if request == "train":
                     say(f"run {message.metadata.run_id}, round {message.metadata.group_id}: sending the update")
+                if request == "evaluate":
+                    say(f"run {message.metadata.run_id} is finished; the client waits for the next run")
             return Message(to_records(reply), reply_to=message)
 
         return handle
@@ -74,6 +81,12 @@ def _traceback_is_shown() -> Iterator[None]:
     except Exception:
         say(traceback.format_exc())
         raise
+
+
+def _farewell(message: Message) -> str | None:
+    """Why the run has ended, if the message says so."""
+    scalars = message.content.config_records.get(SCALARS, {})
+    return plain(scalars[FAREWELL]) if FAREWELL in scalars else None
 
 
 def _announce(request: Request, message: Message, context: Context) -> None:

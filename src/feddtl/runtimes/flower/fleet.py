@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from typing import TypeVar
 
+import httpx
 from flwr.app import Message, MessageType
 
 from feddtl.errors import ClientError
@@ -16,13 +18,14 @@ from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
 from feddtl.runtimes.flower.nodes import TIMEOUT, NodeDirectory
-from feddtl.runtimes.flower.records import CLIENT, KEPT, array_record, joined_records
+from feddtl.runtimes.flower.records import CLIENT, FAREWELL, KEPT, array_record, joined_records, to_records
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_payload, unpack_counts, unpack_reply
 from feddtl.units import clients_named, duration
 
 Result = TypeVar("Result")
+SECONDS_FOR_FAREWELL = 10.0
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
 
 
@@ -38,6 +41,7 @@ class FlowerFleet(Fleet):
         contract: What nodes must have in common with the server.
         order: Scalars that are sent with every broadcast, in addition to those of the schema.
         note: Receives what the user should know.
+        question: Scalars that are sent only with the question which client a node is, in addition to the order.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class FlowerFleet(Fleet):
         contract: Contract,
         order: Mapping[str, Scalar],
         note: Callable[[str], None],
+        question: Mapping[str, Scalar],
     ) -> None:
         self._grid = RetryingGrid(grid, note, context.observer.waiting)
-        self._nodes = NodeDirectory(self._grid, context, order, note)
+        self._nodes = NodeDirectory(self._grid, context, {**order, **question}, note)
         self._context = context
         self._contract = contract
         self._order = dict(order)
@@ -95,6 +100,17 @@ class FlowerFleet(Fleet):
     def train_images(self, client: int) -> int:
         """See `Fleet.train_images`."""
         return self._nodes.train_images(client)
+
+    def farewell(self, reason: str) -> None:
+        """See `Fleet.farewell`. A client that trains gets the message when it has finished, if it is still there."""
+        content = to_records(Parcel({}, {FAREWELL: reason}))
+        nodes = self._nodes.known()
+        with suppress(httpx.HTTPError):  # of a server that is itself the reason
+            sent = self._grid.push(
+                [Message(content, node, MessageType.QUERY, ttl=SECONDS_FOR_FAREWELL) for node in nodes]
+            )
+            for _ in self._grid.answers(sent, time.monotonic() + SECONDS_FOR_FAREWELL):
+                pass
 
     def _exchange(
         self,

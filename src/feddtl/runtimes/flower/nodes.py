@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
 
+from feddtl.errors import ClientError
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.flower.grid import Answer, RetryingGrid
-from feddtl.runtimes.flower.records import CLIENT, NOTES, to_records
+from feddtl.runtimes.flower.records import CLIENT, MISMATCH, NOTES, to_records
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_image_counts
-from feddtl.units import clients_named
+from feddtl.units import clients_named, counted
 
 MOST_NOTES = 2000  # characters of a client's notes
 TIMEOUT = "deployment.round_timeout"
@@ -33,10 +34,12 @@ class Refusal:
     Attributes:
         client: The client that it claims to be; None if it names none.
         reason: As text.
+        mismatch: Whether its classes are not those of the experiment.
     """
 
     client: int | None
     reason: str
+    mismatch: bool = False
 
 
 class NodeDirectory:
@@ -66,7 +69,11 @@ class NodeDirectory:
         self._started = False
 
     def find(self, clients: Sequence[int]) -> dict[int, int]:
-        """Nodes by client. The first call waits for all clients, later calls for as many as a round needs."""
+        """Nodes by client. The first call waits for all clients, later calls for as many as a round needs.
+
+        Raises:
+            ClientError: At the first call, if the classes of a client are not those of the experiment.
+        """
         deployment = self._context.experiment.deployment
         needed = min(deployment.min_clients, len(clients)) if self._started else len(clients)
         begun = time.monotonic()
@@ -83,6 +90,8 @@ class NodeDirectory:
             # A client that refuses with a reason is not waited for.
             refused = {refusal.client for refusal in self._refusals.values()} & (set(clients) - found.keys())
             self._tell(claims)
+            if not (self._started or self._asked):
+                self._require_classes()
             settled = len(found) + (0 if self._started else len(refused))
             late, waited = settled < needed, time.monotonic() - begun
             awaited = [client for client in clients if client not in found and client not in refused] if late else []
@@ -96,11 +105,25 @@ class NodeDirectory:
                 self._note(f"Waiting up to {longest} for {clients_named(awaited)} to connect.")
             self._grid.pause(begun, deadline)
 
+    def _require_classes(self) -> None:
+        """Raise ClientError if clients have other classes, which would be missing in the whole run."""
+        found = {refusal.client: refusal.reason for refusal in self._refusals.values() if refusal.mismatch}
+        if found:
+            reasons = " ".join(f"Client {client}: {reason}" for client, reason in sorted(found.items(), key=str))
+            raise ClientError(
+                f"{counted(len(found), 'client')} cannot participate, so no round was begun. {reasons}",
+                "Correct the names of the classes there, or in the experiment, and start the run again.",
+            )
+
     def _tell(self, claims: Mapping[int, int]) -> None:
         """Tell the observer which clients are connected, if that has changed."""
         if (connected := sorted(claims)) != self._told:
             self._told = connected
             self._context.observer.clients_connected(connected, len(self._context.clients))
+
+    def known(self) -> list[int]:
+        """Nodes that were there at the last look and are a client, or refused to be one."""
+        return sorted(self._clients.keys() | self._refusals.keys())
 
     def train_images(self, client: int) -> int:
         """How many training images a client has; 0 where that is not known."""
@@ -180,7 +203,8 @@ class NodeDirectory:
     def _refuse(self, node: int, answer: Answer, reason: str) -> None:
         """Keep why a node cannot take part, and note it once."""
         client = answer.parcel.scalars.get(CLIENT)
-        refusal = Refusal(client if type(client) is int else None, reason)
+        mismatch = answer.parcel.scalars.get(MISMATCH) is True
+        refusal = Refusal(client if type(client) is int else None, reason, mismatch)
         if self._refusals.get(node) != refusal:
             who = f"Node {node}" if refusal.client is None else f"Node {node}, client {refusal.client},"
             self._note(f"{who} cannot participate: {reason}")
