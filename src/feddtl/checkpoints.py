@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from feddtl.errors import RunError
 from feddtl.evaluate import ClientHits
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.messages import ServerState
+from feddtl.parsing import parse_table, require_seal, sealed
 from feddtl.records import read_records
 from feddtl.runtimes.rounds import Progress
-from feddtl.storage import json_text, new_folder
+from feddtl.storage import json_text, new_folder, read_whole
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
 # Raised when tensors get other names: a model made of tensors that nobody finds would be the pre-trained one.
 FORMAT = 2
+UNSEALED = ("format", "round", "clients_with_state", "tensors", "state_sha256", "records", "federated_before")
+"""Keys of a progress.json without a checksum of its own, as earlier versions wrote it."""
 NAME = re.compile(r"round-(\d+)")
 
 
@@ -66,17 +69,22 @@ def write_checkpoint(folder: Path, progress: Progress) -> None:
         "records": [record.to_dict() for record in progress.records],
         "federated_before": progress.before.to_dict() if progress.before else {},
     }
-    (folder / "progress.json").write_text(json_text(content, indent=None), encoding="utf-8")
+    (folder / "progress.json").write_text(sealed(json_text(content, indent=None)), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> Progress:
     """Read a checkpoint of `write_checkpoint`.
 
     Raises:
-        RunError: The folder is damaged, or another version wrote it; the message states the remedy.
+        RunError: The folder is damaged or cannot be read, or another version wrote it; the message states the remedy.
     """
     try:
-        content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        written = read_whole(folder / "progress.json")
+        content = parse_table(written)
+        if set(content) != set(UNSEALED):
+            if "state_sha256" in content:  # otherwise it is no version's
+                _require_format(folder, content)
+            require_seal(written)
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
             raise ValueError("state.safetensors does not match its checksum")
         _require_format(folder, content)
@@ -89,11 +97,11 @@ def read_checkpoint(folder: Path) -> Progress:
         hits = select_prefix(tensors, "own_hits")
         own_hits = ClientHits(**hits) if hits else None
         return Progress(state, personal, records, select_prefix(tensors, "memory"), before, own_hits)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RunError(
-            f"The checkpoint {folder} is damaged: {error}",
-            f"Delete this folder (rm -r '{folder}') and resume: the run continues from the previous checkpoint, "
-            "or from the start if there is none.",
+            f"The checkpoint {folder} is damaged: {error}.",
+            f"Delete this folder (rm -r {shlex.quote(str(folder))}) and resume: the run continues from the "
+            "previous checkpoint, or from the start if there is none.",
         ) from None
 
 
@@ -108,4 +116,4 @@ def _require_format(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_whole(path)).hexdigest()

@@ -24,7 +24,7 @@ from typing import (
     runtime_checkable,
 )
 
-from feddtl.errors import ConfigError, did_you_mean
+from feddtl.errors import ConfigError, did_you_mean, shown
 
 TYPE_NAMES: dict[Any, str] = {
     bool: "a truth value",
@@ -40,14 +40,14 @@ MOST_INTEGER = 10**300  # a larger one may not be a float
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise a ConfigError that names key, value and what is allowed."""
     if not condition:
-        raise ConfigError(f"{key} = {value!r} is out of range.", f"Allowed: {allowed}.")
+        raise ConfigError(f"{key} = {shown(value)} is out of range.", f"Allowed: {allowed}.")
 
 
 def require_known(key: str, value: str, known: Iterable[str]) -> None:
     """Raise a ConfigError with the nearest known name if a value is not among them."""
     names = list(known)
     if value not in names:
-        raise ConfigError(f"{key} = {value!r} is unknown.", did_you_mean(value, names))
+        raise ConfigError(f"{key} = {shown(value)} is unknown.", did_you_mean(value, names))
 
 
 @runtime_checkable
@@ -206,7 +206,7 @@ def check_scalar(hint: Any, value: Any, key: str) -> Any:
     if get_origin(hint) is Literal:
         allowed = get_args(hint)
         if value not in allowed:
-            raise ConfigError(f"{key} = {value!r} is unknown.", did_you_mean(str(value), map(str, allowed)))
+            raise ConfigError(f"{key} = {shown(value)} is unknown.", did_you_mean(str(value), map(str, allowed)))
         return value
     # A boolean is never a number here, although Python has it as an integer.
     if hint is float and type(value) is int:
@@ -214,7 +214,7 @@ def check_scalar(hint: Any, value: Any, key: str) -> Any:
         return float(value)
     if type(value) is not hint:
         wanted = TYPE_NAMES.get(hint, str(hint))
-        raise ConfigError(f"{key} = {value!r} is {_type_name(value)}.", f"Give {wanted}.")
+        raise ConfigError(f"{key} = {shown(value)} is {_type_name(value)}.", f"Give {wanted}.")
     return value
 
 

@@ -32,6 +32,7 @@ from feddtl.models.activations import Activations
 from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernels import Kernels, names_of
 from feddtl.observers import RunObserver
+from feddtl.parsing import parse_json
 from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
 from feddtl.records import Summary
 from feddtl.runtimes.client_lines import final_line, images_lines, round_line
@@ -303,7 +304,7 @@ def read_experiment(text: str, own_method: str = "") -> Experiment:
         FeddtlError: It cannot be read, or its method is code that this client was not given.
     """
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise RejectedMessageError(f"The experiment is not JSON: {error}.") from None
     asked = values.get("method") if isinstance(values, dict) else None

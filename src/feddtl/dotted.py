@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, shown
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -31,7 +31,7 @@ def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         if rest:
             inner = changed.get(table, {})
             if not isinstance(inner, Mapping):
-                raise ConfigError(f"{table} must be a table, got {inner!r}.", f"Write [{table}].")
+                raise ConfigError(f"{table} must be a table, got {shown(inner)}.", f"Write [{table}].")
             changed[table] = with_values(inner, {rest: value})
         else:
             changed[table] = value

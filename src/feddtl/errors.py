@@ -52,6 +52,12 @@ class DeploymentError(FeddtlError):
     """A server, a client or a submitted run cannot start, or ended unexpectedly."""
 
 
+def shown(value: object, most: int = 200) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def did_you_mean(word: str, allowed: Iterable[str], otherwise: str = "") -> str:
     """Suggestion for a misspelt word: the closest allowed word, else another text or a list of all allowed words."""
     options = sorted(allowed)

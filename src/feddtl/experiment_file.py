@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 from feddtl.checks import check_scalar, field_hints
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
-from feddtl.errors import ConfigError, did_you_mean
+from feddtl.errors import ConfigError, did_you_mean, shown
 from feddtl.experiment_grid import CHOICE, MOST_LABELS, expand, experiment_name, no_such_label, split_choice
 from feddtl.methods.tables import MethodTables, settings_types
+from feddtl.parsing import parse_toml
 from feddtl.units import first_few
 
 
@@ -58,12 +58,12 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
 def _expanded(file: Path) -> dict[str, dict[str, Any]]:
     """Nested tables of every experiment in a file, by label."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = parse_toml(file.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"Cannot read the experiment file {file}: {error.strerror}.", "Check the path; see experiments/."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"{file} is not valid TOML: {error}.", 'Write KEY = VALUE lines under [TABLE] lines, texts in "quotes".'
         ) from None
@@ -85,7 +85,7 @@ def _experiment_at(path: Path, values: Mapping[str, Any]) -> Experiment:
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
     """Experiment of nested tables; missing keys take their defaults. Raises ConfigError as `load_experiment`."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"An experiment must be a table of keys, not {values!r}.")
+        raise ConfigError(f"An experiment must be a table of keys, not {shown(values)}.")
     types = settings_types(str(values.get("method", Experiment.method)))
     tables = {name: _build_table(types[name], values[name], name) for name in values if name in types}
     plain = {key: value for key, value in values.items() if key not in types}
@@ -103,7 +103,7 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
 
 def _build_table(kind: type, values: Any, key: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{key} must be a table, got {values!r}.", f"Write [{key}].")
+        raise ConfigError(f"{key} must be a table, got {shown(values)}.", f"Write [{key}].")
     return _build(kind, values, f"{key}.")
 
 

@@ -15,18 +15,21 @@ The settings stay scalars: the tables are resolved before an `Experiment` is bui
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from feddtl.dotted import flatten, with_values
-from feddtl.errors import ConfigError, did_you_mean
+from feddtl.errors import ConfigError, did_you_mean, shown
 from feddtl.units import first_few
 
 GRID, VARIANTS = "grid", "variants"
 CHOICE = "::"
+MOST_EXPERIMENTS = 10_000
+"""In one file; the tables of the paper have a few hundred, and a slip of the pen makes millions."""
 # More labels than these make a message unreadable.
 MOST_LABELS = 6
 
@@ -48,13 +51,14 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Raises:
         ConfigError: A grid value that is not a list or is empty, a variant that is not a table, a key that is set
-            twice, or two experiments with one label.
+            twice, too many experiments, or two with one label.
     """
     settings = {key: value for key, value in values.items() if key not in (GRID, VARIANTS)}
     grid, variants = _grid(values.get(GRID, {})), _variants(values.get(VARIANTS, {}))
     _check_set_once(settings, grid, variants)
     axes = [[({key: value}, _label(value)) for value in listed] for key, listed in grid.items()]
     axes += [[(changes, name) for name, changes in variants.items()]] if variants else []
+    _check_count(grid, variants)
     found: dict[str, dict[str, Any]] = {}
     for chosen in product(*axes):
         label = "-".join(text for _, text in chosen)
@@ -78,12 +82,12 @@ def no_such_label(file: Path, label: str, labels: Iterable[str]) -> ConfigError:
 def _grid(table: Any) -> dict[str, list[Any]]:
     """Values by dotted key."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{GRID} = {table!r} is not a table.", f"Write KEY = [VALUE, …] lines under [{GRID}].")
+        raise ConfigError(f"{GRID} = {shown(table)} is not a table.", f"Write KEY = [VALUE, …] lines under [{GRID}].")
     grid = flatten(table)
     for key, listed in grid.items():
         if not isinstance(listed, list) or not listed:
             raise ConfigError(
-                f"{GRID}.{key} = {listed!r} is not a list of values.",
+                f"{GRID}.{key} = {shown(listed)} is not a list of values.",
                 f"Write {key} = [VALUE, …]; a single value belongs in the settings above [{GRID}].",
             )
     return grid
@@ -93,12 +97,12 @@ def _variants(table: Any) -> dict[str, dict[str, Any]]:
     """Changes by dotted key, by the variant's name."""
     if not isinstance(table, Mapping):
         raise ConfigError(
-            f"{VARIANTS} = {table!r} is not a table.", f"Write NAME = {{ KEY = VALUE }} under [{VARIANTS}]."
+            f"{VARIANTS} = {shown(table)} is not a table.", f"Write NAME = {{ KEY = VALUE }} under [{VARIANTS}]."
         )
     for name, changes in table.items():
         if not isinstance(changes, Mapping):
             raise ConfigError(
-                f"{VARIANTS}.{name} = {changes!r} is not a table.", f"Write {name} = {{ KEY = VALUE, … }}."
+                f"{VARIANTS}.{name} = {shown(changes)} is not a table.", f"Write {name} = {{ KEY = VALUE, … }}."
             )
         if _label(name) != name:
             raise ConfigError(
@@ -116,6 +120,18 @@ def _check_set_once(
     for key in grid:
         if key in elsewhere:
             raise ConfigError(f"{key} is set twice: in [{GRID}] and {elsewhere[key]}.", "Remove one of the two.")
+
+
+def _check_count(grid: Mapping[str, Sequence[Any]], variants: Mapping[str, Any]) -> None:
+    """Refuse a file with too many experiments before any of them is made."""
+    sizes = {key: len(listed) for key, listed in grid.items()} | ({VARIANTS: len(variants)} if variants else {})
+    count = math.prod(sizes.values())
+    if count > MOST_EXPERIMENTS:
+        factors = " x ".join(f"{size:,} ({key})" for key, size in sizes.items() if size > 1)
+        raise ConfigError(
+            f"The file describes {count:,} experiments: {factors}.",
+            f"At most {MOST_EXPERIMENTS:,} are allowed; remove values from [{GRID}].",
+        )
 
 
 def _label(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from feddtl.record_fields import from_file, known_fields
+from feddtl.record_fields import checked, from_file, known_fields
 from feddtl.storage import without_nan
 from feddtl.units import clients_named
 
@@ -68,7 +68,8 @@ class FederatedAccuracy:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FederatedAccuracy:
         """What `to_dict` gave. Raises TypeError or ValueError for anything else."""
-        return cls(**known_fields(cls, from_file(values)))
+        found: FederatedAccuracy = checked(cls(**known_fields(cls, from_file(values))))
+        return found
 
 
 def _part(scored: int, of_all: int | None, half: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feddtl.config.running import SCORED_IMAGES, ScoredImages
-from feddtl.errors import RunError
+from feddtl.errors import RunError, shown
 from feddtl.federated_accuracy import FederatedAccuracy
-from feddtl.record_fields import TABLES_BY_CLIENT, from_file, known_fields, required_fields, without_none
+from feddtl.record_fields import TABLES_BY_CLIENT, checked, from_file, known_fields, required_fields, without_none
 from feddtl.storage import without_nan
 
 Metrics = Mapping[str, float]
@@ -27,6 +27,7 @@ SCORE_HEADINGS = {"local": "Local", "base": "Base", "novel": "Novel", "harmonic_
 SCORES = tuple(SCORE_HEADINGS)
 GLOBAL_SCORES = SCORES[1:]
 """The scores of a model on all test images."""
+RESTORE = "Restore it from a copy, or start a new run with another --output."
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
     *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes"),
@@ -162,7 +163,8 @@ class RoundRecord:
             "scores": RoundScores(**scores) if scores else None,
             "federated": FederatedAccuracy.from_dict(found["federated"]) if found.get("federated") else None,
         }
-        return cls(**{**known_fields(cls, found), **nested})
+        record: RoundRecord = checked(cls(**{**known_fields(cls, found), **nested}))
+        return record
 
 
 def read_records(values: Sequence[Mapping[str, Any]], owner: object) -> tuple[RoundRecord, ...]:
@@ -171,6 +173,8 @@ def read_records(values: Sequence[Mapping[str, Any]], owner: object) -> tuple[Ro
     Raises RunError if a field is missing, and TypeError or ValueError if one is damaged.
     """
     for record in values:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"a round is {shown(record, 40)} instead of a table")
         require_keys(required_fields(RoundRecord), record, f"A round in {owner}")
     return tuple(map(RoundRecord.from_dict, values))
 
@@ -250,14 +254,24 @@ class Summary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], owner: object = "A summary") -> Summary:
-        """The summary in the content of a file, which may have other keys. Raises RunError if a field is missing."""
+        """The summary in the content of a file, which may have other keys.
+
+        Raises:
+            RunError: A field is missing or damaged.
+        """
+        if not isinstance(values, Mapping):
+            raise RunError(f"{owner} is {shown(values, 40)} instead of a table.", RESTORE)
         known = known_fields(cls, values)
         require_keys(required_fields(cls), known, owner)
-        if federated := known.get("federated"):
-            known["federated"] = {k: v and FederatedAccuracy.from_dict(v) for k, v in federated.items()}
-        if missing := known.get("missing_clients"):
-            known["missing_clients"] = {int(client): rounds for client, rounds in missing.items()}
-        return cls(**known)
+        try:
+            if federated := known.get("federated"):
+                known["federated"] = {k: v and FederatedAccuracy.from_dict(v) for k, v in federated.items()}
+            if missing := known.get("missing_clients"):
+                known["missing_clients"] = {int(client): rounds for client, rounds in missing.items()}
+            summary: Summary = checked(cls(**known))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{owner} is damaged: {error}.", RESTORE) from None
+        return summary
 
 
 def require_keys(keys: Iterable[str], values: Mapping[str, Any], owner: object) -> None:

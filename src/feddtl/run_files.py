@@ -14,16 +14,19 @@ tensors/                    shared.safetensors, client-3.safetensors
 
 from __future__ import annotations
 
-import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 from feddtl.config import Experiment
 from feddtl.config.data import ON_CLIENTS, SHAPES
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict
-from feddtl.storage import DRAFT, storage_errors
+from feddtl.parsing import parse_table
+from feddtl.record_fields import check_types
+from feddtl.records import RESTORE, require_keys
+from feddtl.storage import DRAFT, read_whole, storage_errors
 
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
@@ -76,12 +79,38 @@ def resuming(path: Path) -> str:
     return f"feddtl {'submit' if has_clients_elsewhere(path) else 'run'} --resume {shlex.quote(str(path))}"
 
 
-def read_json(path: Path) -> Any:
-    """The content of a file of a run. Raises RunError."""
+def read_table(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of a run. Raises RunError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"Cannot read {path}: {error}.", "Start a new run with another --output.") from None
+        return parse_table(read_whole(path))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}.", RESTORE) from None
+
+
+class DataDescription(TypedDict, total=False):
+    """The content of data.json; see `feddtl.summary.describe_data`."""
+
+    dataset: str
+    prompt_template: str
+    base_classes: Sequence[str]
+    novel_classes: Sequence[str]
+    domains: Sequence[str]
+    train_images: int | None
+    test_base_images: int | None
+    test_novel_images: int | None
+    images_per_client_and_class: Sequence[Sequence[int]]
+    notes: Sequence[str]
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """The content of a data.json. Raises RunError."""
+    values = read_table(path)
+    require_keys(("dataset", "prompt_template", "base_classes", "novel_classes"), values, path)
+    try:
+        check_types(get_type_hints(DataDescription), values)
+    except TypeError as error:
+        raise RunError(f"{path} is damaged: {error}.", RESTORE) from None
+    return values
 
 
 def experiment_of_run(values: Any) -> Experiment:
@@ -98,11 +127,11 @@ def experiment_of_run(values: Any) -> Experiment:
 def read_experiment(path: Path) -> Experiment:
     """The experiment in a config.json. Raises RunError."""
     try:
-        return experiment_of_run(read_json(path))
+        return experiment_of_run(read_table(path))
     except ConfigError as error:
         raise RunError(
-            f"{path} was written by another version: {error.message}",
-            "Use that version, or start a new run with another --output.",
+            f"{path} was written by another version, or is damaged: {error.message}",
+            "Restore it from a copy, use that version, or start a new run with another --output.",
         ) from None
 
 

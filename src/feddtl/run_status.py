@@ -6,7 +6,6 @@ no locks, from the process that the log names.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,11 @@ from typing import Any, Literal
 
 from feddtl.config import Experiment
 from feddtl.errors import RunError
+from feddtl.parsing import parse_table
 from feddtl.records import RoundRecord, read_records
 from feddtl.run_files import CONFIG, METRICS, STOP, SUMMARY, has_run, read_experiment, require_run, resuming
 from feddtl.run_log import Event, last_session, still_runs
-from feddtl.storage import is_locked
+from feddtl.storage import is_locked, read_whole
 from feddtl.units import clients_named, counted, duration, percent, scores_line
 
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed", "unknown"]
@@ -149,10 +149,10 @@ def run_status(folder: Path) -> RunStatus:
 
 def _records(path: Path) -> tuple[RoundRecord, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return read_records([json.loads(line) for line in lines], path)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"Cannot read {path}: {error}.", f"Rewrite it: {resuming(path.parent)}.") from None
+        lines = read_whole(path).splitlines() if path.is_file() else []
+        return read_records([parse_table(line) for line in lines], path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}.", f"Rewrite it: {resuming(path.parent)}.") from None
 
 
 def refuse_running(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +17,14 @@ from feddtl.config import Experiment
 from feddtl.data.classes import split_of
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
-from feddtl.errors import FeddtlError, RunError
+from feddtl.errors import FeddtlError, RunError, shown
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.peft_format import save_adapter
+from feddtl.parsing import parse_table
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
-from feddtl.records import RoundRecord, Summary, read_records
+from feddtl.records import RESTORE, RoundRecord, Summary, read_records
 from feddtl.run_files import (
     BEFORE_IT_BEGINS,
     CONFIG,
@@ -35,8 +35,9 @@ from feddtl.run_files import (
     PREDICTIONS,
     SUMMARY,
     has_begun,
+    read_data,
     read_experiment,
-    read_json,
+    read_table,
     refuse_used,
     require_run,
     resuming,
@@ -47,6 +48,7 @@ from feddtl.storage import (
     json_text,
     new_folder,
     only_writer,
+    read_whole,
     remove_drafts,
     storage_errors,
     write_json_atomic,
@@ -139,12 +141,12 @@ class RunFolder:
     @property
     def data(self) -> dict[str, Any]:
         """Description of the data: names, prompt, partition counts."""
-        return dict(read_json(self.path / DATA))
+        return read_data(self.path / DATA)
 
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, device and kernels at the start of the run."""
-        return dict(read_json(self.path / ENVIRONMENT))
+        return read_table(self.path / ENVIRONMENT)
 
     @property
     def kernels(self) -> Kernels:
@@ -198,7 +200,10 @@ class RunFolder:
         path = self.path / FEDERATION
         if not path.is_file():
             write_json_atomic(path, {"run": secrets.token_hex(16)})
-        return str(read_json(path)["run"])
+        name = read_table(path).get("run")
+        if not isinstance(name, str):
+            raise RunError(f"{path} is damaged: run is {shown(name, 40)}.", RESTORE)
+        return name
 
     def save_progress(self, progress: Progress) -> None:
         """Write the round's record and a checkpoint, then remove all but the latest two."""
@@ -221,9 +226,9 @@ class RunFolder:
         if not path.is_file():
             return ()
         try:
-            return read_records([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], path)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"Cannot read {path}: {error}.", f"Rewrite it: {resuming(self.path)}.") from None
+            return read_records([parse_table(line) for line in read_whole(path).splitlines()], path)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged: {error}.", f"Rewrite it: {resuming(self.path)}.") from None
 
     @property
     def predictions(self) -> ImagePredictions | None:
@@ -239,7 +244,7 @@ class RunFolder:
     def summary(self) -> Summary | None:
         """The summary; None until the run is finished. Raises RunError if it cannot be read."""
         path = self.path / SUMMARY
-        return Summary.from_dict(read_json(path), path) if path.is_file() else None
+        return Summary.from_dict(read_table(path), path) if path.is_file() else None
 
     def write_summary(self, summary: Summary) -> None:
         """summary.json."""

@@ -55,6 +55,23 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        ValueError: There is no such file, so that a folder that should have it is damaged.
+        RunError: It cannot be read, although it may be intact.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"there is no {path.name}") from None
+    except OSError as error:
+        raise RunError(
+            f"Cannot read {path}: {error.strerror}.", "Check your permissions and the disk; the file may be intact."
+        ) from None
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file atomically: after a crash, and for every reader, it has either the old or the new content."""
     with storage_errors(path):

@@ -69,7 +69,7 @@ def test_a_run_of_another_version_is_called_that(feddtl: Command, finished: Path
     shutil.copytree(finished, "run")
     Path("run/config.json").write_text('{"momentum": 0.9}')
     for words in (("run", "--resume", "run"), ("evaluate", "run")):
-        refused(feddtl(*words), "run/config.json was written by another version: Unknown key 'momentum'")
+        refused(feddtl(*words), "run/config.json was written by another version, or is damaged: Unknown key 'momentum'")
 
 
 def test_evaluate_and_export_without_a_run(feddtl: Command) -> None:

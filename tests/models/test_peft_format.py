@@ -113,10 +113,19 @@ def test_adapter_that_another_formula_reads_is_refused(adapter_folder, change):
         load_adapter(adapter_folder)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"peft_type": "LORA", "r": 4}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "3",
+        '{"peft_type": "LORA", "r": 4}',
+        '{"peft_type": "LORA", "r": 0, "lora_alpha": 4}',
+        '{"peft_type": "LORA", "r": 4, "lora_alpha": "x"}',
+    ],
+)
 def test_config_without_the_needed_keys_is_refused(adapter_folder, content):
     (adapter_folder / "adapter_config.json").write_text(content)
-    with pytest.raises(ModelError, match="not a plain LoRA"):
+    with pytest.raises(ModelError, match=r"not a plain LoRA|table of keys|lora_alpha = "):
         load_adapter(adapter_folder)
 
 

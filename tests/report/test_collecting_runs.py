@@ -82,9 +82,9 @@ def test_no_run(tmp_path: Path) -> None:
             '{"final": {}}',
             "summary.json has no method, stages, dataset,",
         ),
-        ("data.json", '{"dataset": "photos"}', "data.json has no base_classes"),
+        ("data.json", '{"dataset": "photos"}', "data.json has no prompt_template, base_classes, novel_classes"),
         ("metrics.jsonl", "{}\n{", "metrics.jsonl"),
-        ("config.json", '{"rounds": -1}', "config.json was written by another version"),
+        ("config.json", '{"rounds": -1}', "config.json was written by another version, or is damaged: rounds = -1"),
         ("environment.json", "", "environment.json"),
     ],
 )

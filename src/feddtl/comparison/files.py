@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,8 +22,10 @@ from feddtl.comparison.scores import (
 from feddtl.comparison.tables import comparison_tables
 from feddtl.comparison.tuning import ChosenRates
 from feddtl.dotted import flatten, with_values
-from feddtl.errors import RunError
+from feddtl.errors import FeddtlError, RunError
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.parsing import parse_table
+from feddtl.record_fields import check_types, checked
 from feddtl.results.hits import RunHits
 from feddtl.results.rendering import latex, markdown
 from feddtl.results.run import RunResult
@@ -35,6 +36,11 @@ from feddtl.storage import write_json_atomic, write_text_atomic
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
 TUNING = "tuning.json"
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("environment", "config", "columns_of_hits", "tuning"), Mapping[str, Any]),
+    **dict.fromkeys(("runs", "failures"), Sequence[Mapping[str, Any]]),
+}
+"""Of what is read from comparison.json."""
 # The settings in a row of the CSV file; the others are in comparison.json.
 SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation", "local.learning_rate")
 
@@ -114,17 +120,24 @@ def load_comparison(path: Path) -> Comparison:
     """
     file = path / COMPARISON if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        records, environment = content["runs"], content["environment"]
-        failures = tuple(Failure(**failure) for failure in content.get("failures", ()))
+        content = parse_table(file.read_bytes())
+        check_types(TYPES, content)
+        failures = tuple(checked(Failure(**failure)) for failure in content.get("failures", ()))
         rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
+        outcomes = tuple(_outcome(record, content["environment"], content) for record in content["runs"])
     except OSError as error:
         raise RunError(
             f"Cannot read {file}: {error.strerror}.", "Pass the --output folder of `feddtl compare`."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{file} is not a comparison.", "Pass a comparison.json written by `feddtl compare`.") from None
-    return Comparison(tuple(_outcome(record, environment, content) for record in records), failures, rates)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise RunError(
+            f"{file} is not a comparison, or is damaged: {reason}.",
+            "Pass a comparison.json written by `feddtl compare`; that command writes it again from finished runs.",
+        ) from None
+    except FeddtlError as error:
+        raise RunError(f"{file}: {error.message}", error.hint) from None
+    return Comparison(outcomes, failures, rates)
 
 
 def _shared_settings(outcomes: Sequence[RunResult]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from feddtl.comparison.files import TUNING
 from feddtl.comparison.tuning import ChosenRates, Trials, Tuning, choose_rate, require_tunable, with_rate
 from feddtl.config import Experiment
 from feddtl.errors import RunError
+from feddtl.parsing import parse_table
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
@@ -103,7 +103,7 @@ def at_chosen_rates(cells: Sequence[Cell], found: ChosenRates) -> tuple[Cell, ..
 def no_longer_named(output: Path, found: ChosenRates) -> str:
     """Which experiments of an earlier choice this command does not name, so that they leave its files; else ''."""
     try:
-        earlier = ChosenRates.from_dict(json.loads((output / TUNING).read_text(encoding="utf-8")))
+        earlier = ChosenRates.from_dict(parse_table((output / TUNING).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""  # there is none, or nothing in it to keep
     dropped = [name for name in earlier.by_name if name not in found.by_name]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from feddtl.config import Experiment, LocalConfig
 from feddtl.errors import ConfigError
+from feddtl.record_fields import checked
 
 if TYPE_CHECKING:
     from feddtl.records import Summary
@@ -122,16 +123,19 @@ class RateChoice:
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> RateChoice:
-        """What `to_dict` gave. Raises KeyError or ValueError for anything else."""
-        return cls(
-            name,
-            values["title"],
-            values["criterion"],
-            {float(rate): {int(seed): v for seed, v in own.items()} for rate, own in values["by_seed"].items()},
-            {float(rate): reason for rate, reason in values["diverged"].items()},
-            values["error"],
-            values["rate"],
+        """What `to_dict` gave. Raises KeyError, TypeError, AttributeError or ValueError for anything else."""
+        choice: RateChoice = checked(
+            cls(
+                name,
+                values["title"],
+                values["criterion"],
+                {float(rate): {int(seed): v for seed, v in own.items()} for rate, own in values["by_seed"].items()},
+                {float(rate): reason for rate, reason in values["diverged"].items()},
+                values["error"],
+                values["rate"],
+            )
         )
+        return choice
 
 
 @dataclass(frozen=True)
@@ -167,9 +171,12 @@ class ChosenRates:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ChosenRates:
-        """What `to_dict` gave. Raises KeyError or ValueError for anything else."""
+        """What `to_dict` gave. Raises KeyError, TypeError, AttributeError or ValueError for anything else."""
         choices = tuple(RateChoice.from_dict(name, own) for name, own in values["experiments"].items())
-        return cls(tuple(values["rates"]), tuple(values["seeds"]), choices, tuple(values["untrained"]))
+        rates: ChosenRates = checked(
+            cls(tuple(values["rates"]), tuple(values["seeds"]), choices, tuple(values["untrained"]))
+        )
+        return rates
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from feddtl.cli.progress import Bars, ProgressObserver, error_console
@@ -13,6 +12,7 @@ from feddtl.experiment_file import experiment_from_dict, load_experiment
 from feddtl.flower_app.orphans import end_with_parent
 from feddtl.marked_lines import say
 from feddtl.observers import Observers
+from feddtl.parsing import parse_json
 from feddtl.runtimes.flower.apps import server_app
 from feddtl.runtimes.flower.grid import Grid
 from feddtl.state_folder import expanded
@@ -57,7 +57,7 @@ def _experiment(run_config: Mapping[str, object]) -> Experiment:
     if run_config.get("experiment"):
         raise ConfigError("The run configuration has both an experiment and settings.", "Set only one of them.")
     try:
-        return experiment_from_dict(json.loads(settings))
+        return experiment_from_dict(parse_json(settings))
     except ValueError as error:
         raise ConfigError(f"The settings in the run configuration are not JSON: {error}.") from None
 

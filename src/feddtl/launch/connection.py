@@ -8,12 +8,12 @@ import re
 import socket
 import ssl
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.errors import ConfigError, DeploymentError
+from feddtl.parsing import parse_toml
 from feddtl.state_folder import expanded
 from feddtl.storage import write_text_atomic
 
@@ -118,7 +118,7 @@ def read_connection(home: Path) -> tuple[Address, Path]:
     """What `write_connection` wrote. Raises DeploymentError if there is no file, or if it contains anything else."""
     file = home / "config.toml"
     try:
-        server = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"][CONNECTION]
+        server = parse_toml(file.read_bytes())["superlink"][CONNECTION]
         return Address.parse(server["address"]), Path(server["root-certificates"])
     except (FileNotFoundError, NotADirectoryError):
         raise DeploymentError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from typing import IO, Any
 from feddtl.config.running import CACHE_OFF
 from feddtl.errors import DeploymentError
 from feddtl.launch.connection import LOOPBACK
+from feddtl.parsing import parse_json
 from feddtl.state_folder import CACHE, expanded
 
 SECONDS_TO_STOP = 20.0
@@ -96,7 +96,7 @@ class FlowerCli:
             start_new_session=True,
         )
         try:
-            answer = json.loads(done.stdout)
+            answer = parse_json(done.stdout)
         except ValueError:
             return {}, " ".join((done.stderr or done.stdout).split())
         answer = answer if isinstance(answer, dict) else {}

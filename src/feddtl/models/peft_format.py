@@ -11,9 +11,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from feddtl.errors import ModelError
+from feddtl.errors import ModelError, shown
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.models.residual import joined, of_one_rank
+from feddtl.parsing import parse_table
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -43,7 +44,7 @@ def load_adapter(folder: Path) -> Lora:
         ModelError: Files missing, damaged, or not a plain LoRA.
     """
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = parse_table((folder / CONFIG_FILE).read_bytes())
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Cannot read the adapter in {folder}: {error}.", "Write or copy it again.") from None
@@ -51,8 +52,14 @@ def load_adapter(folder: Path) -> Lora:
         raise ModelError(
             f"The adapter in {folder} is not a plain LoRA.", "Use an adapter written by feddtl or by PEFT's LORA."
         )
+    scale, rank = config["lora_alpha"], config["r"]
+    if type(scale) not in (int, float) or type(rank) is not int or rank < 1:
+        raise ModelError(
+            f"{folder / CONFIG_FILE} has lora_alpha = {shown(scale)} and r = {shown(rank)}.",
+            "lora_alpha must be a number, and r a whole number of 1 or more; write or copy it again.",
+        )
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-    return Lora(factors, float(config["lora_alpha"]) / int(config["r"]))
+    return Lora(factors, float(scale) / rank)
 
 
 def _is_plain_lora(config: Any, tensors: Iterable[str]) -> bool:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from feddtl.errors import RunError
+from feddtl.parsing import parse_table
 from feddtl.storage import write_json_atomic
 
 
 def read_remembered(file: Path | None) -> dict[str, Any]:
     """Entries by key; none without a file or if it cannot be read, since they can be determined again."""
     try:
-        content = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+        return {} if file is None else parse_table(file.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def remember(file: Path | None, key: str, entry: Any) -> None:

@@ -125,7 +125,7 @@ class RunResult:
             summary = Summary.from_dict(record, "A record")
             config = record["config"] if "config" in record else _config_of_summary(summary)
             # Files written before there was `feddtl compare` name the experiment's file; a label may contain dots.
-            name = Path(record["experiment"]).name.removesuffix(".toml")
+            name = Path(str(record["experiment"])).name.removesuffix(".toml")
             return cls(name, experiment_of_run(config), summary, record.get("environment", environment))
         except KeyError as error:
             raise RunError(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from feddtl.errors import RunError
 from feddtl.models.cache.packed import Packed, RowLayout
+from feddtl.parsing import parse_table
 
 SEGMENT_SUFFIX = ".safetensors"
 KEY_BYTES = 16
@@ -56,7 +57,7 @@ class Segment:
         weakref.finalize(self, os.close, self._file)
         try:
             (length,) = _LENGTH.unpack(os.pread(self._file, _LENGTH.size, 0))
-            header: dict[str, Any] = json.loads(os.pread(self._file, length, _LENGTH.size))
+            header: dict[str, Any] = parse_table(os.pread(self._file, length, _LENGTH.size))
             count = int(header["keys"]["shape"][0])
             expected, end = _header(count, layout)
         except (ValueError, KeyError, struct.error, OSError, OverflowError, TypeError, MemoryError) as error:
