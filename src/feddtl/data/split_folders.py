@@ -51,7 +51,7 @@ def split_folders(root: ImageFolder) -> SplitFolders:
         DataError: There are test images and no training images, several folders of one split, or a folder that looks
             like a split and cannot be one.
     """
-    above = [folder for folder in root.folders if not folder.images and any(folder.below())]
+    above = [f for f in root.folders if any(f.below()) and (not f.images or split_of(f.name))]
     by_name = {folder.name: folder for folder in above}
     kinds = {folder.name: split_of(folder.name) for folder in above}
     found = {split: [name for name in by_name if kinds[name] == split] for split in set(kinds.values()) if split}
