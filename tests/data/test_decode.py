@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -118,6 +119,24 @@ class TestDepth:
     def test_colours_of_16_bits(self):
         encoded = b"P6 1 1 65535\n" + np.array([65535, 10240, 0], ">u2").tobytes()
         assert decode_rgb(encoded, "here").getpixel((0, 0)) == (255, 40, 0)
+
+    @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
+    def test_twelve_bits_in_colours_of_sixteen(self, colour, channels):
+        """Pillow itself keeps the upper 8 bits of such a PNG, and cannot write one."""
+
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        def encoded(value):
+            row = b"\0" + np.full(channels, value, ">u2").tobytes()
+            header = struct.pack(">IIBBBBB", 1, 1, 16, colour, 0, 0, 0)
+            return b"\x89PNG\r\n\x1a\n" + b"".join(
+                (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b""))
+            )
+
+        assert decode_rgb(encoded(10240), "here").getpixel((0, 0)) == (40, 40, 40)
+        with pytest.raises(DataError, match="nearly black"):
+            decode_rgb(encoded(4095), "here")
 
     def test_32_bits_have_no_known_range(self):
         for values in (np.int32([[70000]]), np.float32([[0.5]])):

@@ -150,6 +150,14 @@ def test_names_in_two_unicode_forms_are_one_class(write):
     assert seen(dataset) == right(*["ant", "Käfer"] * 7)
 
 
+def test_a_file_without_rows_and_one_with_a_second_column_of_classes_are_read(write, capfd):
+    write("train-0.parquet", PETS)
+    write("train-1.parquet", PETS, category=pa.array(PETS))
+    capfd.readouterr()
+    assert seen(load(write("train-2.parquet", [], labels=pa.array([], pa.int64())))) == right(*PETS, *PETS)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_domains_of_the_test_files_alone_and_rows_without_one(write):
     import datasets
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,32 +35,47 @@ def read_shards(files: Sequence[Path], labels: Sequence[str] = ()) -> datasets.D
     import datasets as hf
 
     features = _features_of(files)
-    groups = [list(group) for _, group in groupby(range(len(files)), key=lambda at: _first_equal(features, at))]
-    parts = [_read([files[at] for at in group]) for group in groups]
+    groups = [[file for file, _ in group] for _, group in groupby(features.items(), key=_number_of_first(features))]
+    parts = [_read(group) for group in groups]
     if len(parts) == 1:
         return parts[0]
-    names = [files[group[0]].name for group in groups]
+    names = [group[0].name for group in groups]
     shared = [column for column in parts[0].features if all(column in part.features for part in parts)]
-    for column in (*LABEL_COLUMNS, *labels):
+    usual = () if any(column in shared for column in LABEL_COLUMNS) else LABEL_COLUMNS
+    for column in (*labels, *usual):
         having = [name for name, part in zip(names, parts, strict=True) if column in part.features]
         if having and column not in shared:
             lacking = next(name for name in names if name not in having)
             raise DataError(f"{lacking} has no column '{column}', which {having[0]} has.", "Save all files alike.")
     parts = [part.select_columns(shared) for part in parts]
-    for column in shared:
-        parts = _aligned(parts, column, names, is_label=column in (*LABEL_COLUMNS, *labels))
+    with _no_progress_bars():
+        for column in shared:
+            parts = _aligned(parts, column, names, is_label=column in (*LABEL_COLUMNS, *labels))
     kept = [column for column in shared if all(column in part.features for part in parts)]
     return hf.concatenate_datasets([part.select_columns(kept) for part in parts])
 
 
-def load_quietly(failure: str, hint: str, source: str, **options: Any) -> Any:
-    """What the loader returns, without its progress bars, because the command line draws its own."""
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Within the block the datasets library draws none, because the command line draws its own."""
     import datasets as hf
 
     were_hidden = hf.are_progress_bars_disabled()
     hf.disable_progress_bars()
     try:
-        return hf.load_dataset(source, **options)
+        yield
+    finally:
+        if not were_hidden:
+            hf.enable_progress_bars()
+
+
+def load_quietly(failure: str, hint: str, source: str, **options: Any) -> Any:
+    """What the loader returns, without its progress bars."""
+    import datasets as hf
+
+    try:
+        with _no_progress_bars():
+            return hf.load_dataset(source, **options)
     # The loader passes on errors of pyarrow, the network, the Hub, its cache and the file system, and its own.
     except Exception as error:
         # Only this error's cause says what is wrong with a file.
@@ -67,9 +83,6 @@ def load_quietly(failure: str, hint: str, source: str, **options: Any) -> Any:
         _check_cache(cause or error)
         lines = str(cause or error).splitlines()
         raise DataError(f"{failure}: {lines[0] if lines else type(cause or error).__name__}", hint) from error
-    finally:
-        if not were_hidden:
-            hf.enable_progress_bars()
 
 
 def _check_cache(error: BaseException) -> None:
@@ -88,15 +101,17 @@ def _check_cache(error: BaseException) -> None:
         ) from error
 
 
-def _features_of(files: Sequence[Path]) -> list[datasets.Features]:
-    """Columns and types of each file. Raises DataError naming all files that have none."""
+def _features_of(files: Sequence[Path]) -> dict[Path, datasets.Features]:
+    """Columns and types of each file that has rows. Raises DataError naming all files that cannot be read."""
     import datasets as hf
     import pyarrow.parquet as pq
 
-    found, damaged = [], {}
+    found, damaged = {}, {}
     for file in files:
         try:
-            found.append(hf.Features.from_arrow_schema(pq.read_schema(file)))
+            with pq.ParquetFile(file) as opened:
+                if opened.metadata.num_rows:
+                    found[file] = hf.Features.from_arrow_schema(opened.schema_arrow)
         # pyarrow and the library raise errors of many kinds on damaged files and odd metadata.
         except Exception as error:
             damaged[file] = (str(error).splitlines() or [type(error).__name__])[0]
@@ -106,11 +121,15 @@ def _features_of(files: Sequence[Path]) -> list[datasets.Features]:
     if damaged:
         listed = lines_of([f"{file}: {reason}" for file, reason in damaged.items()])
         raise DataError(f"Cannot read {counted(len(damaged), 'parquet file')}:{listed}", COMPLETE)
+    if not found:
+        raise DataError(f"{files[0]} has no rows.", "Use files with images.")
     return found
 
 
-def _first_equal(features: Sequence[datasets.Features], at: int) -> int:
-    return next(index for index, found in enumerate(features) if found == features[at])
+def _number_of_first(features: dict[Path, datasets.Features]) -> Callable[[tuple[Path, datasets.Features]], int]:
+    """For each file, the number of the first one with the same columns and types."""
+    known = list(features.values())
+    return lambda item: known.index(item[1])
 
 
 def _read(files: Sequence[Path]) -> datasets.Dataset:
