@@ -27,12 +27,13 @@ from feddtl.runtimes.runtime import Progress
 EXPERIMENT = Experiment(rounds=3)
 CPU = torch.device("cpu")
 KERNELS = Kernels(torch.bfloat16, "eager", "measured")
+MODEL = {"weights": "a1", "tokenizer": "b2", "image_tower": {"num_attention_heads": 4}}
 DATA = {"dataset": "photos", "prompt_template": "a {class}", "base_classes": ["ant"], "novel_classes": []}
 
 
 def begun_run(path: Path, experiment: Experiment, data: dict[str, Any]) -> RunFolder:
     with RunFolder.announced(path, experiment) as announced:
-        announced.begin(data, CPU, KERNELS)
+        announced.begin(data, CPU, KERNELS, MODEL)
     return announced
 
 
@@ -56,7 +57,7 @@ def names(path: Path) -> list[str]:
 
 
 def test_a_new_folder_holds_what_was_asked(folder: RunFolder) -> None:
-    assert names(folder.path) == ["config.json", "data.json", "environment.json"]
+    assert names(folder.path) == ["config.json", "data.json", "environment.json", "origin.json"]
     assert folder.experiment == EXPERIMENT
     assert folder.data == DATA
     assert folder.has_begun
@@ -240,7 +241,7 @@ def test_an_announced_run_can_begin(tmp_path: Path) -> None:
     with RunFolder.announced(tmp_path / "deep" / "run", EXPERIMENT) as announced:
         assert names(announced.path) == ["config.json"]
         assert not announced.has_begun
-        announced.begin(DATA, CPU, KERNELS)
+        announced.begin(DATA, CPU, KERNELS, MODEL)
     assert announced.has_begun
 
 
@@ -266,7 +267,7 @@ def test_an_announced_run_that_is_interrupted_can_be_found(tmp_path: Path) -> No
 def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path) -> None:
     def begin_and_fail() -> None:
         with RunFolder.announced(tmp_path / "other", EXPERIMENT) as announced:
-            announced.begin(DATA, CPU, KERNELS)
+            announced.begin(DATA, CPU, KERNELS, MODEL)
             raise DataError("Later.")
 
     with pytest.raises(DataError):
@@ -275,9 +276,9 @@ def test_a_run_that_began_stays_when_it_fails(folder: RunFolder, tmp_path: Path)
 
 
 def test_a_run_goes_on_with_the_same_data_only(folder: RunFolder) -> None:
-    folder.begin({**DATA, "notes": ["worded anew"]}, CPU, KERNELS)
+    folder.begin({**DATA, "notes": ["worded anew"]}, CPU, KERNELS, MODEL)
     with pytest.raises(RunError, match="have changed since the run began: base_classes"):
-        folder.begin({**DATA, "base_classes": ["bee"]}, CPU, KERNELS)
+        folder.begin({**DATA, "base_classes": ["bee"]}, CPU, KERNELS, MODEL)
     assert folder.data == DATA
 
 

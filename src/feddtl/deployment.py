@@ -26,6 +26,7 @@ from feddtl.experiment import run_experiment
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.marked_lines import say
+from feddtl.memory import memory_errors
 from feddtl.messages import Payload, Update
 from feddtl.methods.catalog import build_method, is_own_method, method_class, settings_table
 from feddtl.models.activations import Activations
@@ -243,6 +244,11 @@ def answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
     Raises:
         FeddtlError: The message names no experiment, or one in which this machine cannot participate.
     """
+    with memory_errors():
+        return _answer(request, node, parcel)
+
+
+def _answer(request: Request, node: Node, parcel: Parcel) -> Parcel:
     text = parcel.scalars.get("experiment")
     if not isinstance(text, str):
         raise RejectedMessageError("The message names no experiment.")

@@ -8,19 +8,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
 from feddtl.environment import busy_note, choose_device
 from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores
 from feddtl.log_observer import logged
+from feddtl.memory import memory_errors
 from feddtl.methods.base import Method
 from feddtl.models.kernels import Kernels, choice_line
 from feddtl.observers import Observers, RunObserver
 from feddtl.predictions import ImagePredictions
 from feddtl.preparation import prepare
 from feddtl.records import Summary
-from feddtl.run_files import has_clients_elsewhere, resuming
+from feddtl.run_files import has_clients_elsewhere, notes_on_paths, resuming
+from feddtl.run_origin import require_model
 from feddtl.runs import RunFolder
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
@@ -41,6 +44,7 @@ def run_experiment(
     observer: RunObserver | None = None,
     connect: Connect | None = None,
     kernels: Kernels | None = None,
+    same_model_as: Path | None = None,
 ) -> Summary:
     """Run an experiment into a folder, or resume the run in this folder.
 
@@ -51,6 +55,7 @@ def run_experiment(
         observer: Receives progress.
         connect: Connects clients in other processes; None: the clients are in this process.
         kernels: How blocks compute in a new run, as another run chose; None: as the experiment says.
+        same_model_as: Folder of a run whose model this one must have too; None: any.
 
     Returns:
         The outcome, as in `summary.json`.
@@ -59,14 +64,16 @@ def run_experiment(
         FeddtlError: Bad input; an existing run is never changed by it.
     """
     observer = observer or RunObserver()
+    experiment = with_absolute_paths(experiment)
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
         if (finished := folder.summary) is not None:
             for note in (f"{folder.path} is already finished; this is its summary.", *(finished.notes or ())):
                 observer.note(note)
             return finished
-        with logged(folder.path, experiment, remote=connect is not None) as log:
-            return _run_in(folder, experiment, Observers(log, observer), connect, kernels)
+        # Inside of the blocks that log an error, and that remove the folder of a run that could not begin.
+        with logged(folder.path, experiment, remote=connect is not None) as log, memory_errors():
+            return _run_in(folder, experiment, Observers(log, observer), connect, kernels, same_model_as)
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -79,9 +86,16 @@ def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
 
 
 def _run_in(
-    folder: RunFolder, experiment: Experiment, observer: RunObserver, connect: Connect | None, kernels: Kernels | None
+    folder: RunFolder,
+    experiment: Experiment,
+    observer: RunObserver,
+    connect: Connect | None,
+    kernels: Kernels | None,
+    same_model_as: Path | None,
 ) -> Summary:
     """Run, or continue, in a folder that this process has locked."""
+    for note in notes_on_paths(folder.path):
+        observer.note(note)
     device = choose_device(experiment.compute.device)
     if note := busy_note():
         observer.note(note)
@@ -95,7 +109,11 @@ def _run_in(
         observer.note(choice_line(prepared.kernels, reason))
     if connect is None:
         _require_personal_state_here(folder, prepared.method)
-    folder.begin(describe_data(prepared.data), device, prepared.kernels)
+    identity = prepared.method.task.clip.identity()
+    for begun in filter(None, (folder.path if folder.has_begun else None, same_model_as)):
+        if note := require_model(begun, experiment.model, identity):
+            observer.note(note)
+    folder.begin(describe_data(prepared.data), device, prepared.kernels, identity)
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = Runtime(
         prepared.method, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet

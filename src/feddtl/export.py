@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from feddtl.backbones.catalog import load_backbone
 from feddtl.errors import RunError
 from feddtl.methods.catalog import build_method
 from feddtl.methods.task import Task
 from feddtl.models.backbone import save_backbone
 from feddtl.models.lora import Lora, layer_names
+from feddtl.preparation import model_of_run
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.storage import storage_errors
 
 
-def export_merged(folder: Path, output: Path) -> None:
+def export_merged(folder: Path, output: Path, note: Callable[[str], None] = lambda text: None) -> None:
     """Merge a run's adapters into its CLIP and write model, tokenizer and preprocessor.
 
+    Args:
+        folder: Of the run.
+        output: New folder of the merged model.
+        note: Called with notes for the user.
+
     Raises:
-        RunError: No run in `folder`, no finished round, a non-empty `output`, or a method without LoRA.
+        RunError: No run in `folder`, no finished round, another model than that of the run, a non-empty `output`, or a
+            method without LoRA.
     """
     with storage_errors(output):
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -31,7 +37,7 @@ def export_merged(folder: Path, output: Path) -> None:
     run = RunFolder.open(folder)
     progress = run.latest_progress()
     experiment, data = run.experiment, run.data
-    clip = load_backbone(experiment.model)
+    clip = model_of_run(run, experiment, note=note)
     task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
     method = build_method(task, experiment)
     if not method.trains:

@@ -28,6 +28,9 @@ from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.observers import RunObserver
+from feddtl.run_files import notes_on_paths
+from feddtl.run_origin import require_model
+from feddtl.runs import RunFolder
 from feddtl.system.validation import Validation, split_off_validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData, rows_of_views
@@ -156,6 +159,29 @@ def load_model(
         measured = clip if clip.image.stack.is_loaded else load(towers=frozenset(("image",)))
         kernels = choose_kernels(measured, first_block, compute.precision, compute.attention, folder)
     clip.use(kernels)
+    return clip
+
+
+def model_of_run(
+    run: RunFolder, experiment: Experiment, device: str = "cpu", note: Callable[[str], None] = lambda text: None
+) -> Backbone:
+    """The whole model that a run was made from.
+
+    Args:
+        run: The run.
+        experiment: Its experiment.
+        device: See `ComputeConfig.device`.
+        note: Called with notes for the user.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        RunError: Another model is in its place.
+    """
+    for text in notes_on_paths(run.path):
+        note(text)
+    clip = load_backbone(experiment.model, choose_device(device), remembered_in=cache_folder(""))
+    if text := require_model(run.path, experiment.model, clip.identity()):
+        note(text)
     return clip
 
 

@@ -4,6 +4,7 @@ config.json                 written before the data is loaded; from then on a ki
 log.jsonl                   what the run said and when, for all processes that ran it; see `feddtl.run_log`
 stop.request                the wish that the run stops; it lasts until the run has read it
 environment.json data.json  written after preparation; from then on the run has begun
+origin.json                 with these: the place of the folder, and what its model was
 federation.json             the name of the run among its clients on other machines, if it has any
 metrics.jsonl summary.json  records of the finished rounds; the outcome
 predictions.safetensors     the predicted class of each test image, before and after training
@@ -26,12 +27,13 @@ from feddtl.experiment_file import experiment_from_dict
 from feddtl.parsing import parse_table
 from feddtl.record_fields import check_types
 from feddtl.records import RESTORE, require_keys
+from feddtl.run_origin import ORIGIN, moved_paths, with_moved_paths
 from feddtl.storage import DRAFT, read_whole, storage_errors
 
 CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
 METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
 LOG, STOP = "log.jsonl", "stop.request"
-BEFORE_IT_BEGINS = (CONFIG, ENVIRONMENT, LOG, STOP)
+BEFORE_IT_BEGINS = (CONFIG, ENVIRONMENT, ORIGIN, LOG, STOP)
 """What a run may have before it begins; without it, nothing of the run is left."""
 
 
@@ -125,14 +127,21 @@ def experiment_of_run(values: Any) -> Experiment:
 
 
 def read_experiment(path: Path) -> Experiment:
-    """The experiment in a config.json. Raises RunError."""
+    """The experiment in a config.json, with the paths of what was moved together with it. Raises RunError."""
+    values = read_table(path)
     try:
-        return experiment_of_run(read_table(path))
+        return experiment_of_run(with_moved_paths(values, path.parent))
     except ConfigError as error:
         raise RunError(
             f"{path} was written by another version, or is damaged: {error.message}",
             "Restore it from a copy, use that version, or start a new run with another --output.",
         ) from None
+
+
+def notes_on_paths(folder: Path) -> list[str]:
+    """What to tell about paths that were moved together with a run folder."""
+    moved = moved_paths(read_table(folder / CONFIG), folder)
+    return [f"{key} = {old} is gone; using {new}, which was moved together with the run." for key, old, new in moved]
 
 
 def is_experiment(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from feddtl.absolute_paths import with_absolute_paths
 from feddtl.checkpoints import add_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
 from feddtl.data.classes import split_of
@@ -42,6 +43,7 @@ from feddtl.run_files import (
     require_run,
     resuming,
 )
+from feddtl.run_origin import write_origin
 from feddtl.run_status import refuse_running
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import (
@@ -173,8 +175,16 @@ class RunFolder:
                 "Resume without these flags, or start a new run with another --output.",
             )
 
-    def begin(self, data: Mapping[str, Any], device: torch.device, kernels: Kernels) -> None:
-        """Write the environment and the description of the data; if the run already began, the data must be the same.
+    def begin(
+        self, data: Mapping[str, Any], device: torch.device, kernels: Kernels, identity: Mapping[str, Any]
+    ) -> None:
+        """Write what the run is made from; if it already began, the data must be the same.
+
+        Args:
+            data: Description of the data.
+            device: Where the run computes.
+            kernels: How its blocks compute.
+            identity: `Backbone.identity` of its model.
 
         Raises:
             RunError: The images, their classes or their partition have changed since the run began.
@@ -185,6 +195,7 @@ class RunFolder:
                 "kernels": {**names_of(kernels), "chosen": kernels.chosen},
             }
             write_json_atomic(self.path / ENVIRONMENT, environment)
+            write_origin(self.path, identity)
             write_json_atomic(self.path / DATA, data)
             return
         before = self.data
@@ -287,8 +298,11 @@ class RunFolder:
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    """Every key with what it stands for, so that 'half' and an 'auto' that means 'half' are equal."""
-    values = flatten(experiment_to_dict(experiment))
+    """Every key with what it stands for, so that 'half' and an 'auto' that means 'half' are equal.
+
+    A relative path of an earlier version is compared as if it were of this working folder.
+    """
+    values = flatten(experiment_to_dict(with_absolute_paths(experiment)))
     if not experiment.data.has_class_lists:
         values["data.class_split"] = split_of(experiment.data)
     return values

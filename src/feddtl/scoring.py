@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from feddtl.backbones.catalog import load_backbone
 from feddtl.config import DataConfig, Experiment
 from feddtl.data.classes import ClassChoice, found_classes, in_order_of
 from feddtl.data.decode import upright_rgb
@@ -19,7 +18,6 @@ from feddtl.data.federated import of_classes
 from feddtl.data.image_checks import all_damaged_named
 from feddtl.data.sources import load_dataset
 from feddtl.data.table import ImageDataset, name_key
-from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
@@ -30,7 +28,7 @@ from feddtl.methods.task import Task
 from feddtl.models.activations import joined
 from feddtl.models.backbone import Backbone
 from feddtl.models.class_texts import require_distinct
-from feddtl.preparation import labelled
+from feddtl.preparation import labelled, model_of_run
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.state_folder import expanded
@@ -142,20 +140,23 @@ class ClassListScore:
     by_class: dict[str, ClassCount]
 
 
-def load_trained_model(folder: Path, device: str = "auto", prompt: str = "") -> TrainedModel:
+def load_trained_model(
+    folder: Path, device: str = "auto", prompt: str = "", note: Callable[[str], None] = lambda text: None
+) -> TrainedModel:
     """The model of a run after its last finished round.
 
     Args:
         folder: Folder of the run.
         device: See `ComputeConfig.device`.
         prompt: Template for class names; if empty, the run's own.
+        note: Called with notes for the user.
 
     Raises:
-        RunError: There is no run, or no finished round.
+        RunError: There is no run, no finished round, or another model than that of the run.
     """
     run = RunFolder.open(folder)
     experiment, data = run.experiment, run.data
-    clip = load_backbone(experiment.model, choose_device(device))
+    clip = model_of_run(run, experiment, device, note)
     clip.use(run.kernels)
     task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
     method = build_method(task, experiment)
@@ -201,7 +202,7 @@ def score_run(
     dataset, choice = _to_score(experiment.data, RunFolder.open(folder).data, data, class_names)
     for text in (*dataset.notes, *choice.notes):
         note(text)
-    model = load_trained_model(folder, device, dataset.prompt_template)
+    model = load_trained_model(folder, device, dataset.prompt_template, note)
     if model.method.trained_parameters().personal:
         note(
             f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "

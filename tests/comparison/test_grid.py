@@ -28,7 +28,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Folder and `resume` of every run; a run writes its files without training anything."""
     started: Runs = []
 
-    def run(experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: object) -> None:
+    def run(
+        experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: object, **more: object
+    ) -> None:
         started.append((output.name, resume))
         output.mkdir(parents=True, exist_ok=True)
         done = outcome("x", experiment.seed, 60, 50, method=experiment.method)

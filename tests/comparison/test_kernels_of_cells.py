@@ -31,7 +31,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> GIVEN:
     """The kernels that each run was given; a run without any measures bfloat16 to be the fastest."""
     found: GIVEN = {}
 
-    def run(experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: Kernels | None) -> None:
+    def run(
+        experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: Kernels | None, **more: object
+    ) -> None:
         found[output.name] = kernels
         write(experiment, output, kernels or as_kernels("bfloat16", "eager"))
 

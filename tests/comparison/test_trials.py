@@ -40,7 +40,7 @@ class StandIn:
         self.score: Score = lambda method, rate, images: 100 * rate if method == "feddtl" else 50 - 100 * rate
 
     def __call__(
-        self, experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: object
+        self, experiment: Experiment, output: Path, *, resume: bool, observer: object, kernels: object, **more: object
     ) -> None:
         self.started.append(output.name)
         found = self.score(experiment.method, experiment.local.learning_rate, experiment.evaluation.images)

@@ -116,7 +116,7 @@ def test_it_runs_resumes_and_compares_from_the_command_line(own: str, clip_folde
     assert "--fedshift.start" in feddtl("run", "--help", "--method", "shift.py:FedShift")
     assert "FedShift (ours)" in feddtl("run", *given, "--output", "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
-    assert (config["method"], config["fedshift"]) == ("shift.py:FedShift", {"start": 0.25})
+    assert (config["method"], config["fedshift"]) == (f"{tmp_path / 'shift.py'}:FedShift", {"start": 0.25})
     summary = (tmp_path / "run/summary.json").read_text()
     (tmp_path / "run/summary.json").unlink()
     feddtl("run", "--resume", "run", "--quiet")

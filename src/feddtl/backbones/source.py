@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from feddtl.errors import ModelError
+from feddtl.errors import FeddtlError, ModelError
+from feddtl.memory import is_out_of_memory
 from feddtl.models.weight_files import INDEX, WEIGHTS, describe_files
 from feddtl.state_folder import expanded, require_hub_cache
 
@@ -30,7 +30,7 @@ def local_folder(source: str) -> Path | None:
     if source == EMBEDDED:
         return EMBEDDED_FOLDER
     folder = expanded(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises PermissionError
         return folder
     if not source.startswith((".", "/", "~")) and source.count("/") == 1:
         require_hub_cache()
@@ -82,16 +82,14 @@ def model_type(source: str) -> str:
 @contextmanager
 def model_errors(source: str) -> Iterator[None]:
     """Turn the errors of transformers for files that it cannot use into a ModelError that names the model."""
-    from huggingface_hub.errors import StrictDataclassError
-
     try:
         yield
-    except MemoryError:
+    except FeddtlError:
         raise
-    # Wrong types in JSON files raise nearly anything; damaged weights raise SafetensorError.
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise _cannot_load(source, error) from None
-    except (SafetensorError, StrictDataclassError) as error:
+    # Wrong types in JSON files raise nearly anything.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise _cannot_load(source, error) from None
 
 
@@ -106,7 +104,7 @@ def _cannot_load(source: str, error: Exception) -> ModelError:
     # A line that ends in a colon only announces what is wrong.
     told = next((index for index, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
     message = f"Cannot load the model {source}: {' '.join(lines[: told + 1])}"
-    if expanded(source).is_dir():
+    if os.path.isdir(expanded(source)):  # noqa: PTH112
         return ModelError(message, "Correct this file, or copy the model's folder again.")
     return ModelError(
         message,

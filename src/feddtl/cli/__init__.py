@@ -16,6 +16,7 @@ from feddtl.cli.output import standard_streams
 from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.cli.signals import ended_by_signals
 from feddtl.errors import FeddtlError
+from feddtl.memory import memory_errors
 
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 
@@ -43,9 +44,10 @@ def _execute(words: Sequence[str]) -> int:
         print(f"feddtl {version('feddtl')}")
         return 0
     try:
-        with plain_parse_errors():
-            command = _parse(words)
-        return command.execute()
+        with memory_errors():
+            with plain_parse_errors():
+                command = _parse(words)
+            return command.execute()
     except FeddtlError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

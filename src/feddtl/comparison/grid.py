@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from feddtl.comparison.base_models import require_one_model, with_the_same_model
 from feddtl.comparison.cells import RUNS, Cell, Results, cells_of
 from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
 from feddtl.comparison.kernels import different_kernels, shared_kernels
@@ -206,6 +207,8 @@ class _Grid:
     def _keep_if_finished(self, cell: Cell) -> None:
         try:
             outcome = finished_outcome(cell)
+            if outcome is not None:
+                require_one_model(cell, (*self._earlier, *self._results))
         except FeddtlError as error:
             self._fail(cell, error)
             return
@@ -218,7 +221,14 @@ class _Grid:
             observers = Observers(self._observer.run_observer(cell), *open_trackers(self._track, cell.folder))
             kernels = shared_kernels(cell, (*self._earlier, *self._cells))
             resume = has_run(cell.folder)
-            run_experiment(cell.experiment, cell.folder, resume=resume, observer=observers, kernels=kernels)
+            run_experiment(
+                cell.experiment,
+                cell.folder,
+                resume=resume,
+                observer=observers,
+                kernels=kernels,
+                same_model_as=with_the_same_model(cell, (*self._earlier, *self._cells)),
+            )
             outcome = finished_outcome(cell)
         except StoppedError:
             raise

@@ -6,6 +6,7 @@ and `TextTower` and know neither tokens nor masks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from feddtl.models.digests import Digests, digests_in_memory, joint_digest
 from feddtl.models.image_tower import ImageTower
 from feddtl.models.kernels import Kernels
+from feddtl.models.preprocess import pixel_settings
 from feddtl.models.text_tower import TextTower
 from feddtl.storage import new_folder
 
@@ -34,6 +36,7 @@ class Backbone:
         tokenizer: For export; None without the text tower.
         processor: Image processor, for export; None if single towers were requested.
         digests: Hashes of its weights, including those that are not loaded; None: computed from those in memory.
+        tokenizer_digest: Returns the hash of its tokenizer, loaded or not; None: unknown.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Backbone:
     tokenizer: Any
     processor: Any
     digests: Digests | None = None
+    tokenizer_digest: Callable[[], str] | None = None
 
     def use(self, kernels: Kernels) -> None:
         """Compute the blocks of both towers with these kernels from now on."""
@@ -54,6 +58,20 @@ class Backbone:
         """Hash of all weights, the same whichever towers are loaded."""
         digests = self.digests or digests_in_memory(self.model)
         return joint_digest(digests(list(self.model.state_dict())))
+
+    def identity(self) -> dict[str, Any]:
+        """What determines its output, as JSON: the same for all towers and every version of transformers.
+
+        `weights` and `tokenizer` are hashes; `image_tower`, `text_tower` and `preprocessing` are settings by name.
+        """
+        tokenizer = {"tokenizer": self.tokenizer_digest()} if self.tokenizer_digest else {}
+        return {
+            "weights": self.digest(),
+            "image_tower": dict(self.image.architecture),
+            "text_tower": dict(self.text.architecture),
+            "preprocessing": pixel_settings(self.image.preprocessing.identity),
+            **tokenizer,
+        }
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddtl.errors import ModelError
+from feddtl.memory import is_out_of_memory
 from feddtl.models.digests import digest_each, names_not_finite
 from feddtl.models.remembered import read_remembered, remember
 from feddtl.models.weight_files import describe_files, tensor_files
@@ -151,6 +152,8 @@ def opened(file: Path, source: str) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"Cannot load the model {source}: {file} is damaged or incomplete ({error}).", "Copy or download it again."
         ) from None

@@ -19,6 +19,8 @@ from torch import Tensor
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+# Settings of a processor of transformers, beside its switches, which begin with "do_".
+OF_PIXELS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 Box = tuple[int, int, int, int]
 
 
@@ -143,6 +145,16 @@ def preprocessing_identity(processor: Any) -> dict[str, Any]:
     """Settings of a processor of transformers as JSON, sorted by name."""
     settings: dict[str, Any] = json.loads(json.dumps(processor.to_dict(), default=str, sort_keys=True))
     return settings
+
+
+def pixel_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of a `Preprocessing.identity` that pixels depend on; versions of transformers store others too."""
+    chosen = {name: value for name, value in identity.items() if name.startswith("do_") or name in OF_PIXELS}
+    return {
+        name: {key: part for key, part in value.items() if part is not None} if isinstance(value, Mapping) else value
+        for name, value in (chosen or identity).items()
+        if value is not None
+    }
 
 
 def plain_transform(processor: Any) -> PlainTransform | None:

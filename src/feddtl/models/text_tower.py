@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,8 +33,10 @@ class TextTower(ABC):
         width: d, of the hidden states.
         max_tokens: Positions that it has, among them those of start and end; None: unlimited or unknown.
         trained_tokens: Tokens of the longest text of its training; None: unknown.
+        architecture: Everything besides weights and tokenizer that determines the output, as JSON.
     """
 
+    architecture: Mapping[str, Any] = MappingProxyType({})
     max_tokens: int | None = None
     trained_tokens: int | None = None
 

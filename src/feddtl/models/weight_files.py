@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from feddtl.errors import ModelError
+from feddtl.state_folder import expanded
 
 WEIGHTS = "model.safetensors"
 # Names the file of each tensor if there are several files.
@@ -70,7 +71,7 @@ def tensor_files(folder: Path, source: str) -> list[Path]:
             CONVERT.format(model=folder),
         )
     named = [path.name for path in sorted(folder.glob("*.safetensors"))]
-    if not Path(source).expanduser().is_dir():
+    if not expanded(source).is_dir():
         raise _unusable(source, f"it has no {WEIGHTS} on the Hub", CONVERT.format(model=source))
     raise _unusable(
         source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from feddtl.records import require_keys
 from feddtl.results.hits import run_hits
 from feddtl.results.run import RunResult
 from feddtl.run_files import CONFIG, DATA, SUMMARY, is_experiment
+from feddtl.run_origin import different_parts, recorded_model
 from feddtl.runs import RunFolder
 from feddtl.units import printable
 
@@ -41,7 +42,7 @@ def collect(folder: Path) -> Collection:
     """Read the run in a folder, or all runs up to three folders below it.
 
     Raises:
-        RunError: There is no run, or none that can be read.
+        RunError: There is no run, or none that can be read, or two were made from different models of one name.
     """
     if not folder.is_dir():
         raise RunError(
@@ -64,7 +65,21 @@ def collect(folder: Path) -> Collection:
             problems.append(f"{_name(path, folder)} is skipped. {_shortened(error, path, folder)}")
     if not runs and first:
         raise first
+    _require_one_model(runs)
     return Collection(tuple(runs), tuple(map(printable, problems)))
+
+
+def _require_one_model(runs: Sequence[RunResult]) -> None:
+    """Raise RunError if two runs name the same model but were made from different ones: they would be averaged."""
+    first: dict[str, RunResult] = {}
+    for run in runs:
+        other = first.setdefault(run.experiment.model, run) if run.base_model else run
+        if different := different_parts(other.base_model, run.base_model):
+            raise RunError(
+                f"{other.name} and {run.name} were made from different models, both named {run.experiment.model}. "
+                f"Other {different}.",
+                "Write the report of each alone, or move one of them to another folder.",
+            )
 
 
 def run_folders(folder: Path, depth: int = DEEPEST) -> Iterator[Path]:
@@ -93,7 +108,15 @@ def read_run(path: Path, name: str) -> tuple[RunResult, list[RunError]]:
         RunError: It did not begin, or a file that a page needs is damaged.
     """
     folder = RunFolder.open(path)
-    run = RunResult(name, folder.experiment, folder.summary, folder.environment, folder.data, folder.records)
+    run = RunResult(
+        name,
+        folder.experiment,
+        folder.summary,
+        folder.environment,
+        folder.data,
+        folder.records,
+        base_model=recorded_model(path),
+    )
     require_keys(FIELDS_OF_DATA, run.data, path / DATA)
     if run.summary:
         require_keys(["seconds_by_phase"], run.summary.to_dict(), path / SUMMARY)

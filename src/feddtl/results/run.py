@@ -34,6 +34,7 @@ class RunResult:
         records: One for each finished round; empty for a run from a results file.
         predictions: The predicted class of each test image; None if they were not kept.
         hits: Which test images the models of a finished run classify correctly; None if that is not known.
+        base_model: `Backbone.identity` of its model; empty for a run from a results file or of an earlier version.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RunResult:
     records: tuple[RoundRecord, ...] = ()
     predictions: ImagePredictions | None = None
     hits: RunHits | None = field(default=None, compare=False, repr=False)
+    base_model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:

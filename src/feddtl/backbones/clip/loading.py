@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from feddtl.backbones.clip.towers import ClipImageTower, ClipTextTower
 from feddtl.backbones.source import local_folder, model_errors, model_folder, model_type
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
+from feddtl.models.digests import tokenizer_digest
 from feddtl.models.model_files import SAME_MODEL, ModelFiles, ModelSettings
 from feddtl.models.modules import (
     PlainConv2d,
@@ -76,7 +78,8 @@ def load_clip(
     model.eval().requires_grad_(False).to(device)
     align(model, USED_IN_PLACE)
     image, text = ClipImageTower(model, Preprocessing.of(processor)), ClipTextTower(model, tokenizer)
-    return Clip(source, image, text, _scale(model, source), model, tokenizer, processor, files.digests)
+    known = partial(_tokenizer_digest, files, str(folder), source)
+    return Clip(source, image, text, _scale(model, source), model, tokenizer, processor, files.digests, known)
 
 
 class ClipModules(nn.Module):
@@ -150,7 +153,8 @@ def _load_towers(
         require_tokenizer(source, tokenizer, settings["config"])
     preprocessing = Preprocessing(lambda: _read_processor(str(folder), source), settings["preprocessing"])
     image, text = ClipImageTower(model, preprocessing, files.digests, device), ClipTextTower(model, tokenizer, device)
-    return Clip(source, image, text, _scale(model, source), model, tokenizer, None, files.digests)
+    known = partial(_tokenizer_digest, files, str(folder), source)
+    return Clip(source, image, text, _scale(model, source), model, tokenizer, None, files.digests, known)
 
 
 def _scale(model: Any, source: str) -> float:
@@ -196,6 +200,10 @@ def _read_tokenizer(folder: str, source: str) -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _tokenizer_digest(files: ModelFiles, folder: str, source: str) -> str:
+    return str(files.remembered("tokenizer", lambda: tokenizer_digest(_read_tokenizer(folder, source))))
 
 
 def _read_processor(folder: str, source: str) -> Any:

@@ -23,6 +23,8 @@ from feddtl.models.towers import UNCHANGED, BlockStack, Changes, require_loaded
 
 # An old default in configurations whose vocabulary ends with the end-of-text token.
 LEGACY_END_OF_TEXT = 2
+# Settings of a tower that its weights do not show.
+ARCHITECTURE = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
 class ClipImageTower(ImageTower):
@@ -56,7 +58,7 @@ class ClipImageTower(ImageTower):
             name,
             tokens=int(self._vision.embeddings.position_embedding.num_embeddings),
             feature_width=int(self._projection.out_features),
-            architecture={key: getattr(config, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")},
+            architecture={key: getattr(config, key) for key in ARCHITECTURE},
         )
 
     def prefix_digests(self, stop: int) -> dict[str, str]:
@@ -125,6 +127,7 @@ class ClipTextTower(TextTower):
         self.max_tokens: int = int(config.max_position_embeddings)
         # Not of CLIP's configuration: this repository's training scripts write it, other models have none.
         self.trained_tokens = getattr(config, "trained_tokens", None)
+        self.architecture = {key: getattr(config, key) for key in (*ARCHITECTURE, "eos_token_id")}
         heads, blocks = config.num_attention_heads, self._text.encoder.layers
         super().__init__(BlockStack(blocks, "text_model.encoder.layers", heads, causal=True, device=device))
 

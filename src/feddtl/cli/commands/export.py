@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,6 @@ class Export(Command):
         """Write the merged model and print how to load it."""
         from feddtl.export import export_merged
 
-        export_merged(self.folder, self.output)
+        export_merged(self.folder, self.output, lambda text: print(f"note: {text}", file=sys.stderr))
         print(f"{self.output} contains the adapted CLIP; load it with CLIPModel.from_pretrained('{self.output}').")
         return 0

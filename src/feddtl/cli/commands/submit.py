@@ -52,7 +52,7 @@ class Submit(RunCommand):
         return 0
 
     def _follow(self, output: Path) -> None:
-        from feddtl.cli.submitted_paths import with_absolute_paths
+        from feddtl.absolute_paths import with_absolute_paths
         from feddtl.launch.processes import ended_by_sigterm
         from feddtl.launch.submission import submit
 

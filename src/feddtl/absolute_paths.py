@@ -1,7 +1,8 @@
-"""Paths of an experiment for a process with another working directory."""
+"""Paths of an experiment that mean the same in every working folder."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from feddtl.config import Experiment
@@ -20,7 +21,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         root=_absolute(root) if root else "",
     )
     model = experiment.model
-    is_model_folder = model != Experiment().model and expanded(model).is_dir()
+    is_model_folder = model != Experiment().model and _is_there(model)
     folder = experiment.compute.cache_folder
     compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
     method = with_absolute_file(experiment.method)
@@ -30,13 +31,18 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 def _is_a_name(source: str) -> bool:
     """Whether a source is a name, even if a folder has the same name."""
-    if not source or not expanded(source).exists():
+    if not source or not _is_there(source):
         return True
     # Imported only if the source may be a folder: these modules need torch, and this process waits for hours.
     from feddtl.config.data import ON_CLIENTS, SHAPES
     from feddtl.data.catalog import CATALOG
 
     return source in (SHAPES, ON_CLIENTS, *CATALOG)
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file or folder exists; False where this user may not look, and whoever reads it says so."""
+    return os.path.exists(expanded(path))  # noqa: PTH110 - Path.exists raises PermissionError
 
 
 def _absolute(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feddtl.cli.submitted_paths import with_absolute_paths
+from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import ComputeConfig, DataConfig, Experiment
 
 
