@@ -17,7 +17,7 @@ import torch
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
-from feddtl.data.image_checks import all_damaged_named
+from feddtl.data.image_checks import all_damaged_named, copies_note
 from feddtl.data.own_images import OwnImages, load_own_images, part_of, require_same_classes
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
@@ -228,7 +228,14 @@ class ClientSide:
                     labelled(own.test_base, self._encode(own.test_base, "base test images"), data.base_names),
                     labelled(own.test_novel, self._encode(own.test_novel, "novel test images"), data.novel_names),
                 )
+                self._say_copies(client, own)
         return self._tests[client]
+
+    def _say_copies(self, client: int, own: OwnImages) -> None:
+        """Tell this machine alone, because the note names its files."""
+        scored = [(table, self._encoder.contents(table)) for table in (own.test_base, own.test_novel)]
+        if self._method.trains and (note := copies_note(self._encoder.contents(own.train), scored)):
+            say(f"client {client}: {note}")
 
     def _all_damaged_named(self, client: int) -> AbstractContextManager[None]:
         own = self._images_of(client)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from feddtl.data.file_tree import ImageFolder, lines_of
 from feddtl.data.split_names import (
+    ABBREVIATIONS,
     ACCEPTED,
     TEST_SPLITS,
     is_bare_split,
@@ -73,6 +74,11 @@ def split_folders(root: ImageFolder) -> SplitFolders:
 
 
 def _check_lookalikes(root: ImageFolder, names: Sequence[str]) -> None:
+    if "tr" in names and len(names) > 1 and ABBREVIATIONS.issuperset(names):
+        raise DataError(
+            f"The folders {', '.join(names)} in {root.path} look like splits, but have no such names: {ACCEPTED}.",
+            "Rename them to 'train' and 'test'; or, if they are domains, give them other names.",
+        )
     for name in names:
         if split := resembled_split(name):
             raise DataError(
@@ -131,12 +137,13 @@ def check_cells(root: ImageFolder, cells: Mapping[tuple[str, str], ImageFolder],
 
 
 def _check_pairs(root: ImageFolder, classes: Sequence[str]) -> None:
-    """Refuses `cat_train` beside `cat_test` or `cat`: two splits of a class, not two classes."""
+    """Refuses `cat_train` beside `cat_test`, and `cat` beside `cat_test`: two splits of a class, not two classes."""
     known: dict[str, str] = {}
     for name in classes:
         stem = without_split(name)
         other = known.setdefault(stem, name) if stem else name
-        if other != name and {marked_split(name), marked_split(other)} - {None}:
+        splits = {marked_split(name), marked_split(other)}
+        if len(splits) == 2 and splits != {None, "train"}:  # a station beside a train station
             raise DataError(
                 f"The class folders '{other}' and '{name}' in {root.path} look like two splits of one class.",
                 SPLIT_HINT,

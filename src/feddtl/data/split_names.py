@@ -35,6 +35,8 @@ _OTHER_WORDS: dict[str, Split] = {
     "trainval": "train",
     "crossval": "validation",
 }
+# Too short to mean a split alone; languages have such codes.
+ABBREVIATIONS = frozenset(("tr", "te", "ts", "va"))
 _ANY = re.compile("|".join((*KINDS, *_OTHER_WORDS)), re.IGNORECASE)
 _LONG = 7  # letters of a word that can be misspelt in more ways
 
@@ -60,8 +62,8 @@ def is_bare_split(name: str) -> bool:
 
 
 def without_split(name: str) -> str:
-    """The words of a name that are not those of a split: 'cat' for `cat_test`."""
-    return " ".join(word for word in _words(name) if word not in KINDS)
+    """The words of a name that are not those of a split: 'cat' for `cat_test`, 'a' for `trainA`."""
+    return " ".join(word for word in _finer_words(name) if not _kind(word))
 
 
 def marked_split(name: str) -> Split | None:
