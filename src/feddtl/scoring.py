@@ -208,7 +208,7 @@ def score_run(
             f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "
             "final_client_models in summary.json has the scores of the clients' own models"
         )
-    require_distinct(model.clip.text, dataset.class_names, dataset.prompt_template)
+    require_distinct(model.clip.text, dataset.class_names, model.method.task.prompt_template)
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)

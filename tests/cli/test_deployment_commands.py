@@ -12,6 +12,7 @@ from cli.small_runs import refused
 
 from feddtl.errors import DeploymentError
 from feddtl.launch.processes import free_port
+from feddtl.run_log import append_event, begin_session
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +150,16 @@ def test_an_interrupted_run_says_how_to_go_on(feddtl, tmp_path, monkeypatch, beg
     assert answer.code == 130
     assert ("`feddtl submit --resume out`" in answer.err) == begun
     assert ("the run had not begun" in answer.err) != begun
+
+
+def test_a_run_that_feddtl_stop_ended_says_how_to_go_on(feddtl, tmp_path, monkeypatch):
+    """Its server has ended it well, without a summary."""
+
+    def submit(*arguments, **settings):
+        (tmp_path / "out").mkdir()
+        begin_session(tmp_path / "out", remote=True)
+        append_event(tmp_path / "out", "ended", how="stopped", text="Stopped after round 2.", hint="Resume it.")
+
+    monkeypatch.setattr("feddtl.launch.submission.submit", submit)
+    answer = feddtl("submit", "--output", "out")
+    assert (answer.code, answer.out, answer.err) == (130, "", "stopped: Stopped after round 2. Resume it.\n")

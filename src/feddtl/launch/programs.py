@@ -129,12 +129,12 @@ def take_part_forever(
     environment = {**flower_environment(home), STATE: str(state)}
     if proxy := proxy_variable(server, environment):  # only the variable's name: its value may contain a password
         say(f"{proxy} is set, so {server} is reached through that proxy. To connect directly, set no_proxy=HOST.")
-    watch = None if proxy else ServerWatch(server, keys / AUTHORITY)
     try:
         while True:
             if not proxy:
                 _wait_for_server(server, keys / AUTHORITY)
             say(f"Client {client} connects to {server}; Ctrl-C stops it.")
+            watch = None if proxy else ServerWatch(server, keys / AUTHORITY)
             command = _supernode(server, keys, home / "node.toml")
             end = _run_supernode(command, environment, folder, watch, verbose=verbose)
             say(f"{end} Trying again in {SECONDS_BETWEEN_ATTEMPTS:g} seconds.")

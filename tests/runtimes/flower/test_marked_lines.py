@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
@@ -9,7 +11,10 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from feddtl.errors import RunError
+from feddtl.config import Experiment
+from feddtl.errors import RunError, StoppedError
+from feddtl.experiment_file import experiment_to_dict
+from feddtl.flower_app import server
 from feddtl.marked_lines import MARK, say, unmarked
 from feddtl.runtimes.flower.apps import client_app, server_app
 from feddtl.runtimes.flower.records import to_records
@@ -82,3 +87,15 @@ def test_the_reason_why_a_run_fails_is_marked_for_the_command_that_submitted_it(
         server_app(fails_with(RunError("out holds a run.", "Name another.")))(None, Context(1, 1, {}, RecordDict(), {}))
     assert str(caught.value) == "feddtl: out holds a run.\nName another."
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_was_stopped_has_ended_well_for_flower(monkeypatch, capsys, tmp_path):
+    """No traceback in the server's terminal; `feddtl submit` reads from the log of the run that it was stopped."""
+
+    def stop(*arguments, **named):
+        raise StoppedError("Stopped after round 2.", "Resume it.")
+
+    monkeypatch.setattr(server, "serve", stop)
+    settings = {"settings": json.dumps(experiment_to_dict(Experiment())), "output": str(tmp_path / "run")}
+    server.serve_run_config(None, settings)
+    assert capsys.readouterr().err.splitlines()[-1] == "feddtl: Stopped after round 2. Resume it."

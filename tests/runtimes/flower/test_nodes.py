@@ -93,6 +93,22 @@ def test_a_node_that_dies_with_its_broadcast_is_named(bench, tmp_path):
     assert second["failures"] == {"1": f"it failed: {NODE_UNAVAILABLE_ERROR_REASON}"}
 
 
+def test_a_message_that_flower_says_is_too_old_has_run_out_of_time(bench, tmp_path):
+    """SuperLink's answer for it may come before the server has noticed that the time is over."""
+    notes, grid = Notes(), grid_of()
+
+    def answer(message, otherwise=grid._answer):
+        if FaultyGrid.round_of(message) == 2 and client_of(message) == 1:
+            return create_message_error_unavailable_res_message(message.metadata, "msg_unavail")
+        return otherwise(message)
+
+    grid._answer = answer
+    deployment.serve(short(bench), tmp_path / "run", grid, observer=notes)
+    reason = "no reply within 0.2 seconds (deployment.round_timeout)."
+    assert records(tmp_path / "run")[1]["failures"] == {"1": reason}
+    assert any(line.startswith("Round 2 ran out of time: after 0.2 seconds") for line in notes.lines)
+
+
 def test_a_node_that_leaves_before_its_broadcast_is_named(bench, tmp_path):
     deployment.serve(short(bench), tmp_path / "run", faulty_grid(left={1: 2}))
     assert records(tmp_path / "run")[1]["failures"] == {"1": "its node left before the broadcast was sent."}

@@ -17,7 +17,9 @@ from runtimes.flower.flower_runs import Notes, grid_of, in_round, short, with_sc
 
 from feddtl import deployment
 from feddtl.config import DeploymentConfig
-from feddtl.errors import ClientError
+from feddtl.errors import ClientError, StoppedError
+from feddtl.run_following import ask_to_stop
+from feddtl.run_status import run_status
 
 
 def with_array(reply: Message, name: str, array: np.ndarray) -> Message:
@@ -144,6 +146,25 @@ def test_a_round_that_ran_out_of_time_names_the_clients_the_seconds_and_the_sett
         "Round 2 ran out of time: after 0.2 seconds (deployment.round_timeout) there was no reply from clients "
         "0 and 2, and it continues without. The slowest of the others replied after 0."
     )
+
+
+def test_a_run_that_is_stopped_tells_its_clients_and_goes_on_when_resumed(bench, tmp_path, capsys):
+    """The request comes in round 1; client 1 is not connected, and the run's log says so."""
+    run = tmp_path / "run"
+
+    def ask(client, message):
+        ask_to_stop(run)
+
+    with pytest.raises(StoppedError, match="stopped after round 1 of 2"):
+        deployment.serve(short(bench), run, grid_of([0, 2], before=ask))
+    told = "feddtl: run 1 has ended: The run was stopped after round 1 of 2, as `feddtl stop` asked."
+    assert capsys.readouterr().err.splitlines()[-2:] == [told, told]
+    found = run_status(run)
+    assert (found.state, found.rounds_done, found.clients["connected"]) == ("stopped", 1, [0, 2])
+    assert found.clients["arrived"] == [0, 2]
+    deployment.serve(short(bench), run, grid_of([0, 2]), resume=True)
+    assert [record["lost"] for record in records(run)] == [[1], [1]]
+    assert run_status(run).state == "finished"
 
 
 def test_a_run_that_fails_for_want_of_time_says_how_to_wait_longer(bench, tmp_path):

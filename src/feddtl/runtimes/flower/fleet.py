@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import httpx
 from flwr.app import Message, MessageType
+from flwr.common.constant import ErrorCode
 
 from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
@@ -26,6 +27,8 @@ from feddtl.units import clients_named, duration
 
 Result = TypeVar("Result")
 SECONDS_FOR_FAREWELL = 10.0
+# Flower's own answer for a message that is too old, which may be read before the round's time is over here.
+EXPIRED, SECONDS_OF_DOUBT = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE), 1.0
 _ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
 
 
@@ -137,6 +140,7 @@ class FlowerFleet(Fleet):
         # Counted from here, as SuperLink does: it accepts no reply to an older message.
         begun = time.monotonic()
         slowest, deadline = 0.0, begun + timeout
+        late: list[int] = []
         with self._context.stopwatch.measure("exchange"):
             waiting = self._grid.push(self._messages(request, payload, nodes, kept))
         for client in clients:
@@ -145,7 +149,11 @@ class FlowerFleet(Fleet):
             elif nodes[client] not in waiting.values():
                 fail(client, "its node left before the broadcast was sent.")
         for node, answer in self._grid.answers(waiting, deadline):
-            client, slowest = client_of[node], time.monotonic() - begun
+            client, took = client_of[node], time.monotonic() - begun
+            if answer.code in EXPIRED and took >= timeout - SECONDS_OF_DOUBT:
+                late.append(client)
+                continue
+            slowest = took
             if answer.refusal:
                 fail(client, answer.refusal)
                 continue
@@ -154,9 +162,10 @@ class FlowerFleet(Fleet):
                     results[client] = read(client, answer.parcel)
             except RejectedMessageError as error:
                 fail(client, error.message)
-        if late := sorted(client_of[node] for node in waiting.values()):
+        late += [client_of[node] for node in waiting.values()]
+        if late:
             failures |= dict.fromkeys(late, f"no reply within {timeout:g} seconds ({TIMEOUT}).")
-            self._say_late(_ACTS[request].format(payload.round), late, slowest)
+            self._say_late(_ACTS[request].format(payload.round), sorted(late), slowest)
         return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
 
     def _say_without(self, act: str, client: int, reason: str) -> None:
