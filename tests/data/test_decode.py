@@ -86,6 +86,7 @@ class TestDepth:
         ("encoded", "expected"),
         [
             (saved(grey_16(0, 10240, 65535)), [0, 40, 255]),
+            (saved(grey_16(0, 0, 0)), [0, 0, 0]),
             (saved(grey_16(0, 10240, 65535), "TIFF"), [0, 40, 255]),
             (saved(grey_16(0, 10240, 65535), "JPEG2000"), [0, 40, 255]),
             (saved(grey_16(0, 10240, 65535), "TIFF", tiffinfo={262: 0}), [255, 215, 0]),
@@ -93,7 +94,16 @@ class TestDepth:
             (pgm(65535, 0, 10240, 65535), [0, 40, 255]),
             (pgm(4095, 0, 640, 4095), [0, 40, 255]),
         ],
-        ids=["PNG", "TIFF", "JPEG 2000", "TIFF, white is 0", "TIFF, 12 bits stated", "PGM", "PGM, 12 bits stated"],
+        ids=[
+            "PNG",
+            "black",
+            "TIFF",
+            "JPEG 2000",
+            "TIFF, white is 0",
+            "TIFF, 12 bits stated",
+            "PGM",
+            "PGM, 12 bits stated",
+        ],
     )
     def test_grey_of_16_bits_uses_the_range_of_8(self, encoded, expected):
         image = decode_rgb(encoded, "here")

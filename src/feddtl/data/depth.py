@@ -67,7 +67,7 @@ def eight_bit_rgb(image: Image.Image, depth: Depth, name: str) -> Image.Image:
         return _from_grey(np.asarray(image), depth, name)
     if image.mode in ("I", "F"):
         raise DataError(
-            f"The image {name} has 32-bit pixels (Pillow mode {image.mode}), whose range is unknown.",
+            f"The image {name} has 32-bit pixels, or signed ones (Pillow mode {image.mode}), whose range is unknown.",
             "Save the image with 8 or 16 bits per channel.",
         )
     if image.mode == "RGB":
@@ -88,7 +88,7 @@ def eight_bit_rgb(image: Image.Image, depth: Depth, name: str) -> Image.Image:
 
 def _from_grey(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]], depth: Depth, name: str) -> Image.Image:
     white = (1 << depth.bits) - 1
-    if depth.bits == 16 and values.max(initial=0) < DARKEST:
+    if depth.bits == 16 and 0 < values.max(initial=0) < DARKEST:  # a black image is black at any depth
         raise _nearly_black(name, f"{values.max(initial=0)} is the largest,")
     if depth.inverted:
         values = white - np.minimum(values, white)
