@@ -81,7 +81,7 @@ TOGETHER = {
 def test_the_paper_s_values_are_the_defaults() -> None:
     """ViT-B/16 apart: T = 20, K = 5, 16 shots, rank 4, Adam 1e-3, batch 64, G = 3, sigma = 0.1, beta = 0.5."""
     experiment = Experiment()
-    assert (experiment.rounds, experiment.data.clients, experiment.data.shots, experiment.data.alpha) == (
+    assert (experiment.rounds, experiment.data.client_count, experiment.data.shots, experiment.data.alpha) == (
         20,
         5,
         16,

@@ -31,18 +31,18 @@ SECONDS_TO_END = 3600.0
 
 def measure(experiment: Experiment, network: Network) -> dict[str, Any]:
     """Run the experiment over a network: host 0 is the server, host k + 1 client k."""
-    hosts = {SERVER: 0, **{client_name(client): client + 1 for client in range(experiment.data.clients)}}
+    hosts = {SERVER: 0, **{client_name(client): client + 1 for client in range(experiment.data.client_count)}}
     with tempfile.TemporaryDirectory() as folder, processes() as started:
         federation = Federation(
             Path(folder),
-            experiment.data.clients,
+            experiment.data.client_count,
             started,
             host=network.address(0),
             prefix=lambda role: ("ip", "netns", "exec", network.names[hosts[role]]),
         )
         federation.write_keys()
         federation.start_server()
-        for client in range(experiment.data.clients):
+        for client in range(experiment.data.client_count):
             federation.start_client(client)
         run, output = federation.submit(experiment, Path(folder) / "run"), Path(folder) / "run"
         marks: list[dict[str, float]] = []

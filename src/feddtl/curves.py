@@ -12,6 +12,7 @@ from feddtl.plots import accuracy_curves
 from feddtl.runtimes.federated import scored_by_clients
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.same_clients import over_same_clients
+from feddtl.units import ClientNames
 
 
 def write_curves(
@@ -31,7 +32,7 @@ def write_curves(
     images = {half: data[f"test_{half}_images"] or 0 for half in ("base", "novel")}
     numbers = [0, *(record.round for record in records)]
     history = {number: found for number, found in zip(numbers, scored_by_clients(progress), strict=True) if found}
-    same = over_same_clients([history])
+    same = over_same_clients([history], ClientNames(tuple(data.get("sites", ()))))
     if same:
         records = tuple(map(same.record, records))
         levels |= same.scores(history[0]).scores if 0 in history else {}

@@ -22,7 +22,7 @@ from feddtl.data.own_images import OwnImages, load_own_images, part_of, require_
 from feddtl.data.table import ImageTable
 from feddtl.errors import ClientError, ConfigError
 from feddtl.evaluate import EvaluationSets, HitCounts, Scores, TestImages, count_hits, score_global
-from feddtl.experiment import run_experiment
+from feddtl.experiment import run_experiment, with_client_count
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.features import ImageEncoder
 from feddtl.marked_lines import say
@@ -48,6 +48,7 @@ from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts,
 from feddtl.state_folder import state_root
 from feddtl.training.client_data import ClientData, rows_of_views
 from feddtl.transforms.catalog import build_chain
+from feddtl.units import ClientNames
 
 NAMES = "names"  # of the base classes, in the question which client a node is
 # Settings of one machine: a client has another device and another disk.
@@ -70,6 +71,7 @@ def serve(
         ConfigError: The experiment uses a policy that needs all clients in one process.
         FeddtlError: As `run_experiment`; a round without a quorum is a ClientError.
     """
+    experiment = with_client_count(experiment)
     _require_synchronous_rounds(experiment)
     observer = observer or RunObserver()
 
@@ -139,6 +141,7 @@ class ClientSide:
         self.experiment = experiment
         self._clip = load_model(experiment, towers=method_class(experiment.method).client_towers)
         self._images = client_images(experiment, copy)
+        self._names = ClientNames(self._images.data.sites)
         names = (*self._images.data.base_names, *self._images.data.novel_names)
         require_distinct(self._clip.text, names, self._images.data.prompt_template)
         self._task = task_of(self._clip, self._images.data, experiment.seed)
@@ -166,31 +169,37 @@ class ClientSide:
         expected, seed = self._method.expected_update(payload), self.experiment.seed
         # The client's model is scored as the server sees it.
         sent, arrived = self._chain.exchange(update, expected, payload.round, seed)
-        require_finite_tensors(update.personal, f"The personal state of client {client}", "Lower local.learning_rate")
+        require_finite_tensors(
+            update.personal, f"The personal state of {self._names.one(client)}", "Lower local.learning_rate"
+        )
         scored = self.experiment.is_scored
         reply = Reply(
             sent,
             self._count(client, payload) if scored(payload.round - 1) else None,
             self._count(client, payload, arrived) if scored(payload.round) else None,
-            self._scores(payload, arrived) if update.personal and not self._images.data.on_clients else None,
+            self._scores(payload, arrived) if update.personal and not self.experiment.data.each_has_own else None,
         )
         parcel = pack_reply(reply, payload.round, self._contract)
         if update.personal:
             kept.save(payload.round, update.personal, used)
-        say(f"client {client}, round {payload.round}: {round_line(reply.counts, reply.own, received, parcel)}")
+        say(
+            f"{self._names.one(client)}, round {payload.round}: {round_line(reply.counts, reply.own, received, parcel)}"
+        )
         return parcel
 
     def evaluate(self, client: int, parcel: Parcel) -> Parcel:
         """The client's hits for the model of a broadcast. Raises ClientError as `train`."""
         payload = self._unpack(client, parcel)
         counts = self._count(client, payload)
-        say(f"client {client}, {final_line(counts)}")
+        say(f"{self._names.one(client)}, {final_line(counts)}")
         return pack_counts(counts, client, payload.round, self._contract)
 
     def _unpack(self, client: int, parcel: Parcel) -> Payload:
         payload = unpack_payload(parcel, self._contract)
         if parcel.scalars.get("client") != client:
-            raise ClientError(f"This node is client {client}; the broadcast is for {parcel.scalars.get('client')}.")
+            raise ClientError(
+                f"This node is {self._names.one(client)}; the broadcast is for {parcel.scalars.get('client')}."
+            )
         return payload
 
     def _count(self, client: int, payload: Payload, update: Update | None = None) -> HitCounts:
@@ -289,7 +298,8 @@ def introduction(experiment: Experiment, node: Node, names: object) -> Parcel:
 
 
 def _say_images(client: int, own: OwnImages, data: FederatedData) -> None:
-    say("\n".join([*images_lines(client, own, data.base_names, data.novel_names), *own.notes]))
+    who = ClientNames(data.sites).one(client)
+    say("\n".join([*images_lines(who, own, data.base_names, data.novel_names), *own.notes]))
 
 
 def _names_in(names: object) -> list[str]:

@@ -48,17 +48,29 @@ class EvaluationSets:
         novel: Test images of the novel classes; may be empty.
         shares: Per client, indices into `base` of its own share.
         domain_names: Name per domain id.
+        novel_shares: The same into `novel`; empty where novel images belong to no client.
     """
 
     base: TestImages
     novel: TestImages
     shares: tuple[Tensor, ...]
     domain_names: tuple[str, ...]
+    novel_shares: tuple[Tensor, ...] = ()
 
     @property
     def on_clients(self) -> bool:
         """Whether the test images are on the clients, with none here."""
         return not len(self.base.labels)
+
+    @property
+    def each_has_own(self) -> bool:
+        """Whether each client has test images of its own, of base and novel classes, as at a site."""
+        return bool(self.novel_shares)
+
+    def of(self, client: int) -> tuple[TestImages, TestImages]:
+        """A client's own test images of base and of novel classes."""
+        novel = self.novel_shares[client] if self.each_has_own else torch.empty(0, dtype=torch.long)
+        return self.base.select(self.shares[client]), self.novel.select(novel)
 
     @property
     def labels(self) -> Tensor:
@@ -262,9 +274,11 @@ def score_shares(predictions: Predictions, sets: EvaluationSets) -> dict[int, fl
 
 
 def count_shares(predictions: Predictions, sets: EvaluationSets) -> tuple[HitCounts, ...]:
-    """Counts that each client would report for its share, from known predictions; novel images are in no share."""
-    hits, _ = hits_of(predictions, sets)
-    return tuple(HitCounts(int(hits[share].sum()), len(share)) for share in sets.shares)
+    """Counts that each client would report for its share, from known predictions."""
+    base, novel = hits_of(predictions, sets)
+    nothing = torch.empty(0, dtype=torch.long)
+    shares = zip(sets.shares, sets.novel_shares or (nothing,) * len(sets.shares), strict=True)
+    return tuple(HitCounts(int(base[b].sum()), len(b), int(novel[n].sum()), len(n)) for b, n in shares)
 
 
 def count_hits(classifier: Classifier, base: TestImages, novel: TestImages) -> HitCounts:

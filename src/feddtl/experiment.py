@@ -11,6 +11,7 @@ from pathlib import Path
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
+from feddtl.data.sites import with_client_count as data_with_client_count
 from feddtl.environment import busy_note, choose_device
 from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores
@@ -31,6 +32,7 @@ from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.runtime import Runtime
 from feddtl.summary import describe_data, summarise
 from feddtl.timing import Stopwatch, add_seconds
+from feddtl.units import ClientNames
 
 # (kernels of the run, its name among its clients, the server's context) -> clients elsewhere
 Connect = Callable[[Kernels, str, RunContext], Fleet]
@@ -63,6 +65,7 @@ def run_experiment(
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
+    experiment = with_client_count(experiment)
     observer = observer or RunObserver()
     experiment = with_absolute_paths(experiment)
     opened = RunFolder.resumed if resume else RunFolder.announced
@@ -74,6 +77,16 @@ def run_experiment(
         # Inside of the blocks that log an error, and that remove the folder of a run that could not begin.
         with logged(folder.path, experiment, remote=connect is not None) as log, memory_errors():
             return _run_in(folder, experiment, Observers(log, observer), connect, kernels, same_model_as)
+
+
+def with_client_count(experiment: Experiment) -> Experiment:
+    """The experiment with the number of clients in place of 'auto'.
+
+    Raises:
+        ConfigError: Another setting contradicts the number.
+        DataError: The sites of the source cannot be counted.
+    """
+    return replace(experiment, data=data_with_client_count(experiment.data))
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -116,7 +129,15 @@ def _run_in(
     folder.begin(describe_data(prepared.data), device, prepared.kernels, identity)
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = Runtime(
-        prepared.method, prepared.clients, prepared.sets, experiment, observer, stopwatch, prepared.validation, fleet
+        prepared.method,
+        prepared.clients,
+        prepared.sets,
+        experiment,
+        observer,
+        stopwatch,
+        prepared.validation,
+        fleet,
+        ClientNames(prepared.data.sites),
     )
     zero_shot, before = runtime.score_before_training()
     start = saved or Progress(prepared.method.init_server())

@@ -8,7 +8,7 @@ from typing import Any
 
 from feddtl.record_fields import checked, from_file, known_fields
 from feddtl.storage import without_nan
-from feddtl.units import clients_named
+from feddtl.units import NUMBERED, ClientNames
 
 OPTIONAL = ("failures", "missing", "counts", "all_base_images", "all_novel_images")
 """Fields of a federated accuracy that its file has only where there is something to say."""
@@ -56,10 +56,9 @@ class FederatedAccuracy:
         texts = [_part(scored, of_all, half) for half, (scored, of_all) in halves.items() if scored or of_all]
         return f"{' and '.join(texts) or 'no'} images"
 
-    @property
-    def coverage(self) -> str:
+    def coverage(self, names: ClientNames = NUMBERED) -> str:
         """The images behind the scores, and who is missing: '52 of 78 base images; client 3 missing'."""
-        return f"{self.images}; {clients_named(self.missing)} missing" if self.missing else self.images
+        return f"{self.images}; {names.all_of(self.missing)} missing" if self.missing else self.images
 
     def to_dict(self) -> dict[str, Any]:
         """As in a file; without failures, missing clients and counts where there are none."""

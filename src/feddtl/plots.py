@@ -22,7 +22,7 @@ from feddtl.errors import ConfigError
 from feddtl.records import RoundRecord
 from feddtl.state_folder import has_home
 from feddtl.storage import storage_errors, write_atomic
-from feddtl.units import counted, printable, shortened
+from feddtl.units import NUMBERED, ClientNames, counted, printable, shortened
 
 ENDINGS = (".svg", ".png", ".pdf")
 LEAST_POINTS = 10.0
@@ -64,6 +64,7 @@ def partition_heat_map(
     path: Path,
     tests: NDArray[np.int64] | None = None,
     scored: str = "test images",
+    clients: ClientNames = NUMBERED,
 ) -> bool:
     """Class × client heat map of training images, above a row of test images; novel classes are on the right.
 
@@ -74,6 +75,7 @@ def partition_heat_map(
         path: File; its ending is the format.
         tests: Test images of each named class; None for no such row.
         scored: What they are called.
+        clients: What the clients are called.
 
     Returns:
         Whether all names are legible in the file.
@@ -83,7 +85,7 @@ def partition_heat_map(
     shown = np.full((counts.shape[0] + (tests is not None), width), np.nan)
     shown[: len(counts), :base] = counts
     image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=counts.max(), interpolation="nearest")
-    rows = [f"client {client}" for client in range(counts.shape[0])]
+    rows = [shortened(printable(clients.in_column(client)), LETTERS_OF_LABEL) for client in range(counts.shape[0])]
     if tests is not None:
         shown[len(counts)] = tests
         rows.append(scored)

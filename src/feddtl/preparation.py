@@ -34,6 +34,7 @@ from feddtl.runs import RunFolder
 from feddtl.system.validation import Validation, split_off_validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData, rows_of_views
+from feddtl.units import ClientNames
 
 NO_ACTIVATIONS = Activations.of(torch.empty(0, 0))
 
@@ -97,7 +98,9 @@ def prepare(
     clip.image.stack.release(first)
     validation = None
     if method.trains and experiment.system.selection == "fedppo":
-        clients, held_out = split_off_validation(clients, experiment.fedppo.validation_share, experiment.seed)
+        clients, held_out = split_off_validation(
+            clients, experiment.fedppo.validation_share, experiment.seed, ClientNames(data.sites)
+        )
         validation = Validation(held_out, data.base_names, clip.logit_scale)
         count = sum(map(len, held_out))
         observer.note(f"{count} of {len(data.train)} training images are held out for client selection.")
@@ -214,12 +217,15 @@ def evaluation_sets(data: FederatedData, encode: Callable[[ImageTable, str], Act
         labelled(data.test_novel, encode(data.test_novel, f"novel {SCORED_IMAGES[data.scored]}"), data.novel_names),
         tuple(map(torch.from_numpy, data.partition.test)),
         data.domain_names,
+        tuple(map(torch.from_numpy, data.partition.novel)),
     )
 
 
 def task_of(clip: Backbone, data: FederatedData, seed: int) -> Task:
     """The task that server and clients agree on."""
-    return Task(clip, data.base_names, data.prompt_template, seed, data.novel_names if data.on_clients else ())
+    # Clients with novel test images of their own are sent what they need to score them.
+    novel = data.novel_names if data.on_clients or data.sites else ()
+    return Task(clip, data.base_names, data.prompt_template, seed, novel)
 
 
 def labelled(table: ImageTable, activations: Activations, names: tuple[str, ...]) -> TestImages:

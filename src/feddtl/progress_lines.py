@@ -11,7 +11,7 @@ from feddtl.evaluate import Scores
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.catalog import method_entry
 from feddtl.records import RoundRecord
-from feddtl.units import counted, duration, percent, scores_line
+from feddtl.units import ClientNames, counted, duration, percent, scores_line
 
 
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
@@ -20,12 +20,12 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
         f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model}, seed {experiment.seed}"
     ]
     base, novel = counted(len(data.base_names), "base class"), counted(len(data.novel_names), "novel class")
-    clients = counted(experiment.data.clients, "client")
+    clients = counted(experiment.data.client_count, ClientNames(data.sites).noun)
     if data.on_clients:
         lines.append(f"{clients} with images of their own: {base}, {novel}")
     else:
         lines += [
-            f"{counted(len(data.train), 'training image')} of {base} on {clients} "
+            f"{counted(len(data.train), 'training image')} of {base} {'at' if data.sites else 'on'} {clients} "
             f"({experiment.data.regime}, {experiment.data.partition}), {novel}",
             f"zero-shot{'':<{5 + 2 * len(str(experiment.rounds))}}{scores_line(zero_shot.as_dict())}",
         ]
@@ -62,5 +62,5 @@ def counted_line(
     images = counted(federated.base_images + federated.novel_images, scored.removesuffix("s"))
     where = f"{images} on {counted(len(federated.clients), 'client')}"
     if federated.missing:
-        where = federated.coverage
+        where = federated.coverage()
     return f"{when}  {scores_line(federated.scores)}  ({where})"

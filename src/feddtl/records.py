@@ -16,6 +16,7 @@ from feddtl.errors import RunError, shown
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.record_fields import TABLES_BY_CLIENT, checked, from_file, known_fields, required_fields, without_none
 from feddtl.storage import without_nan
+from feddtl.units import ClientNames
 
 Metrics = Mapping[str, float]
 Headline = Mapping[str, float | None]
@@ -30,7 +31,7 @@ GLOBAL_SCORES = SCORES[1:]
 RESTORE = "Restore it from a copy, or start a new run with another --output."
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
-    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes"),
+    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes", "sites"),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 
@@ -208,6 +209,7 @@ class Summary:
             where it is 'held-back'. Earlier versions had test images only.
         noise_std: Mean sigma over the images of the first RL round; None unless `rl.noise_std` is 'auto'.
         notes: What the RL rounds gave reason to say, see `feddtl.runtimes.rl_notes`; None for nothing.
+        sites: Name of each client, where each is a site; None for clients that have numbers alone.
     """
 
     method: str
@@ -239,6 +241,12 @@ class Summary:
     scored_on: ScoredImages | None = None
     noise_std: float | None = None
     notes: Sequence[str] | None = None
+    sites: Sequence[str] | None = None
+
+    @property
+    def client_names(self) -> ClientNames:
+        """What its clients are called."""
+        return ClientNames(tuple(self.sites or ()))
 
     @property
     def scored(self) -> str:

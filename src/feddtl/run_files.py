@@ -102,6 +102,7 @@ class DataDescription(TypedDict, total=False):
     test_novel_images: int | None
     images_per_client_and_class: Sequence[Sequence[int]]
     notes: Sequence[str]
+    sites: Sequence[str]
 
 
 def read_data(path: Path) -> dict[str, Any]:

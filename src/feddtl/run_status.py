@@ -18,10 +18,21 @@ from feddtl.config import Experiment
 from feddtl.errors import RunError
 from feddtl.parsing import parse_table
 from feddtl.records import RoundRecord, read_records
-from feddtl.run_files import CONFIG, METRICS, STOP, SUMMARY, has_run, read_experiment, require_run, resuming
+from feddtl.run_files import (
+    CONFIG,
+    DATA,
+    METRICS,
+    STOP,
+    SUMMARY,
+    has_run,
+    read_data,
+    read_experiment,
+    require_run,
+    resuming,
+)
 from feddtl.run_log import Event, last_session, still_runs
 from feddtl.storage import is_locked, read_whole
-from feddtl.units import clients_named, counted, duration, percent, scores_line
+from feddtl.units import NUMBERED, ClientNames, counted, duration, percent, scores_line
 
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed", "unknown"]
 LATEST = 5  # rounds that the remaining time is estimated from
@@ -40,6 +51,7 @@ class RunStatus:
         live: Whether a process runs it.
         finished: Whether it has a summary.
         stopping: Whether it was asked to stop.
+        names: What the clients are called.
     """
 
     folder: Path
@@ -49,6 +61,7 @@ class RunStatus:
     live: bool
     finished: bool
     stopping: bool
+    names: ClientNames = NUMBERED
 
     @property
     def state(self) -> State:
@@ -144,6 +157,7 @@ def run_status(folder: Path) -> RunStatus:
         locked,
         (folder / SUMMARY).is_file(),
         (folder / STOP).is_file(),
+        ClientNames(tuple(read_data(folder / DATA).get("sites", ()))) if (folder / DATA).is_file() else NUMBERED,
     )
 
 
@@ -200,7 +214,7 @@ def status_lines(found: RunStatus) -> list[str]:
     if found.scores:
         number = next(record.round for record in reversed(found.records) if record.is_scored)
         lines.append(f"  after round {number}: local {percent(found.scores['local'])}  {scores_line(found.scores)}")
-    if lost := lost_line(found.records):
+    if lost := lost_line(found.records, found.names):
         lines.append(f"  {lost}")
     ended = found.latest("ended")
     if found.state == "failed":
@@ -235,11 +249,11 @@ def _live_lines(found: RunStatus) -> Iterator[str]:
     if started:
         yield f"{process_line(started)}, {'clients over Flower' if started.get('remote') else 'all clients in it'}"
     if started.get("remote") and (connected := found.latest("connected")):
-        there = clients_named(who["connected"], 20) if who["connected"] else "no client"
+        there = found.names.all_of(who["connected"], 20) if who["connected"] else "no client"
         yield f"connected: {there}, {len(who['connected'])} of {connected['of']}"
     if who["selected"] and "round" in found.phase and started.get("remote"):
         missing = [client for client in who["selected"] if client not in who["arrived"]]
-        waits = f"; waiting for {clients_named(missing)}" if missing else ""
+        waits = f"; waiting for {found.names.all_of(missing)}" if missing else ""
         yield f"updates: {len(who['arrived'])} of {len(who['selected'])}{waits}"
     if (left := found.seconds_left) is not None:
         yield f"about {duration(left)} left"
@@ -247,11 +261,11 @@ def _live_lines(found: RunStatus) -> Iterator[str]:
         yield "it was asked to stop, and does so after this round"
 
 
-def lost_line(records: Sequence[RoundRecord]) -> str:
+def lost_line(records: Sequence[RoundRecord], names: ClientNames = NUMBERED) -> str:
     """The latest round in which updates of clients elsewhere were lost, and why; empty if none was."""
     failed = [record for record in records if record.failures]
     if not failed:
         return ""
     last = failed[-1]
-    reasons = "; ".join(f"client {client}: {reason.rstrip('.')}" for client, reason in last.failures.items())
+    reasons = "; ".join(f"{names.one(client)}: {reason.rstrip('.')}" for client, reason in last.failures.items())
     return f"updates lost in {counted(len(failed), 'round')}, last in round {last.round}: {reasons}"

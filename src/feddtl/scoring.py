@@ -14,10 +14,10 @@ from torch import Tensor
 from feddtl.config import DataConfig, Experiment
 from feddtl.data.classes import ClassChoice, found_classes, in_order_of
 from feddtl.data.decode import upright_rgb
-from feddtl.data.federated import of_classes
 from feddtl.data.image_checks import all_damaged_named
+from feddtl.data.sites import all_sites
 from feddtl.data.sources import load_dataset
-from feddtl.data.table import ImageDataset, name_key
+from feddtl.data.table import ImageDataset, name_key, of_classes
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
@@ -234,7 +234,11 @@ def _to_score(
         class_names: See `score_run`.
     """
     config = asked or own
-    on_clients = own.on_clients and not config.on_clients
+    if config.by_site:
+        dataset = all_sites(config)
+        choice = _classes_to_score(dataset, described, class_names)
+        return in_order_of(choice.names, dataset), choice
+    on_clients = own.each_has_own and not config.on_clients
     # One client's images are a part of the run's data, and their prompt is the run's.
     here = on_clients and expanded(config.source).exists() and not config.root
     dataset = load_dataset(config, config.source, partial=True) if here else load_dataset(config)

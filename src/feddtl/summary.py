@@ -34,6 +34,7 @@ def describe_data(data: FederatedData) -> dict[str, Any]:
         "notes": list(data.notes),
         # Absent for test images, as in runs of earlier versions, which go on only if nothing in here has changed.
         **({} if data.scored == "test" else {"scored_images": data.scored}),
+        **({"sites": list(data.sites)} if data.sites else {}),
     }
 
 
@@ -69,7 +70,7 @@ def summarise(
         model=experiment.model,
         regime=experiment.data.regime,
         partition=data.name if data.on_clients else experiment.data.partition,
-        clients=experiment.data.clients,
+        clients=experiment.data.client_count,
         seed=experiment.seed,
         rounds=progress.state.round,
         trainable_parameters=asdict(trained),
@@ -96,6 +97,7 @@ def summarise(
         scored_on=data.scored,
         noise_std=measured_noise(progress.records),
         notes=list(notes) or None,
+        sites=list(data.sites) or None,
     )
 
 

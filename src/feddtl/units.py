@@ -1,9 +1,10 @@
-"""Human-readable numbers, and text that any page or terminal can show."""
+"""Human-readable numbers and names, and text that any page or terminal can show."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 LEAST_FOR_PERCENT = 10
 """Images of a class, below which it has counts and no percentage."""
@@ -53,11 +54,49 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def clients_named(clients: Sequence[int], most: int = 5) -> str:
-    """'client 3', 'clients 1 and 3', 'clients 1, 2, 3 and 40 more'."""
-    names = [str(client) for client in clients]
-    text = first_few(names, most) if len(names) > most else listed(names)
-    return f"client{'' if len(names) == 1 else 's'} {text}"
+@dataclass(frozen=True)
+class ClientNames:
+    """What clients are called in texts.
+
+    Attributes:
+        sites: Name of each client, where each is a site; empty where clients have numbers alone.
+    """
+
+    sites: tuple[str, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """'client' or 'site'."""
+        return "site" if self.sites else "client"
+
+    def label(self, client: int) -> str:
+        """'3' or 'north', for columns and axes."""
+        return self.sites[client] if self.sites else str(client)
+
+    def in_column(self, client: int) -> str:
+        """'client 3' or 'north', where nothing says that these are clients."""
+        return self.sites[client] if self.sites else f"client {client}"
+
+    def one(self, client: int) -> str:
+        """'client 3' or "site 'north'"."""
+        return f"{self.noun} {self._name(client)}"
+
+    def begin(self, client: int) -> str:
+        """The same at the beginning of a sentence."""
+        return f"{self.noun.capitalize()} {self._name(client)}"
+
+    def all_of(self, clients: Sequence[int], most: int = 5) -> str:
+        """'client 3', 'clients 1 and 3', 'clients 1, 2, 3 and 40 more', "sites 'north' and 'south'"."""
+        names = [self._name(client) for client in clients]
+        text = first_few(names, most) if len(names) > most else listed(names)
+        return f"{self.noun}{'' if len(names) == 1 else 's'} {text}"
+
+    def _name(self, client: int) -> str:
+        return f"'{self.sites[client]}'" if self.sites else str(client)
+
+
+NUMBERED = ClientNames()
+"""Clients that have numbers alone."""
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -29,7 +29,7 @@ from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line
 from feddtl.runtimes.federated import federated_accuracy
 from feddtl.timing import PHASE_TITLES, PHASES
-from feddtl.units import clients_named, counted, duration, megabytes, percent, rounds_named, size
+from feddtl.units import NUMBERED, counted, duration, megabytes, percent, rounds_named, size
 
 ROUND_LINE = re.compile(
     r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
@@ -228,7 +228,7 @@ def test_clients_with_images_of_their_own(bench: Bench) -> None:
 
 
 def test_numbers_and_rounds_in_words() -> None:
-    assert [clients_named(ids, most=3) for ids in ([3], [1, 3], [0, 1, 2, 5])] == [
+    assert [NUMBERED.all_of(ids, most=3) for ids in ([3], [1, 3], [0, 1, 2, 5])] == [
         *("client 3", "clients 1 and 3", "clients 0, 1, 2 and 1 more"),
     ]
     assert [rounds_named(numbers) for numbers in ([0], [4], [0, 1, 2, 3, 5])] == [

@@ -38,7 +38,7 @@ def stand_in(entry: CatalogEntry, names: tuple[str, ...]) -> object:
     import datasets
 
     labels = [i % len(names) for i in range(2 * len(names))]
-    image, label, domain = astuple(entry.columns)
+    image, label, domain, _ = astuple(entry.columns)
     as_text = label == "text"
     rows: dict[str, object] = {
         image: [{"bytes": png_bytes(picture(i % 200)), "path": None} for i in range(len(labels))],

@@ -21,7 +21,7 @@ def table(*labels: int) -> ImageTable:
 
 def test_images_by_class_and_only_those_that_are_there():
     own = OwnImages(table(0, 0, 2), table(0, 3), table(1, 1))
-    assert images_lines(7, own, ["cat", "dog", "elk", "fox"], ["gnu", "hen"]) == [
+    assert images_lines("client 7", own, ["cat", "dog", "elk", "fox"], ["gnu", "hen"]) == [
         "client 7 has 3 training images and 2 test images of base classes, 2 of novel classes",
         "base classes (training/test images): cat 2/1, elk 1/0, fox 0/1",
         "novel classes (test images): hen 2",
@@ -29,7 +29,7 @@ def test_images_by_class_and_only_those_that_are_there():
 
 
 def test_a_client_without_test_images():
-    lines = images_lines(0, OwnImages(table(1), table(), table()), ["cat", "dog"], [])
+    lines = images_lines("client 0", OwnImages(table(1), table(), table()), ["cat", "dog"], [])
     assert lines[1:] == ["base classes (training/test images): dog 1/0"]
     assert final_line(HitCounts(0, 0, 0, 0)) == "the final model was not scored: there is no test image"
 

@@ -103,10 +103,10 @@ def test_a_client_that_does_not_answer_takes_its_images_out_and_is_named():
     found = with_counts(later, {1: TWO}, {0: "gone", 2: "gone"}, everyone=range(3)).records[0].federated
     assert (found.base, found.base_images, found.missing) == (100.0, 2, [0])
     assert (found.all_base_images, found.all_novel_images) == (5, 2)
-    assert found.coverage == "2 of 5 base and 0 of 2 novel images; client 0 missing"
+    assert found.coverage() == "2 of 5 base and 0 of 2 novel images; client 0 missing"
     unknown = with_counts(later, {1: TWO}, everyone=range(4)).records[0].federated
     assert (unknown.missing, unknown.all_base_images) == ([0, 3], None)
-    assert unknown.coverage == "2 base images; clients 0 and 3 missing"
+    assert unknown.coverage() == "2 base images; clients 0 and 3 missing"
     assert FederatedAccuracy.from_dict(json.loads(json.dumps(found.to_dict()))).to_dict() == found.to_dict()
 
 

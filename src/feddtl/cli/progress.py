@@ -18,7 +18,7 @@ from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line, round_line, start_lines
 from feddtl.records import RoundRecord
-from feddtl.units import duration
+from feddtl.units import NUMBERED, ClientNames, duration
 
 
 @contextmanager
@@ -80,6 +80,7 @@ class ProgressObserver(RunObserver):
         self._bars = bars
         self._rounds = self._clients = self._arrived = 0
         self._clock = self._on_clients = False
+        self._names = NUMBERED
         self._scored = SCORED_IMAGES["test"]
         bars.draw("loading", "data and model")
 
@@ -100,6 +101,7 @@ class ProgressObserver(RunObserver):
         self._rounds = experiment.rounds
         self._clock = experiment.system != SystemConfig()
         self._on_clients = data.on_clients
+        self._names = ClientNames(data.sites)
         self._scored = SCORED_IMAGES[data.scored]
         for line in start_lines(experiment, data, zero_shot, len(records)):
             self.show(line)
@@ -107,15 +109,15 @@ class ProgressObserver(RunObserver):
 
     def round_started(self, round_number: int, stage: str, clients: Sequence[int]) -> None:
         self._clients, self._arrived = len(clients), 0
-        self._bars.draw("clients", "clients", 0, len(clients))
-        self._bars.draw("epochs", f"client {clients[0]}, {stage}")
+        self._bars.draw("clients", f"{self._names.noun}s", 0, len(clients))
+        self._bars.draw("epochs", f"{self._names.one(clients[0])}, {stage}")
 
     def epoch_finished(self, client: int, epoch: int, epochs: int) -> None:
-        self._bars.draw("epochs", f"epochs of client {client}", epoch, epochs)
+        self._bars.draw("epochs", f"epochs of {self._names.one(client)}", epoch, epochs)
 
     def client_finished(self, client: int) -> None:
         self._arrived += 1
-        self._bars.draw("clients", "clients", self._arrived, self._clients)
+        self._bars.draw("clients", f"{self._names.noun}s", self._arrived, self._clients)
         if self._arrived == self._clients:
             self._bars.draw("epochs", "server and scoring")
 

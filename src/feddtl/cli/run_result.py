@@ -15,7 +15,7 @@ from feddtl.cli.scores import scores_table
 from feddtl.config.data import ON_CLIENTS
 from feddtl.records import Summary
 from feddtl.timing import PHASE_TITLES, PHASES
-from feddtl.units import clients_named, counted, duration, percent, rounds_named, size
+from feddtl.units import counted, duration, percent, rounds_named, size
 
 
 def print_result(summary: Summary, title: str, folder: Path, *, as_json: bool) -> None:
@@ -69,7 +69,7 @@ def _labelled(title: str, summary: Summary, when: str) -> str:
 
 def missing_lines(summary: Summary) -> list[str]:
     """Which clients the numbers of the table lack, and why; nothing where they lack none."""
-    lines = []
+    lines, names = [], summary.client_names
     on_clients = summary.partition == ON_CLIENTS
     moments = {"before": "before training"} | ({"final": f"after round {summary.rounds}"} if summary.rounds else {})
     for when, name in moments.items():
@@ -77,15 +77,17 @@ def missing_lines(summary: Summary) -> list[str]:
         if found is None or not (found.missing or found.failures):
             continue
         what = "base, novel and HM" if on_clients else f"on clients' {summary.scored}"
-        coverage = found.coverage if on_clients else f"{found.images}; {clients_named(list(found.failures))} missing"
+        coverage = found.coverage(names)
+        if not on_clients:
+            coverage = f"{found.images}; {names.all_of(list(found.failures))} missing"
         lines.append(f"{what} {name}: {coverage}")
-        lines += [f"  client {client}: {reason}" for client, reason in found.failures.items()]
+        lines += [f"  {names.one(client)}: {reason}" for client, reason in found.failures.items()]
     if missing := summary.missing_clients:
-        rounds = "; ".join(f"client {client}: {rounds_named(numbers)}" for client, numbers in missing.items())
+        rounds = "; ".join(f"{names.one(client)}: {rounds_named(numbers)}" for client, numbers in missing.items())
         lines.append(f"missing when the clients scored the model: {rounds}")
     if (local := summary.local_clients) is not None and len(local) < summary.clients:
-        those = clients_named(local) if local else "none"
-        lines.append(f"local: mean over {those} of {counted(summary.clients, 'client')}")
+        those = names.all_of(local) if local else "none"
+        lines.append(f"local: mean over {those} of {counted(summary.clients, names.noun)}")
     return lines
 
 

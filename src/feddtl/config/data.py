@@ -11,10 +11,12 @@ from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
 SHAPES = "shapes"
+SITES = "sites"
+CLIENTS = 5
 Regime = Literal["few-shot", "full"]
 NovelClasses = Literal["pairs", "shapes", "colours"]
 ClassSplit = Literal["auto", "half", "share", "none"]
-PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet"]
+PartitionKind = Literal["non-iid", "dirichlet", "iid", "domain", "domain-dirichlet", "sites"]
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,19 @@ class DataConfig(Settings, table="data"):
     """Label column; empty: detected by type and name."""
     domain_column: str = ""
     """Domain column; empty: 'domain', if it exists."""
+    site_column: str = ""
+    """Column that names the site of each row, only with partition 'sites'; empty: 'site'."""
     regime: Regime = "few-shot"
     """'few-shot': `shots` training images per base class; 'full': all of them (both in the paper)."""
     shots: Annotated[int, AtLeast(1)] = 16
     """Training images per base class in the few-shot regime (paper: 16)."""
     partition: PartitionKind = "non-iid"
-    """How base training images are divided among clients (paper: non-iid and dirichlet; domain for feature shift)."""
+    """How base training images are divided among clients (paper: non-iid and dirichlet; domain for feature shift).
+    'sites': they are not; each client is a site of the source, as in a federation (ours)."""
     alpha: Annotated[float, Above(0)] = 0.1
     """Concentration of the Dirichlet partitions (paper: 0.1)."""
-    clients: Annotated[int, AtLeast(1)] = 5
-    """Number of clients K (paper: 5)."""
+    clients: Annotated[int | Literal["auto"], AtLeast(1)] = "auto"
+    """Number of clients K; 'auto': 5 (paper), or with partition 'sites' the number of sites."""
     views: Annotated[int, AtLeast(1)] = 1
     """Fixed views of each training image, one per round in turn: the test transform, then random crops
     with flips (ours: 1, no augmentation)."""
@@ -79,6 +84,23 @@ class DataConfig(Settings, table="data"):
     def on_clients(self) -> bool:
         """Whether each client has images of its own, so that there are none to divide among them."""
         return self.source == ON_CLIENTS
+
+    @property
+    def by_site(self) -> bool:
+        """Whether each client is a site of the source."""
+        return self.partition == SITES and not self.on_clients
+
+    @property
+    def each_has_own(self) -> bool:
+        """Whether each client has test images of its own, of base and novel classes."""
+        return self.on_clients or self.by_site
+
+    @property
+    def client_count(self) -> int:
+        """Number of clients; 0 where the images alone say how many sites there are."""
+        if isinstance(self.clients, int):
+            return self.clients
+        return 0 if self.by_site else CLIENTS
 
     @property
     def class_lists(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -113,12 +135,27 @@ class DataConfig(Settings, table="data"):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_classes()
+        self._check_sites()
         if self.novel != "pairs" and self.source != SHAPES:
             raise ConfigError(
                 f"data.novel = {self.novel!r} cannot be set with data.source = {self.source!r}, whose order of classes "
                 "determines which are novel.",
                 "Set data.novel = 'pairs' and data.domains = '' (flags: --data.novel pairs --data.domains \"\"), start "
                 f"from experiments/own_images.toml, which sets neither, or set data.source = '{SHAPES}'.",
+            )
+
+    def _check_sites(self) -> None:
+        """Raise ConfigError for sites of generated images, and for a column of sites without sites."""
+        if self.by_site and self.source == SHAPES:
+            raise ConfigError(
+                f"data.partition = '{SITES}' cannot be set with data.source = '{SHAPES}', whose images have no site.",
+                "Set data.source to a folder with a sub-folder for each site, or choose another partition.",
+            )
+        if self.site_column and self.partition != SITES:
+            raise ConfigError(
+                f"data.site_column = {self.site_column!r} cannot be set with data.partition = {self.partition!r}, "
+                "which has no sites.",
+                f"Omit it, or set data.partition = '{SITES}'.",
             )
 
     def _check_classes(self) -> None:

@@ -122,6 +122,12 @@ class Experiment(Settings):
             self.rounds, self.stages, self.schedule, self.local, self.rl, lora, self.server, self.uplink
         )
 
+    @property
+    def in_round(self) -> int:
+        """Number of clients in a round; 0 where the number of clients is not known, see `DataConfig.client_count`."""
+        clients = self.data.client_count
+        return clients_at_a_time(clients, self.participation) if clients else 0
+
     def is_scored(self, round_number: int) -> bool:
         """Whether the model is scored after a round; the last one always is."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
@@ -133,7 +139,8 @@ class Experiment(Settings):
 
     def _check_deployment(self) -> None:
         """Raise ConfigError for a quorum that no round can reach."""
-        in_round = clients_at_a_time(self.data.clients, self.participation)
+        if not (in_round := self.in_round):
+            return
         require(
             self.deployment.min_clients <= in_round,
             "deployment.min_clients",
@@ -150,8 +157,7 @@ class Experiment(Settings):
                 "aggregates one update at a time.",
                 "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )
-        in_round = clients_at_a_time(self.data.clients, self.participation)
-        if aggregator == "trimmed-mean" and not self.server.trimmed(in_round):
+        if (in_round := self.in_round) and aggregator == "trimmed-mean" and not self.server.trimmed(in_round):
             raise ConfigError(
                 f"server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = {self.server.trim_share} of "
                 f"{in_round} clients in a round is less than one client.",
@@ -196,10 +202,10 @@ class Experiment(Settings):
                 f"system.selection = 'all' contradicts participation = {self.participation}.",
                 "Set participation = 1, or system.selection = 'uniform' for a random sample.",
             )
-        if selection == "fedppo" and clients_at_a_time(self.data.clients, self.participation) == self.data.clients:
+        if selection == "fedppo" and self.in_round == self.data.client_count > 0:
             raise ConfigError(
                 f"system.selection = 'fedppo' has nothing to select: with participation = {self.participation}, all "
-                f"{self.data.clients} clients participate.",
+                f"{self.data.client_count} clients participate.",
                 "Lower participation, or set system.selection = 'all'.",
             )
         if selection == "fedppo" and asynchronous:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 DOMAIN_COLUMN = "domain"
+SITE_COLUMN = "site"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Columns:
         image: Column of images.
         label: Column of classes: ClassLabel or text.
         domain: Column of domains; stays empty if there are none.
+        site: Column of sites, only if each client is one; see `find_site_column`.
     """
 
     image: str = ""
     label: str = ""
     domain: str = ""
+    site: str = ""
 
 
 def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns:
@@ -50,9 +53,41 @@ def find_columns(split: datasets.Dataset, asked: Columns, where: str) -> Columns
             f"Its columns are {', '.join(split.features)}; name the one with images, or omit the option.",
         )
     domain = asked.domain or (DOMAIN_COLUMN if DOMAIN_COLUMN in split.features else "")
-    return Columns(
-        asked.image or _image_column(split, where), asked.label or _label_column(split, domain, where), domain
-    )
+    label = asked.label or _label_column(split, (domain, asked.site), where)
+    return Columns(asked.image or _image_column(split, where), label, domain, asked.site)
+
+
+def find_site_column(split: datasets.Dataset, asked: str, where: str) -> str:
+    """The column that names the site of each row: the given one, or 'site'. Raises DataError if it is not there."""
+    name = asked or SITE_COLUMN
+    if name in split.features:
+        return name
+    hint = f"Its columns are {', '.join(split.features)}. Choose the one with the sites with --data.site-column."
+    raise DataError(f"{where} has no column '{name}', which would name the site of each row.", hint)
+
+
+def read_sites(split: datasets.Dataset, column: str, where: str) -> list[str]:
+    """(N,) names of the sites, from a column of texts, whole numbers or a ClassLabel.
+
+    Raises:
+        DataError: The column has other values, or a row names no site.
+    """
+    feature, values = split.features[column], split[column][:]
+    names = getattr(feature, "names", None)
+    if not (names or _stores(feature, "string") or str(getattr(feature, "dtype", "")).startswith(("int", "uint"))):
+        raise DataError(
+            f"The column '{column}' of {where} does not name sites: it has neither texts nor whole numbers.",
+            f"Its columns are {', '.join(split.features)}; choose another one with --data.site-column.",
+        )
+    if names:
+        values = [names[value] if value is not None and 0 <= value < len(names) else None for value in values]
+    texts = ["" if value is None else " ".join(str(value).split()) for value in values]
+    if "" in texts:
+        raise DataError(
+            f"Row {texts.index('')} of {where} names no site in the column '{column}' ({texts.count('')} such rows).",
+            "Name the site of each row, or remove the rows without one.",
+        )
+    return texts
 
 
 def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[Indices, tuple[str, ...]]:
@@ -131,10 +166,10 @@ def stores_text(feature: Any) -> bool:
     return _stores(feature, "string")
 
 
-def _label_column(split: datasets.Dataset, domain: str, where: str) -> str:
+def _label_column(split: datasets.Dataset, others: Sequence[str], where: str) -> str:
     usual = [name for name in LABEL_COLUMNS if name in split.features]
     typed: list[str] = [
-        name for name, feature in split.features.items() if hasattr(feature, "names") and name != domain
+        name for name, feature in split.features.items() if hasattr(feature, "names") and name not in others
     ]
     if usual:
         return next((name for name in usual if name in typed), usual[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,12 @@ from feddtl.data.classes import choose_classes, in_order_of
 from feddtl.data.partition import Partition, partition
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
+from feddtl.data.sites import Sites, load_sites
 from feddtl.data.splits import short_classes_note, untested_classes_note
-from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable
+from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable, Indices, joined_tables, of_classes
 from feddtl.errors import DataError
+
+SPLITS_OF_CLIENT = ("train", "test_base", "test_novel")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class FederatedData:
         notes: What the user should know.
         scored: What `test_base` and `test_novel` are.
         unused_names: Classes of the data set that take no part.
+        sites: Name of each client, where each is a site; empty where clients have numbers alone.
     """
 
     name: str
@@ -49,6 +54,7 @@ class FederatedData:
     notes: tuple[str, ...]
     scored: ScoredImages = "test"
     unused_names: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
 
     @property
     def on_clients(self) -> bool:
@@ -60,8 +66,8 @@ def images_on_clients(config: DataConfig) -> FederatedData:
     """What is known about data whose images are on the clients: names, and clients without any image."""
     base, novel = config.class_lists
     none = ImageTable(_no_image, *(np.empty(0, np.int64) for _ in range(3)))
-    nobody = tuple(np.empty(0, np.int64) for _ in range(config.clients))
-    parts = Partition(np.zeros((config.clients, 1, len(base))), nobody, nobody)
+    nobody = tuple(np.empty(0, np.int64) for _ in range(config.client_count))
+    parts = Partition(np.zeros((config.client_count, 1, len(base))), nobody, nobody)
     prompt = config.prompt or DEFAULT_PROMPT
     return FederatedData(config.source, base, novel, ONE_DOMAIN, prompt, none, none, none, parts, ())
 
@@ -80,8 +86,11 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
         held_back: Share of the training images that is scored instead of the test images, see `under_regime`.
 
     Raises:
+        ConfigError: `data.clients` is not the number of sites.
         DataError: The source cannot be used or divided as requested.
     """
+    if config.by_site:
+        return _of_sites(load_sites(config, seed, copy, held_back=held_back), held_back)
     everything = load_all(config, copy, held_back=held_back)
     chosen = choose_classes(everything.class_names, config, everything.name)
     everything, (base, novel) = in_order_of(chosen.names, everything), chosen.ranges
@@ -96,9 +105,9 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
     if held_back:
         _require_held_back(test_base)
         notes += held_back_notes(train, test_base, test_novel, chosen.base, held_back)
-    if config.partition == "non-iid" and config.clients > len(base):
+    if config.partition == "non-iid" and config.client_count > len(base):
         notes.append(
-            f"{config.clients} clients and {len(base)} base classes: some classes are split among several clients."
+            f"{config.client_count} clients and {len(base)} base classes: some classes are split among several clients."
         )
     of_train, of_test = (
         Cells(table.labels, table.domains, len(base), len(dataset.domain_names)) for table in (train, test_base)
@@ -119,15 +128,41 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
     )
 
 
+def _of_sites(sites: Sites, held_back: float) -> FederatedData:
+    """The images of all sites, one site after another, each with its own."""
+    clients = list(sites.images.values())
+    train, base, novel = (joined_tables([getattr(own, key) for own in clients]) for key in SPLITS_OF_CLIENT)
+    parts = [_consecutive([len(getattr(own, key)) for own in clients]) for key in SPLITS_OF_CLIENT]
+    cells = np.stack([np.bincount(own.train.labels, minlength=len(sites.base_names)) for own in clients])
+    notes = list(sites.notes)
+    if held_back:
+        _require_held_back(base)
+        notes += held_back_notes(train, base, novel, sites.base_names, held_back)
+    return FederatedData(
+        sites.name,
+        sites.base_names,
+        sites.novel_names,
+        ONE_DOMAIN,
+        sites.prompt_template,
+        train,
+        base,
+        novel,
+        Partition((cells / np.maximum(1, cells.sum(axis=0)))[:, None, :], *parts),
+        tuple(notes),
+        "held-back" if held_back else "test",
+        sites=tuple(sites.images),
+    )
+
+
+def _consecutive(sizes: Sequence[int]) -> tuple[Indices, ...]:
+    """Indices of each client in tables that are joined in the order of the clients."""
+    ends = np.cumsum(sizes)
+    return tuple(np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True))
+
+
 def _require_held_back(base: ImageTable) -> None:
     if not len(base):
         raise DataError(
             "No training image of a base class can be held back, because every class has a single one.",
             "Set data.shots = 2 or more, use more images, or set evaluation.images = 'test'.",
         )
-
-
-def of_classes(table: ImageTable, classes: range) -> ImageTable:
-    """Images of consecutive classes, with labels counted from the first of them."""
-    kept = table.select(np.flatnonzero((table.labels >= classes.start) & (table.labels < classes.stop)))
-    return ImageTable(kept.reader, kept.rows, kept.labels - classes.start, kept.domains)

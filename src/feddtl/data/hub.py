@@ -42,6 +42,32 @@ class HubReader:
         raise DataError(f"There is no image {where}.", "Remove the row from the data set.")
 
 
+@dataclass(frozen=True)
+class Splits:
+    """What was read from parquet files or from the Hub, before its columns are used.
+
+    Attributes:
+        name: Short name of the data set.
+        where: Its path or id, for errors.
+        train: Training rows.
+        test: Test rows; None if there is no test split.
+        columns: Columns that are known, see `find_columns`.
+        notes: What the user should know.
+    """
+
+    name: str
+    where: str
+    train: datasets.Dataset
+    test: datasets.Dataset | None
+    columns: Columns
+    notes: tuple[str, ...] = ()
+
+    def dataset(self, *, partial: bool = False) -> ImageDataset:
+        """The tables of images; class lists of the splits must agree, or are joined if `partial`."""
+        found = _from_splits(self.name, self.where, self.train, self.test, self.columns, partial=partial)
+        return replace(found, notes=self.notes)
+
+
 def load_parquet(
     path: Path, columns: Columns, entry: CatalogEntry | None = None, *, partial: bool = False
 ) -> ImageDataset:
@@ -58,6 +84,11 @@ def load_parquet(
     Raises:
         DataError: No training file, unreadable files, or columns that cannot be determined.
     """
+    return open_parquet(path, columns, entry).dataset(partial=partial)
+
+
+def open_parquet(path: Path, columns: Columns, entry: CatalogEntry | None = None) -> Splits:
+    """The splits of `load_parquet`. Raises DataError for no training file, or unreadable files."""
     files = parquet_splits(path, *((entry.train_split.split("+"), entry.test_split) if entry else ()))
     usual_columns = (columns.label, *((entry.columns.label,) if entry else ()))
     train = read_shards(files.train, usual_columns)
@@ -66,7 +97,7 @@ def load_parquet(
         asked = zip(astuple(columns), astuple(entry.columns), strict=True)
         columns = Columns(*(name or (usual if usual in train.features else "") for name, usual in asked))
     name = path.stem if path.is_file() else path.resolve().name
-    return replace(_from_splits(name, str(path), train, test, columns, partial=partial), notes=files.notes)
+    return Splits(name, str(path), train, test, columns, files.notes)
 
 
 def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
@@ -75,13 +106,18 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
     Raises:
         DataError: Not found, no network, no training split, or columns that cannot be determined.
     """
+    return open_hub(hub_id, columns).dataset()
+
+
+def open_hub(hub_id: str, columns: Columns) -> Splits:
+    """The splits of `load_hub`. Raises DataError if it is not found, or has no training split."""
     fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
     splits = _download(hub_id, f"download it on another machine ({fetch}) and use --data.source FOLDER.")
     train_name, test_name = _names_of_splits(tuple(splits), hub_id)
     hint = "Save it as parquet files train-*.parquet and test-*.parquet, and pass their folder."
     train = _joined(splits, train_name, hub_id, hint)
     test = splits[test_name] if test_name else None
-    return _from_splits(hub_id.rsplit("/", 1)[-1], hub_id, train, test, columns)
+    return Splits(hub_id.rsplit("/", 1)[-1], hub_id, train, test, columns)
 
 
 def _names_of_splits(names: tuple[str, ...], hub_id: str) -> tuple[str, str]:

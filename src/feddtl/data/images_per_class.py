@@ -9,7 +9,7 @@ import numpy as np
 
 from feddtl.config.running import SCORED_IMAGES, ScoredImages
 from feddtl.data.federated import FederatedData
-from feddtl.units import LEAST_FOR_PERCENT, clients_named, first_few
+from feddtl.units import LEAST_FOR_PERCENT, NUMBERED, ClientNames, first_few
 
 MOST_NAMES = 10
 
@@ -56,12 +56,14 @@ class ScoredCounts:
         novel: Of the novel classes.
         clients: By client, base images of its own.
         domains: By domain, (base, novel) images, where there are several.
+        names: What the clients are called.
     """
 
     base: int
     novel: int
     clients: Mapping[int, int] = field(default_factory=dict)
     domains: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    names: ClientNames = NUMBERED
 
 
 def scored_counts(data: FederatedData) -> ScoredCounts:
@@ -70,14 +72,15 @@ def scored_counts(data: FederatedData) -> ScoredCounts:
     tables = (data.test_base, data.test_novel)
     several = enumerate(data.domain_names) if len(data.domain_names) > 1 else ()
     domains = {name: tuple(int((table.domains == i).sum()) for table in tables) for i, name in several}
-    return ScoredCounts(len(data.test_base), len(data.test_novel), clients, domains)  # type: ignore[arg-type]
+    names = ClientNames(data.sites)
+    return ScoredCounts(len(data.test_base), len(data.test_novel), clients, domains, names)  # type: ignore[arg-type]
 
 
 def few_images(counts: ScoredCounts, scored: ScoredImages = "test") -> str:
     """One sentence on the accuracies of fewer than ten images; '' if there is none."""
     found = [f"{half} ({n})" for half, n in (("base", counts.base), ("novel", counts.novel)) if _is_few(n)]
     if clients := {client: n for client, n in counts.clients.items() if _is_few(n)}:
-        found.append(f"local of {clients_named(sorted(clients))} ({_range(list(clients.values()))})")
+        found.append(f"local of {counts.names.all_of(sorted(clients))} ({_range(list(clients.values()))})")
     found += [
         f"{name}, {half} ({n})"
         for name, both in counts.domains.items()
@@ -87,7 +90,7 @@ def few_images(counts: ScoredCounts, scored: ScoredImages = "test") -> str:
     what = SCORED_IMAGES[scored]
     parts = [f"accuracies of fewer than {LEAST_FOR_PERCENT} {what}: {first_few(found, MOST_NAMES)}"] if found else []
     if none := sorted(client for client, n in counts.clients.items() if not n):
-        parts.append(f"no {what} of {clients_named(none)}")
+        parts.append(f"no {what} of {counts.names.all_of(none)}")
     return "; ".join(parts)
 
 

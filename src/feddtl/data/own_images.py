@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.data.classes import in_order_of
-from feddtl.data.federated import FederatedData, of_classes
 from feddtl.data.regime import held_back_notes, load_all, under_regime
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key, of_classes
 from feddtl.errors import ClassMismatchError, ClientError, DataError
 from feddtl.units import first_few
+
+if TYPE_CHECKING:
+    from feddtl.data.federated import FederatedData
 
 MOST_NAMES = 20
 
@@ -36,7 +39,7 @@ class OwnImages:
 
 
 def part_of(data: FederatedData, client: int) -> OwnImages:
-    """A client's part of a data set that is divided among all clients; novel test images belong to no client.
+    """A client's part of a data set that is divided among all clients; novel test images may belong to no client.
 
     Raises:
         ClientError: There is no such client.
@@ -45,7 +48,9 @@ def part_of(data: FederatedData, client: int) -> OwnImages:
     if client >= len(parts.train):
         raise ClientError(f"This node is client {client}; the experiment has 0 to {len(parts.train) - 1}.")
     return OwnImages(
-        data.train.select(parts.train[client]), data.test_base.select(parts.test[client]), data.test_novel.select([])
+        data.train.select(parts.train[client]),
+        data.test_base.select(parts.test[client]),
+        data.test_novel.select(parts.novel[client] if parts.novel else []),
     )
 
 
@@ -72,8 +77,32 @@ def load_own_images(config: DataConfig, path: str, seed: int, *, held_back: floa
             'Start it with `feddtl client --data PATH`, or with data="PATH" in its node configuration.',
         )
     everything = load_all(config, path, held_back=held_back, partial=True)
-    everything = of_experiment(*config.class_lists, everything, path)
-    base, novel = map(len, config.class_lists)
+    return own_images_of(everything, config.class_lists, config, path, seed, held_back)
+
+
+def own_images_of(
+    everything: ImageDataset,
+    class_lists: tuple[Sequence[str], Sequence[str]],
+    config: DataConfig,
+    where: str,
+    seed: int,
+    held_back: float = 0.0,
+) -> OwnImages:
+    """The images of one client among all that its place has.
+
+    Args:
+        everything: All images of the place, see `load_all`.
+        class_lists: Names of the base classes and of the novel ones.
+        config: Regime, shots, and the number of images to score.
+        where: The place's name in errors.
+        seed: Seed of the run.
+        held_back: As for `load_own_images`.
+
+    Raises:
+        DataError: As `load_own_images`.
+    """
+    everything = of_experiment(*class_lists, everything, where)
+    base, novel = map(len, class_lists)
     dataset = under_regime(everything, config, seed, held_back)
     train, test_base, test_novel = (
         of_classes(table, classes)
@@ -84,14 +113,12 @@ def load_own_images(config: DataConfig, path: str, seed: int, *, held_back: floa
         )
     )
     if not len(train):
-        raise DataError(
-            f"{path} has no training images of a base class.", f"Add images of {_listed(config.class_lists[0])}."
-        )
+        raise DataError(f"{where} has no training images of a base class.", f"Add images of {_listed(class_lists[0])}.")
     notes = list(dataset.notes)
     untested = np.isin(dataset.train.labels, dataset.test.labels, invert=True)
     unused = len(of_classes(everything.train, range(base, base + novel)))
     if held_back:
-        notes += held_back_notes(train, test_base, test_novel, config.class_lists[0], held_back)
+        notes += held_back_notes(train, test_base, test_novel, class_lists[0], held_back)
     elif untested.any():
         there = [dataset.class_names[label] for label in np.unique(dataset.train.labels[untested])]
         notes.append(f"No test image, and so no accuracy, of: {first_few(there, MOST_NAMES)}.")

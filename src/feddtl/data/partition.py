@@ -27,11 +27,13 @@ class Partition:
         train: Per client, sorted indices into the training arrays; never empty.
         test: Per client, sorted indices into the test arrays; empty if a client's share of a small test set
             rounds to zero.
+        novel: The same into the novel test images; empty where these belong to no client.
     """
 
     shares: Shares
     train: tuple[Indices, ...]
     test: tuple[Indices, ...]
+    novel: tuple[Indices, ...] = ()
 
     def counts(self, labels: Indices, num_classes: int) -> Counts:
         """(K, C) training images per client and class, for a heat map. `labels`: the partitioned labels."""
@@ -50,9 +52,9 @@ def partition(train: Cells, test: Cells, config: DataConfig, seed: int) -> Parti
     Raises:
         DataError: The data cannot be divided as the settings ask; the message explains what to change.
     """
-    if len(train) < config.clients:
+    if len(train) < config.client_count:
         raise DataError(
-            f"{len(train)} training images of the base classes are too few for {config.clients} clients.",
+            f"{len(train)} training images of the base classes are too few for {config.client_count} clients.",
             f"Use at most {len(train)} clients, more shots per class, or more images.",
         )
     shares = client_shares(train, config, seed)

@@ -61,7 +61,7 @@ class Cells:
 
 def client_shares(train: Cells, config: DataConfig, seed: int) -> Shares:
     """(K, D, C) share of each (domain, class) cell per client; arguments and errors as for `partition`."""
-    sizes, kind, clients = train.sizes(), config.partition, config.clients
+    sizes, kind, clients = train.sizes(), config.partition, config.client_count
     rng = numpy_generator(seed, f"partition/{kind}", clients)
     shape = (clients, *sizes.shape)
     if kind == "iid":
@@ -117,7 +117,7 @@ def _domain_owners(domain_sizes: Counts, clients: int, rng: np.random.Generator)
 
 def _domain_dirichlet(sizes: Counts, config: DataConfig, rng: np.random.Generator) -> Shares:
     """(K, D, C) shares: clients spread evenly over the domains, with a Dirichlet division of classes in each."""
-    clients, num_domains = config.clients, len(sizes)
+    clients, num_domains = config.client_count, len(sizes)
     if clients < num_domains:
         _refuse_domains(num_domains, clients, "at least one client per domain", "'domain'")
     shares = np.zeros((clients, *sizes.shape))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from feddtl.checks import split_names
 from feddtl.config import DataConfig
 from feddtl.config.data import SHAPES
 from feddtl.data.catalog import CATALOG, alphanumeric, find_entry
@@ -52,17 +54,41 @@ def load_dataset(config: DataConfig | str, copy: str = "", *, partial: bool = Fa
             "data.source = 'clients' means that each client has its own images; this machine has none.",
             "Run the experiment with `feddtl submit EXPERIMENT.toml`, or choose local images with --data.source.",
         )
-    domains = [name.strip() for name in config.domains.split(",") if name.strip()]
-    columns = Columns(config.image_column, config.label_column, config.domain_column)
+    columns = columns_of(config)
     if config.source == SHAPES:
         _check_no_columns(SHAPES, columns)
-        dataset = shapes_dataset(domains or FEDERATED_DOMAINS, seed=DATASET_SEED, novel=config.novel)
+        dataset = shapes_dataset(
+            split_names(config.domains) or FEDERATED_DOMAINS, seed=DATASET_SEED, novel=config.novel
+        )
     else:
-        dataset = with_test_split(_read(config, copy, columns, partial), DATASET_SEED)
+        dataset = _read(config, copy, columns, partial)
+    return completed(dataset, config, copy or config.source, partial=partial)
+
+
+def completed(dataset: ImageDataset, config: DataConfig, where: str, *, partial: bool = False) -> ImageDataset:
+    """What is read from a source, as an experiment uses it: its domains, prompt and number of test images.
+
+    Args:
+        dataset: As it is read, without a held-out test split.
+        config: Which domains and prompt, and how many test images.
+        where: The source's name in errors.
+        partial: As for `load_dataset`.
+
+    Raises:
+        DataError: No experiment can use it.
+    """
+    domains = split_names(config.domains)
+    if config.source != SHAPES:
+        dataset = with_test_split(dataset, DATASET_SEED)
         dataset = _keep_domains(dataset, domains) if domains else dataset
-    _check(dataset, copy or config.source, partial=partial)
+    _check(dataset, where, partial=partial)
     dataset = replace(dataset, prompt_template=config.prompt or dataset.prompt_template)
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
+
+
+def columns_of(config: DataConfig) -> Columns:
+    """The columns that the settings name."""
+    return Columns(config.image_column, config.label_column, config.domain_column)
 
 
 def _check_no_columns(source: str, columns: Columns) -> None:
@@ -93,7 +119,7 @@ def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> Ima
     """Reads a copy, a folder, a data set of the catalogue or one of the Hub."""
     source, is_copy = config.source, bool(copy or config.root)
     try:
-        path = _local_path(source, config.root, copy)
+        path = local_path(source, config.root, copy)
         if path is None and source in CATALOG:
             _check_no_columns(source, columns)
             return load_catalogued(CATALOG[source])
@@ -113,7 +139,7 @@ def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> Ima
     return entry.described(dataset, str(path)) if entry else dataset
 
 
-def _local_path(source: str, root: str, copy: str) -> Path | None:
+def local_path(source: str, root: str, copy: str) -> Path | None:
     """The copy, the sub-folder of the root, or the path that the source is; None for a name or a Hub id."""
     if root and not copy:
         return _find_copy(expanded(root), source)
@@ -153,7 +179,7 @@ def _find_copy(root: Path, name: str) -> Path:
     return folders[found[0]]
 
 
-def _keep_domains(dataset: ImageDataset, wanted: list[str]) -> ImageDataset:
+def _keep_domains(dataset: ImageDataset, wanted: Sequence[str]) -> ImageDataset:
     """The data set restricted to some of its domains, in its own order; case in names is ignored."""
     if dataset.domain_names == ONE_DOMAIN:
         raise DataError(f"{dataset.name} has no domains to choose from.", "Omit the option 'domains'.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 from PIL import Image
@@ -97,3 +99,39 @@ def readable(name: str) -> str:
 def name_key(name: str) -> str:
     """Equal for names that differ only in case, spaces, underscores and Unicode form."""
     return composed(readable(name).casefold())
+
+
+def of_classes(table: ImageTable, classes: range) -> ImageTable:
+    """Images of consecutive classes, with labels counted from the first of them."""
+    kept = table.select(np.flatnonzero((table.labels >= classes.start) & (table.labels < classes.stop)))
+    return ImageTable(kept.reader, kept.rows, kept.labels - classes.start, kept.domains)
+
+
+@dataclass(frozen=True)
+class JoinedReader:
+    """The rows of several sources, one source after another.
+
+    Attributes:
+        readers: Of each source.
+        starts: Row at which each source starts, ascending from 0.
+    """
+
+    readers: tuple[Callable[[int], EncodedImage | Image.Image], ...]
+    starts: tuple[int, ...]
+
+    def __call__(self, row: int) -> EncodedImage | Image.Image:
+        """The image of one row."""
+        source = bisect_right(self.starts, row) - 1
+        return self.readers[source](row - self.starts[source])
+
+
+def joined_tables(tables: Sequence[ImageTable]) -> ImageTable:
+    """The images of one or more tables, one table after another, with their labels and domains."""
+    sizes = [int(table.rows.max(initial=-1)) + 1 for table in tables]
+    starts = [0, *accumulate(sizes[:-1])]
+    return ImageTable(
+        JoinedReader(tuple(table.reader for table in tables), tuple(starts)),
+        np.concatenate([table.rows + start for table, start in zip(tables, starts, strict=True)]),
+        np.concatenate([table.labels for table in tables]),
+        np.concatenate([table.domains for table in tables]),
+    )

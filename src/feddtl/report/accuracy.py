@@ -18,7 +18,7 @@ from feddtl.report.missing import as_shown, final_coverage, history
 from feddtl.results.grouping import MethodRuns, SettingRuns, common_rounds
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Spread, spread_of
-from feddtl.units import clients_named, percent
+from feddtl.units import ClientNames, percent, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,8 @@ TITLES = SCORE_HEADINGS | {"harmonic_mean": "Harmonic mean"}
 ZERO_SHOT = Key("Zero-shot", kind="dashes")
 # More bars are too thin to distinguish.
 MOST_BARS = 60
+LETTERS_OF_CLIENT, LETTERS_ACROSS = 24, 8
+"""Letters of a client's name below its bars, and of one that is written across."""
 # Steps between the harmonic means whose lines are drawn, and how many lines can be distinguished.
 STEPS, MOST_LINES = (1, 2, 5, 10, 20), 6
 # A method, and its accuracy by client.
@@ -204,34 +206,35 @@ def by_client(setting: SettingRuns, prefix: str) -> Figure | None:
         return None
     before = next((zero_shot_by_client(run) for run in setting.with_predictions if run.seed == seed), {})
     bars = sum(len(values) for _, values in methods) <= MOST_BARS
-    paint = partial(_paint_bars, methods, before) if bars else partial(_paint_sorted, methods)
+    names = setting.first.client_names
+    paint = partial(_paint_bars, methods, before, names) if bars else partial(_paint_sorted, methods, names)
     ranges = "; ".join(
         f"{method.label}: {percent(min(values.values()))} to {percent(max(values.values()))}"
         for method, values in methods
     )
-    description = f"Local accuracy by client in percent, seed {seed}. {ranges}"
+    description = f"Local accuracy by {names.noun} in percent, seed {seed}. {ranges}"
     keys = [Key(method.label, method.style, "area" if bars else "marker") for method, _ in methods]
     if bars and before:
         keys.append(ZERO_SHOT)
-    caption = f"Each client's own model on its own mixture of the base classes, seed {seed}."
+    caption = f"Each {names.noun}'s own model on its own mixture of the base classes, seed {seed}."
     shown = {client for _, values in methods for client in values}
     caption += _clients_left_out(setting, shown)
-    return draw("By client", f"{prefix}-clients", description, paint, keys=keys, caption=caption, height=3.4)
+    return draw(f"By {names.noun}", f"{prefix}-clients", description, paint, keys=keys, caption=caption, height=3.4)
 
 
 def _clients_left_out(setting: SettingRuns, shown: Collection[int]) -> str:
     """Which clients are not shown, and the reasons that there may be."""
-    absent = sorted(set(range(setting.first.experiment.data.clients)) - set(shown))
+    absent = sorted(set(range(setting.first.experiment.data.client_count)) - set(shown))
     if not absent:
         return ""
     failed = {client for run in setting.runs if run.last_scored for client in run.last_scored.failures}
     why = (
         "lost in the last scored round" if set(absent) <= failed else f"no base {setting.scored}, not selected, or lost"
     )
-    return f" Without {clients_named(absent)}: {why}."
+    return f" Without {setting.first.client_names.all_of(absent)}: {why}."
 
 
-def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: Axes) -> None:
+def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], names: ClientNames, axes: Axes) -> None:
     """A group of bars for each client, zero-shot as a dash across it."""
     width = 0.8 / len(methods)
     for number, (method, values) in enumerate(methods):
@@ -241,16 +244,17 @@ def _paint_bars(methods: Sequence[ByClient], before: Mapping[int, float], axes: 
         ends = [client - 0.45 for client in before], [client + 0.45 for client in before]
         axes.hlines(list(before.values()), *ends, color=INK, linestyle=(0, (3, 1.5)), linewidth=1.4, zorder=3)
     clients = sorted({client for _, values in methods for client in values})
-    axes.set_xticks(clients, [str(client) for client in clients])
-    axes.set(ylim=(0, 100), xlabel="client", ylabel="local accuracy in %")
+    labels = [shortened(names.label(client), LETTERS_OF_CLIENT) for client in clients]
+    axes.set_xticks(clients, labels, rotation=90 if max(map(len, labels)) > LETTERS_ACROSS else 0)
+    axes.set(ylim=(0, 100), xlabel=names.noun, ylabel="local accuracy in %")
     axes.grid(visible=False, axis="x")
 
 
-def _paint_sorted(methods: Sequence[ByClient], axes: Axes) -> None:
+def _paint_sorted(methods: Sequence[ByClient], names: ClientNames, axes: Axes) -> None:
     """A curve for each method, with its clients from the worst to the best."""
     for method, values in methods:
         axes.plot(sorted(values.values()), color=colour_of(method.style), marker=marker_of(method.style), markersize=3)
-    axes.set(xlabel="clients, from the worst to the best", ylabel="local accuracy in %")
+    axes.set(xlabel=f"{names.noun}s, from the worst to the best", ylabel="local accuracy in %")
     widen_accuracy(axes)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from feddtl.data.classes import in_order_of
-from feddtl.data.federated import of_classes
+from feddtl.data.federated import load_federated_data
 from feddtl.data.regime import load_all, under_regime
-from feddtl.data.table import ImageTable
+from feddtl.data.table import ImageTable, of_classes
 from feddtl.errors import DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
 from feddtl.report.confusion import Flags, corrected_and_broken
@@ -73,11 +73,16 @@ def source_tables(run: RunResult, predictions: ImagePredictions) -> tuple[ImageT
         DataError: The source is missing, or its images are not those of the run.
     """
     config, held_back = run.experiment.data, run.experiment.evaluation.held_back
-    # The classes that the run had, whatever its settings would mean in this version.
-    names = (*run.data["base_classes"], *run.data["novel_classes"])
-    everything = in_order_of(names, load_all(config, held_back=held_back))
-    dataset, boundary = under_regime(everything, config, run.seed, held_back), run.base_classes
-    base, novel = (of_classes(dataset.test, half) for half in (range(boundary), range(boundary, len(names))))
+    boundary = run.base_classes
+    if config.by_site:
+        data = load_federated_data(config, run.seed, held_back=held_back)
+        base, novel = data.test_base, data.test_novel
+    else:
+        # The classes that the run had, whatever its settings would mean in this version.
+        names = (*run.data["base_classes"], *run.data["novel_classes"])
+        everything = in_order_of(names, load_all(config, held_back=held_back))
+        dataset = under_regime(everything, config, run.seed, held_back)
+        base, novel = (of_classes(dataset.test, half) for half in (range(boundary), range(boundary, len(names))))
     labels = np.concatenate([base.labels, novel.labels + boundary])
     if not np.array_equal(labels, predictions.labels.numpy()):
         raise DataError(

@@ -14,7 +14,7 @@ from feddtl.results.run import RunResult
 from feddtl.results.tables import Cell, Column, Table
 from feddtl.runtimes.federated import images_by_client, with_all_images
 from feddtl.runtimes.same_clients import LEAST_SHARE, History, SameClients, over_same_clients
-from feddtl.units import clients_named, percent, printable
+from feddtl.units import ClientNames, percent, printable
 
 FOLDERS = re.compile(r"(?<![\w/:])(?:/[^\s/:,;'\"]+)+/")
 
@@ -38,8 +38,8 @@ def as_shown(setting: SettingRuns) -> Shown:
     """The setting with comparable accuracies; the same where the server has test images and no client was lost."""
     captions: dict[str, str] = {}
     hollow: dict[str, frozenset[int]] = {}
-    runs = [run for method in setting.methods for run in method.runs]
-    if same := over_same_clients([history(run) for run in runs]):
+    runs, names = [run for method in setting.methods for run in method.runs], setting.first.client_names
+    if same := over_same_clients([history(run) for run in runs], names):
         setting = _changed(setting, lambda run: _over_same_clients(run, same))
         captions |= dict.fromkeys(GLOBAL_SCORES, without_folders(same.caption))
         hollow |= {} if same.clients else dict.fromkeys(GLOBAL_SCORES, same.incomplete)
@@ -49,10 +49,12 @@ def as_shown(setting: SettingRuns) -> Shown:
         ever = frozenset.union(*(clients for _, clients in rounds))
         if all(run.experiment.data.on_clients for run in runs) and len(always) >= LEAST_SHARE * len(ever):
             setting = _changed(setting, lambda run: _local_over(run, always))
-            captions["local"] = f"Mean over {clients_named(sorted(always))}, whose models arrived in every round."
+            captions["local"] = f"Mean over {names.all_of(sorted(always))}, whose models arrived in every round."
         else:
             hollow["local"] = frozenset(number for number, clients in rounds if clients != ever)
-            captions["local"] = "Mean over the clients of each round; hollow where some were lost or not selected."
+            captions["local"] = (
+                f"Mean over the {names.noun}s of each round; hollow where some were lost or not selected."
+            )
     return Shown(setting, captions, hollow)
 
 
@@ -91,7 +93,7 @@ def who_scored(run: RunResult) -> Table | None:
     if not any(found.missing for found in complete.values()):
         return None
     rows = tuple(
-        (str(number) if number else "before training", tuple(map(Cell, _texts(found))))
+        (str(number) if number else "before training", tuple(map(Cell, _texts(found, run.client_names))))
         for number, found in complete.items()
     )
     columns = ("base", "novel", "HM", "images", "missing")
@@ -104,8 +106,10 @@ def without_folders(text: str) -> str:
     return printable(FOLDERS.sub("", text))
 
 
-def _texts(found: FederatedAccuracy) -> tuple[str, ...]:
-    reasons = [f"client {client}: {found.failures.get(client, 'not asked').rstrip('.')}" for client in found.missing]
+def _texts(found: FederatedAccuracy, names: ClientNames) -> tuple[str, ...]:
+    reasons = [
+        f"{names.one(client)}: {found.failures.get(client, 'not asked').rstrip('.')}" for client in found.missing
+    ]
     scores = (percent(value) for value in found.scores.values())
     return (*scores, found.images, without_folders("; ".join(reasons)) or "nobody")
 
@@ -114,7 +118,7 @@ def _coverage(run: RunResult, found: FederatedAccuracy | None) -> str:
     if found is None or not run.experiment.data.on_clients:
         return ""
     complete = with_all_images(found, images_by_client(history(run).values()))
-    return complete.coverage if complete.missing else ""
+    return complete.coverage(run.client_names) if complete.missing else ""
 
 
 def _may_lose_clients(run: RunResult) -> bool:

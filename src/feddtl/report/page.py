@@ -144,7 +144,7 @@ def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
         if setting.on_held_back
         else ("", ""),
         ("Regime", regime),
-        ("Clients", f"{config.clients}, {'own images' if config.on_clients else config.partition + dirichlet}"),
+        ("Clients", f"{config.client_count}, {'own images' if config.on_clients else config.partition + dirichlet}"),
         ("Model", path_names([run.experiment.model])[run.experiment.model]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]

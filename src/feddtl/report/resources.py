@@ -10,12 +10,12 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from feddtl.plots import widen_accuracy
-from feddtl.report.accuracy import Curve, curves_of, draw_curves, lines
+from feddtl.report.accuracy import LETTERS_ACROSS, LETTERS_OF_CLIENT, Curve, curves_of, draw_curves, lines
 from feddtl.report.drawing import INK, MUTED, PAPER, SMALL, Figure, Key, colour_of, draw
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.statistics import spread_of
 from feddtl.timing import PHASE_TITLES, PHASES
-from feddtl.units import duration, size
+from feddtl.units import duration, shortened, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
     counts = run.data["images_per_client_and_class"]  # (K, C)
     if not counts:
         return None
-    names = run.class_names[: run.base_classes]
+    names, clients_are = run.class_names[: run.base_classes], run.client_names
     clients, classes = len(counts), len(names)
     each = 1 if classes <= MOST_NAMES else math.ceil(classes / MOST_NAMES)
 
@@ -55,8 +55,9 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
         axes.grid(visible=False)
         axes.set_yticks(range(0, classes, each), names[::each])
         step = math.ceil(clients / 12)
-        axes.set_xticks(range(0, clients, step), [str(client) for client in range(0, clients, step)])
-        axes.set_xlabel("client")
+        labels = [shortened(clients_are.label(client), LETTERS_OF_CLIENT) for client in range(0, clients, step)]
+        axes.set_xticks(range(0, clients, step), labels, rotation=90 if max(map(len, labels)) > LETTERS_ACROSS else 0)
+        axes.set_xlabel(clients_are.noun)
         axes.tick_params(length=0)
         axes.hlines([c - 0.5 for c in range(1, classes)], -0.5, clients - 0.5, color=PAPER, linewidth=1)
         axes.vlines([k - 0.5 for k in range(1, clients)], -0.5, classes - 0.5, color=PAPER, linewidth=1)
@@ -67,12 +68,14 @@ def partition_map(setting: SettingRuns, prefix: str) -> Figure | None:
                     if count:
                         axes.text(k, c, str(count), ha="center", va="center", color=INK, fontsize=SMALL)
 
-    totals = ", ".join(f"client {client}: {sum(row)}" for client, row in enumerate(counts))
-    description = f"Training images by class and client, seed {run.seed}. {totals}"
+    totals = ", ".join(f"{clients_are.one(client)}: {sum(row)}" for client, row in enumerate(counts))
+    description = f"Training images by class and {clients_are.noun}, seed {run.seed}. {totals}"
     height = 1.0 + 0.2 * min(classes, MOST_NAMES)
     left_out = "" if each == 1 else f" Every {each}th class is named."
-    caption = f"Training images of each base class on each client, seed {run.seed}.{left_out}"
-    return draw("Images by client", f"{prefix}-partition", description, paint, caption=caption, height=height)
+    where = f"at each {clients_are.noun}" if clients_are.sites else "on each client"
+    caption = f"Training images of each base class {where}, seed {run.seed}.{left_out}"
+    name = f"{prefix}-partition"
+    return draw(f"Images by {clients_are.noun}", name, description, paint, caption=caption, height=height)
 
 
 def seconds_by_phase(setting: SettingRuns, prefix: str) -> Figure | None:

@@ -153,10 +153,11 @@ def domains(setting: SettingRuns) -> Table | None:
 
 def clients(setting: SettingRuns) -> Table | None:
     """Worst, mean and best local accuracy over the clients; None where it is not recorded."""
+    noun = setting.first.client_names.noun
     summaries: dict[str, Callable[[Collection[float]], float]] = {
-        "worst client": min,
+        f"worst {noun}": min,
         "mean": lambda values: sum(values) / len(values),
-        "best client": max,
+        f"best {noun}": max,
     }
     by_client = {ZERO_SHOT: [zero_shot_by_client(run) for run in setting.with_predictions]}
     by_client |= {method.label: [local_by_client(run) for run in method.counted] for method in setting.methods}
@@ -165,7 +166,7 @@ def clients(setting: SettingRuns) -> Table | None:
         for label, found in by_client.items()
         if any(found)
     ]
-    title = f"Local accuracy in %{setting.on_held_back} over the clients of the last scored round"
+    title = f"Local accuracy in %{setting.on_held_back} over the {noun}s of the last scored round"
     return score_table(title, summaries, rows) if rows else None
 
 

@@ -14,7 +14,7 @@ from feddtl.experiment_file import experiment_to_dict
 from feddtl.records import Headline, RoundRecord, Summary
 from feddtl.results.labels import without_paths
 from feddtl.run_files import experiment_of_run
-from feddtl.units import printable
+from feddtl.units import ClientNames, printable
 
 if TYPE_CHECKING:
     from feddtl.predictions import ImagePredictions
@@ -73,6 +73,11 @@ class RunResult:
     def class_names(self) -> tuple[str, ...]:
         """Base class names, then novel ones, printable."""
         return tuple(map(printable, (*self.data["base_classes"], *self.data["novel_classes"])))
+
+    @property
+    def client_names(self) -> ClientNames:
+        """What its clients are called, printable."""
+        return ClientNames(tuple(map(printable, self.data.get("sites", ()))))
 
     @property
     def base_classes(self) -> int:

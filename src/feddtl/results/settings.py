@@ -94,7 +94,7 @@ def setting_of(run: RunResult) -> Setting:
         partition=data.partition,
         alpha=data.alpha if data.is_dirichlet else None,
         min_images=data.min_images if data.is_dirichlet else 0,
-        clients=data.clients,
+        clients=data.client_count,
         views=data.views,
         test_images=data.test_images_per_class,
         participation=experiment.participation,

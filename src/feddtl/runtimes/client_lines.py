@@ -15,17 +15,17 @@ from feddtl.units import counted, first_few, percent, size
 MOST_CLASSES = 100
 
 
-def images_lines(client: int, own: OwnImages, base: Sequence[str], novel: Sequence[str]) -> list[str]:
+def images_lines(client: str, own: OwnImages, base: Sequence[str], novel: Sequence[str]) -> list[str]:
     """How many images a client has, and of which classes.
 
     Args:
-        client: Its number.
+        client: What it is called.
         own: Its images.
         base: The base classes, in label order.
         novel: The novel classes, in label order.
     """
     train, tests = counted(len(own.train), "training image"), counted(len(own.test_base), "test image")
-    lines = [f"client {client} has {train} and {tests} of base classes, {len(own.test_novel)} of novel classes"]
+    lines = [f"{client} has {train} and {tests} of base classes, {len(own.test_novel)} of novel classes"]
     trained, tested = _counts(own.train, len(base)), _counts(own.test_base, len(base))
     there = [
         f"{name} {here}/{scored}" for name, here, scored in zip(base, trained, tested, strict=True) if here or scored

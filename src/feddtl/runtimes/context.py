@@ -20,6 +20,7 @@ from feddtl.evaluate import (
     Scores,
     accuracy,
     client_hits,
+    count_hits,
     count_shares,
     hits_of,
     mean,
@@ -39,6 +40,7 @@ from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
 from feddtl.transforms.catalog import build_chain
 from feddtl.transforms.chain import Chain
+from feddtl.units import NUMBERED, ClientNames
 
 
 @dataclass
@@ -60,6 +62,7 @@ class RunContext:
         experiment: The settings.
         observer: Receives the events.
         stopwatch: Measures the time.
+        names: What the clients are called.
         latest: See `LatestPredictions`.
     """
 
@@ -69,6 +72,7 @@ class RunContext:
     experiment: Experiment
     observer: RunObserver
     stopwatch: Stopwatch
+    names: ClientNames = NUMBERED
     latest: LatestPredictions = field(default_factory=LatestPredictions)
 
     @cached_property
@@ -99,10 +103,12 @@ class RunContext:
         Raises:
             ClientError: It is not finite, or a transform cannot send it.
         """
-        owner = f"The update of client {update.client} in round {payload.round}"
+        owner = f"The update of {self.names.one(update.client)} in round {payload.round}"
         with self.stopwatch.measure("exchange"):
             for tensors in (update.weights, update.samples, update.personal):
-                require_finite_tensors(tensors, owner, "Lower local.learning_rate or check that client's images")
+                require_finite_tensors(
+                    tensors, owner, f"Lower local.learning_rate or check that {self.names.noun}'s images"
+                )
             expected = self.method.expected_update(payload)
             sent, arrived = self.chain.exchange(update, expected, payload.round, self.experiment.seed)
             return arrived, tensor_bytes(sent.weights, sent.samples)
@@ -133,8 +139,11 @@ class RunContext:
             scored: dict[int, Scores] = {}
             if self.experiment.scores_client_models(state.round):
                 models_here = {client: model for client, model in models.items() if client not in measured}
-                everywhere = {client: predict_test_images(model, self.sets) for client, model in models_here.items()}
-                scored = {client: score_client(found, self.sets, client) for client, found in everywhere.items()}
+                if self.sets.each_has_own:
+                    scored = {c: count_hits(model, *self.sets.of(c)).scores for c, model in models_here.items()}
+                else:
+                    everywhere = {c: predict_test_images(model, self.sets) for c, model in models_here.items()}
+                    scored = {client: score_client(found, self.sets, client) for client, found in everywhere.items()}
                 scored |= measured
             hits = self._hits_on_shares({c: model for c, model in models.items() if c not in own}, everywhere)
             found = {client: scored[client].local for client in models if client in scored and client not in own}
@@ -222,7 +231,7 @@ class RunContext:
         """Hits of each of these clients on its share of the test images; clients with an empty share are omitted."""
         with self.stopwatch.measure("evaluation"):
             found = count_shares(self.predictions(state), self.sets)
-        return {client: found[client] for client in clients if len(self.sets.shares[client])}
+        return {client: found[client] for client in clients if found[client].images}
 
 
 def require_finite_state(state: ServerState) -> None:

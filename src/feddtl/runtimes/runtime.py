@@ -23,6 +23,7 @@ from feddtl.system.selection import Selector, UniformSample
 from feddtl.system.validation import Validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData
+from feddtl.units import NUMBERED, ClientNames
 
 __all__ = ["Progress", "RunObserver", "Runtime", "build_selector"]
 
@@ -39,6 +40,7 @@ class Runtime:
         stopwatch: Measures the time; a new one by default.
         validation: Validation images for FedPPO's rewards; other selections need none.
         fleet: Where the clients of synchronous rounds train; by default, in this process.
+        names: What the clients are called.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class Runtime:
         stopwatch: Stopwatch | None = None,
         validation: Validation | None = None,
         fleet: Callable[[RunContext], Fleet] = FleetInProcess,
+        names: ClientNames = NUMBERED,
     ) -> None:
         self._method = method
         self._sets = sets
         self._experiment = experiment
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
-        self._context = RunContext(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch)
+        self._context = RunContext(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch, names)
         self._fleet = fleet(self._context)
 
     def run(self, start: Progress, after_round: Callable[[Progress], None] = lambda progress: None) -> Progress:

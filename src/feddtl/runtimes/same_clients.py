@@ -13,7 +13,7 @@ from feddtl.evaluate import HitCounts
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.records import RoundRecord
 from feddtl.runtimes.federated import among, images_by_client, with_all_images
-from feddtl.units import clients_named, rounds_named
+from feddtl.units import NUMBERED, ClientNames, rounds_named
 
 MOST_NAMED = 4
 LEAST_SHARE = 0.5
@@ -46,8 +46,13 @@ class SameClients:
         return replace(record, federated=self.scores(record.federated)) if record.federated else record
 
 
-def over_same_clients(histories: Sequence[History]) -> SameClients | None:
-    """How to compare all rounds of some runs with the same clients; None where no round lacks a client."""
+def over_same_clients(histories: Sequence[History], names: ClientNames = NUMBERED) -> SameClients | None:
+    """How to compare all rounds of some runs with the same clients; None where no round lacks a client.
+
+    Args:
+        histories: Of each run.
+        names: What the clients are called.
+    """
     everything = [found for history in histories for found in history.values()]
     known = images_by_client(everything)
     complete = [{number: with_all_images(f, known) for number, f in history.items()} for history in histories]
@@ -58,13 +63,13 @@ def over_same_clients(histories: Sequence[History]) -> SameClients | None:
     always = set(known).intersection(*(found.counts for found in everything if found.clients))
     clients = frozenset(client for client in always if known[client].images)
     enough = _images(known, clients) >= LEAST_SHARE * _images(known, known) > 0
-    missing = _missing(complete)
+    missing = _missing(complete, names)
     if not (clients and enough):
         caption = f"Hollow points are of fewer images, because clients were missing. {missing}"
         return SameClients(frozenset(), frozenset(incomplete), caption)
     some = next(found for found in everything if found.counts.keys() >= clients)
     of = with_all_images(replace(among(some, clients), missing=[c for c in known if c not in clients]), known)
-    caption = f"Over {of.images} of {clients_named(sorted(clients))}, which scored every round. {missing}"
+    caption = f"Over {of.images} of {names.all_of(sorted(clients))}, which scored every round. {missing}"
     return SameClients(clients, frozenset(incomplete), caption)
 
 
@@ -72,7 +77,7 @@ def _images(known: Mapping[int, HitCounts], clients: Collection[int]) -> int:
     return sum(known[client].images for client in clients)
 
 
-def _missing(histories: Iterable[History]) -> str:
+def _missing(histories: Iterable[History], names: ClientNames) -> str:
     """'Missing: client 2 (round 1: no reply within 60 seconds).'"""
     rounds: dict[int, set[int]] = {}
     reasons: dict[int, str] = {}
@@ -82,7 +87,7 @@ def _missing(histories: Iterable[History]) -> str:
                 rounds.setdefault(client, set()).add(number)
                 reasons.setdefault(client, found.failures.get(client, "not asked"))
     shown = [
-        f"client {client} ({rounds_named(sorted(rounds[client]))}: {reasons[client].rstrip('.')})"
+        f"{names.one(client)} ({rounds_named(sorted(rounds[client]))}: {reasons[client].rstrip('.')})"
         for client in sorted(rounds)[:MOST_NAMED]
     ]
     more = f" and {len(rounds) - MOST_NAMED} more" if len(rounds) > MOST_NAMED else ""

@@ -14,6 +14,7 @@ from feddtl.methods.classifier import Classifier
 from feddtl.seeding import torch_generator
 from feddtl.system.selection import Visit
 from feddtl.training.client_data import ClientData
+from feddtl.units import NUMBERED, ClientNames
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,24 @@ class Validation:
 
 
 def split_off_validation(
-    clients: Sequence[ClientData], share: float, seed: int
+    clients: Sequence[ClientData], share: float, seed: int, names: ClientNames = NUMBERED
 ) -> tuple[tuple[ClientData, ...], tuple[ClientData, ...]]:
     """Training and validation images: a seeded share of each client's images, at least one, becomes validation images.
 
     Raises:
         DataError: A client has only one image.
     """
-    pairs = [_split_off(data, share, torch_generator(seed, "validation", data.client)) for data in clients]
+    pairs = [
+        _split_off(data, share, torch_generator(seed, "validation", data.client), names.begin(data.client))
+        for data in clients
+    ]
     return tuple(train for train, _ in pairs), tuple(validation for _, validation in pairs)
 
 
-def _split_off(data: ClientData, share: float, generator: torch.Generator) -> tuple[ClientData, ClientData]:
+def _split_off(data: ClientData, share: float, generator: torch.Generator, name: str) -> tuple[ClientData, ClientData]:
     if len(data) < 2:
         raise DataError(
-            f"Client {data.client} has {len(data)} training image, but system.selection = 'fedppo' needs at least "
+            f"{name} has {len(data)} training image, but system.selection = 'fedppo' needs at least "
             "one for validation and one for training.",
             "Use fewer clients, more images, a larger data.min_images, or system.selection = 'uniform'.",
         )

@@ -15,6 +15,7 @@ from feddtl.cli.command import print_json
 from feddtl.cli.experiment_argument import ExperimentCommand
 from feddtl.cli.flags import STATED, ExperimentFile, Flags
 from feddtl.config import Experiment
+from feddtl.units import ClientNames, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from feddtl.data.shares import Counts
 
 SHADES = " ░▒▓█"
+LETTERS_OF_SITE = 24
 WIDTH_OF_NUMBERS = 42  # of the other columns and the frame
 WIDTH_OF_CLASSES = 48  # of the columns of a class before those of the clients, and the frame
 
@@ -70,6 +72,7 @@ def described(data: FederatedData, counts: Counts) -> dict[str, Any]:
     ]
     return {
         "dataset": data.name,
+        **({"sites": data.sites} if data.sites else {}),
         "base_classes": data.base_names,
         "novel_classes": data.novel_names,
         "unused_classes": data.unused_names,
@@ -100,7 +103,7 @@ def _plot(experiment: Experiment, data: FederatedData, counts: Counts, path: Pat
     title = f"{data.name}, {experiment.data.regime}, {experiment.data.partition}, seed {experiment.seed}"
     tests = np.concatenate([scored_by_client(data).sum(axis=0), np.bincount(data.test_novel.labels, minlength=novel)])
     names, scored = (*data.base_names, *data.novel_names), SCORED_IMAGES[data.scored]
-    if not partition_heat_map(counts, names, title, path, tests, scored):
+    if not partition_heat_map(counts, names, title, path, tests, scored, ClientNames(data.sites)):
         print("note: the font of the heat map lacks letters of these names; an .svg shows them.", file=sys.stderr)
     print(f"heat map: {path}", file=sys.stderr)
 
@@ -111,12 +114,13 @@ def _print(console: Console, data: FederatedData, counts: Counts) -> None:
     few = few_images(scored_counts(data), data.scored)
     for note in (*data.notes, *([few] if few else [])):
         print(f"note: {note}", file=sys.stderr)
-    each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS))
+    wider = max((len(_label(data, client)) for client in range(len(counts))), default=0) - len("Client")
+    each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS - max(0, wider)))
     cells = merged(counts, each)
     console.print(_table(data, counts, cells))
     what = "a class" if each == 1 else f"{each} neighbouring classes"
     print(f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'.")
-    console.print(_class_table(images_per_class(data), console.width, data.scored))
+    console.print(_class_table(images_per_class(data), console.width, data.scored, ClientNames(data.sites)))
 
 
 def merged(counts: Counts, each: int) -> Counts:
@@ -131,37 +135,43 @@ def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"Images of {data.name} by client"))
-    for heading in ("Client", "Train", "Test" if data.scored == "test" else "Held back", "Classes"):
+    noun = ClientNames(data.sites).noun
+    table = Table(title=Text(f"Images of {data.name} by {noun}"))
+    for heading in (noun.capitalize(), "Train", "Test" if data.scored == "test" else "Held back", "Classes"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column(f"Classes 0 to {counts.shape[1] - 1}", no_wrap=True)
     most = max(1, int(cells.max()))
     for client, row in enumerate(cells):
         shades = "".join(SHADES[math.ceil(count / most * (len(SHADES) - 1))] for count in row)
         numbers = (counts[client].sum(), len(data.partition.test[client]), (counts[client] > 0).sum())
-        table.add_row(str(client), *map(str, numbers), shades)
+        table.add_row(Text(_label(data, client)), *map(str, numbers), shades)
     return table
 
 
-def _class_table(rows: Sequence[ClassImages], width: int, scored: ScoredImages) -> Table:
+def _label(data: FederatedData, client: int) -> str:
+    return shortened(ClientNames(data.sites).label(client), LETTERS_OF_SITE)
+
+
+def _class_table(rows: Sequence[ClassImages], width: int, scored: ScoredImages, names: ClientNames) -> Table:
     """A line for each class; where the clients do not fit as columns, one column names those with images."""
     from rich.table import Table
     from rich.text import Text
 
     clients = len(rows[0].train)
+    labels = [shortened(names.label(client), LETTERS_OF_SITE) for client in range(clients)]
     digits = max(len(str(count)) for row in rows for count in (*row.train, clients))
-    as_columns = WIDTH_OF_CLASSES + clients * (digits + 3) <= width
+    as_columns = WIDTH_OF_CLASSES + sum(max(digits, len(label)) + 3 for label in labels) <= width
     table = Table(title="Images by class")
     for heading in ("Class", "Use"):
         table.add_column(heading, overflow="fold")
     for heading in ("Train", "Test" if scored == "test" else "Held back"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in map(str, range(clients)) if as_columns else ("Training images by client",):
-        table.add_column(heading, justify="right" if as_columns else "left")
+    for heading in labels if as_columns else (f"Training images by {names.noun}",):
+        table.add_column(Text(heading), justify="right" if as_columns else "left")
     for row in rows:
         by_client = [str(count) if count else "" for count in row.train]
         if not as_columns:
-            by_client = [", ".join(f"{client}: {count}" for client, count in enumerate(row.train) if count)]
+            by_client = [", ".join(f"{labels[client]}: {count}" for client, count in enumerate(row.train) if count)]
         trained = row.use == "trained"
         test = "–" if row.use == "unused" else str(row.test)
         table.add_row(Text(row.name), row.use, str(sum(row.train)) if trained else "–", test, *by_client)

@@ -23,7 +23,7 @@ from feddtl.runtimes.flower.records import CLIENT, FAREWELL, KEPT, array_record,
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_payload, unpack_counts, unpack_reply
-from feddtl.units import clients_named, duration
+from feddtl.units import duration
 
 Result = TypeVar("Result")
 SECONDS_FOR_FAREWELL = 10.0
@@ -172,16 +172,16 @@ class FlowerFleet(Fleet):
         """Note that a step continues without a client; a reason that stays the same is given once."""
         why = " for the same reason." if self._last_reasons.get(client) == reason else f": {reason}"
         self._last_reasons[client] = reason
-        self._note(f"{act} continues without client {client}{why}")
+        self._note(f"{act} continues without {self._context.names.one(client)}{why}")
 
     def _say_late(self, act: str, late: Sequence[int], slowest: float) -> None:
         """Note that a step ran out of time, and how long it took others to reply."""
         self._last_reasons |= dict.fromkeys(late, "")
-        timeout = self._context.experiment.deployment.round_timeout
+        timeout, names = self._context.experiment.deployment.round_timeout, self._context.names
         others = f" The slowest of the others replied after {duration(slowest, precise=True)}." if slowest else ""
         self._note(
             f"{act} ran out of time: after {timeout:g} seconds ({TIMEOUT}) there was no reply from "
-            f"{clients_named(late)}, and it continues without.{others} If a client needs longer, raise {TIMEOUT}."
+            f"{names.all_of(late)}, and it continues without.{others} If a {names.noun} needs longer, raise {TIMEOUT}."
         )
 
     def _messages(
@@ -210,14 +210,15 @@ class FlowerFleet(Fleet):
             method.expected_update(payload),
             self._context.chain,
             experiment.seed,
-            measured=self._personal and not experiment.data.on_clients,
+            measured=self._personal and not experiment.data.each_has_own,
             counted=experiment.is_scored(payload.round - 1),
             own_counted=experiment.is_scored(payload.round),
         )
 
     def _scores_of(self, replies: Mapping[int, Reply]) -> dict[int, Scores]:
         """Scores of the clients' own models that only they can measure."""
-        if self._context.experiment.data.on_clients:
+        data = self._context.experiment.data
+        if data.on_clients or (data.by_site and self._personal):
             nothing = Scores(math.nan, math.nan, math.nan)
             return {client: reply.own.scores if reply.own else nothing for client, reply in replies.items()}
         return {client: reply.scores for client, reply in replies.items() if reply.scores}
@@ -229,7 +230,7 @@ class FlowerFleet(Fleet):
         needed = min(self._context.experiment.deployment.min_clients, len(clients))
         if len(usable) >= needed:
             return
-        reasons = " ".join(f"Client {client}: {reason}" for client, reason in failures.items())
+        reasons = " ".join(f"{self._context.names.begin(client)}: {reason}" for client, reason in failures.items())
         longer = f" To wait longer, resume with a higher {TIMEOUT}." if TIMEOUT in reasons else ""
         raise ClientError(
             f"Round {round_number} has {len(usable)} usable updates of {len(clients)}, "

@@ -17,7 +17,7 @@ from feddtl.runtimes.flower.records import CLIENT, MISMATCH, NOTES, to_records
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_image_counts
-from feddtl.units import clients_named, counted
+from feddtl.units import counted
 
 MOST_NOTES = 2000  # characters of a client's notes
 TIMEOUT = "deployment.round_timeout"
@@ -97,19 +97,20 @@ class NodeDirectory:
             awaited = [client for client in clients if client not in found and client not in refused] if late else []
             if not late or time.monotonic() >= deadline:
                 if awaited:
-                    self._note(f"Waited {longest} for {clients_named(awaited)} to connect.")
+                    self._note(f"Waited {longest} for {self._context.names.all_of(awaited)} to connect.")
                 self._started = True
                 return found
             if awaited and not said and waited >= SECONDS_WITHOUT_WORD:
                 said = True
-                self._note(f"Waiting up to {longest} for {clients_named(awaited)} to connect.")
+                self._note(f"Waiting up to {longest} for {self._context.names.all_of(awaited)} to connect.")
             self._grid.pause(begun, deadline)
 
     def _require_classes(self) -> None:
         """Raise ClientError if clients have other classes, which would be missing in the whole run."""
         found = {refusal.client: refusal.reason for refusal in self._refusals.values() if refusal.mismatch}
         if found:
-            reasons = " ".join(f"Client {client}: {reason}" for client, reason in sorted(found.items(), key=str))
+            named = {"A client" if c is None else self._begin(c): why for c, why in sorted(found.items(), key=str)}
+            reasons = " ".join(f"{who}: {why}" for who, why in named.items())
             raise ClientError(
                 f"{counted(len(found), 'client')} cannot participate, so no round was begun. {reasons}",
                 "Correct the names of the classes there, or in the experiment, and start the run again.",
@@ -134,7 +135,8 @@ class NodeDirectory:
         """How many images a client has, by its node's own count or by the partition."""
         if self._context.experiment.data.on_clients:
             return self._image_counts[node]
-        return ImageCounts(len(self._context.clients[client]), len(self._context.sets.shares[client]))
+        base, novel = self._context.sets.of(client)
+        return ImageCounts(len(self._context.clients[client]), len(base.labels), len(novel.labels))
 
     def reason_of_absence(self, client: int) -> str:
         """Why a client was not found."""
@@ -179,11 +181,11 @@ class NodeDirectory:
             self._refuse(node, answer, error.message)
             return
         if client in self._clients.values():
-            self._note(f"Node {node} claims to be client {client}, but another node already is.")
+            self._note(f"Node {node} claims to be {self._context.names.one(client)}, but another node already is.")
         self._clients[node] = client
         self._refusals.pop(node, None)
         for note in filter(None, str(answer.parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
-            self._note(f"Client {client}: {plain(note)}")
+            self._note(f"{self._context.names.begin(client)}: {plain(note)}")
 
     def _client_of(self, answer: Answer) -> int:
         """Raises RejectedMessageError for an answer that names no client, or one that cannot take part."""
@@ -206,6 +208,13 @@ class NodeDirectory:
         mismatch = answer.parcel.scalars.get(MISMATCH) is True
         refusal = Refusal(client if type(client) is int else None, reason, mismatch)
         if self._refusals.get(node) != refusal:
-            who = f"Node {node}" if refusal.client is None else f"Node {node}, client {refusal.client},"
+            who = f"Node {node}" if refusal.client is None else f"Node {node}, {self._name(refusal.client)},"
             self._note(f"{who} cannot participate: {reason}")
         self._refusals[node] = refusal
+
+    def _begin(self, client: int) -> str:
+        return self._context.names.begin(client) if 0 <= client < len(self._context.clients) else f"Client {client}"
+
+    def _name(self, client: int) -> str:
+        """What a node says that it is, which need not exist."""
+        return self._context.names.one(client) if 0 <= client < len(self._context.clients) else f"client {client}"
