@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from feddtl.errors import ConfigError
 from feddtl.records import RoundRecord
 from feddtl.state_folder import has_home
-from feddtl.storage import storage_errors, write_atomic
+from feddtl.storage import make_folder, storage_errors, write_atomic
 from feddtl.units import NUMBERED, ClientNames, counted, printable, shortened
 
 ENDINGS = (".svg", ".png", ".pdf")
@@ -216,7 +216,7 @@ def _save(figure: Any, path: Path) -> bool:
         with matplotlib_settings({**REPRODUCIBLE, "svg.fonttype": "none"}):
             drawn, complete = _drawn(figure, ending)[0], True
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     write_atomic(path, drawn)
     return complete
 

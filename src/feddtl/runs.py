@@ -48,6 +48,7 @@ from feddtl.run_status import refuse_running
 from feddtl.runtimes.rounds import Progress
 from feddtl.storage import (
     json_text,
+    make_folder,
     new_folder,
     only_writer,
     read_whole,
@@ -93,7 +94,7 @@ class RunFolder:
         refuse_used(path)
         fresh = not path.exists()
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         folder = cls(path)
         with only_writer(path):
             try:

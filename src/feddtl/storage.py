@@ -21,6 +21,7 @@ from feddtl.errors import RunError
 
 # A file being written has this suffix and a leading dot until it is complete and gets its final name.
 DRAFT = ".draft"
+FOLDER = 0o775  # less the umask
 # `is_locked` holds the lock for a moment, which must not refuse a writer that begins just then.
 TRIES, SECONDS_BETWEEN_TRIES = 3, 0.05
 
@@ -72,6 +73,13 @@ def read_whole(path: Path) -> bytes:
         ) from None
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, which others may not write to whatever the umask is."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=FOLDER, exist_ok=True)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file atomically: after a crash, and for every reader, it has either the old or the new content."""
     with storage_errors(path):
@@ -108,13 +116,13 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
         mode: Permissions of the folder, and of its files.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT))
         try:
             yield draft
             for entry in (*draft.rglob("*"), draft):
-                if entry.is_file():
-                    entry.chmod(mode & 0o666)  # a library may have made it readable only for its owner
+                # A library may have made a file readable only for its owner, and a folder writable for all.
+                entry.chmod(mode & 0o666 if entry.is_file() else mode)
                 flush(entry)
             draft.chmod(mode)
             if replace:

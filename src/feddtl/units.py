@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEAST_FOR_PERCENT = 10
 """Images of a class, below which it has counts and no percentage."""
 REPLACEMENT = "�"
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 JOINERS = "\u200c\u200d"
 """Invisible letters between others, which Persian and Indic words and some emoji need."""
 
@@ -152,6 +154,11 @@ def printable(text: str) -> str:
 
 def _shown(letter: str) -> str:
     return " " if letter.isspace() else REPLACEMENT
+
+
+def harmless(text: str) -> str:
+    """The text without characters that a terminal would obey: escape sequences, and marks that turn the direction."""
+    return OBEYED.sub(REPLACEMENT, text)
 
 
 def shortened(text: str, most: int) -> str:

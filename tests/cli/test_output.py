@@ -10,10 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.small_runs import Bench, Command, refused
+from cli.small_runs import Bench, Command
+from rich.console import Console
 
+from feddtl.cli.command import print_line
 from feddtl.cli.output import ERRORS, plain, standard_streams
+from feddtl.cli.progress import Bars
+from feddtl.cli.scores import scores_table
 from feddtl.cli.signals import ended_by_signals
+from feddtl.storage import make_folder, new_folder
 
 # Enough of a command for what happens to its output, without the second that torch takes.
 SCRIPT = """
@@ -155,4 +160,35 @@ def test_a_run_without_a_home_folder_says_that_nothing_is_cached(bench: Bench, f
     ],
 )
 def test_what_needs_a_home_folder_says_what_to_name(words: list[str], needles: list[str], feddtl: Command) -> None:
-    refused(feddtl(*words), *needles)
+    answer = feddtl(*words)
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    for needle in ("error: ", *needles):
+        assert needle in answer.err
+
+
+def test_names_are_no_markup_and_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "[red]a[/red] {b} %s \x1b[2J\u202e:smile:"
+    console = Console(width=200)
+    console.print(scores_table({name: {}}, name))
+    print_line(console, name)
+    with Bars(Console(force_terminal=True, width=200)) as bars:
+        bars.draw("rounds", name, 1, 2)
+        bars.refresh()
+    shown = "[red]a[/red] {b} %s \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}:smile:"
+    out = capsys.readouterr().out
+    assert out.count(shown) >= 4
+    assert "\x1b[2J\u202e" not in out
+
+
+def test_others_may_not_write_to_a_folder(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        make_folder(tmp_path / "a" / "b")
+        with new_folder(tmp_path / "c") as draft:
+            (draft / "d").mkdir()
+            (draft / "d" / "file").write_text("")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"a": 0o775, "b": 0o775, "c": 0o755, "d": 0o755, "file": 0o644}

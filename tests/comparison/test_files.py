@@ -118,6 +118,17 @@ def test_csv_has_no_empty_column_beside_those_of_a_table_and_no_rate_where_nothi
     assert [row["local.learning_rate"] for row in rows] == ["0.001", ""]
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_of_the_csv_is_a_formula(start: str) -> None:
+    run = outcome("a", 0, -60, 50, dataset=f"{start}1+1")
+    failure = Failure(f"{start}cmd|' /C calc'!A0", 1, f"{start}2")
+    first, second = csv.DictReader(io.StringIO(csv_text(Comparison((run,), (failure,)))))
+    assert first["dataset"] == f"'{start}1+1".replace("\r", " ")
+    assert first["final.base"] == "-60"  # a number stays one
+    assert second["experiment"].startswith("'")
+    assert second["failure"] == f"'{start}2".replace("\r", " ")
+
+
 def test_csv_has_a_row_for_each_cell(comparison: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
     assert [(row["experiment"], row["seed"], row["state"]) for row in rows] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,17 @@ def test_no_special_character_is_left_bare(text: str) -> None:
     shown = latex_text(text)
     rest = re.sub(r"\\text\w+\{\}|\$[<>]\$|\\[_&%#${}]", "", shown)
     assert not re.search(r"[_&%#$~^{}\\<>\n]", rest)
+
+
+@pytest.mark.parametrize("name", ["[red]", "*"])
+def test_a_name_is_no_argument_of_the_line_above(name: str) -> None:
+    lines = latex([Table("T", (Column("Base"),), ((name, (Cell("1"),)),))]).splitlines()
+    assert lines[lines.index(r"\midrule") + 1] == rf"{{}}{name} & 1 \\"
+
+
+def test_names_are_no_entities_and_no_formulas_in_markdown() -> None:
+    text = markdown([Table("a &lt;b&gt; & c $x$ ~~d~~ \x1b", (), ())])
+    assert text.startswith(r"## a \&lt;b\&gt; & c \$x\$ \~\~d\~\~ �")
 
 
 @given(st.text(alphabet="ab|*_`\\<>[]\n", min_size=1, max_size=30))

@@ -196,6 +196,7 @@ BAD = {
     "double": (parcel_with({"weights/b": np.zeros((2, 3))}), "'weights/b' is float64"),
     "text": (parcel_with({"weights/b": np.full((2, 3), "x")}), "'weights/b' is <U1"),
     "whole weights": (parcel_with({"weights/b": np.zeros((2, 3), np.int64)}), "'weights/b' holds torch.int64"),
+    "NaN in a wrong shape": (parcel_with({"weights/a": np.full(7, np.nan, np.float32)}), r"has the shape \(7,\)"),
     "NaN": (parcel_with({"weights/a": np.full(4, np.nan, np.float32)}), "'weights/a' holds NaN"),
     "infinite": (parcel_with({"samples/embeddings": np.full((5, 4), -np.inf, np.float32)}), "holds NaN or infinite"),
     "far": (parcel_with({"weights/a": np.full(4, 6, np.float32)}), "away from what was broadcast"),

@@ -17,7 +17,10 @@ from feddtl.cli.parse_errors import plain_parse_errors
 from feddtl.cli.signals import ended_by_signals
 from feddtl.errors import FeddtlError
 from feddtl.memory import memory_errors
+from feddtl.units import harmless
 
+# Of the umask: users outside the group may write to no file.
+NOBODY_ELSE = 0o002
 DESCRIPTION = "Federated fine-tuning of CLIP: images stay on the clients, one model understands all of them."
 
 
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 a FeddtlError or lost output, 130 interrupted; a signal exits with 128 and its number.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    os.umask(os.umask(NOBODY_ELSE) | NOBODY_ELSE)
     _let_waiting_threads_sleep()
     with ended_by_signals(), standard_streams() as output_is_lost:
         try:
@@ -49,9 +53,9 @@ def _execute(words: Sequence[str]) -> int:
                 command = _parse(words)
             return command.execute()
     except FeddtlError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {harmless(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            print(f"  {harmless(error.hint)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from feddtl.units import harmless
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,4 +45,4 @@ def print_json(value: Any) -> None:
 
 def print_line(console: Console, line: str) -> None:
     """Print a line as it is: a terminal breaks a long one between words, a file gets it whole."""
-    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(harmless(line), markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)

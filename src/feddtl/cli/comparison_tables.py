@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from feddtl.cli.scores import cell
 from feddtl.results.tables import Cell, Table
+from feddtl.units import harmless
 
 PADDING = 3  # a blank on each side of a column, and one between columns
 
@@ -17,17 +20,17 @@ PADDING = 3  # a blank on each side of a column, and one between columns
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
     """Print each table and its notes, every group of columns apart and split to fit the line."""
     for table in tables:
-        console.print(Text(table.title, style="bold"), soft_wrap=not console.is_terminal)
+        console.print(Text(harmless(table.title), style="bold"), soft_wrap=not console.is_terminal)
         for columns in parts(table, console.width):
             console.print(rich_table(table, columns))
         for note in table.notes:
-            console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+            console.print(Text(harmless(note), style="dim"), soft_wrap=not console.is_terminal)
         console.print()
 
 
 def parts(table: Table, width: int) -> Iterator[range]:
     """Neighbouring columns of one group that fit a line behind the labels; at least one in any case."""
-    room = width - 1 - PADDING - max((len(label) for label, _ in table.rows), default=0)
+    room = width - 1 - PADDING - max((cell_len(label) for label, _ in table.rows), default=0)
     begin, used = 0, 0
     for index, column in enumerate(table.columns):
         needed = column_width(table, index) + PADDING
@@ -41,21 +44,21 @@ def parts(table: Table, width: int) -> Iterator[range]:
 
 def column_width(table: Table, index: int) -> int:
     """Width of the widest cell, or of the longest word of the heading, which may break between words."""
-    cells = (len(cells[index].text) for _, cells in table.rows)
-    return max(*(len(word) for word in table.columns[index].heading.split()), *cells)
+    cells = (cell_len(cells[index].text) for _, cells in table.rows)
+    return max(*(cell_len(word) for word in table.columns[index].heading.split()), *cells)
 
 
 def rich_table(table: Table, columns: range) -> RichTable:
     """Columns of one group as a table of the terminal."""
     group = table.columns[columns.start].group
-    drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(group) if group else None, title_justify="left")
+    drawn = RichTable(box=box.SIMPLE_HEAD, title=cell(group) if group else None, title_justify="left")
     drawn.add_column("", no_wrap=True)
     for index in columns:
-        drawn.add_column(Text(table.columns[index].heading), justify="right", min_width=column_width(table, index))
+        drawn.add_column(cell(table.columns[index].heading), justify="right", min_width=column_width(table, index))
     for label, cells in table.rows:
-        drawn.add_row(Text(label), *(_text(cells[index]) for index in columns))
+        drawn.add_row(cell(label), *(_text(cells[index]) for index in columns))
     return drawn
 
 
-def _text(cell: Cell) -> Text:
-    return Text(cell.text, style="bold" if cell.best else "")
+def _text(found: Cell) -> Text:
+    return Text(harmless(found.text), style="bold" if found.best else "")

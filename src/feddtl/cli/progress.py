@@ -18,7 +18,7 @@ from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line, round_line, start_lines
 from feddtl.records import RoundRecord
-from feddtl.units import NUMBERED, ClientNames, duration
+from feddtl.units import NUMBERED, ClientNames, duration, harmless
 
 
 @contextmanager
@@ -45,7 +45,7 @@ class Bars(Progress):
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.fields[count]:>11}"), TextColumn("{task.fields[left]}"))
-        title, bar = TextColumn("{task.description:<20}"), BarColumn(bar_width=30)
+        title, bar = TextColumn("{task.description:<20}", markup=False), BarColumn(bar_width=30)
         super().__init__(title, bar, *columns, console=console, transient=True, disable=not console.is_terminal)
         self._named: dict[str, TaskID] = {}
 
@@ -55,9 +55,9 @@ class Bars(Progress):
             return
         count = "" if total is None else f"{done}/{total}"
         if name not in self._named:
-            self._named[name] = self.add_task(title, total=total, completed=done, count=count, left="")
+            self._named[name] = self.add_task(harmless(title), total=total, completed=done, count=count, left="")
         task = self._named[name]
-        self.update(task, description=title, completed=done, total=total, count=count)
+        self.update(task, description=harmless(title), completed=done, total=total, count=count)
         if estimate:
             # From the progress since the first drawing; there is none before the first step.
             seconds = next(found for found in self.tasks if found.id == task).time_remaining

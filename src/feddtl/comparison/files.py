@@ -36,6 +36,7 @@ from feddtl.storage import write_json_atomic, write_text_atomic
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
 TUNING = "tuning.json"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("environment", "config", "columns_of_hits", "tuning"), Mapping[str, Any]),
     **dict.fromkeys(("runs", "failures"), Sequence[Mapping[str, Any]]),
@@ -181,8 +182,15 @@ def csv_text(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A value that a spreadsheet does not take for a formula: a text that begins like one gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(FORMULA) else "") + value.replace("\r", " ")
 
 
 def _csv_row(outcome: RunResult) -> dict[str, Any]:

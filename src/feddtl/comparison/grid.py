@@ -21,7 +21,7 @@ from feddtl.results.hits import RunHits, run_hits
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
-from feddtl.storage import DRAFT, only_writer, remove_drafts, storage_errors, write_json_atomic
+from feddtl.storage import DRAFT, make_folder, only_writer, remove_drafts, storage_errors, write_json_atomic
 from feddtl.trackers import open_trackers, require_trackers
 
 
@@ -116,7 +116,7 @@ def comparison_folder(output: Path) -> Iterator[None]:
     with storage_errors(output):
         if output.exists() and not output.is_dir():
             raise RunError(f"{output} is a file; nothing was changed.", "Choose another --output.")
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         names = {entry.name for entry in output.iterdir() if not entry.name.endswith(DRAFT)}
     if names and COMPARISON not in names:
         raise RunError(

@@ -12,6 +12,7 @@ from feddtl.data.columns import LABEL_COLUMNS, is_image, stores_text
 from feddtl.data.file_tree import lines_of
 from feddtl.data.image_files import composed
 from feddtl.errors import DataError
+from feddtl.state_folder import require_hub_cache
 from feddtl.units import counted
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 def load_quietly(failure: str, hint: str, source: str, **options: Any) -> Any:
     """What the loader returns, without its progress bars."""
+    require_hub_cache()
     import datasets as hf
 
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from feddtl.results.tables import Cell, Column, Table
+from feddtl.units import printable
 
 # A line of text has about 80 letters in LaTeX's default class, of which the gaps between the columns take some.
 LATEX_LETTERS = 65
-MARKDOWN_SPECIAL = "\\`*_|<>[]"
+MARKDOWN_SPECIAL = "\\`*_|<>[]~$"
+ENTITY = re.compile(r"&(?=#?\w+;)")
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -63,7 +66,8 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _markdown_text(text: str) -> str:
     """On one line, and nothing in it is markup."""
-    return "".join(f"\\{char}" if char in MARKDOWN_SPECIAL else char for char in " ".join(text.split()))
+    line = printable(" ".join(text.split()))
+    return ENTITY.sub(r"\\&", "".join(f"\\{char}" if char in MARKDOWN_SPECIAL else char for char in line))
 
 
 def _latex_table(table: Table) -> str:
@@ -112,7 +116,9 @@ def _latex_head(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _latex_line(texts: Sequence[str]) -> str:
-    return f"{' & '.join(texts)} \\\\"
+    # Behind the end of the line above, these would be its arguments.
+    begin = "{}" if texts[0].startswith(("[", "*")) else ""
+    return f"{begin}{' & '.join(texts)} \\\\"
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -121,4 +127,4 @@ def _latex_cell(cell: Cell) -> str:
 
 def latex_text(text: str) -> str:
     """Plain text as LaTeX shows it: special characters escaped, signs of this project's tables as commands."""
-    return "".join(LATEX_SPECIAL.get(char, char) for char in " ".join(text.split()))
+    return "".join(LATEX_SPECIAL.get(char, char) for char in printable(" ".join(text.split())))

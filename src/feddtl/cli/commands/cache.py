@@ -80,6 +80,8 @@ def _show(folder: Path, *, as_json: bool) -> None:
 def _table(entries: list[CacheEntry]) -> Table:
     from rich.table import Table
 
+    from feddtl.cli.scores import cell
+
     table = Table()
     for heading in ("model", "kept", "precision", "images", "size", "last used"):
         table.add_column(heading, justify="right" if heading in ("images", "size") else "left")
@@ -88,9 +90,9 @@ def _table(entries: list[CacheEntry]) -> Table:
         block, blocks = identity.get("block"), identity.get("blocks")
         kept = "final features" if block == blocks else f"input of block {block} of {blocks}"
         table.add_row(
-            str(identity.get("name", "?")),
-            kept if identity else "?",
-            str(identity.get("stored", "?")),
+            cell(str(identity.get("name", "?"))),
+            cell(kept if identity else "?"),
+            cell(str(identity.get("stored", "?"))),
             str(entry.images),
             size(entry.nbytes),
             f"{duration(max(0.0, time.time() - entry.last_used))} ago",

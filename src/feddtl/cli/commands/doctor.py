@@ -35,11 +35,12 @@ class Doctor(Command):
 def _print(findings: dict[str, tuple[bool, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+
+    from feddtl.cli.scores import cell
 
     table = Table(show_header=False)
     for name, (ok, text) in findings.items():
-        table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, Text(text))
+        table.add_row("[green]ok[/]" if ok else "[red]problem[/]", name, cell(text))
     Console().print(table)
 
 

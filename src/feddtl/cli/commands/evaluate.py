@@ -101,14 +101,15 @@ class Evaluate(Command):
 
 def _table(scores: list[ClassListScore], only_domains: str) -> Table:
     from rich.table import Table
-    from rich.text import Text
+
+    from feddtl.cli.scores import cell
 
     chosen = f", domains {only_domains}" if only_domains else ""
-    table = Table(title=Text(f"Accuracy in % on {scores[0].dataset}{chosen}"))
+    table = Table(title=cell(f"Accuracy in % on {scores[0].dataset}{chosen}"))
     domains = list(scores[0].domains)
     table.add_column("Classes")
     for heading in ("Choices", "Images", "Zero-shot", "Accuracy", *domains):
-        table.add_column(Text(heading), justify="right")
+        table.add_column(cell(heading), justify="right")
     for score in scores:
         by_domain = [percent(score.domains.get(name)) for name in domains]
         both = (percent(score.zero_shot), percent(score.accuracy))
@@ -119,7 +120,8 @@ def _table(scores: list[ClassListScore], only_domains: str) -> Table:
 def _class_table(scores: list[ClassListScore]) -> Table:
     """Correct images of each class; a percentage where there are ten images or more."""
     from rich.table import Table
-    from rich.text import Text
+
+    from feddtl.cli.scores import cell
 
     table = Table(title="Accuracy in % by class")
     for heading in ("Class", "Classes"):
@@ -130,5 +132,5 @@ def _class_table(scores: list[ClassListScore]) -> Table:
         for name, count in score.by_class.items():
             value, fraction = share(count.correct, count.images)
             cells = (value, fraction) if fraction else ("–", value)
-            table.add_row(Text(name), score.classes, *cells)
+            table.add_row(cell(name), score.classes, *cells)
     return table

@@ -133,10 +133,11 @@ def merged(counts: Counts, each: int) -> Counts:
 
 def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
     from rich.table import Table
-    from rich.text import Text
+
+    from feddtl.cli.scores import cell
 
     noun = ClientNames(data.sites).noun
-    table = Table(title=Text(f"Images of {data.name} by {noun}"))
+    table = Table(title=cell(f"Images of {data.name} by {noun}"))
     for heading in (noun.capitalize(), "Train", "Test" if data.scored == "test" else "Held back", "Classes"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column(f"Classes 0 to {counts.shape[1] - 1}", no_wrap=True)
@@ -144,7 +145,7 @@ def _table(data: FederatedData, counts: Counts, cells: Counts) -> Table:
     for client, row in enumerate(cells):
         shades = "".join(SHADES[math.ceil(count / most * (len(SHADES) - 1))] for count in row)
         numbers = (counts[client].sum(), len(data.partition.test[client]), (counts[client] > 0).sum())
-        table.add_row(Text(_label(data, client)), *map(str, numbers), shades)
+        table.add_row(cell(_label(data, client)), *map(str, numbers), shades)
     return table
 
 
@@ -155,7 +156,8 @@ def _label(data: FederatedData, client: int) -> str:
 def _class_table(rows: Sequence[ClassImages], width: int, scored: ScoredImages, names: ClientNames) -> Table:
     """A line for each class; where the clients do not fit as columns, one column names those with images."""
     from rich.table import Table
-    from rich.text import Text
+
+    from feddtl.cli.scores import cell
 
     clients = len(rows[0].train)
     labels = [shortened(names.label(client), LETTERS_OF_SITE) for client in range(clients)]
@@ -167,12 +169,12 @@ def _class_table(rows: Sequence[ClassImages], width: int, scored: ScoredImages, 
     for heading in ("Train", "Test" if scored == "test" else "Held back"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in labels if as_columns else (f"Training images by {names.noun}",):
-        table.add_column(Text(heading), justify="right" if as_columns else "left")
+        table.add_column(cell(heading), justify="right" if as_columns else "left")
     for row in rows:
         by_client = [str(count) if count else "" for count in row.train]
         if not as_columns:
             by_client = [", ".join(f"{labels[client]}: {count}" for client, count in enumerate(row.train) if count)]
         trained = row.use == "trained"
         test = "–" if row.use == "unused" else str(row.test)
-        table.add_row(Text(row.name), row.use, str(sum(row.train)) if trained else "–", test, *by_client)
+        table.add_row(cell(row.name), row.use, str(sum(row.train)) if trained else "–", test, *map(cell, by_client))
     return table

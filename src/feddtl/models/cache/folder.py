@@ -24,7 +24,7 @@ from feddtl.models.cache.claims import CLAIM, LOCK, claimed
 from feddtl.models.cache.segments import SEGMENT_SUFFIX
 from feddtl.models.remembered import read_remembered
 from feddtl.state_folder import CACHE, NO_HOME, expanded, has_home
-from feddtl.storage import storage_errors
+from feddtl.storage import make_folder, storage_errors
 
 META = "meta.json"
 SEGMENT = "segment-"
@@ -75,7 +75,7 @@ def open_cache_folder(setting: str, note: Note) -> Path | None:
             note(f"{NO_HOME}, so activations are not cached for later runs. {CACHE} names a folder for them.")
         return None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -11,7 +11,14 @@ from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update, tensor_bytes
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import SCHEMA, Contract, Parcel, RejectedMessageError, Scalar
-from feddtl.runtimes.wire.tensors import check_samples, check_weights, require_names, to_arrays, to_tensor
+from feddtl.runtimes.wire.tensors import (
+    check_samples,
+    check_weights,
+    require_finite,
+    require_names,
+    to_arrays,
+    to_tensor,
+)
 from feddtl.runtimes.wire.values import accuracies, finite_metrics, hit_counts, require_numbers, whole_number
 from feddtl.tensor_groups import add_prefix, select_prefix
 from feddtl.transforms.base import Exchange, RejectedUpdateError
@@ -79,8 +86,9 @@ def pack_payload(payload: Payload, contract: Contract) -> Parcel:
 def unpack_payload(parcel: Parcel, contract: Contract) -> Payload:
     """The broadcast in a parcel. Raises RejectedMessageError."""
     contract.require(parcel.scalars)
-    arrays = parcel.arrays.items()
-    tensors = {name: _single(to_tensor(name, array, contract.precision)) for name, array in arrays}
+    tensors = {name: _single(to_tensor(name, array, contract.precision)) for name, array in parcel.arrays.items()}
+    for name, tensor in tensors.items():
+        require_finite(name, tensor)
     return Payload(whole_number(parcel.scalars, "round", 1), tensors)
 
 

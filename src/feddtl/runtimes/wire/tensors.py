@@ -44,15 +44,20 @@ def to_tensor(name: str, array: NDArray[Any], precision: str) -> Tensor:
     """An array as a tensor of its type, in the same memory if that is writable.
 
     Raises:
-        RejectedMessageError: Neither of this precision nor int64, or not finite.
+        RejectedMessageError: Neither of this precision nor int64.
     """
     if array.dtype == np.int64:
         return torch.from_numpy(np.require(array, requirements="W"))
     if array.dtype != np.dtype(precision):
         raise RejectedMessageError(f"'{name}' is {array.dtype}, not {precision} or int64.")
-    if not np.isfinite(array).all():
-        raise RejectedMessageError(f"'{name}' holds NaN or infinite values.")
     return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def require_finite(name: str, tensor: Tensor) -> Tensor:
+    """The tensor. Raises RejectedMessageError for NaN or infinite values."""
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise RejectedMessageError(f"'{name}' holds NaN or infinite values.")
+    return tensor
 
 
 def require_names(parcel: Parcel, expected: ExpectedUpdate) -> None:
@@ -70,7 +75,7 @@ def require_names(parcel: Parcel, expected: ExpectedUpdate) -> None:
 
 
 def check_weights(weights: Tensors, expected: Tensors) -> None:
-    """Shapes and types. Raises RejectedMessageError."""
+    """Shapes, types, and then whether all values are finite. Raises RejectedMessageError."""
     for name, like in expected.items():
         _require_like(f"weights/{name}", weights[name], tuple(like.shape), like.dtype)
 
@@ -108,3 +113,4 @@ def _require_like(name: str, tensor: Tensor, shape: tuple[int, ...], kind: torch
         raise RejectedMessageError(f"'{name}' has the shape {tuple(tensor.shape)}, not {shape}.")
     if tensor.dtype != kind:
         raise RejectedMessageError(f"'{name}' holds {tensor.dtype}, not {kind}.")
+    require_finite(name, tensor)  # last: the values of a tensor of a wrong shape are not worth a look
