@@ -149,7 +149,15 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not is_hidden(entry.name)]
     shown.sort(key=lambda entry: (composed(entry.name), entry.name))
-    yield from (Path(entry.path) for entry in shown if not entry.is_dir())
+    yield from (Path(entry.path) for entry in shown if not _is_folder(entry))
     for entry in shown if depth else ():
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _below(Path(entry.path), depth - 1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; a link to itself leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
