@@ -102,6 +102,7 @@ def test_what_is_not_loaded_is_refused_by_name(clip, pixels):
 def test_hashes_are_the_same_whichever_towers_are_loaded(clip, tmp_path):
     image, text = (load_clip(clip.source, towers={t}, remembered_in=tmp_path) for t in ("image", "text"))
     assert image.digest() == text.digest() == clip.digest()
+    assert image.identity() == text.identity() == clip.identity()
     for stop in (0, 2, 4):
         assert prefix_identity(image.image, stop, "float16") == prefix_identity(clip.image, stop, "float16")
 
@@ -178,12 +179,12 @@ def test_damaged_file_is_a_model_error(copy, file):
 
 def test_second_process_imports_no_transformers_before_it_reads_an_image(clip, tmp_path):
     """Settings, hashes and the name in the cache are remembered by the first."""
-    load_clip(clip.source, towers={"image"}, remembered_in=tmp_path).digest()
+    load_clip(clip.source, towers={"image"}, remembered_in=tmp_path).identity()
     code = (
         "import sys; from pathlib import Path; from PIL import Image\n"
         "from feddtl.features import prefix_identity; from feddtl.backbones.clip import load_clip\n"
         f"clip = load_clip({clip.source!r}, towers=['image'], remembered_in=Path({str(tmp_path)!r}))\n"
-        "clip.digest(); prefix_identity(clip.image, 2, 'float16')\n"
+        "clip.identity(); prefix_identity(clip.image, 2, 'float16')\n"
         "print('transformers' in sys.modules, 'torch._dynamo' in sys.modules)\n"
         "print(tuple(clip.image.preprocess([Image.new('RGB', (16, 16))]).shape))\n"
     )

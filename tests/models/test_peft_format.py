@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -126,6 +127,16 @@ def test_adapter_that_another_formula_reads_is_refused(adapter_folder, change):
 def test_config_without_the_needed_keys_is_refused(adapter_folder, content):
     (adapter_folder / "adapter_config.json").write_text(content)
     with pytest.raises(ModelError, match=r"not a plain LoRA|table of keys|lora_alpha = "):
+        load_adapter(adapter_folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_adapter_that_is_not_finite_is_refused_naming_the_tensor(adapter_folder, value):
+    tensors = load_file(adapter_folder / "adapter_model.safetensors")
+    name = max(tensors)
+    tensors[name][0, 0] = value
+    save_file(tensors, adapter_folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=rf"{re.escape(name)} has NaN or infinite values"):
         load_adapter(adapter_folder)
 
 

@@ -17,6 +17,7 @@ from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import ExpectedUpdate, Payload, Update
 from feddtl.methods.catalog import build_method
+from feddtl.models.backbone import Backbone
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError
 from feddtl.runtimes.wire.messages import (
@@ -160,6 +161,15 @@ def test_other_weights_are_another_model(federation, make_clip):
     assert Contract.of(other, Experiment()).model != Contract.of(federation.task, Experiment()).model
 
 
+def test_another_tokenizer_or_preprocessor_is_another_model(federation, monkeypatch):
+    """Both sides would read other texts or see other images."""
+    ours, identity = Contract.of(federation.task, Experiment()), federation.task.clip.identity()
+    for part in ("tokenizer", "preprocessing", "text_tower"):
+        changed = {**identity, part: "another"}
+        monkeypatch.setattr(Backbone, "identity", lambda clip, changed=changed: changed)
+        assert Contract.of(federation.task, Experiment()).model != ours.model
+
+
 def parcel_with(arrays=None, scalars=None, metrics=None):
     parcel = pack_reply(Reply(make_update()), 3, CONTRACT)
     return Parcel(
@@ -175,9 +185,9 @@ def without(name):
 
 
 BAD = {
-    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 4"),
-    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 4"),
-    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 4"),
+    "schema": (parcel_with(scalars={"schema": 1}), "schema is 1, not 5"),
+    "no schema": (parcel_with(scalars={"schema": None}), "schema is None, not 5"),
+    "schema as truth": (parcel_with(scalars={"schema": True}), "schema is True, not 5"),
     "model": (parcel_with(scalars={"model": "x"}), "a different CLIP"),
     "classes": (parcel_with(scalars={"classes": "x"}), "different classes"),
     "precision": (parcel_with(scalars={"precision": "float16"}), "a different precision"),

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from feddtl.errors import ModelError, shown
+from feddtl.models.digests import names_not_finite
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, layer_names
 from feddtl.models.residual import joined, of_one_rank
 from feddtl.parsing import parse_table
@@ -41,7 +42,7 @@ def load_adapter(folder: Path) -> Lora:
     """Read an adapter written by `save_adapter` or by PEFT itself.
 
     Raises:
-        ModelError: Files missing, damaged, or not a plain LoRA.
+        ModelError: Files missing or damaged, values not finite, or not a plain LoRA.
     """
     try:
         config = parse_table((folder / CONFIG_FILE).read_bytes())
@@ -57,6 +58,11 @@ def load_adapter(folder: Path) -> Lora:
         raise ModelError(
             f"{folder / CONFIG_FILE} has lora_alpha = {shown(scale)} and r = {shown(rank)}.",
             "lora_alpha must be a number, and r a whole number of 1 or more; write or copy it again.",
+        )
+    if bad := names_not_finite(tensors):
+        raise ModelError(
+            f"The adapter in {folder} cannot be used: {bad[0]} has NaN or infinite values.",
+            "Copy it again. If it is the result of a training, it diverged: use an earlier state.",
         )
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     return Lora(factors, float(scale) / rank)

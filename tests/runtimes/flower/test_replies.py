@@ -99,7 +99,7 @@ def without_records(reply):
         (with_wrong_label, "holds class 3, which is not among 0 to 2"),
         (with_scalar("classes", "0" * 64), "different classes"),
         (with_scalar("model", "0" * 64), "a different CLIP"),
-        (with_scalar("schema", 1), "schema is 1, not 4"),
+        (with_scalar("schema", 1), "schema is 1, not 5"),
         (with_scalar("global_base_images", 99), "global_base_images is 99, not 3"),
         (with_scalar("global_novel_images", 1), "global_novel_images is 1, not 0"),
         (with_scalar("global_base", 4), "global_base is 4 of 3 images"),

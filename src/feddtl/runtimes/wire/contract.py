@@ -15,7 +15,7 @@ from feddtl.errors import ClientError
 from feddtl.methods.catalog import method_digest
 from feddtl.methods.task import Task
 
-SCHEMA = 4
+SCHEMA = 5
 Precision = Literal["float32", "float16"]
 Scalar = str | int | float | bool
 
@@ -44,7 +44,7 @@ class Contract:
     """What both sides must have in common before tensors mean the same to them.
 
     Attributes:
-        model: Hash of the CLIP's weights.
+        model: Hash of what determines the CLIP's output: weights, settings, preprocessor, tokenizer.
         classes: Hash of the base classes, in label order, and of the prompt.
         precision: Of floating-point tensors in a broadcast.
         method: Hash of the file of a user's own method; empty for a method of feddtl.
@@ -61,7 +61,8 @@ class Contract:
         names = json.dumps([task.class_names, task.prompt_template])
         classes = hashlib.sha256(names.encode()).hexdigest()
         digest = method_digest(experiment.method)
-        return cls(task.clip.digest(), classes, experiment.deployment.precision, digest)
+        model = hashlib.sha256(json.dumps(task.clip.identity(), sort_keys=True).encode()).hexdigest()
+        return cls(model, classes, experiment.deployment.precision, digest)
 
     def scalars(self) -> dict[str, Scalar]:
         """The contract's scalars in a message."""
@@ -71,7 +72,7 @@ class Contract:
         """Raise RejectedMessageError naming the first scalar in which the other side differs."""
         explained = {
             "schema": "it comes from another version of feddtl",
-            "model": "the other side has a different CLIP",
+            "model": "the other side has a different CLIP, or another tokenizer or preprocessor beside it",
             "classes": "the other side has different classes, a different order of classes, or a different prompt",
             "precision": "the other side sends tensors in a different precision",
             "method": "the other side has another file of the method",
