@@ -197,6 +197,12 @@ class TestFormats:
             decode_rgb(b"\0\0\0\x18ftyp" + brand + bytes(20), "here")
         assert "Convert it to JPEG" in refused.value.hint
 
+    def test_an_opened_image_that_is_damaged_is_named(self):
+        """As `predict` receives it: Pillow reads the pixels only when they are used."""
+        whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+        with pytest.raises(DataError, match="Cannot read the image at position 3"):
+            upright_rgb(Image.open(io.BytesIO(whole[:2000])), "at position 3")
+
     def test_an_empty_file(self):
         with pytest.raises(DataError, match="it is empty"):
             decode_rgb(b"", "here")

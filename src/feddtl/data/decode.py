@@ -92,7 +92,8 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise _too_large(name, f"{image.width} x {image.height}")
     depth = stored_depth(image)  # known only before the pixels are loaded
-    image.load()
+    with _failures_named(name):
+        image.load()
     method = _UPRIGHT.get(orientation(image))
     rgb = eight_bit_rgb(image, depth, name)
     return rgb if method is None else rgb.transpose(method)

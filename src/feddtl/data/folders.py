@@ -12,12 +12,11 @@ from feddtl.data.decode import EncodedImage
 from feddtl.data.file_tree import ImageFolder, lines_of, read_tree
 from feddtl.data.image_files import IMAGE_SUFFIXES, visible
 from feddtl.data.split_folders import LAYOUT_HINT, SPLIT_HINT, SplitFolders, check_cells, split_folders
-from feddtl.data.split_names import KINDS, is_bare_split
+from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, readable
 from feddtl.errors import DataError
 from feddtl.units import counted
 
-TEST_FOLDERS = tuple(word for word, split in KINDS.items() if split != "train")
 Cells = Mapping[tuple[str, str], ImageFolder]
 
 
