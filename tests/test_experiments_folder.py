@@ -159,13 +159,13 @@ def test_the_main_tables_are_whole() -> None:
     assert {cell[:2] for cell in cells} == {(s, p) for s in FEATURE_SHIFT for p in ("domain", "domain-dirichlet")}
     for experiment in of("feature_shift"):
         clients_per_domain = 1 if experiment.data.partition == "domain" else 2
-        assert experiment.data.clients == clients_per_domain * SIZES[experiment.data.source][1]
+        assert experiment.data.client_count == clients_per_domain * SIZES[experiment.data.source][1]
     for experiment in [*of("table1"), *of("feature_shift")]:
         assert (experiment.model, experiment.rounds) == ("openai/clip-vit-base-patch16", 20)
         assert experiment.data.alpha == 0.1
         assert experiment.data.test_images_per_class == 0
         assert (experiment.method == "fedlora") == (experiment.schedule.stages == "sft")
-        assert experiment.data.clients == 5 or experiment.data.source in FEATURE_SHIFT
+        assert experiment.data.client_count == 5 or experiment.data.source in FEATURE_SHIFT
 
 
 # Rate, batch size, local epochs and rounds of each release.

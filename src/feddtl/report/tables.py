@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from feddtl.config import Experiment
+from feddtl.config import DataConfig, Experiment
+from feddtl.config.data import CLIENTS
 from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
 from feddtl.experiment_file import experiment_to_dict
@@ -197,7 +198,8 @@ def _texts_of_run(run: RunResult) -> tuple[str, ...]:
 
 def changed_settings(setting: SettingRuns) -> Table:
     """Settings of each method that are not the defaults."""
-    defaults = flatten(experiment_to_dict(Experiment()))
+    # Runs have the number of clients that 'auto' stands for.
+    defaults = flatten(experiment_to_dict(Experiment(data=DataConfig(clients=CLIENTS))))
     groups = [(method.label, method.runs[0]) for method in setting.methods] or [(ZERO_SHOT, setting.first)]
     own = [flatten(experiment_to_dict(run.experiment)) for _, run in groups]
     rows = []
