@@ -82,6 +82,20 @@ def test_images_below_a_class_are_refused(make_folder, deep):
         load(make_folder(*SMALL, deep))
 
 
+@pytest.mark.parametrize(
+    ("cells", "doubtful"),
+    [
+        (("ant/2023", "ant/2024", "bee/2023", "bee/2024"), True),
+        (("ant/queen", "ant/worker", "bee/drone"), True),
+        (("fog/ant", "fog/bee", "sun/bee"), False),
+        (("fog/ant", "fog/bee"), False),
+    ],
+)
+def test_classes_that_may_be_read_as_domains_are_noted(make_folder, cells, doubtful):
+    notes = load(make_folder(*(f"{cell}/{i}.png" for cell in cells for i in range(2)))).notes
+    assert any("If ant is a class, move its images up" in note for note in notes) == doubtful
+
+
 def test_images_below_a_class_of_a_domain_are_refused(make_folder):
     files = [f"{d}/{c}/{i}.png" for d in ("fog", "sun") for c in ("cat", "dog") for i in range(2)]
     with pytest.raises(DataError, match="2 images deeper"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from feddtl.data.split_folders import LAYOUT_HINT, SPLIT_HINT, SplitFolders, che
 from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, readable
 from feddtl.errors import DataError
-from feddtl.units import counted
+from feddtl.units import counted, first_few
 
+MOST_NAMES = 5
 Cells = Mapping[tuple[str, str], ImageFolder]
 
 
@@ -80,7 +82,20 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
         test=_table(test, classes, domains),
         class_names=tuple(map(readable, classes)),
         domain_names=tuple(domains) if domains != [""] else ONE_DOMAIN,
-        notes=tuple(filter(None, (*_unused(tree, splits), left.note(root)))),
+        notes=tuple(filter(None, (_doubtful_domains(train), *_unused(tree, splits), left.note(root)))),
+    )
+
+
+def _doubtful_domains(split: _Split) -> str:
+    """A note if the folders in the place of domains may be the classes: they share none, or all classes are numbers."""
+    domains, classes = sorted(split.domains), sorted(split.classes)
+    shared = len(split.cells) > len(classes)
+    numbers = all(re.fullmatch(r"[\d\W_]+", name) for name in classes)
+    if len(domains) < 2 or (shared and not numbers):
+        return ""
+    return (
+        f"The folders are read as DOMAIN/CLASS: domains {first_few(domains, MOST_NAMES)}; classes "
+        f"{first_few(classes, MOST_NAMES)}. If {domains[0]} is a class, move its images up into its folder."
     )
 
 
