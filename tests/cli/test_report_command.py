@@ -12,7 +12,10 @@ from cli.small_runs import Command, contents, refused
 def test_the_page_lies_in_the_folder(finished: Path, tmp_path: Path, feddtl: Command) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     before = contents(run)
-    answer = feddtl("report", run)
+    source = json.loads((run / "config.json").read_text())["data"]["source"]
+    told = f"note: The page shows no images of {source}. If you trust the run folder, add --images-of {source}.\n"
+    assert feddtl("report", run).err == told
+    answer = feddtl("report", run, "--images-of", source)
     assert answer.code == 0
     assert answer.out.startswith("report of 1 run, ")
     assert answer.out.strip().endswith(str(run / "report.html"))
@@ -34,7 +37,7 @@ def test_as_json_elsewhere(finished: Path, tmp_path: Path, feddtl: Command) -> N
     answer = feddtl("report", finished, "--output", tmp_path / "page.html", "--no-images", "--json")
     said = json.loads(answer.out)
     page = tmp_path / "page.html"
-    assert said == {"path": str(page), "runs": 1, "bytes": page.stat().st_size, "problems": []}
+    assert said == {"path": str(page), "runs": 1, "bytes": page.stat().st_size, "problems": [], "unconfirmed": []}
     assert b"<img" not in page.read_bytes()
     assert not (finished / "report.html").exists()
 
@@ -45,7 +48,7 @@ def test_what_is_damaged_is_noted(finished: Path, tmp_path: Path, feddtl: Comman
     (tmp_path / "runs" / "bad" / "summary.json").write_text("{")
     answer = feddtl("report", tmp_path / "runs")
     assert answer.code == 0
-    assert answer.err.startswith("note: bad is skipped. Cannot read bad/summary.json")
+    assert answer.err.startswith("note: bad is skipped. bad/summary.json is damaged")
     assert "report of 1 run, " in answer.out
 
 

@@ -27,8 +27,9 @@ HEADLINE = ("local", "base", "novel", "harmonic_mean")
 
 
 @pytest.fixture(scope="module")
-def page(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Element:
-    return parse(write_report(several, tmp_path_factory.mktemp("page") / "page.html").path)
+def page(bench: Bench, several: Path, tmp_path_factory: pytest.TempPathFactory) -> Element:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return parse(write_report(several, path, images_of=[str(bench.photos)]).path)
 
 
 def test_the_headline_is_the_mean_over_seeds(several: Path, page: Element) -> None:
@@ -154,11 +155,25 @@ def test_thumbnails_are_of_images_that_changed_sides(several: Path, page: Elemen
             assert item.all("img")[0].attributes["alt"] == f"An image of {truth}"
 
 
+def test_images_are_read_from_confirmed_sources_alone(bench: Bench, several: Path, tmp_path: Path) -> None:
+    """The run folder of a stranger could name any folder of whoever reads it."""
+    written = write_report(several, tmp_path / "page.html", images_of=[str(bench.photos.parent)])
+    page = parse(written.path)
+    assert written.unconfirmed == (str(bench.photos),)
+    assert page.all("img") == []
+    [problem] = page.all("div", role="alert")
+    assert "read only from a source given with --images-of" in problem.text
+    same = bench.photos.parent / "elsewhere" / ".." / bench.photos.name
+    (bench.photos.parent / "elsewhere").mkdir()
+    assert write_report(several, tmp_path / "page.html", images_of=[str(same)]).unconfirmed == ()
+    (bench.photos.parent / "elsewhere").rmdir()
+
+
 def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
     shutil.rmtree(photos)
-    page = parse(write_report(run).path)
+    page = parse(write_report(run, images_of=[str(photos)]).path)
     [problem] = page.all("div", role="alert")
     assert "The images cannot be shown." in problem.text
     assert "photos" in problem.text
@@ -170,7 +185,7 @@ def test_other_images_than_the_run_had_are_not_shown(bench: Bench, tmp_path: Pat
     photos = write_photos(tmp_path / "photos")
     run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
     (photos / "test" / "ant" / "0.png").unlink()
-    page = parse(write_report(run).path)
+    page = parse(write_report(run, images_of=[str(photos)]).path)
     assert "has different test images from those of the run run" in page.all("div", role="alert")[0].text
     assert page.all("img") == []
 
@@ -179,7 +194,8 @@ def test_names_are_text_whatever_they_hold(bench: Bench, tmp_path: Path) -> None
     """Class names are folder names of users: markup, mathematics, quotes, control characters, other scripts."""
     names = ('<script>alert(1)<"script>', "$\\frac{1}$ & co", "a'b\"c", "line\nbreak\x07", "猫", "&lt;b&gt;")
     photos = write_photos(tmp_path / "photos", classes=names)
-    page = parse(write_report(bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)).path)
+    run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
+    page = parse(write_report(run, images_of=[str(photos)]).path)
     assert page.all("script") == []
     drawn = {text.text for text in page.all("text")}
     assert {'<script>alert(1)<"script>', "$\\frac{1}$ & co"} <= drawn

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from feddtl.config.data import SHAPES
 from feddtl.data.classes import in_order_of
 from feddtl.data.federated import load_federated_data
 from feddtl.data.regime import load_all, under_regime
 from feddtl.data.table import ImageTable, of_classes
-from feddtl.errors import DataError, FeddtlError
+from feddtl.errors import ConfigError, DataError, FeddtlError
 from feddtl.predictions import ImagePredictions
 from feddtl.report.confusion import Flags, corrected_and_broken
 from feddtl.results.grouping import SettingRuns
 from feddtl.results.run import RunResult
+from feddtl.state_folder import expanded
 
 MOST_IMAGES = 24
+UNCONFIRMED = "A run folder may name any folder, so images are read only from a source given with --images-of."
 THUMBNAIL = 88  # pixels of the longer side as shown
 JPEG_QUALITY = 80
 
@@ -43,14 +49,45 @@ class Gallery:
     broken: list[Thumbnail]
 
 
-def galleries(setting: SettingRuns, most: int = MOST_IMAGES) -> tuple[list[Gallery], str]:
-    """At most `most` images that became right or wrong, of each method's lowest seed; without any, the reason too."""
+def read_from(run: RunResult) -> str:
+    """The folder, file or id that a run names for its images; '' for images that are drawn or on the clients."""
+    config = run.experiment.data
+    return "" if config.source == SHAPES or config.on_clients else config.root or config.source
+
+
+def is_confirmed(run: RunResult, confirmed: Collection[str]) -> bool:
+    """Whether the images of a run may be read: a run folder of somebody else could name any folder of the reader."""
+    source = read_from(run)
+    return not source or source in confirmed or _whole(source) in map(_whole, confirmed)
+
+
+def _whole(source: str) -> Path:
+    with suppress(ConfigError):
+        return expanded(source).resolve()
+    return Path(source)
+
+
+def galleries(
+    setting: SettingRuns, most: int = MOST_IMAGES, confirmed: Collection[str] = ()
+) -> tuple[list[Gallery], str]:
+    """Images that became right or wrong, of each method's lowest seed.
+
+    Args:
+        setting: The runs.
+        most: How many images at most.
+        confirmed: Sources whose images may be read.
+
+    Returns:
+        The galleries, and the reason if there are none.
+    """
     chosen = []
     for method in setting.methods[: most // 2]:
         with_predictions = [(run, run.predictions) for run in method.counted if run.predictions]
         chosen += [(method.label, *with_predictions[0])] if with_predictions else []
     if not chosen:
         return [], ""
+    if not is_confirmed(chosen[0][1], confirmed):
+        return [], UNCONFIRMED
     each = most // (2 * len(chosen))
     try:
         tables = source_tables(*chosen[0][1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from feddtl.methods.catalog import titles
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.confusion import by_class, changed_images, confused_pairs, halves_figure
-from feddtl.report.gallery import MOST_IMAGES, galleries
+from feddtl.report.gallery import MOST_IMAGES, galleries, is_confirmed, read_from
 from feddtl.report.missing import who_scored
 from feddtl.report.resources import bytes_sent, partition_map, reinforcement, seconds_by_phase
 from feddtl.results.grouping import SettingRuns, settings_of
@@ -35,36 +35,42 @@ class Written:
         runs: Number of run folders on it.
         bytes: Its size in bytes.
         problems: What could not be read; they are on the page too.
+        unconfirmed: Sources that runs name and that were not read, because nobody confirmed them.
     """
 
     path: Path
     runs: int
     bytes: int
     problems: tuple[str, ...]
+    unconfirmed: tuple[str, ...] = ()
 
 
-def write_report(folder: Path, output: Path | None = None, *, images: bool = True) -> Written:
+def write_report(
+    folder: Path, output: Path | None = None, *, images: bool = True, images_of: Sequence[str] = ()
+) -> Written:
     """Write a page of the run in a folder, or of all runs up to three folders below it.
 
     Args:
         folder: A run folder, or one that contains run folders.
         output: File of the page; None: report.html in `folder`.
         images: Whether the page shows test images.
+        images_of: Sources whose images may be read; the runs' own `shapes` are drawn in any case.
 
     Raises:
         RunError: There is no run that can be read, or the page cannot be written.
     """
     collected = collect(folder)
     path = output or folder / PAGE
-    text = render(collected, images=images)
+    text = render(collected, images=images, images_of=images_of)
     write_text_atomic(path, text)
-    return Written(path, len(collected.runs), len(text.encode()), collected.problems)
+    unconfirmed = {read_from(run): None for run in collected.runs if images and not is_confirmed(run, images_of)}
+    return Written(path, len(collected.runs), len(text.encode()), collected.problems, tuple(unconfirmed))
 
 
-def render(collected: Collection, *, images: bool = True) -> str:
+def render(collected: Collection, *, images: bool = True, images_of: Sequence[str] = ()) -> str:
     """The page as text; the same runs give the same text."""
     settings = settings_of(collected.runs)
-    parts = [_part(f"s{number}", setting, len(settings), images) for number, setting in enumerate(settings)]
+    parts = [_part(f"s{number}", setting, len(settings), images, images_of) for number, setting in enumerate(settings)]
     environment = Environment(
         loader=PackageLoader("feddtl.report", "."),
         autoescape=True,
@@ -81,7 +87,7 @@ def render(collected: Collection, *, images: bool = True) -> str:
     )
 
 
-def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str, Any]:
+def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: Sequence[str]) -> dict[str, Any]:
     """What the template shows of a setting; a value with nothing to show is empty or None.
 
     `name` is unique on the page. All `parts` of the page share its number of images.
@@ -91,7 +97,7 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool) -> dict[str
         told = (run.summary.notes if run.summary else None) or ()
         notes += [f"{printable(run.name)}: {note}" if len(setting.runs) > 1 else note for note in told]
     pairs = ((method.label, confused_pairs(method)) for method in setting.methods)
-    thumbnails, missing = galleries(setting, MOST_IMAGES // parts) if images else ([], "")
+    thumbnails, missing = galleries(setting, MOST_IMAGES // parts, images_of) if images else ([], "")
     return {
         "name": name,
         "title": printable(setting.title),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.flags import STATED
-from feddtl.units import counted, size
+from feddtl.units import counted, harmless, size
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Report(Command):
     """File of the page; default: DIR/report.html."""
     no_images: bool = False
     """Omit the test images; by default, the page shows some of them."""
+    images_of: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SOURCE [SOURCE ...]", help_behavior_hint=STATED)] = ()
+    """Sources whose images the page may show, as the runs name them (data.root or data.source). A run folder of
+    somebody else could name any folder of yours, so no other source is read; 'shapes' is drawn in any case."""
     json: bool = False
     """Print the path and size of the page, and unreadable files, as JSON."""
 
@@ -31,9 +35,15 @@ class Report(Command):
         """Write the page and print its path; unreadable files are listed on standard error."""
         from feddtl.report import write_report
 
-        written = write_report(self.folder, self.output, images=not self.no_images)
+        written = write_report(self.folder, self.output, images=not self.no_images, images_of=self.images_of)
         for problem in written.problems:
             print(f"note: {problem}", file=sys.stderr)
+        for source in written.unconfirmed:
+            print(
+                f"note: The page shows no images of {harmless(source)}. If you trust the run folder, add "
+                f"--images-of {shlex.quote(harmless(source))}.",
+                file=sys.stderr,
+            )
         if self.json:
             print_json({**vars(written), "path": str(written.path)})
         else:
