@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from feddtl.storage import (
     remove_drafts,
     storage_errors,
     without_nan,
+    write_atomic,
     write_json_atomic,
     write_text_atomic,
 )
@@ -168,3 +170,22 @@ def test_files_of_a_new_folder_are_readable_as_the_folder_is(tmp_path, mode, of_
         (draft / "sub" / "open.json").touch(mode=0o644)
     for path in ("private.safetensors", "sub/open.json"):
         assert (tmp_path / "new" / path).stat().st_mode & 0o777 == of_files
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, b"new"), lambda path: _one_file(path)])
+def test_drafts_of_killed_processes_are_removed_and_others_stay(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    names = (".out.old1.draft", ".out.locked.draft", ".out.new.draft", ".other.old.draft")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_bytes(b"x")
+        os.utime(tmp_path / name, (0, 0) if "new" not in name else None)
+    (tmp_path / ".out.old2.draft").write_bytes(b"half")
+    os.utime(tmp_path / ".out.old2.draft", (0, 0))
+    with only_writer(tmp_path / ".out.locked.draft"):
+        write(tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "out"])
+
+
+def _one_file(path: Path) -> None:
+    with new_folder(path) as draft:
+        (draft / "file").write_bytes(b"new")

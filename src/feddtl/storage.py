@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from feddtl.errors import RunError
 
 # A file being written has this suffix and a leading dot until it is complete and gets its final name.
 DRAFT = ".draft"
+SECONDS_TO_LOCK = 2.0  # between the creation of a draft and its lock
 FOLDER = 0o775  # less the umask
 # `is_locked` holds the lock for a moment, which must not refuse a writer that begins just then.
 TRIES, SECONDS_BETWEEN_TRIES = 3, 0.05
@@ -83,9 +85,11 @@ def make_folder(path: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file atomically: after a crash, and for every reader, it has either the old or the new content."""
     with storage_errors(path):
+        _remove_abandoned_drafts(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
         try:
             with os.fdopen(handle, "wb") as file:
+                _try_to_lock(file.fileno())
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -117,7 +121,10 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
     """
     with storage_errors(path):
         make_folder(path.parent)
+        _remove_abandoned_drafts(path)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT))
+        handle = os.open(draft, os.O_RDONLY)
+        _try_to_lock(handle)
         try:
             yield draft
             for entry in (*draft.rglob("*"), draft):
@@ -132,15 +139,44 @@ def new_folder(path: Path, *, replace: bool = False, mode: int = 0o755) -> Itera
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
+        finally:
+            os.close(handle)
+
+
+def _try_to_lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed or its process ends; whether nobody else has locked it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned_drafts(path: Path) -> None:
+    """Remove what killed processes left of `path`; drafts of running processes are locked or new."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*{DRAFT}"):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime < SECONDS_TO_LOCK:
+                continue
+            handle = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if _try_to_lock(handle):
+                    _remove(draft)
+            finally:
+                os.close(handle)
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def remove_drafts(folder: Path) -> None:
     """Remove partial files of a killed process from a folder; no process may be writing there."""
     for draft in folder.glob(f".*{DRAFT}"):
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        _remove(draft)
 
 
 @contextmanager
