@@ -57,7 +57,8 @@ def made_run(folder: Path, rounds: int = 2, **record: object) -> Path:
     """The folder of a run with so many finished rounds of ten seconds."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json_text(experiment_to_dict(EXPERIMENT)))
-    (folder / "data.json").write_text("{}")
+    data = {"dataset": "shapes", "prompt_template": "{class}", "base_classes": ["circle"], "novel_classes": []}
+    (folder / "data.json").write_text(json_text(data))
     made = [made_record(n, seconds={"steps": 10.0}, **SCORES, **record) for n in range(1, rounds + 1)]
     (folder / "metrics.jsonl").write_text("".join(json_text(each.to_dict(), indent=None) for each in made))
     return folder
@@ -153,6 +154,8 @@ def test_where_there_are_no_locks_the_process_itself_is_looked_for(folder, monke
     monkeypatch.setattr("feddtl.run_status.is_locked", lambda path: None)
     over_flower(folder)
     assert run_status(folder).state == "running"
+    with pytest.raises(RunError, match="still goes on"):
+        refuse_running(folder)
     mine = this_process()
     assert still_runs(mine)
     for change in (

@@ -147,18 +147,23 @@ def run_status(folder: Path) -> RunStatus:
     # The lock first: a process that ends in between has then written all that is read.
     locked = is_locked(folder)
     events = last_session(folder)
-    if locked is None:
-        locked = bool(events) and events[-1]["event"] != "ended" and still_runs(events[0])
     return RunStatus(
         folder,
         read_experiment(folder / CONFIG),
         _records(folder / METRICS),
         events,
-        locked,
+        _is_live(locked, events),
         (folder / SUMMARY).is_file(),
         (folder / STOP).is_file(),
         ClientNames(tuple(read_data(folder / DATA).get("sites", ()))) if (folder / DATA).is_file() else NUMBERED,
     )
+
+
+def _is_live(locked: bool | None, events: Sequence[Event]) -> bool:
+    """Whether a process runs a run, by its lock or, where there are no locks, by its log."""
+    if locked is None:
+        return bool(events) and events[-1]["event"] != "ended" and still_runs(events[0])
+    return locked
 
 
 def _records(path: Path) -> tuple[RoundRecord, ...]:
@@ -170,10 +175,12 @@ def _records(path: Path) -> tuple[RoundRecord, ...]:
 
 
 def refuse_running(folder: Path) -> None:
-    """Raise RunError if a process runs the run in a folder. The lock alone is looked at: all else may be damaged."""
-    if not has_run(folder) or not is_locked(folder):
+    """Raise RunError if a process runs the run in a folder, whose other files may be damaged."""
+    if not has_run(folder):
         return
-    events = last_session(folder)
+    locked, events = is_locked(folder), last_session(folder)
+    if not _is_live(locked, events):
+        return
     who = f": {process_line(events[0])}" if events else ""
     raise RunError(
         f"The run in {folder} still goes on{who}; nothing was changed.",
