@@ -48,7 +48,7 @@ def outcome(
         "model": experiment.model,
         "regime": experiment.data.regime,
         "partition": experiment.data.partition,
-        "clients": experiment.data.clients,
+        "clients": experiment.data.client_count,
         "seed": seed,
         "rounds": rounds if method != "zero-shot" else 0,
         "zero_shot": scores(40.0 + seed, 60.0),
