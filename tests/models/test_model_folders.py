@@ -243,6 +243,46 @@ def test_finite_weights_are_looked_through_once(copy, tmp_path, monkeypatch):
     load_clip(str(copy), remembered_in=tmp_path)
 
 
+@pytest.fixture
+def hub_cache(clip_folder, tmp_path, monkeypatch):
+    """The folder of someone/clip in a Hub cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--someone--clip"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    return shutil.copytree(clip_folder, model / "snapshots" / "abc")
+
+
+def test_downloaded_model_needs_no_network(clip, hub_cache, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: pytest.fail("asked the Hub"))
+    ours = load_backbone("someone/clip")
+    assert (ours.source, ours.digest()) == ("someone/clip", clip.digest())
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, PROCESSOR, "tokenizer.json"])
+def test_model_that_is_downloaded_in_part_is_completed(clip, clip_folder, hub_cache, monkeypatch, file):
+    """Pickles and models in the formats of other libraries are not downloaded."""
+    asked = []
+
+    def download(source, allow_patterns):
+        asked.append((source, "pytorch_model.bin" in allow_patterns))
+        shutil.copy(clip_folder / file, hub_cache)
+        return str(hub_cache)
+
+    (hub_cache / file).unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load_backbone("someone/clip").digest() == clip.digest()
+    assert asked == [("someone/clip", False)]
+
+
+def test_hub_model_without_safetensors_says_how_to_convert_it(hub_cache, monkeypatch):
+    (hub_cache / WEIGHTS).unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(hub_cache))
+    with pytest.raises(ModelError, match="someone/clip: it has no model") as caught:
+        load_backbone("someone/clip")
+    assert "CLIPModel.from_pretrained('someone/clip')" in caught.value.hint
+
+
 def test_folder_with_the_form_of_a_hub_id_is_a_folder(clip, clip_folder, tmp_path, monkeypatch):
     shutil.copytree(clip_folder, tmp_path / "models" / "clip")
     monkeypatch.chdir(tmp_path)

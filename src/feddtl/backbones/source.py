@@ -16,6 +16,12 @@ from feddtl.state_folder import expanded, require_hub_cache
 EMBEDDED = "tiny-clip"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 CONFIG = "config.json"
+# One of each is in the folder of a whole model.
+COMPLETE = (
+    (WEIGHTS, INDEX),
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.json"),
+)
 # What a CLIP is loaded from; weights in other formats are never read, so they are not downloaded.
 DOWNLOADED = ("*.json", "*.txt", WEIGHTS, "model-*.safetensors")
 
@@ -53,9 +59,12 @@ def downloaded(source: str) -> Path | None:
 
 def model_folder(source: str) -> Path:
     """The folder of a model; a Hub model that is not complete on this machine is downloaded. Raises ModelError."""
-    folder = local_folder(source) or downloaded(source)
-    if folder is not None and (local_folder(source) or any((folder / name).exists() for name in (WEIGHTS, INDEX))):
+    if (folder := local_folder(source)) is not None:
         return folder
+    found = downloaded(source)
+    # Another program may have downloaded the weights alone.
+    if found is not None and all(any((found / name).exists() for name in names) for names in COMPLETE):
+        return found
     with model_errors(source):
         from huggingface_hub import snapshot_download
 
