@@ -169,6 +169,17 @@ def test_what_is_novel_is_chosen_for_generated_shapes_only() -> None:
     assert "colours" in caught.value.hint
 
 
+def test_the_embedded_model_is_the_default_of_generated_shapes_alone() -> None:
+    assert Experiment().with_model().model == Experiment().model_name == "tiny-clip"
+    for source, others in (("photos", {}), ("cifar10", {}), ("clients", {"classes": "a,b"})):
+        experiment = Experiment(data=DataConfig(source=source, **others))
+        with pytest.raises(ConfigError, match=f"No model was chosen for data.source = '{source}'") as caught:
+            experiment.with_model()
+        assert "--model tiny-clip" in caught.value.hint
+        chosen = dataclasses.replace(experiment, model="tiny-clip")
+        assert chosen.with_model() is chosen
+
+
 def test_a_quorum_that_no_round_reaches_is_refused() -> None:
     """Half of 5 clients is 3 in a round."""
     Experiment(participation=0.5, deployment=DeploymentConfig(min_clients=3))

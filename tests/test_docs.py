@@ -156,7 +156,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
     Image.fromarray(pixels).save(folder / "picture.jpg")
-    experiment = Experiment(rounds=2, data=feddtl.DataConfig(source=str(folder / "photos"), clients=2))
+    data = feddtl.DataConfig(source=str(folder / "photos"), class_split="half", clients=2)
+    experiment = Experiment(model="tiny-clip", rounds=2, data=data)
     feddtl.run_experiment(experiment, folder / "runs" / "first")
     feddtl.export_merged(folder / "runs" / "first", folder / "models" / "adapted")
     return folder

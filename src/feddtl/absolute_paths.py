@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 from feddtl.config import Experiment
+from feddtl.config.experiment import AUTO_MODEL, EMBEDDED_MODEL
 from feddtl.config.running import CACHE_OFF
 from feddtl.methods.catalog import with_absolute_file
 from feddtl.state_folder import expanded
@@ -21,7 +22,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         root=_absolute(root) if root else "",
     )
     model = experiment.model
-    is_model_folder = model != Experiment().model and _is_there(model)
+    is_model_folder = model not in (AUTO_MODEL, EMBEDDED_MODEL) and _is_there(model)
     folder = experiment.compute.cache_folder
     compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
     method = with_absolute_file(experiment.method)

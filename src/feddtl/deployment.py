@@ -73,6 +73,7 @@ def serve(
     """
     experiment = with_client_count(experiment)
     _require_synchronous_rounds(experiment)
+    experiment = experiment.with_model()
     observer = observer or RunObserver()
 
     def connect(kernels: Kernels, run: str, context: RunContext) -> Fleet:

@@ -67,7 +67,7 @@ def run_experiment(
     """
     experiment = with_client_count(experiment)
     observer = observer or RunObserver()
-    experiment = with_absolute_paths(experiment)
+    experiment = with_absolute_paths(experiment.with_model())
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
         if (finished := folder.summary) is not None:

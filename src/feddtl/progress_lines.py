@@ -17,7 +17,7 @@ from feddtl.units import ClientNames, counted, duration, percent, scores_line
 def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, rounds_done: int) -> list[str]:
     """What is about to run, and the zero-shot score, aligned with `round_line`."""
     lines = [
-        f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model}, seed {experiment.seed}"
+        f"{method_entry(experiment.method).title} on {data.name}, model {experiment.model_name}, seed {experiment.seed}"
     ]
     base, novel = counted(len(data.base_names), "base class"), counted(len(data.novel_names), "novel class")
     clients = counted(experiment.data.client_count, ClientNames(data.sites).noun)

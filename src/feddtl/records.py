@@ -31,7 +31,7 @@ GLOBAL_SCORES = SCORES[1:]
 RESTORE = "Restore it from a copy, or start a new run with another --output."
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
-    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes", "sites"),
+    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes", "sites", "few_images"),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 
@@ -210,6 +210,7 @@ class Summary:
         noise_std: Mean sigma over the images of the first RL round; None unless `rl.noise_std` is 'auto'.
         notes: What the RL rounds gave reason to say, see `feddtl.runtimes.rl_notes`; None for nothing.
         sites: Name of each client, where each is a site; None for clients that have numbers alone.
+        few_images: Which accuracies are of fewer than ten images; None for none.
     """
 
     method: str
@@ -242,6 +243,7 @@ class Summary:
     noise_std: float | None = None
     notes: Sequence[str] | None = None
     sites: Sequence[str] | None = None
+    few_images: str | None = None
 
     @property
     def client_names(self) -> ClientNames:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
 from feddtl.config import Experiment
-from feddtl.config.data import ON_CLIENTS, SHAPES
+from feddtl.config.data import ON_CLIENTS
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict
 from feddtl.parsing import parse_table
@@ -122,7 +122,7 @@ def experiment_of_run(values: Any) -> Experiment:
     Earlier versions trained the first half of the classes of every source but 'clients', and had no setting for it.
     """
     data = values.get("data") if isinstance(values, dict) else None
-    if isinstance(data, dict) and "class_split" not in data and data.get("source", SHAPES) not in (SHAPES, ON_CLIENTS):
+    if isinstance(data, dict) and "class_split" not in data and data.get("source") != ON_CLIENTS:
         values = {**values, "data": {**data, "class_split": "half"}}
     return experiment_from_dict(values)
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.checkpoints import add_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
-from feddtl.data.classes import split_of
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError, RunError, shown
@@ -299,11 +298,12 @@ class RunFolder:
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    """Every key with what it stands for, so that 'half' and an 'auto' that means 'half' are equal.
+    """Every key with what 'auto' stands for, so that 'half' and an 'auto' that means 'half' are equal.
 
     A relative path of an earlier version is compared as if it were of this working folder.
     """
-    values = flatten(experiment_to_dict(with_absolute_paths(experiment)))
+    here = with_absolute_paths(experiment)
+    values = {**flatten(experiment_to_dict(here)), "model": here.model_name}
     if not experiment.data.has_class_lists:
-        values["data.class_split"] = split_of(experiment.data)
+        values["data.class_split"] = experiment.data.split
     return values

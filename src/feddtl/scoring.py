@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from feddtl.config import DataConfig, Experiment
-from feddtl.data.classes import ClassChoice, found_classes, in_order_of
+from feddtl.data.classes import MOST_NAMES, ClassChoice, classes_of_run, in_order_of
 from feddtl.data.decode import upright_rgb
 from feddtl.data.image_checks import all_damaged_named
+from feddtl.data.images_per_class import ScoredCounts, few_images
 from feddtl.data.sites import all_sites
 from feddtl.data.sources import load_dataset
-from feddtl.data.table import ImageDataset, name_key, of_classes
+from feddtl.data.table import ImageDataset, of_classes
 from feddtl.errors import ConfigError, RunError
 from feddtl.evaluate import TestImages, accuracy, correct
 from feddtl.features import ImageEncoder
@@ -32,9 +33,7 @@ from feddtl.preparation import labelled, model_of_run
 from feddtl.run_files import resuming
 from feddtl.runs import RunFolder
 from feddtl.state_folder import expanded
-from feddtl.units import counted, first_few
-
-MOST_NAMES = 10
+from feddtl.units import first_few
 
 
 class Prediction(NamedTuple):
@@ -217,6 +216,8 @@ def score_run(
     needed = [of_classes(dataset.test, classes) for classes in parts.values()]
     with all_damaged_named(needed, encoder.threads, note):
         images = {name: _encode(encoder, dataset, classes) for name, classes in parts.items()}
+    for text in _notes_on_numbers(choice, dataset.domain_names, images):
+        note(text)
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
     return [_score(model, dataset, name, images[name]) for name in class_lists]
@@ -244,31 +245,26 @@ def _to_score(
     dataset = load_dataset(config, config.source, partial=True) if here else load_dataset(config)
     if on_clients:
         dataset = replace(dataset, prompt_template=config.prompt)
-    choice = _classes_to_score(dataset, described, class_names)
+    choice = classes_of_run(dataset, described["base_classes"], described["novel_classes"], class_names)
     return in_order_of(choice.names, dataset), choice
 
 
-def _classes_to_score(dataset: ImageDataset, described: Mapping[str, Any], class_names: Sequence[str]) -> ClassChoice:
-    """The classes that take part: base classes are those that the run trained, whatever they are in other data."""
-    trained, scored = described["base_classes"], described["novel_classes"]
-    keys, known = set(map(name_key, trained)), set(map(name_key, (*trained, *scored)))
-    there = set(map(name_key, dataset.class_names))
-    if class_names:
-        # A class of the run counts as a choice even where this data set has no image of it.
-        others = [name for name in dataset.class_names if name_key(name) not in known]
-        chosen = found_classes(class_names, (*trained, *scored, *others), "data.classes", dataset.name)
-        base, novel = (tuple(n for n in chosen if (name_key(n) in keys) == half) for half in (True, False))
-        return ClassChoice(base, novel)
-    if there <= known:
-        return ClassChoice(tuple(trained), tuple(scored))
-    base = tuple(name for name in trained if name_key(name) in there)
-    novel = tuple(name for name in dataset.class_names if name_key(name) not in keys)
-    which = first_few(base, MOST_NAMES) if base else "none"
-    note = (
-        f"{len(base)} of the {counted(len(dataset.class_names), 'class')} of {dataset.name} were trained in this run "
-        f"and are base classes: {which}. The others are novel."
-    )
-    return ClassChoice(base, novel, (note,))
+def _notes_on_numbers(choice: ClassChoice, domains: Sequence[str], images: Mapping[str, TestImages]) -> Iterator[str]:
+    """Which classes have no test image, and which accuracies are of few; `images` are those of 'base' and 'novel'."""
+    missing = []
+    for half, classes in zip(("base", "novel"), (choice.base, choice.novel), strict=True):
+        if half in images:
+            there = set(images[half].labels.tolist())
+            missing += [name for label, name in enumerate(classes) if label not in there]
+    if missing:
+        yield f"No test image, and so no accuracy, of: {first_few(missing, MOST_NAMES)}."
+    numbers = {half: len(found.labels) for half, found in images.items()}
+    by_domain = {
+        name: tuple(int((images[half].domains == index).sum()) if half in images else 0 for half in ("base", "novel"))
+        for index, name in enumerate(domains)
+        if len(domains) > 1
+    }
+    yield from filter(None, [few_images(ScoredCounts(numbers.get("base", 0), numbers.get("novel", 0), {}, by_domain))])
 
 
 def _encode(encoder: ImageEncoder, dataset: ImageDataset, classes: range) -> TestImages:

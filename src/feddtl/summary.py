@@ -9,6 +9,7 @@ from typing import Any
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
+from feddtl.data.images_per_class import ScoredCounts, few_images, scored_counts
 from feddtl.evaluate import Scores, harmonic_mean
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.base import TrainedParameters
@@ -67,7 +68,7 @@ def summarise(
         method=experiment.method,
         stages=experiment.stages,
         dataset=data.name,
-        model=experiment.model,
+        model=experiment.model_name,
         regime=experiment.data.regime,
         partition=data.name if data.on_clients else experiment.data.partition,
         clients=experiment.data.client_count,
@@ -98,7 +99,19 @@ def summarise(
         noise_std=measured_noise(progress.records),
         notes=list(notes) or None,
         sites=list(data.sites) or None,
+        few_images=few_images(_scored_counts(data, progress), data.scored) or None,
     )
+
+
+def _scored_counts(data: FederatedData, progress: Progress) -> ScoredCounts:
+    """Numbers of images behind the last accuracies, as the clients counted them where they alone have test images."""
+    if not data.on_clients:
+        return scored_counts(data)
+    found = federated_of(progress)
+    if found is None:
+        return ScoredCounts(0, 0)
+    clients = {client: counts["base_images"] for client, counts in found.counts.items()}
+    return ScoredCounts(found.base_images, found.novel_images, clients)
 
 
 def _averaging_error(progress: Progress) -> float | None:

@@ -6,6 +6,7 @@ import pytest
 from comparison.made_up import by_seed, outcome, scores
 
 from feddtl.comparison.scores import condition_scores, setting_scores
+from feddtl.comparison.tables import setting_table
 from feddtl.config import DataConfig
 
 
@@ -50,9 +51,14 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert "trainable_parameters" not in row.costs
 
 
-def test_no_novel_image_anywhere_gives_no_best() -> None:
+def test_without_novel_images_the_best_row_is_that_of_the_base_classes() -> None:
     [table] = setting_scores([outcome("a", 0, 60, None, zero_shot=scores(50, None))])
-    assert table.best == ""
+    assert (table.best, table.criterion) == ("FedDTL", "base")
+    shown = setting_table(table)
+    headings = [column.heading for column in shown.columns]
+    assert headings[1:5] == ["Base", "Novel", "HM", "Δ Base"]
+    assert [[cell.text for cell in cells[2:5]] for _, cells in shown.rows] == [["–", "–", "-10.0"], ["–", "–", "best"]]
+    assert any("the row with the best base accuracy" in note for note in shown.notes)
     assert all(row.difference is None for row in table.methods)
 
 

@@ -11,7 +11,9 @@ from cli.small_runs import write_photos
 
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import read_class_names
-from feddtl.data.classes import choose_classes, split_of
+from feddtl.config.protocol import CATALOGUE
+from feddtl.data.catalog import CATALOG
+from feddtl.data.classes import choose_classes
 from feddtl.data.federated import load_federated_data
 from feddtl.errors import ConfigError, DataError
 
@@ -63,7 +65,11 @@ def test_a_share_is_drawn_with_its_own_seed() -> None:
     ],
 )
 def test_the_protocol_is_the_default_of_its_own_data_sets(source: str, root: str, expected: str) -> None:
-    assert split_of(DataConfig(source=source, root=root)) == expected
+    assert DataConfig(source=source, root=root).split == expected
+
+
+def test_the_names_of_the_catalogue_are_known_without_it() -> None:
+    assert tuple(CATALOG) == CATALOGUE
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,16 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         show(f"{title}: base, novel and HM are of the global model without the parts that the clients keep")
     for line in missing_lines(summary):
         show(line)
+    if summary.few_images:
+        show(summary.few_images)
     if summary.final_domains and summary.final_domain_mean:
         show(domains_line(summary.final_domains, summary.final_domain_mean))
     if rounds:
         show(parameters_line(parameters))
         if summary.partition != ON_CLIENTS:
-            best = f"HM {percent(summary.best['harmonic_mean'])} after round {summary.best_round}"
+            # Without novel images, the best round is that of the highest base accuracy.
+            heading, key = ("base", "base") if summary.best["harmonic_mean"] is None else ("HM", "harmonic_mean")
+            best = f"{heading} {percent(summary.best[key])} after round {summary.best_round}"
             # Held-back images are there to choose by; test images are not.
             purpose = "" if summary.scored_on == "held-back" else ", not for model selection"
             show(f"highest on the {summary.scored}{purpose}: {best}")

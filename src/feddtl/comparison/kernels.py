@@ -51,4 +51,4 @@ def _alike(cell: Cell, other: Cell) -> bool:
 def _shared_settings(cell: Cell) -> tuple[str, ...]:
     """What must be equal for two cells to have the same kernels."""
     compute = cell.experiment.compute
-    return cell.experiment.model, compute.device, compute.precision, compute.attention
+    return cell.experiment.model_name, compute.device, compute.precision, compute.attention

@@ -84,8 +84,10 @@ class SettingScores:
         setting: What the methods have in common.
         title: Its name, different for each setting.
         methods: Zero-shot first, then methods in the order of their experiments.
-        best: Label of the method with the highest harmonic mean; '' if none was measured.
+        best: Label of the method with the highest harmonic mean, or base accuracy without novel classes; '' if none
+            was measured.
         best_client_models: The same by the clients' own models.
+        few_images: Which accuracies are of fewer than ten images.
     """
 
     setting: Setting
@@ -93,6 +95,12 @@ class SettingScores:
     methods: tuple[MethodScores, ...]
     best: str
     best_client_models: str = ""
+    few_images: tuple[str, ...] = ()
+
+    @property
+    def criterion(self) -> str:
+        """See `criterion_of`."""
+        return criterion_of(method.final for method in self.methods)
 
 
 @dataclass(frozen=True)
@@ -212,15 +220,22 @@ def _compared_setting(group: SettingRuns, rows: Sequence[_Row]) -> SettingScores
         )
         for index, (row, of_final, of_own) in enumerate(zip(rows, final, own, strict=True))
     ]
-    return SettingScores(group.setting, group.title, tuple(methods), best, best_own)
+    few = dict.fromkeys(run.summary.few_images for run in group.runs if run.summary and run.summary.few_images)
+    return SettingScores(group.setting, group.title, tuple(methods), best, best_own, tuple(few))
+
+
+def criterion_of(rows: Iterable[Mapping[str, BySeed]]) -> str:
+    """The score by which the rows of a table are ordered: the harmonic mean, or base accuracy without novel classes."""
+    return "harmonic_mean" if any(scores.get("harmonic_mean") for scores in rows) else "base"
 
 
 def _to_the_best(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, list[dict[str, Difference]]]:
-    """Label of the row with the highest harmonic mean, or '', and by score the difference of each other row to it."""
-    measured = [index for index, row in enumerate(rows) if row.scores.get("harmonic_mean")]
+    """Label of the best row by `criterion_of`, or '', and by score the difference of each other row to it."""
+    key = criterion_of(row.scores for row in rows)
+    measured = [index for index, row in enumerate(rows) if row.scores.get(key)]
     if not measured:
         return "", [{} for _ in rows]
-    best = max(measured, key=lambda index: statistics.mean(rows[index].scores["harmonic_mean"].values()))
+    best = max(measured, key=lambda index: statistics.mean(rows[index].scores[key].values()))
     differences = [
         {} if index == best else _differences(row, own.replicates, rows[best], found[best].replicates)
         for index, (row, own) in enumerate(zip(rows, found, strict=True))

@@ -16,6 +16,7 @@ from feddtl.units import listed, megabytes
 PAPER = "Paper"
 RATE_NOTE = "Rate: local.learning_rate, chosen on held-back training images; see the table of chosen rates."
 DIFFERENCES = ("harmonic_mean",)
+OF_NOVEL = (SCORE_HEADINGS["novel"], SCORE_HEADINGS["harmonic_mean"])
 MEAN_NOTE = (
     "HM is computed for each data set, then averaged; a method without results for one of the data sets has no mean."
 )
@@ -66,9 +67,9 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
         *(
             (
                 Column(f"Δ {SCORE_HEADINGS[key]}"),
-                [_difference(one.differences, key, best=one.label == setting.best) for one in methods],
+                [_difference(one.differences, key, best=_is_best(one.label, key, setting)) for one in methods],
             )
-            for key in differences
+            for key in _measured(differences, setting)
         ),
         *(
             [(Column("Rounds"), [Cell(_rounds(one)) for one in methods])]
@@ -88,7 +89,7 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
         [
             *_held_back_note(setting),
             *_interval_notes(setting),
-            *_difference_notes([method.differences for method in methods]),
+            *_difference_notes([method.differences for method in methods], setting.criterion),
             *personal_notes(
                 any_personal=any(method.personal for method in methods),
                 own_models=any(method.client_models for method in methods),
@@ -96,6 +97,7 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
             *([RATE_NOTE] if rates else []),
             *_paper_note(paper),
             *_domainnet_note(setting),
+            *setting.few_images,
         ],
     )
 
@@ -107,8 +109,9 @@ def client_models_table(setting: SettingScores, differences: Sequence[str] = DIF
     found = [method.client_model_differences for method in methods]
     best = [method.label == setting.best_client_models for method in methods]
     columns = _score_columns(rows, GLOBAL_SCORES)
-    for key in differences:
-        cells = [_difference(own, key, best=leads) for own, leads in zip(found, best, strict=True)]
+    for key in _measured(differences, setting):
+        is_criterion = key == setting.criterion
+        cells = [_difference(own, key, best=leads and is_criterion) for own, leads in zip(found, best, strict=True)]
         columns.append((Column(f"Δ {SCORE_HEADINGS[key]}"), cells))
     return _table(
         f"Mean over the clients' own models: {setting.title}",
@@ -117,7 +120,7 @@ def client_models_table(setting: SettingScores, differences: Sequence[str] = DIF
         [
             f"Each model on all {setting.setting.condition.scored}, after the last round; "
             "HM is computed from the means over clients. Zero-shot: every client has the same model.",
-            *_difference_notes(found),
+            *_difference_notes(found, setting.criterion),
         ],
     )
 
@@ -174,8 +177,12 @@ def _summary_notes(conditions: Sequence[ConditionScores]) -> list[str]:
 def _table(
     title: str, labels: Sequence[str], columns: Sequence[tuple[Column, Sequence[Cell]]], notes: Sequence[str]
 ) -> Table:
-    """A table without empty columns."""
-    kept = [(column, cells) for column, cells in columns if any(cell.text not in ("", NOTHING) for cell in cells)]
+    """A table without empty columns, but for those that need novel classes: a dash says that none is scored."""
+    kept = [
+        (column, cells)
+        for column, cells in columns
+        if any(cell.text not in ("", NOTHING) for cell in cells) or (not column.group and column.heading in OF_NOVEL)
+    ]
     rows = tuple((label, tuple(cells[index] for _, cells in kept)) for index, label in enumerate(labels))
     return Table(title, tuple(column for column, _ in kept), rows, tuple(notes))
 
@@ -208,7 +215,7 @@ def _rate(method: MethodScores) -> str:
 
 def _difference(differences: Mapping[str, Difference], key: str, *, best: bool) -> Cell:
     if best:
-        return Cell("best" if key == "harmonic_mean" else NOTHING)
+        return Cell("best")
     difference = differences.get(key)
     if difference is None:
         return Cell(NOTHING)
@@ -268,10 +275,22 @@ def _interval_notes(setting: SettingScores) -> list[str]:
     return interval_notes(sorted(seeds), known, setting.setting.condition.scored)
 
 
-def _difference_notes(differences: Sequence[Mapping[str, Difference]]) -> list[str]:
+def _measured(differences: Sequence[str], setting: SettingScores) -> list[str]:
+    """The scores whose differences are columns; base accuracy in place of a harmonic mean that was not measured."""
+    keys = [setting.criterion if key == "harmonic_mean" else key for key in differences]
+    return list(dict.fromkeys(keys))
+
+
+def _is_best(label: str, key: str, setting: SettingScores) -> bool:
+    """Whether a row is the one to which the differences of the criterion are."""
+    return label == setting.best and key == setting.criterion
+
+
+def _difference_notes(differences: Sequence[Mapping[str, Difference]], criterion: str) -> list[str]:
     if not any(differences):
         return []
-    note = "Δ: minus the row with the best HM, over the seeds that both have"
+    best = "HM" if criterion == "harmonic_mean" else "base accuracy"
+    note = f"Δ: minus the row with the best {best}, over the seeds that both have"
     if not any(one.interval for own in differences for one in own.values()):
         return [f"{note}."]
     return [

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from feddtl.checks import TEMPLATE, Above, AtLeast, Rule, Settings, require
 from feddtl.config.class_lists import OTHERS, is_class_file, read_class_names, require_different, split_class_names
+from feddtl.config.protocol import SHAPES, follows_protocol
 from feddtl.errors import ConfigError
 
 ON_CLIENTS = "clients"
-SHAPES = "shapes"
 SITES = "sites"
 CLIENTS = 5
 Regime = Literal["few-shot", "full"]
@@ -110,6 +110,27 @@ class DataConfig(Settings, table="data"):
                 raise ConfigError(f"data.{key} = {text!r} is a file that was not read.", "Give the names themselves.")
         novel = () if self.others_are_novel else split_class_names(self.novel_classes, "data.novel_classes")
         return split_class_names(self.classes, "data.classes"), novel
+
+    @property
+    def split(self) -> Literal["listed", "half", "share", "none"]:
+        """What decides which classes are trained, with 'auto' resolved."""
+        if self.has_class_lists:
+            return "listed"
+        if self.class_split != "auto":
+            return self.class_split
+        return "half" if follows_protocol(self.source, self.root) else "none"
+
+    @property
+    def class_choice(self) -> str:
+        """Which classes were chosen, in words; '' for those that the source has by default."""
+        if self.has_class_lists:
+            chosen = [f"classes {self.classes}"] if self.classes else []
+            return "; ".join(chosen + ([f"novel {self.novel_classes}"] if self.novel_classes else []))
+        if self.split == replace(self, class_split="auto", novel_share=0.5, class_seed=0).split:
+            return ""
+        if self.split == "share":
+            return f"{100 * self.novel_share:g}% of the classes novel (class seed {self.class_seed})"
+        return "half of the classes novel" if self.split == "half" else "no novel class"
 
     @property
     def others_are_novel(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from feddtl.checks import Above, AtLeast, Rule, Settings, require
-from feddtl.config.data import DataConfig
+from feddtl.config.data import SHAPES, DataConfig
 from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
@@ -24,6 +24,8 @@ from feddtl.errors import ConfigError
 from feddtl.methods.catalog import LoraAggregation, Stages, method_entry
 from feddtl.methods.tables import MethodTables
 
+EMBEDDED_MODEL = "tiny-clip"
+AUTO_MODEL = "auto"
 # Aggregations of LoRA that are a weighted mean, in whose place no combination of coordinates can be put.
 NEED_MEAN = ("product", "residual")
 # Why an aggregation of LoRA cannot be used in asynchronous runs.
@@ -50,8 +52,9 @@ class Experiment(Settings):
     method: str = "feddtl"
     """Which method: feddtl, fedlora (both towers on the client), fedsa-lora, ffa-lora, rolora, fedex-lora, promptfl,
     fedmaple, fedpgp, fedmgp, pfedmma, fedclip, zero-shot, or one of your own as FILE.py:Class or module:Class."""
-    model: Annotated[str, Rule(bool, "a Hub id, a folder or 'tiny-clip'")] = "tiny-clip"
-    """Hub id or local folder of a CLIP model, or 'tiny-clip', the embedded one (paper: CLIP ViT-B/16)."""
+    model: Annotated[str, Rule(bool, "a Hub id, a folder, 'tiny-clip' or 'auto'")] = AUTO_MODEL
+    """Hub id or local folder of a CLIP model, or 'tiny-clip', the embedded one, which knows coloured shapes alone;
+    'auto': 'tiny-clip' for source 'shapes', while any other source needs a choice (paper: CLIP ViT-B/16)."""
     seed: Annotated[int, AtLeast(0, up_to=2**31 - 1)] = 0
     """Seed of everything random."""
     rounds: Annotated[int, AtLeast(1)] = 20
@@ -92,6 +95,28 @@ class Experiment(Settings):
     def title(self) -> str:
         """Title of the method, see `method_title`."""
         return method_title(self.method, self.stages, self.local.proximal_weight)
+
+    @property
+    def model_name(self) -> str:
+        """The model, with what 'auto' stands for where it stands for one."""
+        return EMBEDDED_MODEL if self.model == AUTO_MODEL else self.model
+
+    def with_model(self) -> Experiment:
+        """The same with the model that 'auto' stands for.
+
+        Raises:
+            ConfigError: No model was chosen for images that the embedded one does not know.
+        """
+        if self.model != AUTO_MODEL:
+            return self
+        if self.data.source != SHAPES:
+            raise ConfigError(
+                f"No model was chosen for data.source = {self.data.source!r}, and the embedded '{EMBEDDED_MODEL}' only "
+                "knows coloured shapes.",
+                "Add --model with a Hub id such as openai/clip-vit-base-patch16 or the folder of a CLIP model (in a "
+                f"file: model = …). --model {EMBEDDED_MODEL} uses the embedded one on purpose, for a first try.",
+            )
+        return replace(self, model=EMBEDDED_MODEL)
 
     @property
     def trains(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from feddtl.config.protocol import alphanumeric
 from feddtl.data.columns import Columns
 from feddtl.data.table import DEFAULT_PROMPT, ImageDataset
 from feddtl.errors import DataError
@@ -237,8 +238,3 @@ CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}
 def find_entry(name: str) -> CatalogEntry | None:
     """The entry for a name, ignoring case and punctuation; None if there is none."""
     return next((entry for entry in CATALOG.values() if alphanumeric(entry.name) == alphanumeric(name)), None)
-
-
-def alphanumeric(name: str) -> str:
-    """Equal for names that differ only in case and punctuation."""
-    return "".join(filter(str.isalnum, name.casefold()))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import FILE_MARK
-from feddtl.config.data import SHAPES
-from feddtl.data.catalog import CATALOG, find_entry
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageDataset, name_key
 from feddtl.errors import DataError, did_you_mean
@@ -20,7 +17,6 @@ from feddtl.units import counted, first_few
 
 MOST_NAMES = 10
 LEAST_BASE = 2  # among one class every prediction is right
-Split = Literal["listed", "half", "share", "none"]
 
 
 @dataclass(frozen=True)
@@ -50,22 +46,6 @@ class ClassChoice:
         return range(len(self.base)), range(len(self.base), len(self.names))
 
 
-def split_of(config: DataConfig) -> Split:
-    """What decides which classes are trained, with 'auto' resolved."""
-    if config.has_class_lists:
-        return "listed"
-    if config.class_split != "auto":
-        return config.class_split
-    return "half" if follows_protocol(config) else "none"
-
-
-def follows_protocol(config: DataConfig) -> bool:
-    """Whether the source is one of the protocol: generated shapes, or a data set of the catalogue."""
-    # As in `sources`: with a root, case and punctuation in the name are ignored.
-    known = find_entry(config.source) is not None if config.root else config.source in CATALOG
-    return config.source == SHAPES or known
-
-
 def choose_classes(names: Sequence[str], config: DataConfig, source: str = "") -> ClassChoice:
     """The base and novel classes among the classes of a data set.
 
@@ -80,7 +60,7 @@ def choose_classes(names: Sequence[str], config: DataConfig, source: str = "") -
     Raises:
         DataError: A listed class does not exist, or too few classes are left to train on.
     """
-    split, source = split_of(config), source or config.source
+    split, source = config.split, source or config.source
     if split == "listed":
         choice = _listed(names, config, source)
     elif split == "none":
@@ -133,6 +113,39 @@ def found_classes(wanted: Sequence[str], names: Sequence[str], key: str, source:
             f"{nearest} `feddtl partition` shows all classes.",
         )
     return tuple(name if name in exact else by_key[name_key(name)] for name in wanted)
+
+
+def classes_of_run(
+    dataset: ImageDataset, trained: Sequence[str], scored: Sequence[str], wanted: Sequence[str] = ()
+) -> ClassChoice:
+    """The classes of a data set that a finished run is scored on: base are those that it trained, novel the others.
+
+    Args:
+        dataset: The run's own data, a part of them, or any other data set.
+        trained: The base classes of the run.
+        scored: Its novel classes.
+        wanted: The classes that take part, in any order; empty: the run's if it has all classes of the data set, whose
+            images may be of only some of them, else those of the data set.
+
+    Raises:
+        DataError: There is no such class.
+    """
+    keys, known = set(map(name_key, trained)), set(map(name_key, (*trained, *scored)))
+    there = set(map(name_key, dataset.class_names))
+    if wanted:
+        others = [name for name in dataset.class_names if name_key(name) not in known]
+        chosen = found_classes(wanted, (*trained, *scored, *others), "data.classes", dataset.name)
+        base, novel = (tuple(name for name in chosen if (name_key(name) in keys) == half) for half in (True, False))
+        return ClassChoice(base, novel)
+    if there <= known:
+        return ClassChoice(tuple(trained), tuple(scored))
+    base = tuple(name for name in trained if name_key(name) in there)
+    novel = tuple(name for name in dataset.class_names if name_key(name) not in keys)
+    note = (
+        f"{len(base)} of the {counted(len(dataset.class_names), 'class')} of {dataset.name} were trained in this run "
+        f"and are base classes: {first_few(base, MOST_NAMES) or 'none'}. The others are novel."
+    )
+    return ClassChoice(base, novel, (note,))
 
 
 def _divided(names: Sequence[str], novel: set[int]) -> ClassChoice:

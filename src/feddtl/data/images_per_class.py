@@ -62,7 +62,7 @@ class ScoredCounts:
     base: int
     novel: int
     clients: Mapping[int, int] = field(default_factory=dict)
-    domains: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    domains: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     names: ClientNames = NUMBERED
 
 
@@ -73,7 +73,7 @@ def scored_counts(data: FederatedData) -> ScoredCounts:
     several = enumerate(data.domain_names) if len(data.domain_names) > 1 else ()
     domains = {name: tuple(int((table.domains == i).sum()) for table in tables) for i, name in several}
     names = ClientNames(data.sites)
-    return ScoredCounts(len(data.test_base), len(data.test_novel), clients, domains, names)  # type: ignore[arg-type]
+    return ScoredCounts(len(data.test_base), len(data.test_novel), clients, domains, names)
 
 
 def few_images(counts: ScoredCounts, scored: ScoredImages = "test") -> str:

@@ -94,8 +94,8 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: 
     """
     notes = [run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", [])]
     for run in setting.runs:
-        told = (run.summary.notes if run.summary else None) or ()
-        notes += [f"{printable(run.name)}: {note}" if len(setting.runs) > 1 else note for note in told]
+        told = [*(run.summary.notes or ()), run.summary.few_images or ""] if run.summary else []
+        notes += [f"{printable(run.name)}: {note}" if len(setting.runs) > 1 else note for note in told if note]
     pairs = ((method.label, confused_pairs(method)) for method in setting.methods)
     thumbnails, missing = galleries(setting, MOST_IMAGES // parts, images_of) if images else ([], "")
     return {
@@ -151,7 +151,7 @@ def _facts(setting: SettingRuns) -> list[tuple[str, str]]:
         else ("", ""),
         ("Regime", regime),
         ("Clients", f"{config.client_count}, {'own images' if config.on_clients else config.partition + dirichlet}"),
-        ("Model", path_names([run.experiment.model])[run.experiment.model]),
+        ("Model", path_names([run.experiment.model_name])[run.experiment.model_name]),
         ("Seeds", listed([str(seed) for seed in setting.seeds])),
     ]
     return [(name, printable(text)) for name, text in facts if name]

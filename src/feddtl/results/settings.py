@@ -12,12 +12,14 @@ from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.results.labels import path_names, shown_values
 from feddtl.results.run import RunResult
-from feddtl.units import counted
+from feddtl.units import counted, shortened
 
 # Keys of `data` that select the images; the others distribute them to clients.
 OF_THE_SOURCE = ("source", "root", "domains", "novel", "prompt", "image_column", "label_column", "domain_column")
 # Those of them that every title names unless they have their default: they decide what is recognised.
 ALWAYS_NAMED = ("domains", "novel")
+CLASS_CHOICE = "class_choice"
+MOST_LETTERS = 60  # of a choice of classes in a title
 # Keys and prefixes of keys that belong to the setting or describe the machine.
 NOT_OF_THE_METHOD = (
     *("seed", "model", "rounds", "participation", "data.", "compute.", "deployment."),
@@ -76,7 +78,7 @@ class Setting:
 
     Attributes:
         dataset: Name of the data set, as summaries have it.
-        source: Keys and values of `OF_THE_SOURCE`.
+        source: Keys and values of `OF_THE_SOURCE`, and the choice of classes.
         condition: The rest.
     """
 
@@ -99,10 +101,11 @@ def setting_of(run: RunResult) -> Setting:
         test_images=data.test_images_per_class,
         participation=experiment.participation,
         rounds=experiment.rounds if experiment.trains else 0,
-        model=experiment.model,
+        model=experiment.model_name,
         held_back=experiment.evaluation.held_back,
     )
-    return Setting(run.dataset, tuple((key, getattr(data, key)) for key in OF_THE_SOURCE), condition)
+    source = tuple((key, getattr(data, key)) for key in OF_THE_SOURCE)
+    return Setting(run.dataset, (*source, (CLASS_CHOICE, data.class_choice)), condition)
 
 
 def by_setting(runs: Iterable[RunResult]) -> dict[Setting, list[RunResult]]:
@@ -201,6 +204,8 @@ def _texts(settings: Sequence[Setting]) -> dict[Setting, tuple[str, ...]]:
 
 def _text_of(key: str, value: str, rivals: Sequence[Mapping[str, str]]) -> str:
     values = [rival[key] for rival in rivals]
+    if key == CLASS_CHOICE:
+        return shortened(value or "default classes", MOST_LETTERS) if len(set(values)) > 1 else ""
     named = key in ALWAYS_NAMED and value != getattr(DataConfig, key)
     if not named and all(other == value for other in values):
         return ""

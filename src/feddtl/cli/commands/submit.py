@@ -59,7 +59,7 @@ class Submit(RunCommand):
         with ended_by_sigterm(TERMINATED):
             submit(
                 state_root(self.state) / "server",
-                with_absolute_paths(self.config),
+                with_absolute_paths(self.config.with_model()),
                 output,
                 resume=self.resume is not None,
                 track=self.track,
