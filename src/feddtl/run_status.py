@@ -248,7 +248,7 @@ def _first(found: RunStatus) -> str:
 
 def _title(experiment: Experiment) -> str:
     source = experiment.data.source
-    return f"{experiment.title} on {source}, model {experiment.model}, seed {experiment.seed}"
+    return f"{experiment.title} on {source}, model {experiment.model_name}, seed {experiment.seed}"
 
 
 def _live_lines(found: RunStatus) -> Iterator[str]:
