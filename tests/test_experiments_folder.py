@@ -93,7 +93,7 @@ def _no_download() -> Iterator[None]:
 def test_methods_models_and_names(file: Path) -> None:
     for name, experiment in EXPERIMENTS[file].items():
         assert experiment.method in METHODS, name
-        assert experiment.model == EMBEDDED or HUB_ID.fullmatch(experiment.model), name
+        assert experiment.model_name == EMBEDDED or HUB_ID.fullmatch(experiment.model), name
         assert re.fullmatch(r"[\w.+-]+", name), "a folder is named after it"
 
 
