@@ -182,8 +182,8 @@ def model_of_run(
     """
     for text in notes_on_paths(run.path):
         note(text)
-    clip = load_backbone(experiment.model, choose_device(device), remembered_in=cache_folder(""))
-    if text := require_model(run.path, experiment.model, clip.identity()):
+    clip = load_backbone(experiment.model_name, choose_device(device), remembered_in=cache_folder(""))
+    if text := require_model(run.path, experiment.model_name, clip.identity()):
         note(text)
     return clip
 

@@ -31,7 +31,16 @@ GLOBAL_SCORES = SCORES[1:]
 RESTORE = "Restore it from a copy, or start a new run with another --output."
 NOT_IN_ALL = (
     *("trainable_parameters", "federated", "missing_clients", "local_clients"),
-    *("averaging_error", "seconds_by_phase", "virtual_seconds", "scored_on", "noise_std", "notes", "sites", "few_images"),
+    *(
+        "averaging_error",
+        "seconds_by_phase",
+        "virtual_seconds",
+        "scored_on",
+        "noise_std",
+        "notes",
+        "sites",
+        "few_images",
+    ),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
 

@@ -235,9 +235,10 @@ def _to_score(
         class_names: See `score_run`.
     """
     config = asked or own
+    trained, scored = described["base_classes"], described["novel_classes"]
     if config.by_site:
         dataset = all_sites(config)
-        choice = _classes_to_score(dataset, described, class_names)
+        choice = classes_of_run(dataset, trained, scored, class_names)
         return in_order_of(choice.names, dataset), choice
     on_clients = own.each_has_own and not config.on_clients
     # One client's images are a part of the run's data, and their prompt is the run's.
@@ -245,7 +246,7 @@ def _to_score(
     dataset = load_dataset(config, config.source, partial=True) if here else load_dataset(config)
     if on_clients:
         dataset = replace(dataset, prompt_template=config.prompt)
-    choice = classes_of_run(dataset, described["base_classes"], described["novel_classes"], class_names)
+    choice = classes_of_run(dataset, trained, scored, class_names)
     return in_order_of(choice.names, dataset), choice
 
 

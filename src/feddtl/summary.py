@@ -17,6 +17,7 @@ from feddtl.records import Headline, RoundRecord, Summary, headline
 from feddtl.runtimes.federated import federated_of, images_by_client, scored_by_clients, with_all_images
 from feddtl.runtimes.rl_notes import measured_noise
 from feddtl.runtimes.rounds import Progress
+from feddtl.units import ClientNames
 
 
 def describe_data(data: FederatedData) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _scored_counts(data: FederatedData, progress: Progress) -> ScoredCounts:
     if found is None:
         return ScoredCounts(0, 0)
     clients = {client: counts["base_images"] for client, counts in found.counts.items()}
-    return ScoredCounts(found.base_images, found.novel_images, clients)
+    return ScoredCounts(found.base_images, found.novel_images, clients, names=ClientNames(data.sites))
 
 
 def _averaging_error(progress: Progress) -> float | None:
