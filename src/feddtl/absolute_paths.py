@@ -35,7 +35,8 @@ def _is_a_name(source: str) -> bool:
     if not source or not _is_there(source):
         return True
     # Imported only if the source may be a folder: these modules need torch, and this process waits for hours.
-    from feddtl.config.data import ON_CLIENTS, SHAPES
+    from feddtl.config.data import ON_CLIENTS
+    from feddtl.config.protocol import SHAPES
     from feddtl.data.catalog import CATALOG
 
     return source in (SHAPES, ON_CLIENTS, *CATALOG)

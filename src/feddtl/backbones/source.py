@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from feddtl.config.experiment import EMBEDDED_MODEL as EMBEDDED
+from feddtl.config.experiment import EMBEDDED_MODEL
 from feddtl.errors import FeddtlError, ModelError
 from feddtl.memory import is_out_of_memory
 from feddtl.models.weight_files import INDEX, WEIGHTS, describe_files
 from feddtl.state_folder import expanded, require_hub_cache
 
+EMBEDDED = EMBEDDED_MODEL
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 CONFIG = "config.json"
 # One of each is in the folder of a whole model.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from feddtl.checks import Above, AtLeast, Rule, Settings, require
-from feddtl.config.data import SHAPES, DataConfig
+from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
+from feddtl.config.protocol import SHAPES
 from feddtl.config.running import ComputeConfig, EvaluationConfig
 from feddtl.config.system import AFedPGConfig, FedPPOConfig, SystemConfig, clients_at_a_time
 from feddtl.config.training import (

@@ -11,8 +11,7 @@ import numpy as np
 
 from feddtl.checks import split_names
 from feddtl.config import DataConfig
-from feddtl.config.data import SHAPES
-from feddtl.config.protocol import alphanumeric
+from feddtl.config.protocol import SHAPES, alphanumeric
 from feddtl.data.catalog import CATALOG, find_entry
 from feddtl.data.columns import Columns
 from feddtl.data.drawing import FEDERATED_DOMAINS

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feddtl.config.data import SHAPES
+from feddtl.config.protocol import SHAPES
 from feddtl.methods.catalog import titles
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
