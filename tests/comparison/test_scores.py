@@ -57,7 +57,7 @@ def test_without_novel_images_the_best_row_is_that_of_the_base_classes() -> None
     shown = setting_table(table)
     headings = [column.heading for column in shown.columns]
     assert headings[1:5] == ["Base", "Novel", "HM", "Δ Base"]
-    assert [[cell.text for cell in cells[2:5]] for _, cells in shown.rows] == [["–", "–", "-10.0"], ["–", "–", "best"]]
+    assert [[cell.text for cell in cells[2:5]] for _, cells in shown.rows] == [["–", "–", "−10.0"], ["–", "–", "best"]]
     assert any("the row with the best base accuracy" in note for note in shown.notes)
     assert all(row.difference is None for row in table.methods)
 
