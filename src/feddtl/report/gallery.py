@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from feddtl.config.data import SHAPES
+from feddtl.config.protocol import SHAPES
 from feddtl.data.classes import in_order_of
 from feddtl.data.federated import load_federated_data
 from feddtl.data.regime import load_all, under_regime
