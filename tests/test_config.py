@@ -169,15 +169,15 @@ def test_what_is_novel_is_chosen_for_generated_shapes_only() -> None:
     assert "colours" in caught.value.hint
 
 
-def test_the_embedded_model_is_the_default_of_generated_shapes_alone() -> None:
+def test_the_embedded_model_is_the_default_and_noted_for_other_images() -> None:
     assert Experiment().with_model().model == Experiment().model_name == "tiny-clip"
+    assert Experiment().model_note == ""
     for source, others in (("photos", {}), ("cifar10", {}), ("clients", {"classes": "a,b"})):
         experiment = Experiment(data=DataConfig(source=source, **others))
-        with pytest.raises(ConfigError, match=f"No model was chosen for data.source = '{source}'") as caught:
-            experiment.with_model()
-        assert "--model tiny-clip" in caught.value.hint
-        chosen = dataclasses.replace(experiment, model="tiny-clip")
-        assert chosen.with_model() is chosen
+        assert "only knows coloured shapes" in experiment.model_note
+        assert "--model tiny-clip" in experiment.model_note
+        assert experiment.with_model().model == "tiny-clip"
+        assert dataclasses.replace(experiment, model="tiny-clip").model_note == ""
 
 
 def test_a_quorum_that_no_round_reaches_is_refused() -> None:

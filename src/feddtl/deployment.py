@@ -73,11 +73,10 @@ def serve(
     """
     experiment = with_client_count(experiment)
     _require_synchronous_rounds(experiment)
-    experiment = experiment.with_model()
     observer = observer or RunObserver()
 
     def connect(kernels: Kernels, run: str, context: RunContext) -> Fleet:
-        asked = experiment_to_dict(experiment)
+        asked = experiment_to_dict(experiment.with_model())
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
         contract = Contract.of(context.method.task, experiment)

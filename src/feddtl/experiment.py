@@ -67,6 +67,7 @@ def run_experiment(
     """
     experiment = with_client_count(experiment)
     observer = observer or RunObserver()
+    note_on_model = experiment.model_note
     experiment = with_absolute_paths(experiment.with_model())
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
@@ -76,7 +77,10 @@ def run_experiment(
             return finished
         # Inside of the blocks that log an error, and that remove the folder of a run that could not begin.
         with logged(folder.path, experiment, remote=connect is not None) as log, memory_errors():
-            return _run_in(folder, experiment, Observers(log, observer), connect, kernels, same_model_as)
+            observers = Observers(log, observer)
+            if note_on_model:
+                observers.note(note_on_model)
+            return _run_in(folder, experiment, observers, connect, kernels, same_model_as)
 
 
 def with_client_count(experiment: Experiment) -> Experiment:

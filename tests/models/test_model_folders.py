@@ -17,6 +17,7 @@ from feddtl.backbones.catalog import load_backbone
 from feddtl.backbones.clip import load_clip
 from feddtl.errors import ModelError
 
+PICKLED = "pytorch_model.bin"
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 BLOCK = "vision_model.encoder.layers.4.layer_norm1.weight"
@@ -93,6 +94,24 @@ def pickled(folder):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(folder.parent / "code ran")))
 
 
+def pickled_values(content):
+    def change(folder):
+        (folder / WEIGHTS).unlink()
+        torch.save(content, folder / PICKLED)
+
+    return change
+
+
+def cut_pickle(folder):
+    torch.save(load_file(folder / WEIGHTS), folder / PICKLED)
+    (folder / WEIGHTS).unlink()
+    (folder / PICKLED).write_bytes((folder / PICKLED).read_bytes()[:-2000])
+
+
+def other_library(folder):
+    (folder / WEIGHTS).rename(folder / "tf_model.h5")
+
+
 def one_more_block(folder):
     set_weights(folder, **{BLOCK: torch.ones(32)})
 
@@ -135,12 +154,16 @@ def pointer(name):
 
 WRONG = [
     (missing_shard, "1 of the 2 files in .*index.json are missing: model-2.safetensors"),
-    (shard_elsewhere, r"index.json names \['../model-2.safetensors'\], not safetensors files beside it"),
+    (shard_elsewhere, r"index.json names \['../model-2.safetensors'\], not .safetensors files beside it"),
     (damaged_index, "index.json is damaged"),
     (cut, "model.safetensors is damaged or incomplete"),
-    (other_name, "has no model.safetensors, only clip.safetensors"),
+    (other_name, "has neither model.safetensors nor pytorch_model.bin, only clip.safetensors"),
     (broken_link, "model.safetensors is a link to .*gone, which does not exist"),
-    (pickled, "only pytorch_model.bin. Reading such a file can run code that is in it"),
+    (pickled, "pytorch_model.bin .* is read only if it has tensors alone, because other contents can run code"),
+    (pickled_values({"a": 1}), "pytorch_model.bin has something other than tensors by name"),
+    (pickled_values([torch.ones(2)]), "pytorch_model.bin has something other than tensors by name"),
+    (cut_pickle, "pytorch_model.bin is damaged"),
+    (other_library, "neither model.safetensors nor pytorch_model.bin, only tf_model.h5, which is not read"),
     (pointer(WEIGHTS), "model.safetensors is a pointer of Git LFS"),
     (pointer(CONFIG), "config.json is a pointer of Git LFS"),
     (pointer("tokenizer.json"), "tokenizer.json is a pointer of Git LFS"),
@@ -275,10 +298,41 @@ def test_model_that_is_downloaded_in_part_is_completed(clip, clip_folder, hub_ca
     assert asked == [("someone/clip", False)]
 
 
-def test_hub_model_without_safetensors_says_how_to_convert_it(hub_cache, monkeypatch):
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("oldest", [False, True], ids=["archive", "before torch 1.6"])
+@pytest.mark.parametrize("towers", [None, {"image", "text"}], ids=["whole", "towers"])
+def test_pickled_weights_are_those_of_safetensors(clip, copy, files, oldest, towers):
+    weights = load_file(copy / WEIGHTS)
+    (copy / WEIGHTS).unlink()
+    names = [PICKLED] if files == 1 else ["pytorch_model-1.bin", "pytorch_model-2.bin"]
+    parts = [dict(list(weights.items())[number::files]) for number in range(files)]
+    for name, part in zip(names, parts, strict=True):
+        torch.save(part, copy / name, _use_new_zipfile_serialization=not oldest)
+    if files > 1:
+        index = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+        (copy / f"{PICKLED}.index.json").write_text(json.dumps({"weight_map": index}))
+    assert load_backbone(str(copy), towers=towers).digest() == clip.digest()
+
+
+def test_pickled_weights_are_downloaded_where_there_are_no_others(clip, clip_folder, hub_cache, monkeypatch):
+    asked = []
+
+    def download(source, allow_patterns):
+        asked.append(PICKLED in allow_patterns)
+        if asked[-1]:
+            torch.save(load_file(clip_folder / WEIGHTS), hub_cache / PICKLED)
+        return str(hub_cache)
+
+    (hub_cache / WEIGHTS).unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load_backbone("someone/clip").digest() == clip.digest()
+    assert asked == [False, True]
+
+
+def test_hub_model_in_other_formats_says_how_to_convert_it(hub_cache, monkeypatch):
     (hub_cache / WEIGHTS).unlink()
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **more: str(hub_cache))
-    with pytest.raises(ModelError, match="someone/clip: it has no model") as caught:
+    with pytest.raises(ModelError, match="someone/clip: it has neither") as caught:
         load_backbone("someone/clip")
     assert "CLIPModel.from_pretrained('someone/clip')" in caught.value.hint
 

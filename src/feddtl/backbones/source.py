@@ -11,7 +11,8 @@ from pathlib import Path
 from feddtl.config.experiment import EMBEDDED_MODEL
 from feddtl.errors import FeddtlError, ModelError
 from feddtl.memory import is_out_of_memory
-from feddtl.models.weight_files import INDEX, WEIGHTS, describe_files
+from feddtl.models.pickled_weights import PICKLED
+from feddtl.models.weight_files import INDEX, PICKLED_INDEX, WEIGHTS, describe_files
 from feddtl.state_folder import expanded, require_hub_cache
 
 EMBEDDED = EMBEDDED_MODEL
@@ -19,12 +20,13 @@ EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-clip"
 CONFIG = "config.json"
 # One of each is in the folder of a whole model.
 COMPLETE = (
-    (WEIGHTS, INDEX),
+    (WEIGHTS, INDEX, PICKLED, PICKLED_INDEX),
     ("preprocessor_config.json", "processor_config.json"),
     ("tokenizer.json", "vocab.json"),
 )
-# What a CLIP is loaded from; weights in other formats are never read, so they are not downloaded.
+# What a CLIP is loaded from, and the weights of one that has no safetensors.
 DOWNLOADED = ("*.json", "*.txt", WEIGHTS, "model-*.safetensors")
+DOWNLOADED_PICKLED = (PICKLED, "pytorch_model-*.bin")
 
 
 def local_folder(source: str) -> Path | None:
@@ -69,7 +71,10 @@ def model_folder(source: str) -> Path:
     with model_errors(source):
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+        folder = Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+        if not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
+            folder = Path(snapshot_download(source, allow_patterns=list(DOWNLOADED_PICKLED)))
+        return folder
 
 
 def model_type(source: str) -> str:

@@ -14,7 +14,7 @@ from feddtl.comparison.kernels import different_kernels, shared_kernels
 from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
-from feddtl.errors import ClientError, ConfigError, FeddtlError, RunError, StoppedError
+from feddtl.errors import ClientError, FeddtlError, RunError, StoppedError
 from feddtl.experiment import run_experiment
 from feddtl.observers import Observers, RunObserver
 from feddtl.results.hits import RunHits, run_hits
@@ -79,10 +79,12 @@ def compare(
         FeddtlError: Nothing could be started. What goes wrong within a cell is one of `Comparison.failures`.
     """
     require_trackers(track)
-    experiments = {name: _with_model(name, experiment) for name, experiment in experiments.items()}
+    observer = observer or ComparisonObserver()
+    for note in dict.fromkeys(filter(None, (experiment.model_note for experiment in experiments.values()))):
+        observer.note(note)
+    experiments = {name: experiment.with_model() for name, experiment in experiments.items()}
     cells = cells_of(experiments, seeds, output)
     trials = () if tune is None else trials_of(experiments, tune, seeds, output)
-    observer = observer or ComparisonObserver()
     with comparison_folder(output):
         require_same_kind(output, tune)
         if tune is None:
@@ -105,14 +107,6 @@ def compare(
             observer.note(dropped)
         write_json_atomic(output / TUNING, found.to_dict())
         return _run_cells(tuned, output, observer, track, found, results)
-
-
-def _with_model(name: str, experiment: Experiment) -> Experiment:
-    """The experiment with its model. Raises ConfigError, which names the experiment, if none was chosen."""
-    try:
-        return experiment.with_model()
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error.message}", error.hint) from None
 
 
 @contextmanager

@@ -103,21 +103,19 @@ class Experiment(Settings):
         return EMBEDDED_MODEL if self.model == AUTO_MODEL else self.model
 
     def with_model(self) -> Experiment:
-        """The same with the model that 'auto' stands for.
+        """The same with the model that 'auto' stands for."""
+        return replace(self, model=self.model_name)
 
-        Raises:
-            ConfigError: No model was chosen for images that the embedded one does not know.
-        """
-        if self.model != AUTO_MODEL:
-            return self
-        if self.data.source != SHAPES:
-            raise ConfigError(
-                f"No model was chosen for data.source = {self.data.source!r}, and the embedded '{EMBEDDED_MODEL}' only "
-                "knows coloured shapes.",
-                "Add --model with a Hub id such as openai/clip-vit-base-patch16 or the folder of a CLIP model (in a "
-                f"file: model = …). --model {EMBEDDED_MODEL} uses the embedded one on purpose, for a first try.",
-            )
-        return replace(self, model=EMBEDDED_MODEL)
+    @property
+    def model_note(self) -> str:
+        """What to know if no model was chosen for images that the embedded one does not know; empty otherwise."""
+        if self.model != AUTO_MODEL or self.data.source == SHAPES:
+            return ""
+        return (
+            f"No model was chosen, and the embedded '{EMBEDDED_MODEL}' only knows coloured shapes: on other images, "
+            "its accuracies mean little. Add --model with a Hub id such as openai/clip-vit-base-patch16, or the folder "
+            f"of a CLIP (in a file: model = …). With --model {EMBEDDED_MODEL}, this note is left out."
+        )
 
     @property
     def trains(self) -> bool:

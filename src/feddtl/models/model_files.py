@@ -1,4 +1,4 @@
-"""The safetensors files of a model, with their settings and hashes, which the cache folder stores for later processes.
+"""The files with a model's weights, with their settings and hashes, which the cache folder stores for later processes.
 
 Reading a model's settings requires transformers, which takes longer to import than a small client trains, and hashing
 reads all bytes of the weights. A stored entry is valid while the names, sizes and times of the files are the same.
@@ -19,6 +19,7 @@ from torch import Tensor
 from feddtl.errors import ModelError
 from feddtl.memory import is_out_of_memory
 from feddtl.models.digests import digest_each, names_not_finite
+from feddtl.models.pickled_weights import open_pickled
 from feddtl.models.remembered import read_remembered, remember
 from feddtl.models.weight_files import describe_files, tensor_files
 
@@ -148,7 +149,9 @@ class ModelFiles:
 
 
 def opened(file: Path, source: str) -> Any:
-    """A safetensors file. Raises ModelError if it is damaged."""
+    """A file of weights. Raises ModelError if it is damaged."""
+    if file.suffix == ".bin":
+        return open_pickled(file, source)
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:

@@ -7,13 +7,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from feddtl.errors import ModelError
+from feddtl.models.pickled_weights import PICKLED
 from feddtl.state_folder import expanded
 
 WEIGHTS = "model.safetensors"
 # Names the file of each tensor if there are several files.
 INDEX = "model.safetensors.index.json"
-DESCRIBED = (".json", ".safetensors", ".txt")
-# Formats that run code when they are read, or that nothing here can read.
+PICKLED_INDEX = f"{PICKLED}.index.json"
+DESCRIBED = (".json", ".safetensors", ".bin", ".txt")
+# Formats that nothing here reads.
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf")
 # A file of Git LFS that was not fetched is a text of three lines.
 POINTER, LONGEST_POINTER = b"version https://git-lfs", 1024
@@ -53,7 +55,7 @@ def describe_files(folder: Path, source: str) -> dict[str, list[int]]:
 
 
 def tensor_files(folder: Path, source: str) -> list[Path]:
-    """The safetensors files of a model: one, or those that its index names.
+    """The files with a model's weights: one, or those that an index names; safetensors if there are any.
 
     Raises:
         ModelError: There are none, the index is damaged, or files that it names are missing.
@@ -61,36 +63,40 @@ def tensor_files(folder: Path, source: str) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        return _indexed(folder, source)
+        return _indexed(folder / INDEX, ".safetensors", source)
+    if (folder / PICKLED).is_file():
+        return [folder / PICKLED]
+    if (folder / PICKLED_INDEX).is_file():
+        return _indexed(folder / PICKLED_INDEX, ".bin", source)
     others = [path.name for path in sorted(folder.iterdir()) if path.suffix in OTHER_FORMATS]
     if others:
         raise _unusable(
             source,
-            f"{folder} has no {WEIGHTS}, only {', '.join(others)}. Reading such a file can run code that is in it, "
-            "so it is not read",
+            f"{folder} has neither {WEIGHTS} nor {PICKLED}, only {', '.join(others)}, which is not read",
             CONVERT.format(model=folder),
         )
     named = [path.name for path in sorted(folder.glob("*.safetensors"))]
     if not expanded(source).is_dir():
-        raise _unusable(source, f"it has no {WEIGHTS} on the Hub", CONVERT.format(model=source))
+        raise _unusable(source, f"it has neither {WEIGHTS} nor {PICKLED} on the Hub", CONVERT.format(model=source))
     raise _unusable(
         source,
-        f"{folder} has no {WEIGHTS}" + (f", only {', '.join(named)}" if named else ""),
+        f"{folder} has neither {WEIGHTS} nor {PICKLED}" + (f", only {', '.join(named)}" if named else ""),
         f"Rename the file with all weights to {WEIGHTS}." if named else AGAIN,
     )
 
 
-def _indexed(folder: Path, source: str) -> list[Path]:
-    index = folder / INDEX
+def _indexed(index: Path, ending: str, source: str) -> list[Path]:
+    """The files that an index names, all with this ending."""
+    folder = index.parent
     try:
         names: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         files = sorted({str(name) for name in names})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unusable(source, f"{index} is damaged ({error})", AGAIN) from None
     # A model reads its own folder alone.
-    outside = [name for name in files if PurePath(name).name != name or not name.endswith(".safetensors")]
+    outside = [name for name in files if PurePath(name).name != name or not name.endswith(ending)]
     if outside or not files:
-        raise _unusable(source, f"{index} names {outside[:1] or 'no files'}, not safetensors files beside it", AGAIN)
+        raise _unusable(source, f"{index} names {outside[:1] or 'no files'}, not {ending} files beside it", AGAIN)
     if missing := [name for name in files if not (folder / name).is_file()]:
         listed = ", ".join(missing[:3]) + (" …" if missing[3:] else "")
         raise _unusable(source, f"{len(missing)} of the {len(files)} files in {index} are missing: {listed}", AGAIN)

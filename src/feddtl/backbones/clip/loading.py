@@ -62,7 +62,7 @@ def load_clip(
     With `towers`, only the weights of these are loaded, and those in float32 take memory only when they are used.
     transformers is then imported only for the tokenizer of the text tower, for images, and for settings that are not
     yet in `remembered_in`. The result cannot be exported. A model with an activation function that is rare among CLIPs
-    is loaded whole. Weights are read from safetensors files alone, and code beside a model is never run.
+    is loaded whole. Code in a model's files, or beside them, is never run.
 
     Arguments and errors are those of `feddtl.backbones.catalog.load_backbone`.
     """

@@ -56,6 +56,8 @@ class Submit(RunCommand):
         from feddtl.launch.processes import ended_by_sigterm
         from feddtl.launch.submission import submit
 
+        if note := self.config.model_note:
+            print(f"note: {note}", file=sys.stderr)
         with ended_by_sigterm(TERMINATED):
             submit(
                 state_root(self.state) / "server",
