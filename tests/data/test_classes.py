@@ -139,3 +139,8 @@ def test_unusable_files_of_names(tmp_path: Path, content: bytes | None, problem:
         read_class_names(f"@{file}", "data.classes")
     assert caught.value.message.startswith("data.classes = ")
     assert caught.value.hint
+
+
+def test_a_file_of_names_in_an_unknown_home_folder() -> None:
+    with pytest.raises(ConfigError, match=r"cannot read ~nobody-here/names\.txt: .* home directory"):
+        read_class_names("@~nobody-here/names.txt", "data.classes")

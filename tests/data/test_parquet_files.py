@@ -37,12 +37,43 @@ def found(root, **how):
         ("train/0.parquet", "test/0.parquet"),
         ("data/Training/part 0.parquet", "data/dev/part 0.parquet"),
         ("train_2024.PARQUET", "val_2024.PARQUET"),
+        ("ｔｒａｉｎ.parquet", "ｔｅｓｔ.parquet"),
     ],
 )
 def test_words_of_files_and_folders_divide(folder, train, test):
     root = folder(train, test, "README.md")
     assert found(root) == [[train], [test]]
     assert parquet_splits(root).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ("{split: test, path: [b*, x]}", "b.parquet into the split 'test', .* it is a training file"),
+        ("{split: unlabelled, path: b.parquet}", "'unlabelled', .* it is a training file"),
+        ("{split: train, path: '*.parquet'}", ""),
+        ("b.parquet", ""),
+        ("[3, {split: 3}, {path: [3]}]", ""),
+        ("{", ""),
+    ],
+)
+def test_a_card_of_other_splits_is_refused(folder, files, problem):
+    root = folder("a.parquet", "b.parquet")
+    (root / "README.md").write_text(f"---\nconfigs:\n- data_files: [{files}]\n---\n", encoding="utf-8")
+    if problem:
+        with pytest.raises(DataError, match=problem):
+            parquet_splits(root)
+    else:
+        assert found(root) == [["a.parquet", "b.parquet"], []]
+
+
+def test_a_card_that_divides_as_the_names_do(folder):
+    root = folder("data/train-0.parquet", "data/test-0.parquet", "data/extra.parquet")
+    files = "".join(f"[{{split: {name}, path: data/{name}*}}]" for name in ("train", "test", "extra"))
+    (root / "README.md").write_text(
+        f"---\nconfigs:\n- data_files: {files.replace('][', ', ')}\n---\n", encoding="utf-8"
+    )
+    assert found(root) == [["data/train-0.parquet"], ["data/test-0.parquet"]]
 
 
 def test_without_such_words_everything_is_for_training(folder):
@@ -67,6 +98,7 @@ def test_the_catalogue_prefers_its_own_splits(folder):
         (("pets.parquet", "petstest.parquet"), "petstest.parquet looks like a split"),
         (("pets.parquet", "TestPets.parquet"), "TestPets.parquet looks like a split"),
         (("pets.parquet", "holdout.parquet"), "holdout.parquet looks like a split"),
+        (("pets_tr.parquet", "pets_te.parquet"), "pets_te.parquet looks like a split"),
         (("train_test.parquet", "x.parquet"), "'train_test' is that of two splits"),
         (("train/test-0.parquet", "train/1.parquet"), "is that of another split than its name"),
         (("a/train.parquet", "b/test.parquet"), "several subfolders: a, b"),

@@ -176,6 +176,38 @@ def test_domains_of_the_test_files_alone_and_rows_without_one(write):
         load(write("test.parquet", PETS, domain=["air", None] * 3))
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "refused"),
+    [
+        ("split", ["train", "train", "TEST set"] * 2, True),
+        ("domain", ["training", "val", None] * 2, True),
+        ("validation", [True, False] * 3, True),
+        ("split", ["test"] * 6, False),
+        ("split", ["train", "train-extra"] * 3, False),
+        ("place", ["train", "station"] * 3, False),
+        ("caption", ["a test", "a train"] * 3, False),
+        ("blurry", [True, False] * 3, False),
+    ],
+)
+def test_a_column_of_splits_is_refused(write, column, values, refused):
+    folder = write("pets.parquet", PETS, **{column: values})
+    if refused:
+        with pytest.raises(DataError, match=f"'{column}' of .* looks like the split of each row"):
+            load(folder)
+    else:
+        assert seen(load(folder)) == right(*PETS)
+
+
+def test_numbers_as_names_of_a_list(write):
+    """The library writes texts; the metadata of a file may have anything."""
+    folder = write("train.parquet", PETS, labels=[0, 1] * 3)
+    table = pq.read_table(folder / "train.parquet")
+    label = '{"names": [7, 8], "_type": "ClassLabel"}'
+    features = f'{{"info": {{"features": {{"image": {{"_type": "Image"}}, "label": {label}}}}}}}'
+    pq.write_table(table.replace_schema_metadata({"huggingface": features}), folder / "train.parquet")
+    assert load(folder).class_names == ("7", "8")
+
+
 def test_all_damaged_files_are_named(write):
     folder = write("train-0.parquet", PETS)
     for index in range(1, 14):

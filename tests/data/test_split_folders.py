@@ -70,6 +70,7 @@ def both(*names):
         (both("trainA", "trainB", "testA", "testB"), "'testA' and 'trainA' .* two splits"),
         (both("a(train)", "a(test)", "b(train)", "b(test)"), "two splits"),
         (both("tr/cat", "tr/dog", "te/cat", "te/dog"), "te, tr in .* look like splits"),
+        (both("x_tr/cat", "x_tr/dog", "x_va/cat", "x_va/dog"), "x_tr, x_va in .* look like splits"),
         (both("cat", "cat test", "dog"), "'cat' and 'cat test'"),
         (both("photo/cat", "photo/dog", "test/cat", "test/dog"), "a folder 'test' but no folder 'train'"),
         (both("train/cat", "train/dog", "test"), "test looks like a split, but contains 2 images directly"),

@@ -146,6 +146,19 @@ def copies(root: Path) -> None:
     shutil.copytree(root / "train", root / "test")
 
 
+def split_column(root: Path) -> None:
+    root.mkdir()
+    pq.write_table(
+        pa.table({"image": ENCODED, "label": NAMES, "is_test": [False, False, True, True]}), root / "a.parquet"
+    )
+
+
+def card(root: Path) -> None:
+    tables(("a.parquet", NAMES, ()), ("b.parquet", NAMES, ()))(root)
+    files = "data_files:\n  - {split: train, path: a*}\n  - {split: test, path: b.parquet}"
+    (root / "README.md").write_text(f"---\nconfigs:\n- {files}\n---\n# Pets\n", encoding="utf-8")
+
+
 def apart(name: str) -> str:
     return unicodedata.normalize("NFD", name)
 
@@ -192,6 +205,7 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     ),
     "class names with accents": (folder(*both(apart("é"), "train/a")[:2], *both("a")), 4),
     "two folders whose": (folder(*both("é", apart("é"), "a")), "two Unicode forms"),
+    "names of classes and": (folder(*both("caf\udce9", "a")), "not stored as UTF-8"),
     "class names with braces": (folder(*both("{class}", "50 % {0}", "$x_1$")), 6),
     "`train-*.parquet`": (tables(("data/train-0.parquet", NAMES, ()), ("data/test-0.parquet", NAMES, ())), 8),
     "`mydata_test.parquet`": (tables(("train/0.parquet", NAMES, ()), ("test/mydata_eval.parquet", NAMES, ())), 8),
@@ -213,6 +227,8 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     ),
     "rows without a label": (tables(("train.parquet", ["cat", None, "dog", ""], ())), "Row 1 of"),
     "a file with a name": (tables(("train.parquet", NAMES, ()), ("tset.parquet", NAMES, ())), "looks like a split"),
+    "a column that says": (split_column, "'is_test' .* looks like the split of each row"),
+    "files that `README.md`": (card, "README.md puts b.parquet into the split 'test'"),
     "a test file without": (tables(("mydata-test.parquet", NAMES, ())), "no training file"),
     "a series such as": (tables(("train-00000-of-00003.parquet", NAMES, ())), "is missing"),
     "parquet files in several": (tables(("a/0.parquet", NAMES, ()), ("b/0.parquet", NAMES, ())), "several subfolders"),

@@ -75,15 +75,18 @@ def read_class_names(text: str, key: str) -> str:
     """
     if not is_class_file(text):
         return text
-    path = Path(text.strip()[len(FILE_MARK) :].strip()).expanduser()
+    path = Path(text.strip()[len(FILE_MARK) :].strip())
     try:
+        path = path.expanduser()
         if not path.is_file():
             raise ConfigError(f"{key} = {text!r}: there is no file {path}.", "Give a text file with one class a line.")
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{key} = {text!r}: {path} is too large for a list of names.", "Give one class a line.")
         names = [name for line in path.read_text(encoding="utf-8-sig").split("\n") if (name := spaced(line))]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key} = {text!r}: cannot read {path}: {error}.", "Give a UTF-8 text file.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # the last one is said of an unknown home folder
+        raise ConfigError(
+            f"{key} = {text!r}: cannot read {path}: {str(error).rstrip('.')}.", "Give a UTF-8 text file."
+        ) from None
     if not names:
         raise ConfigError(f"{key} = {text!r}: {path} is empty.", "Write one class name on each line.")
     return joined_class_names(names)

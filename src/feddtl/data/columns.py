@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feddtl.data.image_files import composed
+from feddtl.data.split_names import is_bare_split, marked_split
 from feddtl.data.table import ONE_DOMAIN, Indices
 from feddtl.errors import DataError, did_you_mean
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 DOMAIN_COLUMN = "domain"
 SITE_COLUMN = "site"
+MOST_SPLITS = 5  # a column of more different texts says something else
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def read_labels(split: datasets.Dataset, columns: Columns, where: str) -> tuple[
         DataError: Integers without names, or images without a label.
     """
     values = split[columns.label][:]
-    names = tuple(map(composed, getattr(split.features[columns.label], "names", None) or ()))
+    names = tuple(listed_names(split.features[columns.label]))
     if not names and stores_text(split.features[columns.label]):
         values = [composed(value) if value else None for value in values]
         names = tuple(sorted({value for value in values if value}))
@@ -124,7 +126,7 @@ def read_domains(splits: Sequence[datasets.Dataset], column: str) -> tuple[list[
         return [np.zeros(len(split), np.int64) for split in splits], ONE_DOMAIN
     texts = [_domain_texts(split, column) for split in splits]
     present = set().union(*texts)
-    listed = [composed(name) for split in splits for name in getattr(split.features[column], "names", None) or ()]
+    listed = [name for split in splits for name in listed_names(split.features[column])]
     names = tuple(name for name in dict.fromkeys((*listed, *sorted(present))) if name in present)
     ids = {name: i for i, name in enumerate(names)}
     return [np.array([ids[text] for text in split], dtype=np.int64) for split in texts], names
@@ -141,6 +143,34 @@ def _domain_texts(split: datasets.Dataset, column: str) -> list[str]:
     return [composed(str(names[value]) if names else str(value)) for value in values]
 
 
+def require_no_split_column(split: datasets.Dataset, known: Columns, where: str) -> None:
+    """Refuse rows that a column such as `split` or `is_test` places in a test split: they would be trained on."""
+    for name, feature in split.features.items():
+        if name in (known.image, known.label, known.site):
+            continue
+        if stores_text(feature) or listed_names(feature):
+            names = getattr(feature, "names", None)
+            values = {str(names[value] if names else value) for value in _different(split, name)}
+            test = {value for value in values if is_bare_split(value) and marked_split(value) != "train"}
+        elif getattr(feature, "dtype", "") == "bool" and is_bare_split(name.removeprefix("is_")):
+            values = test = {str(value) for value in _different(split, name)}
+        else:
+            continue
+        others = values - test
+        if test and 2 <= len(values) <= MOST_SPLITS and all(map(is_bare_split, others)):
+            raise DataError(
+                f"The column '{name}' of {where} looks like the split of each row ({', '.join(sorted(values))}), but "
+                "splits are read from the names of files: all rows would be training images.",
+                "Save the rows of each split in files of their own, train-0.parquet and test-0.parquet; or remove the "
+                "column.",
+            )
+
+
+def _different(split: datasets.Dataset, column: str) -> list[Any]:
+    """The different values of a column, without missing ones."""
+    return [value for value in split.select_columns([column]).unique(column) if value is not None]
+
+
 def _image_column(split: datasets.Dataset, where: str) -> str:
     found = [name for name, feature in split.features.items() if is_image(feature)]
     if len(found) == 1:
@@ -149,6 +179,11 @@ def _image_column(split: datasets.Dataset, where: str) -> str:
         f"{where} has {len(found)} image columns among {', '.join(split.features)}.",
         "Choose one with --data.image-column.",
     )
+
+
+def listed_names(feature: Any) -> list[str]:
+    """The names of a ClassLabel in Unicode's composed form; none for other columns. Files may have numbers as names."""
+    return [composed(str(name)) for name in getattr(feature, "names", None) or ()]
 
 
 def is_image(feature: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from feddtl.data.columns import Columns, find_columns, read_domains, read_labels
+from feddtl.data.columns import Columns, find_columns, read_domains, read_labels, require_no_split_column
 from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import check_same_classes
 from feddtl.data.parquet_files import parquet_splits
@@ -64,6 +64,7 @@ class Splits:
 
     def dataset(self, *, partial: bool = False) -> ImageDataset:
         """The tables of images; class lists of the splits must agree, or are joined if `partial`."""
+        require_no_split_column(self.train, find_columns(self.train, self.columns, self.where), self.where)
         found = _from_splits(self.name, self.where, self.train, self.test, self.columns, partial=partial)
         return replace(found, notes=self.notes)
 

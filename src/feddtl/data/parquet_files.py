@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from feddtl.data.data_card import require_splits_of_card
 from feddtl.data.image_files import IMAGE_SUFFIXES, composed, is_hidden
-from feddtl.data.split_names import ACCEPTED, TEST_SPLITS, Split, resembled_split, split_of
+from feddtl.data.split_names import ACCEPTED, TEST_SPLITS, Split, are_abbreviated, resembled_split, split_of
 from feddtl.errors import DataError
 from feddtl.units import first_few
 
@@ -59,8 +60,8 @@ def parquet_splits(path: Path, train: Sequence[str] = ("train",), test: str = ""
         test: Name of the test split that is preferred; '' for none.
 
     Raises:
-        DataError: There is no training file; files lie in several folders; a file's name says two splits, or looks like
-            a split and is not taken for one; or a file of a numbered series is missing.
+        DataError: There is no training file; files lie in several folders; a file's name says two splits, another split
+            than README.md, or looks like a split and is not taken for one; or a file of a numbered series is missing.
     """
     if path.is_file():
         return ParquetSplits([path], [])
@@ -81,6 +82,7 @@ def parquet_splits(path: Path, train: Sequence[str] = ("train",), test: str = ""
             "Add train-*.parquet, or pass the single file directly to hold out a test split from it.",
         )
     used = [*(chosen or files), *tests]
+    require_splits_of_card(path, files, chosen or files)
     _check_series(used)
     unused = [file.name for file in files if file not in used]
     note = f"Files of {path} are ignored: {first_few(unused, MOST_NAMES)}." if unused else ""
@@ -111,8 +113,9 @@ def _check_one_configuration(root: Path, files: Sequence[Path]) -> None:
 
 
 def _check_lookalikes(unknown: Sequence[Path]) -> None:
+    short = are_abbreviated([file.stem for file in unknown])
     for file in unknown:
-        word = resembled_split(file.stem) or _ENDS_LIKE_A_SPLIT.fullmatch(file.stem)
+        word = short or resembled_split(file.stem) or _ENDS_LIKE_A_SPLIT.fullmatch(file.stem)
         if word:
             raise DataError(
                 f"{file} looks like a split, but its name has none of the words: {ACCEPTED}.",

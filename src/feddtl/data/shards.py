@@ -8,9 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feddtl.data.columns import LABEL_COLUMNS, is_image, stores_text
+from feddtl.data.columns import LABEL_COLUMNS, is_image, listed_names, stores_text
 from feddtl.data.file_tree import lines_of
-from feddtl.data.image_files import composed
 from feddtl.errors import DataError
 from feddtl.state_folder import require_hub_cache
 from feddtl.units import counted
@@ -151,9 +150,9 @@ def _aligned(
         return parts
     if all(map(is_image, features)):
         return [part.cast_column(column, hf.Image(decode=False)) for part in parts]
-    named = [getattr(feature, "names", None) for feature in features]
+    named = [listed_names(feature) for feature in features]
     if all(named):
-        return _with_names(parts, column, [[composed(name) for name in own] for own in named if own])
+        return _with_names(parts, column, named)
     if all(own or stores_text(feature) for own, feature in zip(named, features, strict=True)):
         return [_as_text(part, column, own) for part, own in zip(parts, named, strict=True)]
     if any(named) or (is_label and any(map(stores_text, features))):
@@ -190,10 +189,10 @@ def _position(value: int | None, own: list[str], ids: dict[str, int]) -> int | N
     return ids[own[value]] if value is not None and 0 <= value < len(own) else None
 
 
-def _as_text(part: datasets.Dataset, column: str, names: Sequence[str] | None) -> datasets.Dataset:
+def _as_text(part: datasets.Dataset, column: str, names: Sequence[str]) -> datasets.Dataset:
     import datasets as hf
 
-    if names is None:
+    if not names:
         return part.cast_column(column, hf.Value("string"))
     values = [names[value] if value is not None and 0 <= value < len(names) else None for value in part[column][:]]
     return part.remove_columns(column).add_column(column, values).cast_column(column, hf.Value("string"))

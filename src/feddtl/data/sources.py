@@ -101,6 +101,8 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
     names = dataset.class_names
     if len(names) < 2 and not partial:
         raise DataError(f"{source} has a single class: {', '.join(names)}.", "Use at least two classes.")
+    if unreadable := [name for name in (*names, *dataset.domain_names) if not _is_text(name)]:
+        raise DataError(f"The name {unreadable[0]!a} in {source!a} is not stored as UTF-8.", "Rename it.")
     if "" in names:
         raise DataError(f"A class of {source} has no name, or one of blanks and underscores alone.", "Rename it.")
     twice = [name for name in names if names.count(name) > 1]
@@ -113,6 +115,11 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
                 f"{source} has no {split} images{domains}.",
                 "Add images (at least two per class, to hold one out for testing), or choose other domains.",
             )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written; that of a folder may be any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _read(config: DataConfig, copy: str, columns: Columns, partial: bool) -> ImageDataset:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from feddtl.data.file_tree import ImageFolder, lines_of
 from feddtl.data.split_names import (
-    ABBREVIATIONS,
     ACCEPTED,
     TEST_SPLITS,
+    are_abbreviated,
     is_bare_split,
     marked_split,
     only_one,
@@ -74,7 +74,7 @@ def split_folders(root: ImageFolder) -> SplitFolders:
 
 
 def _check_lookalikes(root: ImageFolder, names: Sequence[str]) -> None:
-    if "tr" in names and len(names) > 1 and ABBREVIATIONS.issuperset(names):
+    if are_abbreviated(names):
         raise DataError(
             f"The folders {', '.join(names)} in {root.path} look like splits, but have no such names: {ACCEPTED}.",
             "Rename them to 'train' and 'test'; or, if they are domains, give them other names.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -68,7 +69,7 @@ def without_split(name: str) -> str:
 
 def marked_split(name: str) -> Split | None:
     """The split that a word of a name says, also in `TestImage7`; None for none or several."""
-    if not _ANY.search(name):  # nearly all names of files
+    if not _ANY.search(_plain(name)):  # nearly all names of files
         return None
     found = {split for word in _finer_words(name) if (split := _kind(word))}
     return found.pop() if len(found) == 1 else None
@@ -86,6 +87,16 @@ def resembled_split(name: str) -> Split | None:
     return None
 
 
+def are_abbreviated(names: Sequence[str]) -> bool:
+    """Whether names are those of splits in short, `tr` and `te` or `data_tr` and `data_te`, and of nothing else."""
+    short: dict[tuple[str, ...], set[str]] = {}
+    for name in names:
+        words = _finer_words(name)
+        rest = tuple(word for word in words if word not in ABBREVIATIONS)
+        short.setdefault(rest, set()).update(ABBREVIATIONS.intersection(words))
+    return all(short.values()) and any("tr" in found and len(found) > 1 for found in short.values())
+
+
 def only_one(names: Sequence[str], split: Split, where: str) -> str:
     """The only one of the names of a split; '' for none. Raises DataError for several."""
     if len(names) > 1:
@@ -97,12 +108,17 @@ def only_one(names: Sequence[str], split: Split, where: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    return [word.casefold() for word in _SEPARATORS.split(name) if word]
+    return [word.casefold() for word in _SEPARATORS.split(_plain(name)) if word]
 
 
 def _finer_words(name: str) -> list[str]:
     """Words that also end where lower case meets upper case."""
-    return [word.casefold() for word in _HUMPS.findall(name)]
+    return [word.casefold() for word in _HUMPS.findall(_plain(name))]
+
+
+def _plain(name: str) -> str:
+    """A name with plain letters in place of those of full width, which some keyboards write."""
+    return unicodedata.normalize("NFKC", name)
 
 
 def _kind(word: str) -> Split | None:

@@ -39,6 +39,9 @@ def require_configuration(source: str, config: Mapping[str, Any], weights: Colle
         for key in (*SIZES, *own):
             if type(part.get(key)) is not int or part[key] < 1:
                 raise _not_fitting(source, f"config.json has {tower}_config.{key} = {part.get(key)!r}")
+        epsilon = part.get("layer_norm_eps")
+        if not (type(epsilon) is float and 0 <= epsilon < 1):
+            raise _not_fitting(source, f"config.json has {tower}_config.layer_norm_eps = {epsilon!r}")
         if part["hidden_size"] % part["num_attention_heads"]:
             raise _not_fitting(
                 source,
@@ -53,6 +56,8 @@ def require_configuration(source: str, config: Mapping[str, Any], weights: Colle
                 f"config.json describes {part['num_hidden_layers']} blocks of the {tower} tower "
                 f"({tower}_config.num_hidden_layers); the weights have {stored}",
             )
+    if type(end := config["text_config"].get("eos_token_id")) is not int:
+        raise _not_fitting(source, f"config.json has text_config.eos_token_id = {end!r}, not one whole number")
     image = config["vision_config"]
     if image["num_channels"] != CHANNELS:
         raise _not_fitting(source, f"it takes images of {image['num_channels']} channels, not {CHANNELS}")
