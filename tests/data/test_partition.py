@@ -10,12 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from feddtl.config import DataConfig, PartitionKind
+from feddtl.config.data import SITES
 from feddtl.data.partition import Partition, deal, partition
 from feddtl.data.shares import Cells, client_shares
 from feddtl.data.table import Indices
 from feddtl.errors import DataError
 
-PARTITION_KINDS: tuple[PartitionKind, ...] = get_args(PartitionKind)
+# Sites are not divided.
+PARTITION_KINDS: tuple[PartitionKind, ...] = tuple(kind for kind in get_args(PartitionKind) if kind != SITES)
 
 
 def cells(per_cell: int, classes: int, domains: int = 1) -> tuple[Indices, Indices]:

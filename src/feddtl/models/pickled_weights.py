@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from types import TracebackType
@@ -14,6 +15,8 @@ from feddtl.errors import ModelError
 from feddtl.memory import is_out_of_memory
 
 PICKLED = "pytorch_model.bin"
+# What torch's reader names in its errors.
+_NAMED = re.compile(r"(?:GLOBAL|Unsupported \w+|Trying to instantiate class) ([A-Za-z_][\w.]*)")
 # Names of safetensors for types; others are no weights of a model.
 _TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -71,8 +74,10 @@ def open_pickled(file: Path, source: str) -> PickledWeights:
     try:
         content: Any = _loaded(file)
     except UnpicklingError as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _refused(source, file, f"is damaged, or has more than tensors in it ({told})") from None
+        # torch's own text advises to run what is in the file.
+        named = _NAMED.search(str(error))
+        told = f" ({named[1]})" if named else ""
+        raise _refused(source, file, f"is damaged, or has more than tensors in it{told}") from None
     except Exception as error:  # a damaged archive raises nearly anything
         if is_out_of_memory(error):
             raise
@@ -81,6 +86,8 @@ def open_pickled(file: Path, source: str) -> PickledWeights:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise _refused(source, file, "has something other than tensors by name")
+    if odd := [name for name, tensor in content.items() if tensor.layout != torch.strided or tensor.is_meta]:
+        raise _refused(source, file, f"has a sparse tensor or one without values, {odd[0]}")
     return PickledWeights(content)
 
 
