@@ -4,8 +4,8 @@ VENV ?= .venv
 FLOWER_VENV ?= .venv-flower
 BIN := $(VENV)/bin
 # The files that need Flower, and no other; a test holds this list to that.
-FLOWER_TESTS := tests/equivalence/test_images_on_clients.py tests/equivalence/test_missing_clients.py tests/integrations/test_flower_app.py \
-  tests/integrations/test_nginx.py tests/launch/test_keys.py tests/runtimes/flower
+FLOWER_TESTS := tests/equivalence/test_images_on_clients.py tests/equivalence/test_missing_clients.py tests/equivalence/test_sites_over_flower.py \
+  tests/integrations/test_flower_app.py tests/integrations/test_nginx.py tests/launch/test_keys.py tests/runtimes/flower
 INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)

@@ -110,7 +110,7 @@ def test_its_data_can_be_divided_as_it_says(file: Path) -> None:
     for config in {experiment.data for experiment in EXPERIMENTS[file].values()}:
         for seed in range(3):
             data = load_federated_data(config, seed)
-            assert len(data.partition.train) == config.clients
+            assert len(data.partition.train) == config.client_count
             assert all(len(part) for part in data.partition.train)
 
 
@@ -221,10 +221,10 @@ def test_every_sweep_holds_the_default_and_changes_nothing_else() -> None:
 
 
 def _differences(experiment: Experiment) -> dict[str, Any]:
-    """What differs from the sweeps' common setting; M = 10 and block 10 of 12 are other words for the defaults."""
+    """What differs from the sweeps' common setting; K = 5, M = 10 and block 10 of 12 are words for the defaults."""
     common = flatten(experiment_to_dict(Experiment(model="openai/clip-vit-base-patch16")))
     common |= {"data.source": "cifar100", "evaluation.every": 20}
-    same = {"schedule.sft_rounds": 10, "lora.first_image_block": 10, "lora.first_text_block": 10}
+    same = {"data.clients": 5, "schedule.sft_rounds": 10, "lora.first_image_block": 10, "lora.first_text_block": 10}
     partition = {"data.partition"} if experiment.data.partition == "dirichlet" else set()
     return {
         key: value

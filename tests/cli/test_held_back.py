@@ -61,8 +61,8 @@ def test_scores_on_test_images_say_that_they_are_others(feddtl: Command, bench: 
     assert said in feddtl("evaluate", run, "--data.source", bench.photos).err
 
 
-def test_the_report_says_so_and_shows_held_back_images(run: Path, tmp_path: Path) -> None:
-    page = parse(write_report(run, tmp_path / "page.html").path)
+def test_the_report_says_so_and_shows_held_back_images(run: Path, unreadable: Path, tmp_path: Path) -> None:
+    page = parse(write_report(run, tmp_path / "page.html", images_of=[str(unreadable)]).path)
     assert f"All accuracies of this setting are measured on {WHERE}" in page.text
     assert rows(page, f"Accuracy in % on {WHERE} after the last round")
     assert f"{WHERE}, 20% of each class" in page.text

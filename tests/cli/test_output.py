@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ def test_symbols_have_plain_forms_and_letters_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_command_once_with_their_code(number: signal.Signals) -> None:
+def test_signals_end_a_command_once_with_their_code(number: signal.Signals, request: pytest.FixtureRequest) -> None:
+    # The tests themselves may run under nohup.
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     cleaned = []
 
     def work() -> None:

@@ -112,7 +112,8 @@ def test_rounds_are_a_column_where_each_method_has_its_own() -> None:
 
 
 def test_trainable_parameters_where_a_summary_has_them() -> None:
-    [table] = tables(by_seed("a", 70, trainable_parameters=1_234_567))
+    kept = {"shared": 1_000_000, "personal": 0, "server": 234_567}
+    [table] = tables(by_seed("a", 70, trainable_parameters=kept))
     assert column(table, "Trainable") == {"Zero-shot": "–", "FedDTL": "1,234,567"}
 
 

@@ -114,6 +114,8 @@ def of_another_kind(key):
         (b"ssh-ed25519 no base64", "Cannot read the public key"),
         (of_another_kind(ed25519.Ed25519PrivateKey.generate()), "not of a NIST curve"),
     ],
+    # Names that are the same in every process that collects the tests.
+    ids=["empty", "no base64", "ed25519"],
 )
 def test_a_public_key_that_flower_would_refuse_is_named(keys, tmp_path, content, reason):
     (tmp_path / "client-7.pub").write_bytes(content)

@@ -59,7 +59,8 @@ from feddtl.runtimes.runtime import Runtime, Progress
 
 for method in METHODS:
     experiment = Experiment(
-        method=method, model=sys.argv[1], rounds=1, data=DataConfig(source=sys.argv[2], clients=3),
+        method=method, model=sys.argv[1], rounds=1,
+        data=DataConfig(source=sys.argv[2], class_split="half", clients=3),
         local=LocalConfig(learning_rate=0.01), schedule=ScheduleConfig(stages="sft"),
     )
     ready = prepare(experiment)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
+
 from cli.small_runs import make_bench
 
 from feddtl.deployment import ClientSide
