@@ -20,6 +20,14 @@ def test_a_model_that_nobody_chose_is_noted_once(bench: Bench, feddtl: Command, 
     assert "--model tiny-clip" in answer.err
 
 
+def test_a_comparison_without_a_number_of_clients_is_finished_and_kept(bench: Bench, feddtl: Command) -> None:
+    Path("mine.toml").write_text(f"data.source = '{bench.photos}'\nmethod = 'zero-shot'\n")
+    for expected in ("zero-shot", "kept"):
+        answer = feddtl("compare", "mine.toml", "--model", bench.clip, "--output", "out")
+        assert answer.code == 0, answer.err
+        assert expected in answer.err.lower()
+
+
 def test_all_classes_are_trained(bench: Bench, feddtl: Command) -> None:
     """Few-shot and on held-back images: novel accuracy is a dash, null in files, and nowhere an error."""
     more = ("--rounds", 2, "--data.shots", 4, "--evaluation.images", "held-back", "--output", "run")

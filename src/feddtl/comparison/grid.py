@@ -15,7 +15,7 @@ from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_na
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
 from feddtl.errors import ClientError, FeddtlError, RunError, StoppedError
-from feddtl.experiment import run_experiment
+from feddtl.experiment import run_experiment, with_client_count
 from feddtl.observers import Observers, RunObserver
 from feddtl.results.hits import RunHits, run_hits
 from feddtl.results.run import RunResult
@@ -82,7 +82,8 @@ def compare(
     observer = observer or ComparisonObserver()
     for note in dict.fromkeys(filter(None, (experiment.model_note for experiment in experiments.values()))):
         observer.note(note)
-    experiments = {name: experiment.with_model() for name, experiment in experiments.items()}
+    # A cell is recognised by the settings in its folder, which has both values in place of 'auto'.
+    experiments = {name: with_client_count(experiment.with_model()) for name, experiment in experiments.items()}
     cells = cells_of(experiments, seeds, output)
     trials = () if tune is None else trials_of(experiments, tune, seeds, output)
     with comparison_folder(output):
