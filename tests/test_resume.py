@@ -121,6 +121,7 @@ def test_killed_at_random_moments(
     assert outcome(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_killed_before_every_kind_of_storage_operation(
     bench: Bench, processes: KillableRuns, uninterrupted: dict[str, object], tmp_path: Path
 ) -> None:

@@ -250,6 +250,7 @@ def test_killed_in_the_second_cell_and_given_again(processes: KillableRuns, file
     assert list(out.rglob(".*.draft")) == []
 
 
+@pytest.mark.slow
 def test_killed_before_every_kind_of_storage_operation(
     processes: KillableRuns, files: list[Path], tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_files_are_found_among_the_flags_of_tuning() -> None:
     assert list(positionals(words)) == ["a.toml", "b.toml"]
 
 
+@pytest.mark.slow
 def test_killed_before_many_storage_operations(file: Path, tmp_path: Path) -> None:
     """Each process gets a little further; whatever is left can always be gone on with."""
     if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():

@@ -78,8 +78,9 @@ def test_links_that_lead_somewhere_are_followed(make_folder, tmp_path):
 
 @pytest.mark.parametrize("deep", ["cat/2024/9.png", "cat/2024/may/9.png", "dog/a/b/c/9.jpg"])
 def test_images_below_a_class_are_refused(make_folder, deep):
-    with pytest.raises(DataError, match=r"1 image deeper than its class folders:\n.*9\."):
+    with pytest.raises(DataError, match=r"1 image deeper than its class folders:\n.*9\.") as caught:
         load(make_folder(*SMALL, deep))
+    assert "--data.partition sites" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def test_a_mean_over_data_sets_is_taken_in_each_resample() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(1, 0.9), (3, 0.9), (5, 0.9)])
+@pytest.mark.slow
 def test_it_covers_the_true_difference(seeds: int, least: float) -> None:
     """Images differ in difficulty, seeds in skill, and both methods share them: 19 of 20 intervals should hold 0.
 
