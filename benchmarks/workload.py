@@ -101,7 +101,9 @@ class Workload:
     @property
     def data(self) -> DataConfig:
         """The same images, split and partition for both sides."""
-        return DataConfig(source=str(self.images), shots=self.shots, clients=self.clients, prompt=PROMPT)
+        return DataConfig(
+            class_split="half", source=str(self.images), shots=self.shots, clients=self.clients, prompt=PROMPT
+        )
 
     def scaled(self, **changes: Any) -> Workload:
         """A copy with some fields changed."""

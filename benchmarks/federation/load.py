@@ -47,7 +47,12 @@ class Load:
             lora=LoraConfig(rank=self.rank),
             schedule=ScheduleConfig(stages="sft"),
             data=DataConfig(
-                source="shapes", clients=self.clients, shots=self.shots, partition="iid", test_images_per_class=1
+                class_split="half",
+                source="shapes",
+                clients=self.clients,
+                shots=self.shots,
+                partition="iid",
+                test_images_per_class=1,
             ),
             # A very high rank makes large updates.
             uplink=UplinkConfig(max_update_norm=1e6),
