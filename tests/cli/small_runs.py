@@ -83,8 +83,8 @@ def write_clip(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 or name.endswith("class_embedding"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(EMBEDDED_FOLDER).save_pretrained(folder)

@@ -44,7 +44,5 @@ def test_another_seed_another_result(bench: Bench, tmp_path: Path, method: str) 
 def test_every_round_changes_the_model(bench: Bench, tmp_path: Path) -> None:
     """Equal results would be no news if nothing were trained."""
     run = bench.run(tmp_path / "run")
-    for record in records(run):
-        # An RL round moves nothing if every group is all right or all wrong and the reference is the received model.
-        silent = record["stage"] == "rl" and record["train"]["loss"] == record["train"]["kl"] == 0
-        assert (record["train"]["update_norm"] > 0) != silent
+    norms = [record["train"]["update_norm"] for record in records(run)]
+    assert all(norm > 0 for norm in norms)
