@@ -312,7 +312,7 @@ def test_a_stop_before_the_run_began_leaves_nothing(feddtl, folder, monkeypatch)
     """The run removes its folder, as it does after any error that early."""
     import shutil
 
-    monkeypatch.setattr(run_following, "_is_live", lambda path: bool(shutil.rmtree(path)))
+    monkeypatch.setattr(run_following, "_session", lambda path: (bool(shutil.rmtree(path)), ()))
     monkeypatch.setattr(run_following, "chosen_run", lambda path, running: path)
     answer = feddtl("stop", folder)
     assert answer.code == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from feddtl.errors import RunError
 from feddtl.run_files import STOP, has_run, require_run, resuming
-from feddtl.run_log import Event, last_session
-from feddtl.run_status import command, run_status, runs_below, status_lines
+from feddtl.run_log import Event
+from feddtl.run_status import command, live_session, run_status, runs_below, status_lines
 from feddtl.storage import write_text_atomic
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -37,7 +37,7 @@ def chosen_run(folder: Path, *, running: bool = False) -> Path:
     runs = list(runs_below(folder))
     if not runs:
         require_run(folder)
-    live = [run for run in runs if run_status(run).live]
+    live = [run for run in runs if live_session(run)[0]]
     if len(live) == 1:
         return live[0]
     what = f"{len(live)} runs go on" if live else "No run goes on"
@@ -49,8 +49,7 @@ def followed_lines(folder: Path) -> Iterator[str]:
     """The lines of a run's last session, those that it will print too, until the run ends."""
     shown, begun = 0, None
     while True:
-        live = _is_live(folder)
-        events = last_session(folder)
+        live, events = _session(folder)
         # A process that resumed the run in the meantime has begun a new session.
         if events and events[0]["time"] != begun:
             shown, begun = 0, events[0]["time"]
@@ -70,13 +69,14 @@ def final_lines(folder: Path) -> list[str]:
     return status_lines(run_status(folder))
 
 
-def _is_live(folder: Path) -> bool:
+def _session(folder: Path) -> tuple[bool, tuple[Event, ...]]:
+    """See `live_session`; a run whose folder is gone is not live."""
     try:
-        return run_status(folder).live
+        return live_session(folder)
     except RunError:
         if has_run(folder):
             raise
-        return False  # it was removed in this moment
+        return False, ()  # it was removed in this moment
 
 
 def _lines(event: Event) -> list[str]:
@@ -101,6 +101,6 @@ def ask_to_stop(folder: Path, *, now: bool = False) -> str:
 
 def wait_for_end(folder: Path) -> None:
     """Return when no process runs the run any more; a request that nobody read is taken back."""
-    while _is_live(folder):
+    while _session(folder)[0]:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     (folder / STOP).unlink(missing_ok=True)

@@ -18,10 +18,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from feddtl.parsing import parse_table
 from feddtl.run_files import LOG
 from feddtl.storage import storage_errors
 
@@ -63,11 +64,16 @@ def last_session(folder: Path) -> tuple[Event, ...]:
     return tuple(found)
 
 
+def latest(events: Sequence[Event], *names: str) -> Event:
+    """The last event of these names; empty if there is none."""
+    return next((event for event in reversed(events) if event["event"] in names), {})
+
+
 def _event(line: str) -> Event | None:
     try:
-        event = json.loads(line)
+        event = parse_table(line)
         return event if isinstance(event["event"], str) and isinstance(event["time"], float | int) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, KeyError):
         return None
 
 

@@ -30,7 +30,7 @@ from feddtl.run_files import (
     require_run,
     resuming,
 )
-from feddtl.run_log import Event, last_session, still_runs
+from feddtl.run_log import Event, last_session, latest, still_runs
 from feddtl.storage import is_locked, read_whole
 from feddtl.units import NUMBERED, ClientNames, counted, duration, percent, scores_line
 
@@ -81,7 +81,7 @@ class RunStatus:
 
     def latest(self, *names: str) -> Event:
         """The last event of these names; empty if there is none."""
-        return next((event for event in reversed(self.events) if event["event"] in names), {})
+        return latest(self.events, *names)
 
     @cached_property
     def phase(self) -> str:
@@ -144,26 +144,26 @@ class RunStatus:
 def run_status(folder: Path) -> RunStatus:
     """The status of the run in a folder. Raises RunError if there is none, or it cannot be read."""
     require_run(folder)
-    # The lock first: a process that ends in between has then written all that is read.
-    locked = is_locked(folder)
-    events = last_session(folder)
+    live, events = live_session(folder)
     return RunStatus(
         folder,
         read_experiment(folder / CONFIG),
         _records(folder / METRICS),
         events,
-        _is_live(locked, events),
+        live,
         (folder / SUMMARY).is_file(),
         (folder / STOP).is_file(),
         ClientNames(tuple(read_data(folder / DATA).get("sites", ()))) if (folder / DATA).is_file() else NUMBERED,
     )
 
 
-def _is_live(locked: bool | None, events: Sequence[Event]) -> bool:
-    """Whether a process runs a run, by its lock or, where there are no locks, by its log."""
+def live_session(folder: Path) -> tuple[bool, tuple[Event, ...]]:
+    """Whether a process runs a run, by its lock or, where there are no locks, by its log; and the last session."""
+    # The lock first: a process that ends in between has then written all that is read.
+    locked, events = is_locked(folder), last_session(folder)
     if locked is None:
-        return bool(events) and events[-1]["event"] != "ended" and still_runs(events[0])
-    return locked
+        return bool(events) and events[-1]["event"] != "ended" and still_runs(events[0]), events
+    return locked, events
 
 
 def _records(path: Path) -> tuple[RoundRecord, ...]:
@@ -178,8 +178,8 @@ def refuse_running(folder: Path) -> None:
     """Raise RunError if a process runs the run in a folder, whose other files may be damaged."""
     if not has_run(folder):
         return
-    locked, events = is_locked(folder), last_session(folder)
-    if not _is_live(locked, events):
+    live, events = live_session(folder)
+    if not live:
         return
     who = f": {process_line(events[0])}" if events else ""
     raise RunError(

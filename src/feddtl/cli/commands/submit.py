@@ -80,9 +80,9 @@ class Submit(RunCommand):
 
 def _stopped(output: Path) -> str:
     """How `feddtl stop` ended the run, and how to go on; empty if it did not."""
-    from feddtl.run_log import last_session
+    from feddtl.run_log import last_session, latest
 
-    ended = next((event for event in reversed(last_session(output)) if event["event"] == "ended"), {})
+    ended = latest(last_session(output), "ended")
     return f"{ended['text']} {ended['hint']}" if ended.get("how") == "stopped" else ""
 
 
