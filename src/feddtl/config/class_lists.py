@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from feddtl.config.names import name_key, readable
 from feddtl.errors import ConfigError
 
 FILE_MARK = "@"  # before the name of a file
@@ -33,7 +33,7 @@ def split_class_names(text: str, key: str) -> tuple[str, ...]:
             f"{key} = {text!r} is not a list of names: {error}.",
             f'Separate names by commas, put a name with a comma into "quotes", or use {FILE_MARK}FILE, a name a line.',
         ) from None
-    return tuple(name for row in rows for entry in row if (name := spaced(entry)))
+    return tuple(name for row in rows for entry in row if (name := readable(entry)))
 
 
 def joined_class_names(names: Sequence[str]) -> str:
@@ -45,15 +45,10 @@ def require_different(names: Sequence[str], where: str) -> None:
     """Raise ConfigError if two names differ in case alone, or not at all; `where` begins the error."""
     seen: set[str] = set()
     for name in names:
-        key = spaced(name.casefold())
+        key = name_key(name)
         if key in seen:
             raise ConfigError(f"{where} '{name}' twice.", "Name each class only once.")
         seen.add(key)
-
-
-def spaced(name: str) -> str:
-    """A name with single spaces for underscores and blanks, in Unicode's composed form."""
-    return unicodedata.normalize("NFC", " ".join(name.replace("_", " ").split()))
 
 
 def is_class_file(text: str) -> bool:
@@ -82,7 +77,7 @@ def read_class_names(text: str, key: str) -> str:
             raise ConfigError(f"{key} = {text!r}: there is no file {path}.", "Give a text file with one class a line.")
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{key} = {text!r}: {path} is too large for a list of names.", "Give one class a line.")
-        names = [name for line in path.read_text(encoding="utf-8-sig").split("\n") if (name := spaced(line))]
+        names = [name for line in path.read_text(encoding="utf-8-sig").split("\n") if (name := readable(line))]
     except (OSError, ValueError, RuntimeError) as error:  # the last one is said of an unknown home folder
         raise ConfigError(
             f"{key} = {text!r}: cannot read {path}: {str(error).rstrip('.')}.", "Give a UTF-8 text file."

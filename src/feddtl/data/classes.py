@@ -9,8 +9,9 @@ import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import FILE_MARK
+from feddtl.config.names import name_key
 from feddtl.data.splits import base_novel_classes
-from feddtl.data.table import ImageDataset, name_key
+from feddtl.data.table import ImageDataset
 from feddtl.errors import DataError, did_you_mean
 from feddtl.seeding import numpy_generator
 from feddtl.units import counted, first_few

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feddtl.data.image_files import composed
+from feddtl.config.names import composed
 from feddtl.data.split_names import is_bare_split, marked_split
 from feddtl.data.table import ONE_DOMAIN, Indices
 from feddtl.errors import DataError, did_you_mean

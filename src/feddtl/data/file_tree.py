@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feddtl.data.image_files import CONVERT, IMAGE_SUFFIXES, READ_FORMATS, UNREAD_SUFFIXES, composed, visible
+from feddtl.config.names import composed
+from feddtl.data.image_files import CONVERT, IMAGE_SUFFIXES, READ_FORMATS, UNREAD_SUFFIXES, visible
 from feddtl.errors import DataError
 from feddtl.units import counted, first_few
 
@@ -96,19 +97,31 @@ def read_tree(root: Path) -> tuple[ImageFolder, Leftovers]:
 
 
 def _read(path: Path, left: Leftovers, above: tuple[str, ...]) -> ImageFolder:
-    images, folders = [], []
     real = os.path.realpath(path)
     # A link to a folder above would lead in circles.
-    for entry in () if real in above else visible(path):
+    folders, images = ([], []) if real in above else entries(path, left)
+    below = tuple(_read(folder, left, (*above, real)) for folder in folders)
+    return ImageFolder(path, composed(path.name), tuple(images), below)
+
+
+def entries(path: Path, left: Leftovers) -> tuple[list[Path], list[Path]]:
+    """The sub-folders and the images of a folder; what else is visible in it, but parquet files, is left over."""
+    folders, images = [], []
+    for entry in visible(path):
         if entry.is_dir():
-            folders.append(_read(entry, left, (*above, real)))
+            folders.append(entry)
         elif entry.is_symlink() and not entry.exists():
             left.broken.append(entry)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+        elif is_image(entry):
             images.append(entry)
         elif entry.suffix.lower() != ".parquet":
             left.add(entry)
-    return ImageFolder(path, composed(path.name), tuple(images), tuple(folders))
+    return folders, images
+
+
+def is_image(entry: Path) -> bool:
+    """Whether an entry is a file that is read as an image."""
+    return entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
 
 
 def lines_of(entries: list[str], most: int = MOST_LINES) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from feddtl.config.names import readable
 from feddtl.data.decode import EncodedImage
 from feddtl.data.file_tree import ImageFolder, lines_of, read_tree
 from feddtl.data.image_files import IMAGE_SUFFIXES, visible
-from feddtl.data.split_folders import LAYOUT_HINT, SITES_HINT, SPLIT_HINT, SplitFolders, check_cells, split_folders
+from feddtl.data.split_folders import LAYOUT_HINT, OR_SITES_HINT, SPLIT_HINT, SplitFolders, check_cells, split_folders
 from feddtl.data.split_names import is_bare_split
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, readable
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
 from feddtl.errors import DataError
 from feddtl.units import counted, first_few
 
@@ -152,7 +153,7 @@ def _check_depth(root: ImageFolder, class_folders: list[ImageFolder]) -> None:
         alone = f" Or pass {root.folders[0].path}." if len(root.folders) == 1 else ""
         raise DataError(
             f"{root.path} has {counted(len(deeper), 'image')} deeper than its class folders:{lines_of(deeper)}",
-            f"Move them into the class folders. {SPLIT_HINT if inside else LAYOUT_HINT} {SITES_HINT}{alone}",
+            f"Move them into the class folders. {SPLIT_HINT if inside else LAYOUT_HINT} {OR_SITES_HINT}{alone}",
         )
 
 

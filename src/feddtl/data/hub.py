@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from feddtl.config.names import readable
 from feddtl.data.columns import Columns, find_columns, read_domains, read_labels, require_no_split_column
 from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import check_same_classes
 from feddtl.data.parquet_files import parquet_splits
 from feddtl.data.shards import load_quietly, read_shards
 from feddtl.data.split_names import TEST_SPLITS, WORDS, only_one, split_of
-from feddtl.data.table import ImageDataset, ImageTable, Indices, readable
+from feddtl.data.table import ImageDataset, ImageTable, Indices
 from feddtl.errors import DataError
 
 if TYPE_CHECKING:

@@ -3,84 +3,22 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".j2c", ".jpf", ".jpx"),
-    )
-)
+from feddtl.config.names import composed
+
+_READ = """
+.jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .avifs .jp2 .j2k
+.jpc .j2c .jpf .jpx
+"""
 # Images of other formats: those of phones and cameras, of programs, of medicine, and what else Pillow may open.
-UNREAD_SUFFIXES = frozenset(
-    (
-        *(
-            ".heic",
-            ".heif",
-            ".hif",
-            ".heics",
-            ".heifs",
-            ".jxl",
-            ".jxr",
-            ".wdp",
-            ".bpg",
-            ".flif",
-            ".qoi",
-            ".exr",
-            ".hdr",
-        ),
-        *(
-            ".dng",
-            ".cr2",
-            ".cr3",
-            ".crw",
-            ".nef",
-            ".nrw",
-            ".arw",
-            ".srf",
-            ".sr2",
-            ".orf",
-            ".rw2",
-            ".raf",
-            ".pef",
-            ".srw",
-        ),
-        *(
-            ".raw",
-            ".3fr",
-            ".iiq",
-            ".x3f",
-            ".erf",
-            ".kdc",
-            ".dcr",
-            ".mrw",
-            ".rwl",
-            ".svg",
-            ".svgz",
-            ".psd",
-            ".psb",
-            ".xcf",
-        ),
-        *(
-            ".ai",
-            ".eps",
-            ".ps",
-            ".wmf",
-            ".emf",
-            ".tga",
-            ".ico",
-            ".cur",
-            ".icns",
-            ".pcx",
-            ".dcx",
-            ".sgi",
-            ".rgb",
-            ".rgba",
-        ),
-        *(".dds", ".xbm", ".xpm", ".ras", ".fits", ".fit", ".pfm", ".pam", ".dcm", ".dicom", ".nii", ".nrrd", ".mha"),
-    )
-)
+_UNREAD = """
+.heic .heif .hif .heics .heifs .jxl .jxr .wdp .bpg .flif .qoi .exr .hdr .dng .cr2 .cr3 .crw .nef .nrw .arw .srf
+.sr2 .orf .rw2 .raf .pef .srw .raw .3fr .iiq .x3f .erf .kdc .dcr .mrw .rwl .svg .svgz .psd .psb .xcf .ai .eps
+.ps .wmf .emf .tga .ico .cur .icns .pcx .dcx .sgi .rgb .rgba .dds .xbm .xpm .ras .fits .fit .pfm .pam .dcm
+.dicom .nii .nrrd .mha
+"""
+IMAGE_SUFFIXES, UNREAD_SUFFIXES = frozenset(_READ.split()), frozenset(_UNREAD.split())
 READ_FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, AVIF and JPEG 2000"
 CONVERT = "Convert it to JPEG or PNG, for example with ImageMagick: magick IMAGE.heic IMAGE.jpg"
 # Written by systems beside the user's own files; so are names that begin with a dot.
@@ -101,11 +39,6 @@ def visible(folder: Path) -> list[Path]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is not the user's own."""
     return name.startswith(".") or name.casefold() in _OF_SYSTEMS
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): some systems store an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
 
 
 def contains_images(path: Path) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feddtl.config import DataConfig
+from feddtl.config.names import name_key
 from feddtl.data.classes import in_order_of
 from feddtl.data.regime import held_back_notes, load_all, under_regime
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key, of_classes
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, of_classes
 from feddtl.errors import ClassMismatchError, ClientError, DataError
 from feddtl.units import first_few
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from feddtl.config.names import composed
 from feddtl.data.data_card import require_splits_of_card
-from feddtl.data.image_files import IMAGE_SUFFIXES, composed, is_hidden
+from feddtl.data.image_files import IMAGE_SUFFIXES, is_hidden
 from feddtl.data.split_names import ACCEPTED, TEST_SPLITS, Split, are_abbreviated, resembled_split, split_of
 from feddtl.errors import DataError
 from feddtl.units import first_few

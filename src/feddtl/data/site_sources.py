@@ -13,12 +13,13 @@ import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.config.data import SITES
+from feddtl.config.names import composed
 from feddtl.data.catalog import CATALOG
 from feddtl.data.columns import find_site_column, read_sites
-from feddtl.data.file_tree import Leftovers
+from feddtl.data.file_tree import Leftovers, entries, is_image
 from feddtl.data.folders import subfolders
 from feddtl.data.hub import HubReader, Splits, open_hub, open_parquet
-from feddtl.data.image_files import IMAGE_SUFFIXES, composed, visible
+from feddtl.data.image_files import visible
 from feddtl.data.sources import columns_of, completed, load_dataset, local_path
 from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ImageDataset, ImageTable, Indices
@@ -126,22 +127,14 @@ def _sites_of_folder(root: Path, site_column: str) -> SiteSources:
 
 def _folders_of_sites(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """The sub-folders of a root, and notes about what is beside them. Raises DataError if they are no sites."""
-    folders, stray, left = [], 0, Leftovers()
-    for entry in visible(root):
-        if entry.is_dir():
-            folders.append(entry)
-        elif entry.is_symlink() and not entry.exists():
-            left.broken.append(entry)
-        elif _is_image(entry):
-            stray += 1
-        else:
-            left.add(entry)
+    left = Leftovers()
+    folders, stray = entries(root, left)
     left.check(root)
     if not folders:
         raise DataError(f"{root} has no folders, so it has no sites.", SITES_HINT)
     for folder in folders:
         _check_folder(folder)
-    ignored = f"Images directly in {root} belong to no site and are ignored: {stray}." if stray else ""
+    ignored = f"Images directly in {root} belong to no site and are ignored: {len(stray)}." if stray else ""
     return folders, tuple(filter(None, (ignored, left.note(root))))
 
 
@@ -152,16 +145,12 @@ def _check_folder(folder: Path) -> None:
             f"{folder} is the folder of a split and not a site: splits belong inside the sites.",
             f"Move the images to SITE/{folder.name}/CLASS/*.jpg, {OTHER_PARTITION}.",
         )
-    if any(map(_is_image, visible(folder))) and not subfolders(folder):
+    if any(map(is_image, visible(folder))) and not subfolders(folder):
         raise DataError(
             f"{folder} contains images directly, so it is a folder of one class and not a site, which "
             f"data.partition = '{SITES}' needs.",
             f"Put each site's classes into a folder of its own, ROOT/SITE/CLASS/*.jpg, {OTHER_PARTITION}.",
         )
-
-
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
 
 
 def _read_folder(folder: Path, config: DataConfig) -> ImageDataset:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from feddtl.config import DataConfig
+from feddtl.config.names import name_key
 from feddtl.data.classes import choose_classes, in_order_of
 from feddtl.data.own_images import OwnImages, own_images_of
 from feddtl.data.site_sources import SiteSources, find_sites, named_site
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, joined_tables, name_key
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, joined_tables
 from feddtl.errors import ConfigError, DataError
 from feddtl.units import counted, first_few
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from feddtl.checks import split_names
 from feddtl.config import DataConfig
+from feddtl.config.names import name_key
 from feddtl.config.protocol import SHAPES, alphanumeric
 from feddtl.data.catalog import CATALOG, find_entry
 from feddtl.data.columns import Columns
@@ -21,7 +22,7 @@ from feddtl.data.parquet_files import parquet_files
 from feddtl.data.shapes import shapes_dataset
 from feddtl.data.split_folders import LAYOUT_HINT
 from feddtl.data.splits import with_fewer_test_images, with_test_split
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, name_key
+from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
 from feddtl.state_folder import expanded
 

@@ -21,8 +21,8 @@ from feddtl.errors import DataError
 from feddtl.units import counted
 
 LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or into ROOT/DOMAIN/CLASS/*.jpg."
+OR_SITES_HINT = "If the folders are sites, with a client for each, add --data.partition sites."
 # A name below ROOT/train is that of a class or a domain, whatever it looks like.
-SITES_HINT = "If the folders are sites, with a client for each, add --data.partition sites."
 SPLIT_HINT = (
     "Put the images of each split into ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg. If there is no split, put "
     "everything into ROOT/train/CLASS/*.jpg."

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from feddtl.data.decode import EncodedImage, pixel_digest
-from feddtl.data.image_files import composed
 
 DEFAULT_PROMPT = "a photo of a {class}."
 ONE_DOMAIN = ("all",)  # names of the domains of a source without domains
@@ -89,16 +88,6 @@ class ImageDataset:
     domain_names: tuple[str, ...] = ONE_DOMAIN
     prompt_template: str = DEFAULT_PROMPT
     notes: tuple[str, ...] = ()
-
-
-def readable(name: str) -> str:
-    """A class name as used in a prompt: single spaces for underscores and blanks, in Unicode's composed form."""
-    return composed(" ".join(name.replace("_", " ").split()))
-
-
-def name_key(name: str) -> str:
-    """Equal for names that differ only in case, spaces, underscores and Unicode form."""
-    return composed(readable(name).casefold())
 
 
 def of_classes(table: ImageTable, classes: range) -> ImageTable:
