@@ -304,7 +304,7 @@ def _say_images(client: int, own: OwnImages, data: FederatedData) -> None:
 
 def _names_in(names: object) -> list[str]:
     try:
-        return list(map(str, json.loads(str(names))))
+        return list(map(str, parse_json(str(names))))
     except (ValueError, TypeError):
         raise RejectedMessageError("The question does not name the server's classes.") from None
 

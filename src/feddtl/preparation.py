@@ -153,7 +153,7 @@ def load_model(
         towers: The towers to load, see `load_backbone`; None: the whole model.
     """
     compute, folder = experiment.compute, cache_folder(experiment.compute.cache_folder)
-    load = partial(load_backbone, experiment.with_model().model, choose_device(compute.device), remembered_in=folder)
+    load = partial(load_backbone, experiment.model_name, choose_device(compute.device), remembered_in=folder)
     clip = load(towers=towers)
     if not experiment.trains and compute.precision == "auto":
         return clip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePath
 from typing import Any
 
 from feddtl.errors import ModelError
 from feddtl.models.pickled_weights import PICKLED
+from feddtl.parsing import parse_table
 from feddtl.state_folder import expanded
 
 WEIGHTS = "model.safetensors"
@@ -89,9 +89,9 @@ def _indexed(index: Path, ending: str, source: str) -> list[Path]:
     """The files that an index names, all with this ending."""
     folder = index.parent
     try:
-        names: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names: Any = parse_table(index.read_bytes())["weight_map"].values()
         files = sorted({str(name) for name in names})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unusable(source, f"{index} is damaged ({error})", AGAIN) from None
     # A model reads its own folder alone.
     outside = [name for name in files if PurePath(name).name != name or not name.endswith(ending)]
