@@ -101,6 +101,24 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     return {**values, **{name: dataclasses.asdict(own) for name, own in tables.items()}}
 
 
+def setting_type(key: str, methods: Iterable[str] = ()) -> Any:
+    """The type of a setting by dotted key; None where there is no such key.
+
+    Args:
+        key: `rounds`, `rl.noise_std`.
+        methods: Methods outside the catalogue, whose settings are keys too.
+    """
+    table, _, name = key.rpartition(".")
+    tables = {name: hint for name, (hint, _) in field_hints(Experiment).items()}
+    for method in ("", *methods):
+        tables |= settings_types(method)
+    kind: Any = tables.get(table) if table else Experiment
+    if not dataclasses.is_dataclass(kind):
+        return None
+    hint, _ = field_hints(kind).get(name, (None, ()))  # type: ignore[arg-type]
+    return hint
+
+
 def _build_table(kind: type, values: Any, key: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{key} must be a table, got {shown(values)}.", f"Write [{key}].")

@@ -87,6 +87,7 @@ def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     others = set(notes[1:]) - set(kernels)
     assert all(re.match(r"note: fed(dtl|lora), seed [01]: Round ", line) for line in others)
     scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"
+    assert re.fullmatch(r"about \d+ s left for all cells, from the first round of FedDTL \(.*", lines.pop(0))
     assert re.fullmatch(rf"\[1/4\] FedDTL \(feddtl\), seed 0  {scored}  about \d+ s left", lines[0])
     assert re.fullmatch(rf"\[2/4\] FedLoRA \+ two-stage \(fedlora\), seed 0  {scored}(  about \d+ s left)?", lines[1])
     assert re.fullmatch(rf"\[4/4\] FedLoRA \+ two-stage \(fedlora\), seed 1  {scored}", lines[3])
@@ -291,6 +292,17 @@ def test_bars_and_a_line_for_each_cell(files: list[Path], tmp_path: Path) -> Non
     ]
     assert "[2/2] FedLoRA + two-stage (fedlora), seed 0" in screen.getvalue()
     assert "━━━━" in screen.getvalue()
+
+
+def test_the_time_left_is_said_once_from_the_first_round_on_and_then_for_each_cell() -> None:
+    screen, done = io.StringIO(), made_up("a", 3, 60, 50)
+    observer, cell = ComparisonProgress(Bars(Console(file=screen, width=40))), Cell("a", done.experiment, Path("a"))
+    observer.time_estimated(cell, 65)
+    observer.time_estimated(cell, 60)
+    observer.cell_finished(cell, done, 1, 2, 55)
+    first, second = screen.getvalue().splitlines()
+    assert first == "about 1 min 05 s left for all cells, from the first round of FedDTL (a), seed 3"
+    assert second.endswith("10 s  about 55 s left")
 
 
 def test_lines_of_kept_and_failed_cells() -> None:

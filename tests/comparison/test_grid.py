@@ -13,7 +13,7 @@ from comparison.made_up import outcome
 from feddtl.comparison import grid
 from feddtl.comparison.cells import Cell, cells_of
 from feddtl.comparison.files import load_comparison
-from feddtl.comparison.grid import ComparisonObserver, compare, expected_seconds
+from feddtl.comparison.grid import ComparisonObserver, compare
 from feddtl.config import Experiment
 from feddtl.errors import ClientError, ConfigError, RunError
 from feddtl.experiment_file import experiment_to_dict
@@ -171,10 +171,3 @@ def test_one_writer(runs: Runs, tmp_path: Path) -> None:
     compare(EXPERIMENTS, tmp_path / "out")
     with only_writer(tmp_path / "out"), pytest.raises(RunError, match="Another process"):
         compare(EXPERIMENTS, tmp_path / "out")
-
-
-def test_expected_seconds_by_hand() -> None:
-    """'a' took 10 and 20, so 15; 'c' is unknown: the mean of 10, 20 and 60 is 30. Together 15 + 60 + 30."""
-    assert expected_seconds([("a", 10), ("a", 20), ("b", 60)], ["a", "b", "c"]) == 105
-    assert expected_seconds([], ["a"]) is None
-    assert expected_seconds([("a", 1)], []) == 0

@@ -81,12 +81,12 @@ def rate_of(folder: Path) -> float:
 
 
 def test_rates_are_chosen_first_and_the_cells_run_at_them(runs: StandIn, tmp_path: Path) -> None:
-    """Seven stand-ins of ten seconds each."""
+    """Seven stand-ins of ten seconds each; zero-shot is expected to take as long as one of their twenty rounds."""
     heard = Heard()
     found = compare(EXPERIMENTS, tmp_path / "out", tune=TUNING, observer=heard)
     assert runs.started == [*TRIALS, *CELLS]
     assert [rate_of(tmp_path / "out/runs" / name) for name in CELLS] == [0.01, 0.001, 0.001]
-    assert heard.events[:2] == [(TRIALS[0], 0.001, 1, 7, 60.0), (TRIALS[1], 0.01, 2, 7, 50.0)]
+    assert heard.events[:2] == [(TRIALS[0], 0.001, 1, 7, 50.5), (TRIALS[1], 0.01, 2, 7, 40.5)]
     assert heard.events[4] == {"one": 0.01, "two": 0.001}
     assert heard.events[-1] == ("zero-seed0", None, 7, 7, 0)
     assert load_comparison(tmp_path / "out") == found

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from feddtl.cli.command import print_line
-from feddtl.cli.progress import Bars, error_console
+from feddtl.cli.progress import Bars, error_console, time_left
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
@@ -41,7 +41,7 @@ class ComparisonProgress(ComparisonObserver):
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._notes: set[str] = set()
-        self._begun = False
+        self._begun = self._estimated = False
 
     def run_observer(self, cell: Cell) -> RunObserver:
         return _CellObserver(self, self._bars, cell)
@@ -63,11 +63,20 @@ class ComparisonProgress(ComparisonObserver):
     def cell_kept(self, cell: Cell, outcome: RunResult, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  {_scores(cell, outcome)}  kept")
 
+    def time_estimated(self, cell: Cell, seconds_left: float) -> None:
+        # Every round changes the bar; a file gets one line until the cells' own lines say it.
+        if not self._estimated:
+            self._print(f"{time_left(seconds_left)} for all cells, from the first round of {cell_title(cell)}")
+        self._estimated = True
+        self._bars.say_left("cells", seconds_left)
+
     def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
-        left = f"  about {duration(seconds_left)} left" if seconds_left else ""
         scores, seconds = _scores(cell, outcome), duration(outcome.finished.seconds)
-        self._print(f"{position(done, cells)} {cell_title(cell)}  {scores}  {seconds}{left}")
+        parts = [f"{position(done, cells)} {cell_title(cell)}", scores, seconds, time_left(seconds_left)]
+        self._print("  ".join(filter(None, parts)))
+        self._estimated = True
         self._bars.draw("cells", "cells", done, cells)
+        self._bars.say_left("cells", seconds_left)
 
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")

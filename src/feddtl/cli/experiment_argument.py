@@ -27,7 +27,7 @@ from feddtl.experiment_grid import split_choice
 Kind = TypeVar("Kind", bound="ExperimentCommand")
 SWITCHES = ("-h", "--help", "--json", "--quiet", "--tune")
 NEGATIVE = re.compile(r"-[.\d].*")
-MANY_VALUES = ("--seeds", "--tune-rates", "--tune-seeds")
+MANY_VALUES = ("--grid", "--seeds", "--tune-rates", "--tune-seeds")
 
 
 class ExperimentCommand(Command):

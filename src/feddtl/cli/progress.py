@@ -50,7 +50,7 @@ class Bars(Progress):
         self._named: dict[str, TaskID] = {}
 
     def draw(self, name: str, title: str, done: int = 0, total: int | None = None, *, estimate: bool = False) -> None:
-        """Draw a bar, which pulses without a total. With an estimate, the remaining time stands behind it."""
+        """Draw a bar, which pulses without a total. With an estimate, its remaining time stands behind it."""
         if self.disable:
             return
         count = "" if total is None else f"{done}/{total}"
@@ -60,13 +60,22 @@ class Bars(Progress):
         self.update(task, description=harmless(title), completed=done, total=total, count=count)
         if estimate:
             # From the progress since the first drawing; there is none before the first step.
-            seconds = next(found for found in self.tasks if found.id == task).time_remaining
-            self.update(task, left=f"about {duration(seconds)} left" if seconds else "")
+            self.say_left(name, next(found for found in self.tasks if found.id == task).time_remaining)
+
+    def say_left(self, name: str, seconds: float | None) -> None:
+        """Write the remaining time behind a bar, if it was drawn."""
+        if name in self._named:
+            self.update(self._named[name], left=time_left(seconds))
 
     def remove(self, name: str) -> None:
         """Remove a bar, if it was drawn."""
         if name in self._named:
             self.remove_task(self._named.pop(name))
+
+
+def time_left(seconds: float | None) -> str:
+    """'about 5 min 3 s left'; nothing if it is not known, or if none is left."""
+    return f"about {duration(seconds)} left" if seconds else ""
 
 
 class ProgressObserver(RunObserver):

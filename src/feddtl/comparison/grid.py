@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from feddtl.comparison.base_models import require_one_model, with_the_same_model
 from feddtl.comparison.cells import RUNS, Cell, Results, cells_of
 from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
 from feddtl.comparison.kernels import different_kernels, shared_kernels
+from feddtl.comparison.remaining import RoundClock, expected_seconds
 from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
@@ -37,6 +37,9 @@ class ComparisonObserver:
 
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
         """A cell starts, or resumes; `done` cells are finished or failed."""
+
+    def time_estimated(self, cell: Cell, seconds_left: float) -> None:
+        """A round of a cell is finished, and others of it follow; the cell and all others will take so long."""
 
     def cell_finished(self, cell: Cell, outcome: RunResult, done: int, cells: int, seconds_left: float | None) -> None:
         """A cell is finished; `seconds_left` is None until it can be estimated."""
@@ -100,7 +103,7 @@ def compare(
                 write_json_atomic(output / TUNING, found.to_dict())
             return found
 
-        results = _Grid(trials, observer, track, choose, after=[cell.name for cell in cells]).run()
+        results = _Grid(trials, observer, track, choose, after=cells).run()
         found = choose(results)
         observer.rates_chosen(found)
         tuned = at_chosen_rates(cells, found)
@@ -174,7 +177,7 @@ class _Grid:
         track: Trackers of each run.
         write: Receives the results so far: those of finished cells, and then all after each cell.
         earlier: Results of cells that were run before these, for the position and the remaining time.
-        after: Names of the experiments of cells that will be run after these.
+        after: Cells that will be run after these.
     """
 
     def __init__(
@@ -184,7 +187,7 @@ class _Grid:
         track: Sequence[str],
         write: Callable[[Results], object],
         earlier: Results | None = None,
-        after: Sequence[str] = (),
+        after: Sequence[Cell] = (),
     ) -> None:
         self._cells, self._observer, self._track, self._write = cells, observer, track, write
         self._earlier, self._after = earlier or {}, after
@@ -222,7 +225,8 @@ class _Grid:
 
     def _run_cell(self, cell: Cell) -> None:
         try:
-            observers = Observers(self._observer.run_observer(cell), *open_trackers(self._track, cell.folder))
+            clock = RoundClock(lambda whole, left: self._estimate(cell, whole, left))
+            observers = Observers(self._observer.run_observer(cell), clock, *open_trackers(self._track, cell.folder))
             kernels = shared_kernels(cell, (*self._earlier, *self._cells))
             resume = has_run(cell.folder)
             run_experiment(
@@ -241,7 +245,7 @@ class _Grid:
             return
         assert outcome is not None
         self._results[cell] = outcome
-        self._observer.cell_finished(cell, outcome, *self._position, self._seconds_left())
+        self._observer.cell_finished(cell, outcome, *self._position, expected_seconds(self._seconds, self._waiting))
 
     def _fail(self, cell: Cell, error: FeddtlError) -> None:
         diverged = isinstance(error, ClientError)
@@ -254,11 +258,26 @@ class _Grid:
         done = len(self._earlier) + len(self._results)
         return done, len(self._earlier) + len(self._cells) + len(self._after)
 
-    def _seconds_left(self) -> float | None:
+    def _estimate(self, cell: Cell, whole: float, left: float) -> None:
+        """Tell the remaining time while a cell runs.
+
+        Args:
+            cell: It.
+            whole: Seconds that it takes from its start to its end.
+            left: Seconds until its end.
+        """
+        others = expected_seconds([*self._seconds, (cell, whole)], [other for other in self._waiting if other != cell])
+        assert others is not None
+        self._observer.time_estimated(cell, left + others)
+
+    @property
+    def _seconds(self) -> list[tuple[Cell, float]]:
         results = {**self._earlier, **self._results}.items()
-        done = [(cell.name, result.finished.seconds) for cell, result in results if isinstance(result, RunResult)]
-        waiting = [cell.name for cell in self._cells if cell not in self._results]
-        return expected_seconds(done, [*waiting, *self._after])
+        return [(cell, result.finished.seconds) for cell, result in results if isinstance(result, RunResult)]
+
+    @property
+    def _waiting(self) -> list[Cell]:
+        return [*(cell for cell in self._cells if cell not in self._results), *self._after]
 
 
 def finished_outcome(cell: Cell) -> RunResult | None:
@@ -279,14 +298,3 @@ def _hits(folder: RunFolder, experiment: Experiment) -> RunHits | None:
     if predictions is None:
         return None
     return run_hits(predictions, len(folder.data["base_classes"]), trains=experiment.trains)
-
-
-def expected_seconds(done: Sequence[tuple[str, float]], waiting: Sequence[str]) -> float | None:
-    """Seconds that the waiting cells will take; None if none is done.
-
-    A cell takes the mean over other seeds of its experiment, else over all cells; cells are given by experiment.
-    """
-    if not done:
-        return None
-    overall = statistics.mean(seconds for _, seconds in done)
-    return sum(statistics.mean([seconds for other, seconds in done if other == name] or [overall]) for name in waiting)

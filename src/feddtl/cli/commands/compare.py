@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feddtl.checks import field_hints, require
+from feddtl.checks import check_scalar, field_hints, require
 from feddtl.cli.command import Command, print_json
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
+from feddtl.cli.grid_flag import parse_grid, require_few_cells
 from feddtl.comparison.tuning import DEFAULT_RATES
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
@@ -35,6 +36,8 @@ class Compare(Command):
     experiments: ExperimentFiles = ()
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]")] = (0,)
     """One or more seeds; each experiment runs with every seed."""
+    grid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE,VALUE [KEY=...]", help_behavior_hint=STATED)] = ()
+    """Run each experiment with every combination of these values: 'rl.noise_std=0.05,0.1' 'seed=0,1,2'."""
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/comparison")
     """Folder of the comparison, new or to continue: tables, and a run folder for each experiment and seed."""
     json: bool = False
@@ -50,7 +53,9 @@ class Compare(Command):
     track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
-    """The experiments of the files by name, in their order, with the flags over them."""
+    """The experiments of the files by name, in their order, with the flags and the grid over them."""
+    size: tyro.conf.Suppress[str] = ""
+    """With --grid: how many cells there are, factor by factor."""
 
     @classmethod
     def parse(cls, name: str, words: Sequence[str]) -> Compare:
@@ -69,9 +74,15 @@ class Compare(Command):
             command = _parse(name, words, first)
         except ConfigError as error:
             raise ConfigError(f"{title} with these flags: {error.message}", error.hint) from None
-        _check_seeds("--seeds", command.seeds)
+        grid = parse_grid(command.grid, [experiment.method for experiment in experiments.values()])
+        grid.require_no_flags(_flags(words))
+        seeds = grid.seeds or command.seeds
+        _check_seeds("--grid seed" if grid.seeds else "--seeds", seeds)
         _check_seeds("--tune-seeds", command.tune_seeds)
-        return replace(command, resolved=_with_flags(experiments, command.config, words))
+        size = require_few_cells(len(experiments), grid, len(seeds))
+        resolved = grid.over(_with_flags(experiments, command.config, words))
+        _require_different(resolved)
+        return replace(command, seeds=seeds, resolved=resolved, size=size if command.grid else "")
 
     def execute(self) -> int:
         """Run what is not finished: progress on standard error, the tables on standard output.
@@ -85,6 +96,8 @@ class Compare(Command):
 
         try:
             with comparison_progress(quiet=self.quiet or self.json) as observer:
+                if self.size:
+                    observer.note(self.size)
                 tune = Tuning(self.tune_rates, self.tune_seeds) if self.tune else None
                 found = compare(
                     self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track, tune=tune
@@ -106,11 +119,11 @@ class Compare(Command):
 
 def _check_tuning_flags(words: Sequence[str]) -> None:
     """Raise ConfigError for flags of --tune without it, and for a rate of its own with it."""
-    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
-    alone = sorted(given & {"--tune-rates", "--tune-seeds"})
-    if alone and "--tune" not in given:
-        raise ConfigError(f"{alone[0]} has no effect without --tune.", "Add --tune, or omit it.")
-    if {"--tune", "--local.learning-rate"} <= given:
+    given = _flags(words)
+    alone = [name for name in ("tune_rates", "tune_seeds") if name in given]
+    if alone and "tune" not in given:
+        raise ConfigError(f"--{alone[0].replace('_', '-')} has no effect without --tune.", "Add --tune, or omit it.")
+    if {"tune", "local.learning_rate"} <= given:
         raise ConfigError(
             "--local.learning-rate and --tune were both given, and --tune chooses the rate.",
             "Omit one of them; --tune-rates names the rates to choose from.",
@@ -119,8 +132,9 @@ def _check_tuning_flags(words: Sequence[str]) -> None:
 
 def _check_seeds(flag: str, seeds: Sequence[int]) -> None:
     """Raise ConfigError for a seed that no experiment may have."""
-    _, bounds = field_hints(Experiment)["seed"]
+    hint, bounds = field_hints(Experiment)["seed"]
     for seed in seeds:
+        check_scalar(hint, seed, flag)
         for bound in bounds:
             require(bound.allows(seed), flag, seed, bound.words)
 
@@ -152,31 +166,46 @@ def _experiments_of_files(words: Sequence[str]) -> dict[str, Experiment]:
     return {name: experiment for name, (_, experiment) in found.items()}
 
 
+def _flags(words: Sequence[str]) -> set[str]:
+    """The names of the flags among the words, as keys: `data.min_images`."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
 def _with_flags(
     experiments: Mapping[str, Experiment], parsed: Experiment, words: Sequence[str]
 ) -> dict[str, Experiment]:
     """Every experiment with the settings that are flags among the words, which `parsed` has the values of.
 
     Raises:
-        ConfigError: A value does not fit an experiment, or the flags leave nothing to compare between two.
+        ConfigError: A value does not fit an experiment.
     """
-    settings = flatten(experiment_to_dict(parsed))
-    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    settings, flags = flatten(experiment_to_dict(parsed)), _flags(words)
     changes = {key: value for key, value in settings.items() if key in flags}
     found: dict[str, Experiment] = {}
     for name, experiment in experiments.items():
         try:
-            changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
+            found[name] = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
         except ConfigError as error:
             raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
-        twin = next((other for other, known in found.items() if known == changed), None)
-        if twin is not None:
-            raise ConfigError(
-                f"{twin} and {name} are the same experiment with these flags.",
-                "Omit the flag that makes them equal, or select an experiment with FILE.toml::LABEL.",
-            )
-        found[name] = changed
     return found
+
+
+def _require_different(experiments: Mapping[str, Experiment]) -> None:
+    """Raise ConfigError for two experiments that are the same, or that differ only in the seed."""
+    names: dict[Experiment, str] = {}
+    for name, experiment in experiments.items():
+        twin = names.setdefault(replace(experiment, seed=0), name)
+        if twin == name:
+            continue
+        if experiment.seed != experiments[twin].seed:
+            raise ConfigError(
+                f"{twin} and {name} differ only in the seed, which a comparison takes from its flags.",
+                "Remove the seed from the file, and pass --seeds with one or more seeds.",
+            )
+        raise ConfigError(
+            f"{twin} and {name} are the same experiment with these flags.",
+            "Omit the flag that makes them equal, or select an experiment with FILE.toml::LABEL.",
+        )
 
 
 def _print_tables(comparison: Comparison, folder: Path) -> None:
