@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FLOWER_VENV ?= .venv-flower
+DOCS_VENV ?= .venv-docs
 BIN := $(VENV)/bin
 # The files that need Flower, and no other; a test holds this list to that.
 FLOWER_TESTS := tests/equivalence/test_images_on_clients.py tests/equivalence/test_missing_clients.py tests/equivalence/test_sites_over_flower.py \
@@ -10,7 +11,7 @@ INSTALL := -m pip --disable-pip-version-check install --quiet
 PIP := $(BIN)/python $(INSTALL)
 FLOWER_PIP := $(FLOWER_VENV)/bin/python $(INSTALL)
 
-.PHONY: install install-flower demo test test-flower test-slow test-distributed check bench clean
+.PHONY: install install-flower demo test test-flower test-slow test-distributed check bench docs clean
 
 install: $(VENV)/.runtime
 
@@ -27,8 +28,8 @@ test: check
 test-flower: $(FLOWER_VENV)/.flower
 	OMP_NUM_THREADS=1 FLWR_TELEMETRY_ENABLED=0 $(FLOWER_VENV)/bin/python -m pytest -n 2 $(FLOWER_TESTS)
 
-# What is slow and needs no Flower: every experiment file, the benchmark from end to end, thousands of clients.
-test-slow: $(VENV)/.dev
+# What is slow and needs no Flower: every experiment file, the benchmark from end to end, thousands of clients, the site.
+test-slow: $(VENV)/.dev $(DOCS_VENV)/.docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 # The same run in one process, over Ray, and by server and clients in processes of their own: a few minutes.
@@ -45,8 +46,12 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
+# The documentation as a site: open site/index.html. MkDocs reads the sources, so feddtl is not installed there.
+docs: $(DOCS_VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(FLOWER_VENV) build dist *.egg-info src/*.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(FLOWER_VENV) $(DOCS_VENV) site build dist *.egg-info src/*.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache
 
 # torch comes first and alone: a resolve that starts without it may choose another build of several gigabytes.
 # The lock repeats its pin, so that nothing installed later moves it.
@@ -67,4 +72,9 @@ $(FLOWER_VENV)/.flower: requirements/torch.txt requirements/flower.txt pyproject
 	$(PYTHON) -m venv $(FLOWER_VENV)
 	$(FLOWER_PIP) --requirement requirements/torch.txt
 	$(FLOWER_PIP) --constraint requirements/flower.txt --editable '.[dev,flower]'
+	touch $@
+
+$(DOCS_VENV)/.docs: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(INSTALL) --requirement requirements/docs.txt
 	touch $@
