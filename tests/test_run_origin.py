@@ -18,7 +18,8 @@ from feddtl.export import export_merged
 from feddtl.results.reading import collect
 from feddtl.run_origin import different_parts, moved_paths, with_moved_paths
 from feddtl.runs import RunFolder
-from feddtl.scoring import load_trained_model, score_run
+from feddtl.scoring import score_run
+from feddtl.trained_model import load_trained_model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from feddtl.config import DataConfig
 from feddtl.errors import ConfigError, DataError, RunError
 from feddtl.export import export_merged
-from feddtl.scoring import Prediction, TrainedModel, load_trained_model, score_run
+from feddtl.scoring import score_run
+from feddtl.trained_model import Prediction, TrainedModel, load_trained_model
 
 
 @pytest.fixture(scope="module")

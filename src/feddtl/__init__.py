@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from feddtl.models.backbone import Backbone
     from feddtl.observers import Observers, RunObserver
     from feddtl.records import RoundRecord, Summary
-    from feddtl.scoring import TrainedModel, load_trained_model, score_run
+    from feddtl.scoring import score_run
+    from feddtl.trained_model import TrainedModel, load_trained_model
 
     __version__: str
 
@@ -74,7 +75,8 @@ _HOMES = {
     "feddtl.models.backbone": ("Backbone",),
     "feddtl.observers": ("Observers", "RunObserver"),
     "feddtl.records": ("RoundRecord", "Summary"),
-    "feddtl.scoring": ("TrainedModel", "load_trained_model", "score_run"),
+    "feddtl.scoring": ("score_run",),
+    "feddtl.trained_model": ("TrainedModel", "load_trained_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,117 +1,57 @@
-"""The model of a run: its predictions for images, and its accuracy on any data set."""
+"""Accuracy of a run's model on any data set, beside zero-shot: in all, by site or domain, and by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from feddtl.config import DataConfig, Experiment
+from feddtl.config import DataConfig
 from feddtl.data.classes import MOST_NAMES, ClassChoice, classes_of_run, in_order_of
-from feddtl.data.decode import upright_rgb
 from feddtl.data.image_checks import all_damaged_named
 from feddtl.data.images_per_class import ScoredCounts, few_images
 from feddtl.data.sites import all_sites
-from feddtl.data.sources import load_dataset
+from feddtl.data.sources import domains_note, load_dataset
 from feddtl.data.table import ImageDataset, of_classes
-from feddtl.errors import ConfigError, RunError
-from feddtl.evaluate import TestImages, accuracy, correct
+from feddtl.errors import ConfigError
+from feddtl.evaluate import TestImages, correct, percentage
 from feddtl.features import ImageEncoder
-from feddtl.methods.base import Method
-from feddtl.methods.catalog import build_method
-from feddtl.methods.classifier import Classifier
-from feddtl.methods.task import Task
 from feddtl.models.activations import joined
-from feddtl.models.backbone import Backbone
 from feddtl.models.class_texts import require_distinct
-from feddtl.preparation import labelled, model_of_run
-from feddtl.run_files import resuming
+from feddtl.preparation import labelled
 from feddtl.runs import RunFolder
 from feddtl.state_folder import expanded
+from feddtl.trained_model import TrainedModel, load_trained_model
 from feddtl.units import first_few
 
 
-class Prediction(NamedTuple):
-    """A prediction for one image.
+@dataclass(frozen=True)
+class Hits:
+    """Test images of a class, a domain or a site, and how many are classified correctly.
 
     Attributes:
-        class_name: The most likely class name.
-        probability: Its probability, 0 to 1.
+        images: Number of images.
+        correct: Correct predictions of the model.
+        zero_shot_correct: Those of the model before training.
     """
-
-    class_name: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A run's model; see `load_trained_model`.
-
-    Attributes:
-        experiment: The experiment of the run.
-        clip: The frozen backbone.
-        method: The method, on the run's base classes.
-        classifier: Both towers after the last finished round.
-        class_names: All classes of the run's data, base classes first.
-    """
-
-    experiment: Experiment
-    clip: Backbone
-    method: Method
-    classifier: Classifier
-    class_names: tuple[str, ...]
-
-    def predict(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> list[Prediction]:
-        """The most likely class of each image.
-
-        Args:
-            images: N images of any size and mode; the model sees them as it sees an image file.
-            class_names: Names to choose from, any words; if empty, the classes of the run's data.
-
-        Returns:
-            N predictions, in order.
-
-        Raises:
-            DataError: The model reads two of the names as the same text, or an image cannot be converted to 8-bit RGB,
-                see `feddtl.data.depth`.
-        """
-        names = tuple(class_names) or self.class_names
-        best = self.probabilities(images, names).max(dim=1)
-        return [
-            Prediction(names[at], value) for at, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-
-    @torch.no_grad()
-    def probabilities(self, images: Sequence[Image.Image], class_names: Sequence[str] = ()) -> Tensor:
-        """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. The rest is as in `predict`."""
-        names = tuple(class_names) or self.class_names
-        require_distinct(self.clip.text, names, self.method.task.prompt_template)
-        text = self.classifier.text_embeddings(names)  # (C, e)
-        parts = [torch.empty(0, len(text))]
-        size = self.classifier.images_per_pass
-        for start in range(0, len(images), size):
-            batch = [
-                upright_rgb(image, f"at position {start + number}")
-                for number, image in enumerate(images[start : start + size])
-            ]
-            pixels = self.clip.image.preprocess(batch).to(self.clip.image.device)
-            activations = self.clip.image.prefix(pixels, self.method.first_image_block)
-            logits = self.clip.logit_scale * self.classifier.image_features(activations) @ text.T
-            parts.append(logits.softmax(dim=-1).cpu())
-        return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """Test images of one class, and how many of them are classified correctly."""
 
     images: int
     correct: int
+    zero_shot_correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Percent; NaN without images."""
+        return percentage(self.correct, self.images)
+
+    @property
+    def zero_shot(self) -> float:
+        """Percent of the model before training; NaN without images."""
+        return percentage(self.zero_shot_correct, self.images)
 
 
 @dataclass(frozen=True)
@@ -125,8 +65,9 @@ class ClassListScore:
         images: Number of test images of these classes.
         accuracy: Percent; NaN without images.
         zero_shot: The same of the model before training.
-        domains: Percent by domain, if there are several.
-        by_class: Counts by class name, in the order of the list.
+        domains: By domain, if there are several.
+        sites: By site, if the data set is one of sites.
+        by_class: By class name, in the order of the list.
     """
 
     dataset: str
@@ -135,36 +76,15 @@ class ClassListScore:
     images: int
     accuracy: float
     zero_shot: float
-    domains: dict[str, float]
-    by_class: dict[str, ClassCount]
+    domains: dict[str, Hits]
+    sites: dict[str, Hits]
+    by_class: dict[str, Hits]
 
-
-def load_trained_model(
-    folder: Path, device: str = "auto", prompt: str = "", note: Callable[[str], None] = lambda text: None
-) -> TrainedModel:
-    """The model of a run after its last finished round.
-
-    Args:
-        folder: Folder of the run.
-        device: See `ComputeConfig.device`.
-        prompt: Template for class names; if empty, the run's own.
-        note: Called with notes for the user.
-
-    Raises:
-        RunError: There is no run, no finished round, or another model than that of the run.
-    """
-    run = RunFolder.open(folder)
-    experiment, data = run.experiment, run.data
-    clip = model_of_run(run, experiment, device, note)
-    clip.use(run.kernels)
-    task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
-    method = build_method(task, experiment)
-    progress = run.latest_progress()
-    if progress is None and method.trains:
-        raise RunError(f"{folder} has no finished round.", f"Go on with it: {resuming(folder)}.")
-    state = progress.state if progress else method.init_server()
-    names = (*data["base_classes"], *data["novel_classes"])
-    return TrainedModel(experiment, clip, method, method.classifier(state), names)
+    @property
+    def together(self) -> Hits:
+        """All images of the list."""
+        counts = self.by_class.values()
+        return Hits(*(sum(getattr(hits, key) for hits in counts) for key in ("images", "correct", "zero_shot_correct")))
 
 
 def score_run(
@@ -180,7 +100,8 @@ def score_run(
 
     Args:
         folder: Folder of the run.
-        data: Images to score: source, domains, prompt and columns are used; None for the run's own.
+        data: Images to score: source, domains, prompt, columns and, if it is 'sites', the partition are used; None for
+            the run's own.
         class_lists: Class lists to score: 'base', the classes that the run trained; 'novel', the others; or 'all'.
         class_names: The classes that take part, in any order; empty: those of the run for its own data or a part of it,
             else all of the data set.
@@ -199,7 +120,8 @@ def score_run(
             "by: the two cannot be compared, and no setting should be chosen by these."
         )
     dataset, choice = _to_score(experiment.data, RunFolder.open(folder).data, data, class_names)
-    for text in (*dataset.notes, *choice.notes):
+    as_domains = domains_note(dataset, data) if data else ""
+    for text in filter(None, (*dataset.notes, as_domains, *choice.notes)):
         note(text)
     model = load_trained_model(folder, device, dataset.prompt_template, note)
     if model.method.trained_parameters().personal:
@@ -220,7 +142,8 @@ def score_run(
         note(text)
     if "all" in class_lists:
         images["all"] = _joined(images["base"], images["novel"])
-    return [_score(model, dataset, name, images[name]) for name in class_lists]
+    by_site = (data or experiment.data).by_site
+    return [_score(model, dataset, name, images[name], by_site=by_site) for name in class_lists]
 
 
 def _to_score(
@@ -236,14 +159,14 @@ def _to_score(
     """
     config = asked or own
     trained, scored = described["base_classes"], described["novel_classes"]
+    # The images of clients are a part of the run's data, and their prompt is the run's.
+    on_clients = own.each_has_own and not config.on_clients
     if config.by_site:
         dataset = all_sites(config)
-        choice = classes_of_run(dataset, trained, scored, class_names)
-        return in_order_of(choice.names, dataset), choice
-    on_clients = own.each_has_own and not config.on_clients
-    # One client's images are a part of the run's data, and their prompt is the run's.
-    here = on_clients and expanded(config.source).exists() and not config.root
-    dataset = load_dataset(config, config.source, partial=True) if here else load_dataset(config)
+    elif on_clients and expanded(config.source).exists() and not config.root:
+        dataset = load_dataset(config, config.source, partial=True)
+    else:
+        dataset = load_dataset(config)
     if on_clients:
         dataset = replace(dataset, prompt_template=config.prompt)
     choice = classes_of_run(dataset, trained, scored, class_names)
@@ -284,19 +207,28 @@ def _joined(base: TestImages, novel: TestImages) -> TestImages:
     )
 
 
-def _score(model: TrainedModel, dataset: ImageDataset, class_list: str, images: TestImages) -> ClassListScore:
+def _score(
+    model: TrainedModel, dataset: ImageDataset, class_list: str, images: TestImages, *, by_site: bool
+) -> ClassListScore:
     hits = correct(model.classifier, images)
-    before = accuracy(hits if not model.method.trains else correct(model.method.zero_shot_classifier(), images))
-    by_domain = {
-        name: accuracy(hits[images.domains == index])
-        for index, name in enumerate(dataset.domain_names)
-        if len(dataset.domain_names) > 1
-    }
-    choices = len(images.class_names)
-    counts, right = (torch.bincount(labels, minlength=choices) for labels in (images.labels, images.labels[hits]))
-    by_class = {
-        name: ClassCount(int(count), int(correct))
-        for name, count, correct in zip(images.class_names, counts, right, strict=True)
-    }
-    found = accuracy(hits)
-    return ClassListScore(dataset.name, class_list, choices, len(images.labels), found, before, by_domain, by_class)
+    before = hits if not model.method.trains else correct(model.method.zero_shot_classifier(), images)
+
+    def counted(names: Sequence[str], ids: Tensor) -> dict[str, Hits]:
+        """The hits on the images of each name; `ids` (N,) are indices into the names."""
+        counts = (torch.bincount(kept, minlength=len(names)).tolist() for kept in (ids, ids[hits], ids[before]))
+        return {name: Hits(*numbers) for name, *numbers in zip(names, *counts, strict=True)}
+
+    several = len(dataset.domain_names) > 1
+    parts = counted(dataset.domain_names, images.domains) if several or by_site else {}
+    everything = Hits(len(hits), int(hits.sum()), int(before.sum()))
+    return ClassListScore(
+        dataset.name,
+        class_list,
+        len(images.class_names),
+        everything.images,
+        everything.accuracy,
+        everything.zero_shot,
+        {} if by_site else parts,
+        parts if by_site else {},
+        counted(images.class_names, images.labels),
+    )

@@ -16,8 +16,9 @@ from feddtl.errors import ClientError
 from feddtl.methods.catalog import METHODS
 from feddtl.runs import RunFolder
 from feddtl.runtimes import context
-from feddtl.scoring import load_trained_model, score_run
+from feddtl.scoring import score_run
 from feddtl.tensor_groups import select_prefix
+from feddtl.trained_model import load_trained_model
 
 # Without an adapter of both towers that all clients share.
 WITHOUT_LORA = ("fedsa-lora", "promptfl", "fedmaple", "fedpgp", "fedmgp", "pfedmma", "fedclip")

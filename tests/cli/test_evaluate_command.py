@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_each_class_with_its_images(feddtl: Command, finished: Path) -> None:
     shown = " ".join(feddtl("evaluate", finished, "--classes", "base", "--by-class").out.split())
     assert "by class" not in feddtl("evaluate", finished, "--classes", "base").out
     for name, count in scores["base"]["by_class"].items():
-        assert f"│ {name} │ base │ – │ {count['correct']} of 3 │" in shown
+        assert f"│ {name} │ base │ 3 │ {count['zero_shot_correct']} of 3 │ {count['correct']} of 3 │" in shown
 
 
 def test_zero_shot_runs_can_be_scored(bench: Bench, feddtl: Command, tmp_path: Path) -> None:
@@ -78,9 +79,9 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
     assert {name: score["images"] for name, score in scores.items()} == {"base": 12, "novel": 12, "all": 24}
     for score in scores.values():
         assert set(score["domains"]) == {"day", "night"}
-        assert sum(score["domains"].values()) / 2 == pytest.approx(score["accuracy"])
+        assert sum(part["accuracy"] for part in score["domains"].values()) / 2 == pytest.approx(score["accuracy"])
     night = by_classes(feddtl("evaluate", finished, *flags, "--data.domains", "night", "--json").out)
-    assert night["all"]["accuracy"] == pytest.approx(scores["all"]["domains"]["night"])
+    assert night["all"]["accuracy"] == pytest.approx(scores["all"]["domains"]["night"]["accuracy"])
     assert list(scores["base"]["by_class"]) == ["bee", "cat"]
     answer = feddtl("evaluate", finished, *flags)
     assert "note: 2 of the 4 classes of zoo were trained in this run and are base classes: bee, cat" in answer.err
@@ -92,6 +93,41 @@ def test_other_data_with_other_classes_and_domains(feddtl: Command, finished: Pa
     assert one.startswith("Accuracy in % on zoo, domains night")
     by_name = ("--data.source", "Zoo", "--data.root", tmp_path, "--data.prompt", "{class}!")
     assert by_classes(feddtl("evaluate", finished, *by_name, "--json").out) == scores
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["splits inside", "no splits"])
+def test_a_folder_of_sites(feddtl: Command, finished: Path, tmp_path: Path, inside: bool) -> None:
+    """Without the flag it is refused, or read as domains with a note; with it, each site has a line."""
+    for name, classes in (("=north", CLASSES[:2]), ("south", CLASSES[1:4])):
+        root = write_photos(tmp_path / ("sites" if inside else "split") / name, classes=classes)
+        if not inside:
+            (tmp_path / "sites").mkdir(exist_ok=True)
+            (root / "train").rename(tmp_path / "sites" / name)
+    flags = ("--data.source", tmp_path / "sites")
+    if inside:
+        refused(feddtl("evaluate", finished, *flags), "looks like a folder of sites", "add --data.partition sites")
+    else:
+        assert "read as domains of one data set. If each is a site," in feddtl("evaluate", finished, *flags).err
+    flags = (*flags, "--data.partition", "sites")
+    answer = feddtl("evaluate", finished, *flags, "--json", "--csv", "scores.csv")
+    scores = by_classes(answer.out)
+    zero_shot = summary(finished)["zero_shot"]
+    assert zero_shot["base"] is not None
+    for score in scores.values():
+        assert score["domains"] == {}
+        parts = score["sites"]
+        assert list(parts) == ["=north", "south"]
+        for total, key in (("accuracy", "correct"), ("zero_shot", "zero_shot_correct")):
+            for counts in (parts, score["by_class"]):
+                right = sum(part[key] for part in counts.values())
+                assert 100 * right / score["images"] == pytest.approx(score[total])
+            assert parts["south"][total] == 100 * parts["south"][key] / parts["south"]["images"]
+    rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
+    assert [row["site"] for row in rows if row["classes"] == "base" and row["site"]] == ["'=north", "south"]
+    assert len(rows) == 3 * (1 + 2) + 2 * sum(scores[name]["choices"] for name in ("base", "novel"))
+    shown = " ".join(feddtl("evaluate", finished, *flags, "--classes", "all").out.split())
+    for name, part in scores["all"]["sites"].items():
+        assert f"│ │ {name} │ │ {part['images']} │ {part['zero_shot']:.1f} │ {part['accuracy']:.1f} │" in shown
 
 
 def test_what_is_novel_is_chosen_for_generated_shapes(feddtl: Command, finished: Path) -> None:

@@ -63,7 +63,9 @@ def test_a_run_refuses_another_number_and_writes_the_number_of_sites(
     assert (summary.clients, summary.partition, summary.client_names.one(1)) == (3, "sites", "site 'north'")
     assert feddtl("run", "--resume", "run", "--quiet").code == 0
     scored = json.loads(feddtl("evaluate", "run", "--json").out)
-    assert set(scored[0]["domains"]) == {"[west]", "north", "south"}
+    assert list(scored[0]["sites"]) == ["[west]", "north", "south"]
+    shown = feddtl("partition", *flags[:2])
+    refused(shown, "looks like a folder of sites: '[west]', 'north', 'south' have splits", "add --data.partition sites")
     assert feddtl("report", "run").code == 0
     page = Path("run/report.html").read_text()
     assert "site 'north': 4" in html.unescape(page)

@@ -8,7 +8,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from small_images import MakeFolder, MakeParquet
+from small_images import MakeFolder, MakeParquet, load
 
 from feddtl.config import DataConfig, Experiment, ServerConfig
 from feddtl.data.federated import FederatedData, load_federated_data
@@ -222,3 +222,74 @@ def test_labels_and_parts_cover_each_image_once(make_folder: MakeFolder) -> None
         (data.partition.novel, data.test_novel),
     ):
         assert np.concatenate(parts).tolist() == list(range(len(table)))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["north/train/winter/ant/0.png", "south/bee/0.png"], r"'north' has splits of its own, such as .*north/train"),
+        (["a/val-1/ant/0.png", "a/x/bee/0.png", "b/test/bee/0.png"], "'a', 'b' have splits of their own, such as"),
+    ],
+)
+def test_sites_that_nobody_called_sites_are_not_taken_apart(
+    make_folder: MakeFolder, files: list[str], words: str
+) -> None:
+    """The advice for a split below a class, to move the images, would destroy them."""
+    root = make_folder(*files)
+    with pytest.raises(DataError, match=f"looks like a folder of sites: {words}") as caught:
+        load_federated_data(DataConfig(source=str(root)), 0)
+    assert caught.value.hint.startswith("If each is a site, add --data.partition sites.")
+    with pytest.raises(DataError, match="looks like a folder of sites") as caught:
+        load_own_images(DataConfig(source="clients", classes="ant,bee"), str(root), 0)
+    assert caught.value.hint.startswith("Give each client the folder of its own site, such as ")
+
+
+def test_a_folder_around_a_data_set_is_no_folder_of_sites_alone(make_folder: MakeFolder) -> None:
+    root = make_folder(*(file.replace("north", "photos") for file in SPLITS))
+    with pytest.raises(DataError, match="'photos' has splits of its own") as caught:
+        load_federated_data(DataConfig(source=str(root)), 0)
+    assert caught.value.hint.startswith(
+        f"Pass {root / 'photos'}. If the folders are sites, with a client for each, add"
+    )
+
+
+def test_domains_that_may_be_sites_are_noted(make_folder: MakeFolder) -> None:
+    """Unless the user speaks of domains; with splits above them, the note says where they belong."""
+    cells = [f"{place}/{name}/{n}.png" for place in ("north", "south") for name in ("ant", "bee") for n in range(4)]
+
+    def said(root: object, **settings: object) -> list[str]:
+        config = DataConfig(source=str(root), **{"clients": 2, "partition": "iid", **settings})  # type: ignore[arg-type]
+        return [note for note in load_federated_data(config, 0).notes if "--data.partition sites" in note]
+
+    root = make_folder(*cells, name="plain")
+    [note] = said(root)
+    assert note.startswith("The folders north, south are read as domains of one data set. If each is a site")
+    assert not said(root, partition="domain") + said(root, domains="north,south")
+    above = make_folder(*(f"{split}/{cell}" for split in ("train", "test") for cell in cells), name="above")
+    assert said(above)[0].endswith("with its splits inside: ROOT/SITE/train/CLASS/*.jpg.")
+    [note] = said(
+        make_folder(*(file.replace("south/bee", "south/cat").replace("south/ant", "south/dog") for file in cells))
+    )
+    assert note.startswith("The folders are read as DOMAIN/CLASS")
+
+
+def test_a_column_of_sites_that_is_not_used_is_noted(make_parquet: MakeParquet, make_folder: MakeFolder) -> None:
+    import datasets
+
+    path = make_parquet("a.parquet", ["ant", "bee"] * 4, domains=list("nnnnssss"))
+    table = datasets.Dataset.from_parquet(str(path))
+    for column, flag in (("site", ""), ("Site", " --data.site-column Site")):
+        table.rename_column("domain", column).to_parquet(path)
+        [note] = [note for note in load(path).notes if "is not used" in note]
+        assert f"column '{column}' of {path} has 2 different values" in note
+        assert note.endswith(f"add --data.partition sites{flag}.")
+    table.map(lambda row: {"site": "only"}).to_parquet(path)
+    assert not any("sites" in note for note in load(path).notes)
+    root = make_folder(*PLAIN)
+    shutil.move(make_parquet("x/train-0.parquet", ["ant", "bee", "ant", "bee"]).parent, root / "north")
+    [note] = [note for note in load(root).notes if "not parquet files are not used" in note]
+    assert note.endswith("add --data.partition sites.")
+    shutil.copytree(root / "north", root / "east")
+    with pytest.raises(DataError, match="has parquet files in several subfolders") as caught:
+        load(root)
+    assert caught.value.hint.endswith("add --data.partition sites.")

@@ -153,6 +153,11 @@ def split_column(root: Path) -> None:
     )
 
 
+def site_column(root: Path) -> None:
+    root.mkdir()
+    pq.write_table(pa.table({"image": ENCODED, "label": NAMES, "site": list("nnss")}), root / "a.parquet")
+
+
 def card(root: Path) -> None:
     tables(("a.parquet", NAMES, ()), ("b.parquet", NAMES, ()))(root)
     files = "data_files:\n  - {split: train, path: a*}\n  - {split: test, path: b.parquet}"
@@ -185,6 +190,7 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     "`ROOT/CLASS": (small, 4),
     "`ROOT/DOMAIN": (folder(*both("fog/cat", "fog/dog", "sun/cat")), 6),
     "`ROOT/train": (folder(*(file.replace("test", "Testing") for file in SPLIT)), 8),
+    "`ROOT/SITE/train": (folder(*both("a/train/cat", "a/test/cat", "b/train/dog")), "a folder of sites"),
     "a folder of folders": (folder(*both("tset/cat", "photo/cat", "photo/dog")), "looks like a test split"),
     "splits below": (folder(*both("cat/train", "cat/test", "dog/train")), "Splits belong above"),
     "`ROOT/test": (folder(*SPLIT[4:]), "no folder 'train'"),
@@ -228,6 +234,7 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     "rows without a label": (tables(("train.parquet", ["cat", None, "dog", ""], ())), "Row 1 of"),
     "a file with a name": (tables(("train.parquet", NAMES, ()), ("tset.parquet", NAMES, ())), "looks like a split"),
     "a column that says": (split_column, "'is_test' .* looks like the split of each row"),
+    "a column `site`": (site_column, "column 'site' of .* is not used"),
     "files that `README.md`": (card, "README.md puts b.parquet into the split 'test'"),
     "a test file without": (tables(("mydata-test.parquet", NAMES, ())), "no training file"),
     "a series such as": (tables(("train-00000-of-00003.parquet", NAMES, ())), "is missing"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,6 +19,7 @@ from feddtl.comparison.scores import (
 )
 from feddtl.comparison.tables import comparison_tables
 from feddtl.comparison.tuning import ChosenRates
+from feddtl.csv_text import csv_lines
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import FeddtlError, RunError
 from feddtl.experiment_file import experiment_to_dict
@@ -36,7 +35,6 @@ from feddtl.storage import write_json_atomic, write_text_atomic
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
 FILES = (MARKDOWN, LATEX, CSV, COMPARISON)
 TUNING = "tuning.json"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("environment", "config", "columns_of_hits", "tuning"), Mapping[str, Any]),
     **dict.fromkeys(("runs", "failures"), Sequence[Mapping[str, Any]]),
@@ -179,18 +177,7 @@ def csv_text(comparison: Comparison) -> str:
     tables = {column.rpartition(".")[0] for column in found}
     empty = {column for column in tables if all(row.get(column) is None for row in rows)}
     columns = [column for column in found if column not in empty] or ["experiment", "seed", "state"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """A value that a spreadsheet does not take for a formula: a text that begins like one gets an apostrophe."""
-    if not isinstance(value, str):
-        return value
-    return ("'" if value.startswith(FORMULA) else "") + value.replace("\r", " ")
+    return csv_lines(columns, rows)
 
 
 def _csv_row(outcome: RunResult) -> dict[str, Any]:

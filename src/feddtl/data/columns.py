@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feddtl.config.names import composed
+from feddtl.data.split_folders import AS_SITES
 from feddtl.data.split_names import is_bare_split, marked_split
 from feddtl.data.table import ONE_DOMAIN, Indices
 from feddtl.errors import DataError, did_you_mean
@@ -66,6 +67,27 @@ def find_site_column(split: datasets.Dataset, asked: str, where: str) -> str:
         return name
     hint = f"Its columns are {', '.join(split.features)}. Choose the one with the sites with --data.site-column."
     raise DataError(f"{where} has no column '{name}', which would name the site of each row.", hint)
+
+
+def unused_sites_note(split: datasets.Dataset, known: Columns, where: str) -> str:
+    """A note on a column of sites that nobody asked for; '' if there is none, or if it names a single site.
+
+    Args:
+        split: The training rows.
+        known: All columns that are read.
+        where: The source's name.
+    """
+    used = (known.image, known.label, known.domain)
+    name = next((name for name in split.features if name.casefold() == SITE_COLUMN and name not in used), "")
+    if known.site or not name or is_image(split.features[name]):
+        return ""
+    sites, chosen = len(_different(split, name)), "" if name == SITE_COLUMN else f" --data.site-column {name}"
+    if sites < 2:
+        return ""
+    return (
+        f"The column '{name}' of {where} has {sites} different values and is not used. If they are sites, with a "
+        f"client for each, add {AS_SITES}{chosen}."
+    )
 
 
 def read_sites(split: datasets.Dataset, column: str, where: str) -> list[str]:

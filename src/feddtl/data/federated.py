@@ -15,6 +15,7 @@ from feddtl.data.partition import Partition, partition
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
 from feddtl.data.sites import Sites, load_sites
+from feddtl.data.sources import domains_note
 from feddtl.data.splits import short_classes_note, untested_classes_note
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable, Indices, joined_tables, of_classes
 from feddtl.errors import DataError
@@ -93,11 +94,12 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
         return _of_sites(load_sites(config, seed, copy, held_back=held_back), held_back)
     everything = load_all(config, copy, held_back=held_back)
     chosen = choose_classes(everything.class_names, config, everything.name)
+    as_domains = domains_note(everything, config)
     everything, (base, novel) = in_order_of(chosen.names, everything), chosen.ranges
     dataset = under_regime(everything, config, seed, held_back)
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)
-    notes = [*dataset.notes, *chosen.notes]
+    notes = [*dataset.notes, as_domains, *chosen.notes]
     if config.regime == "few-shot":
         notes.append(short_classes_note(of_classes(everything.train, base).labels, config.shots, chosen.base))
     # Of held-back images, another note names the base classes that have none.

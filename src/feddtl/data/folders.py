@@ -13,13 +13,22 @@ from feddtl.config.names import readable
 from feddtl.data.decode import EncodedImage
 from feddtl.data.file_tree import ImageFolder, lines_of, read_tree
 from feddtl.data.image_files import IMAGE_SUFFIXES, visible
-from feddtl.data.split_folders import LAYOUT_HINT, OR_SITES_HINT, SPLIT_HINT, SplitFolders, check_cells, split_folders
+from feddtl.data.split_folders import (
+    LAYOUT_HINT,
+    OR_SITES_HINT,
+    SPLIT_HINT,
+    SplitFolders,
+    check_cells,
+    check_no_sites,
+    split_folders,
+)
 from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
 from feddtl.errors import DataError
 from feddtl.units import counted, first_few
 
 MOST_NAMES = 5
+READ_AS_DOMAINS = "The folders are read as DOMAIN/CLASS"
 Cells = Mapping[tuple[str, str], ImageFolder]
 
 
@@ -67,6 +76,7 @@ def load_folder(root: Path, *, partial: bool = False) -> ImageDataset:
     """
     tree, left = read_tree(root)
     left.check(root)
+    check_no_sites(tree, partial=partial)
     splits = split_folders(tree)
     fewest = 1 if partial else 2
     train = _scan(splits.train, fewest, explicit=splits.explicit)
@@ -95,8 +105,8 @@ def _doubtful_domains(split: _Split) -> str:
     if len(domains) < 2 or (shared and not numbers):
         return ""
     return (
-        f"The folders are read as DOMAIN/CLASS: domains {first_few(domains, MOST_NAMES)}; classes "
-        f"{first_few(classes, MOST_NAMES)}. If {domains[0]} is a class, move its images up into its folder."
+        f"{READ_AS_DOMAINS}: domains {first_few(domains, MOST_NAMES)}; classes {first_few(classes, MOST_NAMES)}. If "
+        f"{domains[0]} is a class, move its images up into its folder. {OR_SITES_HINT}"
     )
 
 
@@ -129,7 +139,7 @@ def _scan(root: ImageFolder, fewest: int, *, explicit: bool) -> _Split:
     cells = [(folder, below) for folder in root.folders for below in folder.folders]
     if class_folders or not domain_folders:
         cells = [(root, folder) for folder in root.folders]
-    _check_depth(root, [folder for _, folder in cells])
+    _check_depth(root, [folder for _, folder in cells], domains=not class_folders)
     if not class_folders and not domain_folders:
         directly = f" It directly contains {len(root.images)} images, whose class is unknown." if root.images else ""
         raise DataError(f"The class folders of {root.path} contain no images.{directly}", LAYOUT_HINT)
@@ -145,15 +155,16 @@ def _scan(root: ImageFolder, fewest: int, *, explicit: bool) -> _Split:
     return _without_empty(root, by_name, fewest)
 
 
-def _check_depth(root: ImageFolder, class_folders: list[ImageFolder]) -> None:
+def _check_depth(root: ImageFolder, class_folders: list[ImageFolder], *, domains: bool) -> None:
     """Refuses images that no class folder contains directly, because they would be left out."""
     deeper = [str(file) for folder in class_folders for file in folder.below()]
     if deeper:
         inside = any(is_bare_split(below.name) for folder in class_folders for below in (folder, *folder.folders))
-        alone = f" Or pass {root.folders[0].path}." if len(root.folders) == 1 else ""
+        others = f" {OR_SITES_HINT}" if domains else ""
+        others += f" Or pass {root.folders[0].path}." if len(root.folders) == 1 else ""
         raise DataError(
             f"{root.path} has {counted(len(deeper), 'image')} deeper than its class folders:{lines_of(deeper)}",
-            f"Move them into the class folders. {SPLIT_HINT if inside else LAYOUT_HINT} {OR_SITES_HINT}{alone}",
+            f"Move them into the class folders. {SPLIT_HINT if inside else LAYOUT_HINT}{others}",
         )
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feddtl.config.names import readable
-from feddtl.data.columns import Columns, find_columns, read_domains, read_labels, require_no_split_column
+from feddtl.data.columns import (
+    Columns,
+    find_columns,
+    read_domains,
+    read_labels,
+    require_no_split_column,
+    unused_sites_note,
+)
 from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import check_same_classes
 from feddtl.data.parquet_files import parquet_splits
@@ -65,9 +72,11 @@ class Splits:
 
     def dataset(self, *, partial: bool = False) -> ImageDataset:
         """The tables of images; class lists of the splits must agree, or are joined if `partial`."""
-        require_no_split_column(self.train, find_columns(self.train, self.columns, self.where), self.where)
+        columns = find_columns(self.train, self.columns, self.where)
+        require_no_split_column(self.train, columns, self.where)
         found = _from_splits(self.name, self.where, self.train, self.test, self.columns, partial=partial)
-        return replace(found, notes=self.notes)
+        note = unused_sites_note(self.train, columns, self.where)
+        return replace(found, notes=(*self.notes, note) if note else self.notes)
 
 
 def load_parquet(

@@ -12,6 +12,7 @@ from pathlib import Path
 from feddtl.config.names import composed
 from feddtl.data.data_card import require_splits_of_card
 from feddtl.data.image_files import IMAGE_SUFFIXES, is_hidden
+from feddtl.data.split_folders import OR_SITES_HINT
 from feddtl.data.split_names import ACCEPTED, TEST_SPLITS, Split, are_abbreviated, resembled_split, split_of
 from feddtl.errors import DataError
 from feddtl.units import first_few
@@ -109,7 +110,7 @@ def _check_one_configuration(root: Path, files: Sequence[Path]) -> None:
         raise DataError(
             f"{root} has parquet files in several subfolders: "
             f"{', '.join(sorted(str(Path(*parts)) if parts else 'itself' for parts in folders))}.",
-            f"Pass one of them: {min(folder for parts, folder in folders.items() if parts)}.",
+            f"Pass one of them: {min(folder for parts, folder in folders.items() if parts)}. {OR_SITES_HINT}",
         )
 
 
@@ -141,11 +142,17 @@ def _check_series(files: Sequence[Path]) -> None:
 
 def _note_of_others(root: Path) -> str:
     """A note on images and tables beside the parquet files; '' if there are none."""
-    endings = Counter(file.suffix.lower() for file in _below(root, DEPTH))
+    files = list(_below(root, DEPTH))
+    endings = Counter(file.suffix.lower() for file in files)
     others = [f"{ending} ({count})" for ending, count in sorted(endings.items()) if ending in IMAGE_SUFFIXES | _TABLES]
-    return (
-        f"Files of {root} that are not parquet files are not used: {first_few(others, MOST_NAMES)}." if others else ""
+    if not others:
+        return ""
+    tables, images = (
+        {file.relative_to(root).parts[0] for file in files if file.suffix.lower() in suffixes and file.parent != root}
+        for suffixes in ((".parquet",), IMAGE_SUFFIXES)
     )
+    sites = f" {OR_SITES_HINT}" if tables and images - tables else ""
+    return f"Files of {root} that are not parquet files are not used: {first_few(others, MOST_NAMES)}.{sites}"
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from feddtl.config.names import name_key
 from feddtl.data.classes import choose_classes, in_order_of
 from feddtl.data.own_images import OwnImages, own_images_of
 from feddtl.data.site_sources import SiteSources, find_sites, named_site
-from feddtl.data.table import ONE_DOMAIN, ImageDataset, joined_tables
+from feddtl.data.table import ImageDataset, joined_tables
 from feddtl.errors import ConfigError, DataError
 from feddtl.units import counted, first_few
 
@@ -96,9 +96,11 @@ def all_sites(config: DataConfig) -> ImageDataset:
         )
         for split in ("train", "test")
     )
-    sites, notes = tuple(found.read) if len(found.read) > 1 else ONE_DOMAIN, list(found.notes)
+    notes = list(found.notes)
     notes += [f"Site '{site}': {note}" for site, own in zip(found.read, ordered, strict=True) for note in own.notes]
-    return ImageDataset(found.name, train, test, names, sites, ordered[0].prompt_template, tuple(notes[:MOST_NOTES]))
+    return ImageDataset(
+        found.name, train, test, names, tuple(found.read), ordered[0].prompt_template, tuple(notes[:MOST_NOTES])
+    )
 
 
 def with_client_count(config: DataConfig) -> DataConfig:

@@ -12,19 +12,20 @@ import numpy as np
 from feddtl.checks import split_names
 from feddtl.config import DataConfig
 from feddtl.config.names import name_key
-from feddtl.config.protocol import SHAPES, alphanumeric
+from feddtl.config.protocol import SHAPES, alphanumeric, follows_protocol
 from feddtl.data.catalog import CATALOG, find_entry
 from feddtl.data.columns import Columns
 from feddtl.data.drawing import FEDERATED_DOMAINS
-from feddtl.data.folders import load_folder, subfolders
+from feddtl.data.folders import MOST_NAMES, READ_AS_DOMAINS, FolderReader, load_folder, subfolders
 from feddtl.data.hub import load_catalogued, load_hub, load_parquet
 from feddtl.data.parquet_files import parquet_files
 from feddtl.data.shapes import shapes_dataset
-from feddtl.data.split_folders import LAYOUT_HINT
+from feddtl.data.split_folders import AS_SITES, LAYOUT_HINT
 from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
 from feddtl.errors import DataError, did_you_mean
 from feddtl.state_folder import expanded
+from feddtl.units import first_few
 
 # A held-out split, generated images and scored test images are the same for every seed of an experiment.
 DATASET_SEED = 0
@@ -85,6 +86,28 @@ def completed(dataset: ImageDataset, config: DataConfig, where: str, *, partial:
     _check(dataset, where, partial=partial)
     dataset = replace(dataset, prompt_template=config.prompt or dataset.prompt_template)
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
+
+
+def domains_note(dataset: ImageDataset, config: DataConfig) -> str:
+    """A note on folders that are read as domains and may be sites; '' if there are none, or the user speaks of domains.
+
+    Args:
+        dataset: As `load_dataset` reads it.
+        config: Where it is, and how it is divided among clients.
+    """
+    asked = config.domains or config.partition in ("domain", "domain-dirichlet")
+    of_user = isinstance(dataset.train.reader, FolderReader) and not follows_protocol(config.source, config.root)
+    said = any(note.startswith(READ_AS_DOMAINS) for note in dataset.notes)
+    if asked or said or not of_user or len(dataset.domain_names) < 2:
+        return ""
+    names = first_few(dataset.domain_names, MOST_NAMES)
+    moved = (
+        "" if dataset.test.reader is dataset.train.reader else ", with its splits inside: ROOT/SITE/train/CLASS/*.jpg"
+    )
+    return (
+        f"The folders {names} are read as domains of one data set. If each is a site, with a client of its own, add "
+        f"{AS_SITES}{moved}."
+    )
 
 
 def columns_of(config: DataConfig) -> Columns:

@@ -18,10 +18,12 @@ from feddtl.data.split_names import (
     without_split,
 )
 from feddtl.errors import DataError
-from feddtl.units import counted
+from feddtl.units import counted, first_few
 
 LAYOUT_HINT = "Put the images into one folder per class, ROOT/CLASS/*.jpg, or into ROOT/DOMAIN/CLASS/*.jpg."
-OR_SITES_HINT = "If the folders are sites, with a client for each, add --data.partition sites."
+AS_SITES = "--data.partition sites"
+OR_SITES_HINT = f"If the folders are sites, with a client for each, add {AS_SITES}."
+MOST_NAMES = 5
 # A name below ROOT/train is that of a class or a domain, whatever it looks like.
 SPLIT_HINT = (
     "Put the images of each split into ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg. If there is no split, put "
@@ -72,6 +74,43 @@ def split_folders(root: ImageFolder) -> SplitFolders:
     unused = [folder for folder in root.folders if folder.name not in used]
     _check_beside(root, unused, has_test=bool(test))
     return SplitFolders(by_name[train], by_name[test] if test else None, tuple(unused), explicit=True)
+
+
+def check_no_sites(root: ImageFolder, *, partial: bool) -> None:
+    """Refuse sub-folders with splits of their own, ROOT/SITE/train/CLASS: moving their images would destroy the sites.
+
+    Args:
+        root: A folder that is read as one data set.
+        partial: Whether it is one client's part of a data set.
+
+    Raises:
+        DataError: See above.
+    """
+    found = [(folder, below) for folder in root.folders for below in folder.folders if _is_split(below)]
+    if not found or any(map(_is_split, root.folders)):
+        return
+    first, split = found[0]
+    sites = list(dict.fromkeys(f"'{folder.name}'" for folder, _ in found))
+    names = first_few(sites, MOST_NAMES)
+    if len(root.folders) == 1:
+        hint = f"Pass {first.path}. {OR_SITES_HINT}"
+    elif partial:
+        hint = f"Give each client the folder of its own site, such as {first.path}. To read all sites, add {AS_SITES}."
+    else:
+        hint = (
+            f"If each is a site, add {AS_SITES}. If they are domains of one data set, put the splits above them: "
+            "ROOT/train/DOMAIN/CLASS/*.jpg."
+        )
+    raise DataError(
+        f"{root.path} looks like a folder of sites: {names} {'has' if len(sites) == 1 else 'have'} splits of "
+        f"{'its' if len(sites) == 1 else 'their'} own, such as {split.path}.",
+        hint,
+    )
+
+
+def _is_split(folder: ImageFolder) -> bool:
+    """Whether a folder is that of a split by its name, with folders of images in it."""
+    return is_bare_split(folder.name) and any(folder.below())
 
 
 def _check_lookalikes(root: ImageFolder, names: Sequence[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,12 +16,21 @@ from feddtl.cli.command import Command, print_json
 from feddtl.cli.flags import STATED, ClassList
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import read_class_names, require_different, split_class_names
+from feddtl.csv_text import csv_lines
 from feddtl.units import percent, share
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from feddtl.scoring import ClassListScore
+
+RATES = ("accuracy", "zero_shot")
+COLUMNS = (
+    *("dataset", "classes", "choices", "site", "domain", "class"),
+    *("images", "correct", "zero_shot_correct"),
+    *RATES,
+)
+"""Of the CSV file."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +56,33 @@ class Evaluate(Command):
     """Label column; default: found by its type and name."""
     domain_column: Annotated[str, tyro.conf.arg(name="data.domain-column", help_behavior_hint=STATED)] = ""
     """Domain column; default: 'domain', if it exists."""
+    partition: Annotated[
+        Literal["sites"] | None, tyro.conf.arg(name="data.partition", metavar="sites", help_behavior_hint=STATED)
+    ] = None
+    """'sites': the source is a folder of sites or has a column of them, and each is scored; default: no sites in a new
+    source, otherwise the run's own."""
+    site_column: Annotated[str, tyro.conf.arg(name="data.site-column", help_behavior_hint=STATED)] = ""
+    """Column that names the site of each row; default: 'site'."""
     class_names: Annotated[str, tyro.conf.arg(name="data.classes", help_behavior_hint=STATED)] = ""
     """Names of the classes that take part: separated by commas, a name with a comma in double quotes, or @FILE with
     one name a line; default: the run's, or all of a new source."""
     classes: tuple[ClassList, ...] = ("base", "novel", "all")
     """Class lists to choose from: the classes that the run trained, the others, or all at once."""
     by_class: bool = False
-    """Print the accuracy of each class too; with --json, it is always there."""
+    """Print the accuracy of each class too; JSON and CSV always contain it."""
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=STATED)] = None
+    """Write all accuracies to this file: a line for each class list, and for each site, domain and class in it."""
     device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
     json: bool = False
     """Print the scores as JSON."""
 
     def execute(self) -> int:
-        """Print the accuracy per class list beside that of zero-shot, and per domain where there are several."""
+        """Print the accuracy per class list beside that of zero-shot, and by site or domain where there are several."""
         from rich.console import Console
 
         from feddtl.scoring import score_run
+        from feddtl.storage import write_text_atomic
 
         data = self._data_to_score()
         scores = score_run(
@@ -72,8 +93,11 @@ class Evaluate(Command):
             device=self.device,
             note=lambda text: print(f"note: {text}", file=sys.stderr),
         )
+        if self.csv is not None:
+            write_text_atomic(self.csv, csv_lines(COLUMNS, [row for score in scores for row in _csv_rows(score)]))
+            print(f"table: {self.csv}", file=sys.stderr)
         if self.json:
-            print_json([asdict(score) for score in scores])
+            print_json(list(map(_record, scores)))
         else:
             Console().print(_table(scores, data.domains))
             if self.by_class:
@@ -92,33 +116,59 @@ class Evaluate(Command):
         """The data that the flags describe; without a source, the run's own data with the flags applied."""
         from feddtl.runs import RunFolder
 
-        flags = ("root", "domains", "novel", "prompt", "image_column", "label_column", "domain_column")
+        columns = ("image_column", "label_column", "domain_column", "site_column")
+        flags = ("root", "domains", "novel", "prompt", "partition", *columns)
         given: dict[str, Any] = {name: value for name in flags if (value := getattr(self, name))}
         if self.source:
             return DataConfig(source=self.source, **given)
         return replace(RunFolder.open(self.folder).experiment.data, **given)
 
 
+def _record(score: ClassListScore) -> dict[str, Any]:
+    """A class list as JSON has it; its parts are counts, those of sites and domains with accuracies."""
+    record = asdict(score)
+    for key, parts in (("sites", score.sites), ("domains", score.domains)):
+        for name, hits in parts.items():
+            record[key][name] |= {"accuracy": hits.accuracy, "zero_shot": hits.zero_shot}
+    return record
+
+
+def _csv_rows(score: ClassListScore) -> Iterator[dict[str, Any]]:
+    """A row for the class list, then one for each of its sites, domains and classes."""
+    head = {"dataset": score.dataset, "classes": score.classes, "choices": score.choices}
+    parts = {"": {"": score.together}, "site": score.sites, "domain": score.domains, "class": score.by_class}
+    for column, found in parts.items():
+        for name, hits in found.items():
+            rates = {key: "" if math.isnan(rate := getattr(hits, key)) else rate for key in RATES}
+            yield {**head, **asdict(hits), **rates, **({column: name} if column else {})}
+
+
 def _table(scores: list[ClassListScore], only_domains: str) -> Table:
+    """A line for each class list, then one for each of its sites or domains."""
     from rich.table import Table
 
     from feddtl.cli.scores import cell
 
     chosen = f", domains {only_domains}" if only_domains else ""
     table = Table(title=cell(f"Accuracy in % on {scores[0].dataset}{chosen}"))
-    domains = list(scores[0].domains)
     table.add_column("Classes")
-    for heading in ("Choices", "Images", "Zero-shot", "Accuracy", *domains):
-        table.add_column(cell(heading), justify="right")
+    heading = "Site" if scores[0].sites else "Domain" if scores[0].domains else ""
+    for name in filter(None, (heading,)):
+        table.add_column(name, overflow="fold")
+    for name in ("Choices", "Images", "Zero-shot", "Accuracy"):
+        table.add_column(name, justify="right")
     for score in scores:
-        by_domain = [percent(score.domains.get(name)) for name in domains]
-        both = (percent(score.zero_shot), percent(score.accuracy))
-        table.add_row(score.classes, str(score.choices), str(score.images), *both, *by_domain)
+        numbers = (str(score.choices), str(score.images), percent(score.zero_shot), percent(score.accuracy))
+        table.add_row(score.classes, *([cell("all")] if heading else []), *numbers)
+        for name, hits in (score.sites or score.domains).items() if score.images else ():
+            table.add_row("", cell(name), "", str(hits.images), percent(hits.zero_shot), percent(hits.accuracy))
+        if heading:
+            table.add_section()
     return table
 
 
 def _class_table(scores: list[ClassListScore]) -> Table:
-    """Correct images of each class; a percentage where there are ten images or more."""
+    """Accuracy of each class beside zero-shot; counts of a class with fewer than ten images."""
     from rich.table import Table
 
     from feddtl.cli.scores import cell
@@ -126,11 +176,10 @@ def _class_table(scores: list[ClassListScore]) -> Table:
     table = Table(title="Accuracy in % by class")
     for heading in ("Class", "Classes"):
         table.add_column(heading)
-    for heading in ("Accuracy", "Correct"):
+    for heading in ("Images", "Zero-shot", "Accuracy"):
         table.add_column(heading, justify="right")
     for score in scores:
-        for name, count in score.by_class.items():
-            value, fraction = share(count.correct, count.images)
-            cells = (value, fraction) if fraction else ("–", value)
-            table.add_row(cell(name), score.classes, *cells)
+        for name, hits in score.by_class.items():
+            both = (share(right, hits.images)[0] for right in (hits.zero_shot_correct, hits.correct))
+            table.add_row(cell(name), score.classes, str(hits.images), *both)
     return table
