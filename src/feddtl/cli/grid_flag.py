@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -104,12 +105,11 @@ def _typed(kind: Any, text: str) -> Any:
     """The value that a text stands for; the text itself where it is none of this type, which is refused later."""
     if words := words_of(kind):
         return text if text in words else _typed(get_args(kind)[0], text)
-    if kind not in (int, float):
-        return text
-    try:
-        return kind(text)
-    except ValueError:
-        return text
+    # A whole number stays one where any number is allowed, so that labels have it as it was written.
+    for number in {int: (int,), float: (int, float)}.get(kind, ()):
+        with suppress(ValueError):
+            return number(text)
+    return text
 
 
 def _changed(title: str, experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
