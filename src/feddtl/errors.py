@@ -12,12 +12,15 @@ class FeddtlError(Exception):
     Attributes:
         message: What is wrong, where, and the offending value.
         hint: The next step for the user; empty if the message already states it.
+        for_clients: What every client of a run over Flower may know of it: no path, and nothing that one client alone
+            has said; empty: nothing.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, for_clients: str = "") -> None:
         super().__init__(f"{message}\n{hint}" if hint else message)
         self.message = message
         self.hint = hint
+        self.for_clients = for_clients
 
 
 class ConfigError(FeddtlError):

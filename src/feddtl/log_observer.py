@@ -137,4 +137,5 @@ class LogObserver(RunObserver):
         number = self._finished_rounds
         done = f"after round {number} of {self._rounds}" if number else "before its first round ended"
         hint = f"Resume it: {resuming(self._folder)}." if has_begun(self._folder) else "Nothing of it was kept."
-        raise StoppedError(f"The run was stopped {done}, as `feddtl stop` asked.", hint)
+        message = f"The run was stopped {done}, as `feddtl stop` asked."
+        raise StoppedError(message, hint, for_clients=message)

@@ -30,7 +30,7 @@ def test_labels_are_indices_into_the_experiment_s_lists(tmp_path):
     assert own.train.labels.tolist() == [2] * 5 + [0] * 5
     assert own.test_base.labels.tolist() == [2] * 3 + [0] * 3
     assert own.test_novel.labels.tolist() == [0] * 3
-    assert own.notes == ("5 training images of novel classes are ignored.",)
+    assert own.notes == ("5 training images of novel classes are not trained on.",)
     shown = [own.train.reader.files[row].parent.name for row in own.train.rows]
     assert shown == ["IBEX"] * 5 + ["Red_Panda"] * 5
 
@@ -58,7 +58,7 @@ def test_without_a_test_split_a_fifth_is_held_out(tmp_path):
     own = load_own_images(CONFIG, str(tmp_path / "a" / "train"), 0)
     assert (len(own.train), len(own.test_base), len(own.test_novel)) == (8, 2, 2)
     assert any("has no test split: 4 of its 20 images" in note for note in own.notes)
-    assert own.notes[-1] == "8 training images of novel classes are ignored."
+    assert own.notes[-1] == "8 training images of novel classes are not trained on."
 
 
 def test_shots_are_a_limit_per_class(tmp_path):
@@ -81,9 +81,10 @@ def test_domains_count_as_one(tmp_path):
 
 
 def test_an_unknown_class_is_named_with_those_that_are_allowed(tmp_path):
-    with pytest.raises(DataError, match="has images of 'wolf', which the experiment does not have") as caught:
+    with pytest.raises(DataError, match="has images of 'wolf', which data") as caught:
         load_own_images(CONFIG, photos(tmp_path / "a", "ibex", "wolf"), 0)
-    assert caught.value.hint == "Rename or remove them. Allowed: 'red panda', 'snow leopard', 'Ibex', 'lynx'."
+    assert caught.value.hint.endswith("Allowed: 'red panda', 'snow leopard', 'Ibex', 'lynx'.")
+    assert "data.novel_classes" in caught.value.hint
 
 
 def test_no_path_and_no_folder_are_different_faults(tmp_path):

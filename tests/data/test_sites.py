@@ -152,8 +152,25 @@ def test_an_empty_site_is_named(make_folder: MakeFolder) -> None:
 
 
 def test_a_class_that_the_lists_do_not_name_is_named_with_its_site(make_folder: MakeFolder) -> None:
-    with pytest.raises(DataError, match="Site 'south': it has images of 'Cat', which the experiment does not have"):
-        sites(make_folder(*SPLITS, *PLAIN), classes="ant,bee")
+    """All of them at once, and why they are not only noted; the remedy of the hint works."""
+    root = make_folder(*SPLITS, *PLAIN, "west/bee/0.png", "west/dog/0.png")
+    found = r"do not name: Cat \('south'\), dog \('west'\)\. At a client or a site this is an error"
+    with pytest.raises(DataError, match=found) as caught:
+        sites(root, classes="ant,bee")
+    assert "set data.novel_classes = 'others'" in caught.value.hint
+    assert sites(root, classes="ant,bee", novel_classes="others").novel_names == ("Cat", "dog")
+
+
+def test_a_site_with_novel_classes_alone_is_refused_with_what_can_be_done(make_folder: MakeFolder) -> None:
+    """In the same words as over Flower: it has nothing to train on, and can be scored afterwards."""
+    root = make_folder(*SPLITS, *PLAIN)
+    words = "no training images of a base class, and nobody trains on the 6 of novel classes"
+    with pytest.raises(DataError, match=f"Site 'north': it has {words}") as caught:
+        sites(make_folder(*SPLITS, *PLAIN, "south/dog/0.png", name="more"), novel_classes="ant,bee")
+    assert "feddtl evaluate RUN --data.source FOLDER" in caught.value.hint
+    config = DataConfig(source="clients", classes="Cat,cow", novel_classes="ant,bee", regime="full")
+    with pytest.raises(DataError, match=f"north has {words}"):
+        load_own_images(config, str(root / "north"), 0)
 
 
 def test_sites_that_spell_a_class_differently(make_folder: MakeFolder) -> None:

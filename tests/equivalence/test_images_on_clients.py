@@ -138,6 +138,15 @@ def test_a_client_that_refuses_is_named_and_asked_again_and_the_others_go_on(sil
     assert (first["federated"]["clients"], second["federated"]["clients"]) == ([0, 2], [0, 1, 2])
 
 
+def told(grid) -> list[str]:
+    """Why the run has ended, as each client is told; no message to a client names another one's folder."""
+    folders = [str(context.node_config.get("data", "")) for context in grid.contexts.values()]
+    for message in grid.sent:
+        assert not [folder for folder in folders if folder and folder in repr(message.content)]
+    scalars = [message.content.config_records.get("scalars", {}) for message in grid.sent]
+    return [str(found["farewell"]) for found in scalars if "farewell" in found]
+
+
 def test_a_class_that_the_experiment_does_not_have_is_an_error_at_the_start(silos, tmp_path):
     """All such clients at once, with the folder and the class of each: they would be missing in the whole run."""
     odd = {client: tmp_path / f"odd{client}" for client in (1, 2)}
@@ -145,10 +154,14 @@ def test_a_class_that_the_experiment_does_not_have_is_an_error_at_the_start(silo
     for client, folder in odd.items():
         shutil.copytree(silos.folders[client], folder)
         shutil.copytree(tmp_path / "more" / "train" / "gnu", folder / "train" / "gnu")
+    grid = silos.grid(data={**silos.folders, **odd})
     with pytest.raises(ClientError, match="2 clients cannot participate, so no round was begun") as caught:
-        deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(data={**silos.folders, **odd}))
+        deployment.serve(silos.experiment(), tmp_path / "run", grid)
     for client, folder in odd.items():
         assert f"Client {client}: the client refused: {folder} has images of 'gnu', which" in caught.value.message
+    assert set(told(grid)) == {
+        "The classes of client 1 and client 2 are not those of the experiment, so no round was begun."
+    }
     assert records(tmp_path / "run") == []
 
 
@@ -199,8 +212,10 @@ def test_a_copy_of_the_data_with_another_class_is_an_error_at_the_start(silos, t
 
 
 def test_a_client_that_is_not_told_where_its_images_are(silos, tmp_path):
+    grid = silos.grid(data={2: silos.folders[2]})
     with pytest.raises(ClientError, match="Round 1 has 1 usable updates of 3") as caught:
-        deployment.serve(silos.experiment(), tmp_path / "run", silos.grid(data={2: silos.folders[2]}))
+        deployment.serve(silos.experiment(), tmp_path / "run", grid)
+    assert set(told(grid)) == {"Round 1 had no usable update of clients 0 and 1, and with 1 of 3 it was discarded."}
     assert caught.value.message.count("This client has no path to its images") == 2
     assert "feddtl client --data PATH" in caught.value.message
 

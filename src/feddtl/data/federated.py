@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image
 
 from feddtl.config import DataConfig
+from feddtl.config.protocol import follows_protocol
 from feddtl.config.running import ScoredImages
 from feddtl.data.classes import choose_classes, in_order_of
+from feddtl.data.own_images import unused_images_note
 from feddtl.data.partition import Partition, partition
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
@@ -107,6 +109,8 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
     if held_back:
         _require_held_back(test_base)
         notes += held_back_notes(train, test_base, test_novel, chosen.base, held_back)
+    elif not follows_protocol(config.source, config.root):
+        notes.append(unused_images_note(len(of_classes(everything.train, novel))))
     if config.partition == "non-iid" and config.client_count > len(base):
         notes.append(
             f"{config.client_count} clients and {len(base)} base classes: some classes are split among several clients."

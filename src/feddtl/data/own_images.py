@@ -14,12 +14,13 @@ from feddtl.data.classes import in_order_of
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable, of_classes
 from feddtl.errors import ClassMismatchError, ClientError, DataError
-from feddtl.units import first_few
+from feddtl.units import counted, first_few
 
 if TYPE_CHECKING:
     from feddtl.data.federated import FederatedData
 
 MOST_NAMES = 20
+WHY_REFUSED = "At a client or a site this is an error, because the class may be one of theirs under another name."
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,25 @@ def own_images_of(
             (dataset.test, range(base, base + novel)),
         )
     )
+    unused = len(of_classes(everything.train, range(base, base + novel)))
+    if not len(train) and unused:
+        raise DataError(
+            f"{where} has no training images of a base class, and nobody trains on the {unused} of novel classes.",
+            f"To train there, add images of {_listed(class_lists[0])}, or name more classes in data.classes. Otherwise "
+            "leave this place out of the run, and score the model on its images afterwards: feddtl evaluate RUN "
+            "--data.source FOLDER.",
+        )
     if not len(train):
         raise DataError(f"{where} has no training images of a base class.", f"Add images of {_listed(class_lists[0])}.")
     notes = list(dataset.notes)
     untested = np.isin(dataset.train.labels, dataset.test.labels, invert=True)
-    unused = len(of_classes(everything.train, range(base, base + novel)))
     if held_back:
         notes += held_back_notes(train, test_base, test_novel, class_lists[0], held_back)
     elif untested.any():
         there = [dataset.class_names[label] for label in np.unique(dataset.train.labels[untested])]
         notes.append(f"No test image, and so no accuracy, of: {first_few(there, MOST_NAMES)}.")
     if unused and not held_back:
-        notes.append(f"{unused} training images of novel classes are ignored.")
+        notes.append(unused_images_note(unused))
     return OwnImages(train, test_base, test_novel, tuple(notes))
 
 
@@ -141,17 +149,33 @@ def of_experiment(base: Sequence[str], novel: Sequence[str], dataset: ImageDatas
         ClassMismatchError: Some images belong to a class in neither list.
     """
     names = (*base, *novel)
-    known = set(map(name_key, names))
-    present = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
-    unknown = [name for label in present if name_key(name := dataset.class_names[label]) not in known]
-    if unknown:
+    if unknown := unknown_classes(names, dataset):
         raise ClassMismatchError(
-            f"{path} has images of {_listed(unknown)}, which the experiment does not have.",
-            f"Rename or remove them. Allowed: {_listed(names)}.",
+            f"{path} has images of {_listed(unknown)}, which data.classes and data.novel_classes do not name. "
+            f"{WHY_REFUSED}",
+            f"Rename the class as it is named there, have it named in data.novel_classes, which scores it, or move its "
+            f"images elsewhere. Allowed: {_listed(names)}.",
         )
     ordered = in_order_of(names, dataset)
     train, test = (replace(table, domains=np.zeros_like(table.domains)) for table in (ordered.train, ordered.test))
     return replace(ordered, train=train, test=test, domain_names=ONE_DOMAIN)
+
+
+def unknown_classes(names: Sequence[str], dataset: ImageDataset) -> list[str]:
+    """Classes of which there are images, and which are none of the names."""
+    known = set(map(name_key, names))
+    return [name for name in present_classes(dataset) if name_key(name) not in known]
+
+
+def present_classes(dataset: ImageDataset) -> list[str]:
+    """Names of the classes of which there are images."""
+    labels = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
+    return [dataset.class_names[label] for label in labels]
+
+
+def unused_images_note(images: int) -> str:
+    """A note on training images of novel classes; '' for none."""
+    return f"{counted(images, 'training image')} of novel classes are not trained on." if images else ""
 
 
 def require_same_classes(names: Sequence[str], data: FederatedData, path: str) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 
 from feddtl.config import DataConfig
 from feddtl.config.names import name_key
-from feddtl.data.classes import choose_classes, in_order_of
-from feddtl.data.own_images import OwnImages, own_images_of
+from feddtl.data.classes import ClassChoice, choose_classes, in_order_of
+from feddtl.data.own_images import WHY_REFUSED, OwnImages, own_images_of, present_classes, unknown_classes
 from feddtl.data.site_sources import SiteSources, find_sites, named_site
 from feddtl.data.table import ImageDataset, joined_tables
-from feddtl.errors import ConfigError, DataError
+from feddtl.errors import ClassMismatchError, ConfigError, DataError
 from feddtl.units import counted, first_few
 
 MOST_NAMES, MOST_NOTES = 10, 50
@@ -67,6 +67,7 @@ def load_sites(config: DataConfig, seed: int, copy: str = "", *, held_back: floa
     if len(names) < 2:
         raise DataError(f"The sites of {found.where} have a single class: {', '.join(names.values())}.", TWO_CLASSES)
     chosen = choose_classes(tuple(names.values()), config, found.name)
+    _require_listed(everything, chosen)
     base, novel = chosen.base, chosen.novel
     images = {}
     for site, dataset in everything.items():
@@ -77,6 +78,19 @@ def load_sites(config: DataConfig, seed: int, copy: str = "", *, held_back: floa
         notes += _notes_of_shots(everything, base, config.shots)
     prompt = next(iter(everything.values())).prompt_template
     return Sites(found.name, base, novel, prompt, images, tuple(notes))
+
+
+def _require_listed(everything: Mapping[str, ImageDataset], chosen: ClassChoice) -> None:
+    """Raise ClassMismatchError, as each client does over Flower, if sites have classes in neither list; names all."""
+    unknown = {site: unknown_classes(chosen.names, dataset) for site, dataset in everything.items()}
+    found = [f"{name} ('{site}')" for site, names in unknown.items() for name in names]
+    if found:
+        raise ClassMismatchError(
+            f"Sites have images of classes that data.classes and data.novel_classes do not name: "
+            f"{first_few(found, MOST_NAMES)}. {WHY_REFUSED}",
+            "Rename the class as it is named there, name it in data.novel_classes, set data.novel_classes = "
+            "'others' to score all such classes, or move its images elsewhere.",
+        )
 
 
 def all_sites(config: DataConfig) -> ImageDataset:
@@ -124,15 +138,9 @@ def _names_of_all(datasets: Mapping[str, ImageDataset]) -> dict[str, str]:
     """The classes of which any site has images, by `name_key`; in alphabetical order, as the first site spells them."""
     names: dict[str, str] = {}
     for dataset in datasets.values():
-        for name in _present(dataset):
+        for name in present_classes(dataset):
             names.setdefault(name_key(name), name)
     return dict(sorted(names.items(), key=lambda item: item[1]))
-
-
-def _present(dataset: ImageDataset) -> list[str]:
-    """Names of the classes of which there are images."""
-    labels = np.unique(np.concatenate([dataset.train.labels, dataset.test.labels]))
-    return [dataset.class_names[label] for label in labels]
 
 
 def _notes_of_sites(images: Mapping[str, OwnImages]) -> list[str]:
@@ -148,7 +156,7 @@ def _notes_of_classes(datasets: Mapping[str, ImageDataset], names: Mapping[str, 
     spelled: dict[str, dict[str, str]] = {key: {} for key in names}
     trained = set()
     for site, dataset in datasets.items():
-        for name in _present(dataset):
+        for name in present_classes(dataset):
             sites[name_key(name)].append(site)
             spelled[name_key(name)].setdefault(name, site)
         trained |= {name_key(dataset.class_names[label]) for label in np.unique(dataset.train.labels)}

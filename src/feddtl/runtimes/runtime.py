@@ -27,6 +27,8 @@ from feddtl.units import NUMBERED, ClientNames
 
 __all__ = ["Progress", "RunObserver", "Runtime", "build_selector"]
 
+AN_ERROR = "it stopped with an error, which whoever runs the server knows."
+
 
 class Runtime:
     """Runs the rounds of a method.
@@ -90,8 +92,8 @@ class Runtime:
         return with_counts(progress, found.counts, found.failures, self._context.observer, everyone)
 
     def farewell(self, error: FeddtlError) -> None:
-        """Tell clients elsewhere that an error has ended the run."""
-        self._fleet.farewell(error.message)
+        """Tell clients elsewhere that an error has ended the run, without what one of them alone has said."""
+        self._fleet.farewell(error.for_clients or AN_ERROR)
 
     def predictions(self, state: ServerState) -> Predictions:
         """The global model's predictions at a state for all test images."""

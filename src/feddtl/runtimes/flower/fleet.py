@@ -237,6 +237,8 @@ class FlowerFleet(Fleet):
             f"deployment.min_clients = {self._context.experiment.deployment.min_clients}; the round was discarded. "
             f"{reasons}",
             f"Repair or restart these clients, then resume the run. The last checkpoint is intact.{longer}",
+            for_clients=f"Round {round_number} had no usable update of {self._context.names.all_of(list(failures))}, "
+            f"and with {len(usable)} of {len(clients)} it was discarded.",
         )
 
 

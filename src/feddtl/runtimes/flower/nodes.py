@@ -17,7 +17,7 @@ from feddtl.runtimes.flower.records import CLIENT, MISMATCH, NOTES, to_records
 from feddtl.runtimes.node import ImageCounts
 from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, plain, short
 from feddtl.runtimes.wire.messages import unpack_image_counts
-from feddtl.units import counted
+from feddtl.units import counted, listed
 
 MOST_NOTES = 2000  # characters of a client's notes
 TIMEOUT = "deployment.round_timeout"
@@ -109,11 +109,13 @@ class NodeDirectory:
         """Raise ClientError if clients have other classes, which would be missing in the whole run."""
         found = {refusal.client: refusal.reason for refusal in self._refusals.values() if refusal.mismatch}
         if found:
-            named = {"A client" if c is None else self._begin(c): why for c, why in sorted(found.items(), key=str)}
-            reasons = " ".join(f"{who}: {why}" for who, why in named.items())
+            named = {"a client" if c is None else self._name(c): why for c, why in sorted(found.items(), key=str)}
+            reasons = " ".join(f"{who[0].upper()}{who[1:]}: {why}" for who, why in named.items())
             raise ClientError(
                 f"{counted(len(found), 'client')} cannot participate, so no round was begun. {reasons}",
                 "Correct the names of the classes there, or in the experiment, and start the run again.",
+                for_clients=f"The classes of {listed(list(named))} are not those of the "
+                "experiment, so no round was begun.",
             )
 
     def _tell(self, claims: Mapping[int, int]) -> None:
@@ -211,9 +213,6 @@ class NodeDirectory:
             who = f"Node {node}" if refusal.client is None else f"Node {node}, {self._name(refusal.client)},"
             self._note(f"{who} cannot participate: {reason}")
         self._refusals[node] = refusal
-
-    def _begin(self, client: int) -> str:
-        return self._context.names.begin(client) if 0 <= client < len(self._context.clients) else f"Client {client}"
 
     def _name(self, client: int) -> str:
         """What a node says that it is, which need not exist."""
