@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli.small_runs import make_bench
+from edited_runs import change
 from safetensors.torch import load_file, save_file
 
 from feddtl.comparison.grid import compare
@@ -70,8 +71,12 @@ def set_values(file, table="", **values):
     file.write_text(json.dumps(content))
 
 
+def set_model(run, folder):
+    change(run / "config.json", lambda config: config.update(model=str(folder)))
+
+
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("replace", "named"),
     [
         (change_weights, "weights: hash was"),
         (change_heads, r"image tower \(config.json\): num_attention_heads was 2, is 4"),
@@ -79,13 +84,11 @@ def set_values(file, table="", **values):
         (change_tokenizer, "tokenizer: hash was"),
     ],
 )
-def test_another_model_in_the_place_of_a_run_s_is_refused(moved, tmp_path, change, named):
+def test_another_model_in_the_place_of_a_run_s_is_refused(moved, tmp_path, replace, named):
     shutil.rmtree(moved.parent / "project", ignore_errors=True)
     run = moved / "runs" / "one"
-    origin = json.loads((run / "origin.json").read_text())
-    change(moved / "clip")
-    set_values(run / "config.json", model=str(moved / "clip"))
-    (run / "origin.json").write_text(json.dumps(origin))
+    replace(moved / "clip")
+    set_model(run, moved / "clip")
     with pytest.raises(RunError, match=named) as caught:
         load_trained_model(run)
     assert str(moved / "clip") in caught.value.message
@@ -105,7 +108,7 @@ def test_the_same_model_saved_again_is_the_same(moved):
     save_file(weights, moved / "clip" / "model.safetensors", metadata={"format": "pt", "by": "another"})
     set_values(moved / "clip" / "config.json", transformers_version="9.9", _name_or_path="somewhere")
     set_values(moved / "clip" / "preprocessor_config.json", processor_class="CLIPProcessor", crop_size=16, size=16)
-    set_values(moved / "runs" / "one" / "config.json", model=str(moved / "clip"))
+    set_model(moved / "runs" / "one", moved / "clip")
     load_trained_model(moved / "runs" / "one")
 
 

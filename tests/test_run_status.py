@@ -317,3 +317,11 @@ def test_a_stop_before_the_run_began_leaves_nothing(feddtl, folder, monkeypatch)
     answer = feddtl("stop", folder)
     assert answer.code == 0
     assert "ended before it began, and left nothing" in answer.out
+
+
+def test_a_damaged_summary_is_no_end_of_a_run(folder):
+    (folder / "summary.json").write_text('{"rounds": 1, "sha256": 3}')
+    with pytest.raises(RunError, match=r"summary\.json is damaged: its checksum is missing") as caught:
+        run_status(folder)
+    assert "rm" in caught.value.hint
+    assert "--resume" in caught.value.hint

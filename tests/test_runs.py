@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from edited_runs import change
 from made_records import made_record
 
 from feddtl.config import ComputeConfig, DataConfig, Experiment
@@ -23,6 +24,7 @@ from feddtl.models.peft_format import load_adapter
 from feddtl.predictions import ImagePredictions
 from feddtl.runs import RunFolder
 from feddtl.runtimes.runtime import Progress
+from feddtl.sealed_files import sealed
 
 EXPERIMENT = Experiment(rounds=3)
 CPU = torch.device("cpu")
@@ -166,8 +168,8 @@ def test_a_checkpoint_of_an_earlier_version(folder: RunFolder) -> None:
     content = json.loads(path.read_text())
     for field in ("seconds", "virtual_seconds"):
         del content["records"][0][field]
-    del content["sha256"]  # which earlier versions did not write
-    path.write_text(json.dumps(content))
+    del content["sha256"]
+    path.write_text(sealed(json.dumps(content)))
     with pytest.raises(RunError, match="damaged or from another version") as caught:
         folder.latest_progress()
     assert "virtual_seconds, seconds" in caught.value.message
@@ -327,14 +329,12 @@ def test_kernels_of_a_run_are_remembered(folder: RunFolder) -> None:
     """With the reason for them; folders of earlier versions have none."""
     found = RunFolder.open(folder.path).kernels
     assert (found, found.chosen) == (KERNELS, "measured")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    del environment["kernels"]["chosen"]
-    (folder.path / "environment.json").write_text(json.dumps(environment))
+    change(folder.path / "environment.json", lambda environment: environment["kernels"].pop("chosen"))
     assert RunFolder.open(folder.path).kernels.chosen == "default"
 
 
 def test_an_environment_of_another_version(folder: RunFolder) -> None:
-    (folder.path / "environment.json").write_text("{}")
+    change(folder.path / "environment.json", lambda environment: environment.pop("kernels"))
     with pytest.raises(RunError, match="written by another version: it does not name the kernels"):
         _ = folder.kernels
 

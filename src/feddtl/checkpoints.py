@@ -16,17 +16,16 @@ from feddtl.errors import RunError
 from feddtl.evaluate import ClientHits
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.messages import ServerState
-from feddtl.parsing import parse_table, require_seal, sealed
+from feddtl.parsing import parse_table
 from feddtl.records import read_records
 from feddtl.runtimes.rounds import Progress
+from feddtl.sealed_files import opened, sealed
 from feddtl.storage import json_text, new_folder, read_whole
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
 # Raised when tensors get other names: a model made of tensors that nobody finds would be the pre-trained one.
 FORMAT = 2
-UNSEALED = ("format", "round", "clients_with_state", "tensors", "state_sha256", "records", "federated_before")
-"""Keys of a progress.json without a checksum of its own, as earlier versions wrote it."""
 NAME = re.compile(r"round-(\d+)")
 
 
@@ -80,14 +79,11 @@ def read_checkpoint(folder: Path) -> Progress:
     """
     try:
         written = read_whole(folder / "progress.json")
-        content = parse_table(written)
-        if set(content) != set(UNSEALED):
-            if "state_sha256" in content:  # otherwise it is no version's
-                _require_format(folder, content)
-            require_seal(written)
+        if "state_sha256" in (content := parse_table(written)):  # otherwise it is no version's
+            _require_format(folder, content)
+        content = opened(written)
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
             raise ValueError("state.safetensors does not match its checksum")
-        _require_format(folder, content)
         loaded = load_file(folder / "state.safetensors")
         tensors = {name: loaded[name] for name in content["tensors"]}
         personal = {client: select_prefix(tensors, f"personal/{client}") for client in content["clients_with_state"]}

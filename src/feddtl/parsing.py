@@ -1,14 +1,9 @@
-"""JSON and TOML of unknown origin: whatever is in a file, it is read or a ValueError says what is wrong.
-
-A sealed JSON text ends with its own checksum, so that no damage is believed: a changed digit is valid JSON.
-"""
+"""JSON and TOML of unknown origin: whatever is in a file, it is read or a ValueError says what is wrong."""
 
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
-import re
 import tomllib
 from typing import Any
 
@@ -17,7 +12,6 @@ from feddtl.errors import shown
 MOST_LEVELS = 64
 """Tables and lists inside each other; no file of feddtl has ten."""
 TOO_DEEP = f"it has more than {MOST_LEVELS} tables or lists inside each other"
-SEAL = re.compile(rb', "sha256": "([0-9a-f]{64})"}\s*')
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -44,21 +38,6 @@ def parse_json(content: bytes | str) -> Any:
         raise ValueError(TOO_DEEP) from None
     _require_levels(value)
     return value
-
-
-def sealed(text: str) -> str:
-    """The text of a JSON table with a last key, the checksum of all bytes before it."""
-    body = text.rstrip().removesuffix("}")
-    return f'{body}, "sha256": "{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
-
-
-def require_seal(content: bytes) -> None:
-    """Raise ValueError for a text that `sealed` did not give."""
-    found = list(SEAL.finditer(content))
-    if not found or found[-1].end() != len(content):
-        raise ValueError("its checksum is missing")
-    if hashlib.sha256(content[: found[-1].start()]).hexdigest().encode() != found[-1][1]:
-        raise ValueError("it does not match its checksum")
 
 
 def parse_table(content: bytes | str) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from feddtl.config import Experiment
 from feddtl.config.data import ON_CLIENTS
 from feddtl.errors import ConfigError, RunError
 from feddtl.experiment_file import experiment_from_dict
-from feddtl.parsing import parse_table
 from feddtl.record_fields import check_types
-from feddtl.records import RESTORE, require_keys
+from feddtl.records import RESTORE, RoundRecord, Summary, read_records, require_keys
 from feddtl.run_origin import ORIGIN, moved_paths, with_moved_paths
-from feddtl.storage import DRAFT, read_whole, storage_errors
+from feddtl.sealed_files import FIRST, read_sealed, read_sealed_lines
+from feddtl.storage import DRAFT, storage_errors
 
-CONFIG, ENVIRONMENT, DATA, SUMMARY = "config.json", "environment.json", "data.json", "summary.json"
+CONFIG, ENVIRONMENT, DATA, SUMMARY = FIRST, "environment.json", "data.json", "summary.json"
 METRICS, PREDICTIONS, FEDERATION = "metrics.jsonl", "predictions.safetensors", "federation.json"
 LOG, STOP = "log.jsonl", "stop.request"
 BEFORE_IT_BEGINS = (CONFIG, ENVIRONMENT, ORIGIN, LOG, STOP)
@@ -81,12 +81,43 @@ def resuming(path: Path) -> str:
     return f"feddtl {'submit' if has_clients_elsewhere(path) else 'run'} --resume {shlex.quote(str(path))}"
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of a run. Raises RunError."""
+def read_table(path: Path, hint: str = RESTORE) -> dict[str, Any]:
+    """The content of a JSON file of a run. Raises RunError with a hint if it is damaged."""
     try:
-        return parse_table(read_whole(path))
+        return read_sealed(path)
     except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}.", RESTORE) from None
+        raise RunError(f"{path} is damaged: {error}.", hint) from None
+
+
+def read_metrics(folder: Path) -> tuple[RoundRecord, ...]:
+    """The record of each finished round of a run. Raises RunError."""
+    path = folder / METRICS
+    if not path.is_file():
+        return ()
+    try:
+        return read_records(read_sealed_lines(path), path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}.", _write_again(path)) from None
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """The outcome of a run; None until it is finished. Raises RunError."""
+    path = folder / SUMMARY
+    return Summary.from_dict(read_table(path, _write_again(path)), path) if path.is_file() else None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has a summary. Raises RunError for a damaged one."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return False
+    read_table(path, _write_again(path))
+    return True
+
+
+def _write_again(path: Path) -> str:
+    """How a file is written again from the last checkpoint of its run."""
+    return f"Write it again from the checkpoint: rm {shlex.quote(str(path))}, then {resuming(path.parent)}."
 
 
 class DataDescription(TypedDict, total=False):

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from feddtl.errors import RunError
-from feddtl.parsing import parse_table
-from feddtl.storage import read_whole, write_json_atomic
+from feddtl.sealed_files import read_sealed, write_sealed
 
 ORIGIN = "origin.json"
 # Keys of an experiment whose values are paths if they are absolute.
@@ -30,7 +29,7 @@ PARTS = {
 
 def write_origin(folder: Path, model: Mapping[str, Any]) -> None:
     """Record the place of a run folder and its model's `Backbone.identity`."""
-    write_json_atomic(folder / ORIGIN, {"folder": str(folder.absolute()), "model": dict(model)})
+    write_sealed(folder / ORIGIN, {"folder": str(folder.absolute()), "model": dict(model)})
 
 
 def recorded_model(folder: Path) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse_table(read_whole(path))
+        content = read_sealed(path)
         if not isinstance(content.get("model", {}), dict):
             raise ValueError("its 'model' is not a table")
     except ValueError as error:

@@ -16,22 +16,21 @@ from typing import Any, Literal
 
 from feddtl.config import Experiment
 from feddtl.errors import RunError
-from feddtl.parsing import parse_table
-from feddtl.records import RoundRecord, read_records
+from feddtl.records import RoundRecord
 from feddtl.run_files import (
     CONFIG,
     DATA,
-    METRICS,
     STOP,
-    SUMMARY,
     has_run,
+    is_finished,
     read_data,
     read_experiment,
+    read_metrics,
     require_run,
     resuming,
 )
 from feddtl.run_log import Event, last_session, latest, still_runs
-from feddtl.storage import is_locked, read_whole
+from feddtl.storage import is_locked
 from feddtl.units import NUMBERED, ClientNames, counted, duration, percent, scores_line
 
 State = Literal["running", "finished", "stopped", "failed", "interrupted", "killed", "unknown"]
@@ -148,10 +147,10 @@ def run_status(folder: Path) -> RunStatus:
     return RunStatus(
         folder,
         read_experiment(folder / CONFIG),
-        _records(folder / METRICS),
+        read_metrics(folder),
         events,
         live,
-        (folder / SUMMARY).is_file(),
+        is_finished(folder),
         (folder / STOP).is_file(),
         ClientNames(tuple(read_data(folder / DATA).get("sites", ()))) if (folder / DATA).is_file() else NUMBERED,
     )
@@ -164,14 +163,6 @@ def live_session(folder: Path) -> tuple[bool, tuple[Event, ...]]:
     if locked is None:
         return bool(events) and events[-1]["event"] != "ended" and still_runs(events[0]), events
     return locked, events
-
-
-def _records(path: Path) -> tuple[RoundRecord, ...]:
-    try:
-        lines = read_whole(path).splitlines() if path.is_file() else []
-        return read_records([parse_table(line) for line in lines], path)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged: {error}.", f"Rewrite it: {resuming(path.parent)}.") from None
 
 
 def refuse_running(folder: Path) -> None:

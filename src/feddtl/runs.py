@@ -22,9 +22,8 @@ from feddtl.experiment_file import experiment_to_dict
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.peft_format import save_adapter
-from feddtl.parsing import parse_table
 from feddtl.predictions import ImagePredictions, read_predictions, write_predictions
-from feddtl.records import RESTORE, RoundRecord, Summary, read_records
+from feddtl.records import RESTORE, RoundRecord, Summary
 from feddtl.run_files import (
     BEFORE_IT_BEGINS,
     CONFIG,
@@ -37,6 +36,8 @@ from feddtl.run_files import (
     has_begun,
     read_data,
     read_experiment,
+    read_metrics,
+    read_summary,
     read_table,
     refuse_used,
     require_run,
@@ -45,15 +46,14 @@ from feddtl.run_files import (
 from feddtl.run_origin import write_origin
 from feddtl.run_status import refuse_running
 from feddtl.runtimes.rounds import Progress
+from feddtl.sealed_files import sealed_lines, write_sealed
 from feddtl.storage import (
     json_text,
     make_folder,
     new_folder,
     only_writer,
-    read_whole,
     remove_drafts,
     storage_errors,
-    write_json_atomic,
     write_text_atomic,
 )
 
@@ -98,7 +98,7 @@ class RunFolder:
         with only_writer(path):
             try:
                 folder._remove_drafts()
-                write_json_atomic(path / CONFIG, experiment_to_dict(experiment))
+                write_sealed(path / CONFIG, experiment_to_dict(experiment))
                 yield folder
             except FeddtlError:
                 if not folder.has_begun:
@@ -194,9 +194,9 @@ class RunFolder:
                 **describe_environment(device),
                 "kernels": {**names_of(kernels), "chosen": kernels.chosen},
             }
-            write_json_atomic(self.path / ENVIRONMENT, environment)
+            write_sealed(self.path / ENVIRONMENT, environment)
             write_origin(self.path, identity)
-            write_json_atomic(self.path / DATA, data)
+            write_sealed(self.path / DATA, data)
             return
         before = self.data
         changed = [key for key in data if key != "notes" and data[key] != before.get(key)]
@@ -210,7 +210,7 @@ class RunFolder:
         """32 random hexadecimal digits, drawn once: the name under which remote clients store data of this run."""
         path = self.path / FEDERATION
         if not path.is_file():
-            write_json_atomic(path, {"run": secrets.token_hex(16)})
+            write_sealed(path, {"run": secrets.token_hex(16)})
         name = read_table(path).get("run")
         if not isinstance(name, str):
             raise RunError(f"{path} is damaged: run is {shown(name, 40)}.", RESTORE)
@@ -227,19 +227,13 @@ class RunFolder:
 
     def write_metrics(self, records: tuple[RoundRecord, ...]) -> None:
         """metrics.jsonl with one line per round; null for numbers that were not measured."""
-        lines = "".join(json_text(record.to_dict(), indent=None) for record in records)
+        lines = sealed_lines(json_text(record.to_dict(), indent=None) for record in records)
         write_text_atomic(self.path / METRICS, lines)
 
     @property
     def records(self) -> tuple[RoundRecord, ...]:
         """One record per finished round. Raises RunError if damaged, or of another version."""
-        path = self.path / METRICS
-        if not path.is_file():
-            return ()
-        try:
-            return read_records([parse_table(line) for line in read_whole(path).splitlines()], path)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged: {error}.", f"Rewrite it: {resuming(self.path)}.") from None
+        return read_metrics(self.path)
 
     @property
     def predictions(self) -> ImagePredictions | None:
@@ -254,12 +248,11 @@ class RunFolder:
     @property
     def summary(self) -> Summary | None:
         """The summary; None until the run is finished. Raises RunError if it cannot be read."""
-        path = self.path / SUMMARY
-        return Summary.from_dict(read_table(path), path) if path.is_file() else None
+        return read_summary(self.path)
 
     def write_summary(self, summary: Summary) -> None:
         """summary.json."""
-        write_json_atomic(self.path / SUMMARY, summary.to_dict())
+        write_sealed(self.path / SUMMARY, summary.to_dict())
 
     def write_adapters(self, adapters: Mapping[str, Lora], base_model: str) -> None:
         """adapter/image and adapter/text in PEFT format, if there are adapters."""

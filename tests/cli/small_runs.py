@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from edited_runs import tables
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -128,14 +128,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the times, which no two runs share."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    """metrics.jsonl without the times, which no two runs share, and without the checksums, which are of them too."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in tables(run / "metrics.jsonl")]
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """summary.json."""
-    return dict(json.loads((run / "summary.json").read_text()))
+    """summary.json without its checksum."""
+    return tables(run / "summary.json")[0]
 
 
 def final_state(run: Path) -> dict[str, Tensor]:

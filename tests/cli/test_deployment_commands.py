@@ -5,10 +5,11 @@ Whole federations are in tests/distributed.
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
-from cli.small_runs import refused
+from cli.small_runs import refused, summary
 
 from feddtl.errors import DeploymentError
 from feddtl.launch.processes import free_port
@@ -131,7 +132,7 @@ def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):
     assert (answer.code, answer.err) == (0, "round 1/4 sft\n")
     assert f"run folder: {finished}" in answer.out
     quiet = feddtl("submit", "--resume", finished, "--json")
-    assert quiet.out == (finished / "summary.json").read_text()
+    assert json.loads(quiet.out) == summary(finished)
     assert quiet.err == ""
 
 

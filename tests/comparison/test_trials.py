@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from comparison.made_up import outcome
 
+import feddtl
 from feddtl.comparison import grid
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import load_comparison
@@ -80,6 +81,10 @@ def rate_of(folder: Path) -> float:
     return float(json.loads((folder / "config.json").read_text())["local"]["learning_rate"])
 
 
+def tuning(folder: Path) -> Any:
+    return json.loads((folder / "tuning.json").read_text())
+
+
 def test_rates_are_chosen_first_and_the_cells_run_at_them(runs: StandIn, tmp_path: Path) -> None:
     """Seven stand-ins of ten seconds each; zero-shot is expected to take as long as one of their twenty rounds."""
     heard = Heard()
@@ -90,7 +95,7 @@ def test_rates_are_chosen_first_and_the_cells_run_at_them(runs: StandIn, tmp_pat
     assert heard.events[4] == {"one": 0.01, "two": 0.001}
     assert heard.events[-1] == ("zero-seed0", None, 7, 7, 0)
     assert load_comparison(tmp_path / "out") == found
-    assert json.loads((tmp_path / "out/tuning.json").read_text()) == found.as_dict()["tuning"]
+    assert tuning(tmp_path / "out") == {"feddtl": feddtl.__version__, **found.as_dict()["tuning"]}
     assert found.rates is not None
     assert (found.rates.seeds, found.rates.untrained) == ((0,), ("zero",))
 
@@ -199,7 +204,7 @@ def test_a_larger_grid_keeps_what_was_run_and_names_runs_at_another_rate(runs: S
     assert found.rates is not None
     assert [choice.rate for choice in found.rates.choices] == [0.1, 0.001]
     assert runs.started[2:] == ["one-seed0"]
-    assert json.loads(files[0].read_text()) == found.as_dict()["tuning"]
+    assert tuning(tmp_path / "out") == {"feddtl": feddtl.__version__, **found.as_dict()["tuning"]}
 
 
 def test_an_experiment_that_is_no_longer_named_leaves_the_files_with_a_note(runs: StandIn, tmp_path: Path) -> None:
@@ -207,7 +212,7 @@ def test_an_experiment_that_is_no_longer_named_leaves_the_files_with_a_note(runs
     heard = Heard()
     found = compare({"two": EXPERIMENTS["two"]}, tmp_path / "out", tune=TUNING, observer=heard)
     assert heard.events[1].startswith("tuning.json and the tables no longer contain one, which this command does not")
-    assert json.loads((tmp_path / "out/tuning.json").read_text()) == found.as_dict()["tuning"]
+    assert tuning(tmp_path / "out") == {"feddtl": feddtl.__version__, **found.as_dict()["tuning"]}
     assert compare(EXPERIMENTS, tmp_path / "out", tune=TUNING, observer=(again := Heard())).failures == ()
     assert not any(isinstance(event, str) for event in again.events)
 

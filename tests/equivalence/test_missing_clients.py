@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import records, summary
+from edited_runs import change
 from equivalence.silos import Silos, forget_clients, make_silos
 from report.pages import parse, rows
 
@@ -143,11 +142,8 @@ def test_a_run_of_an_earlier_version_has_marks(silos, tmp_path):
     """Its records say who scored, and nothing more: rounds of fewer clients than others are hollow."""
     deployment.serve(silos.experiment(), tmp_path / "run", away(silos, 2))
     metrics = tmp_path / "run" / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    for line in lines:
-        for key in ("counts", "missing", "all_base_images", "all_novel_images", "failures"):
-            line["federated"].pop(key, None)
-    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for key in ("counts", "missing", "all_base_images", "all_novel_images", "failures"):
+        change(metrics, lambda line, key=key: line["federated"].pop(key, None))
     page = parse(write_report(tmp_path / "run", tmp_path / "page.html").path)
     assert "Hollow points are of fewer images, because clients were missing." in values(page, "Base")[1]
     assert "client 2 (round 1: no reason recorded)" in values(page, "Base")[1]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from edited_runs import without_seals
 
 from feddtl.errors import RunError
 from feddtl.results.reading import collect, run_folders
@@ -90,7 +91,7 @@ def test_no_run(tmp_path: Path) -> None:
 )
 def test_a_damaged_run_is_left_out_and_named(copy_of: Callable[[], Path], file: str, content: str, said: str) -> None:
     folder = copy_of() / "runs"
-    (folder / "feddtl-seed0" / file).write_text(content)
+    (without_seals(folder / "feddtl-seed0") / file).write_text(content)
     collection = collect(folder)
     assert [run.name for run in collection.runs] == ["feddtl-seed1", "fedlora-seed0"]
     [problem] = collection.problems

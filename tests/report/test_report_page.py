@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 from cli.small_runs import Bench, summary, write_photos
+from edited_runs import change
 from report.pages import Element, headings, parse, rows
 
 from feddtl.evaluate import Predictions
@@ -229,18 +228,15 @@ def test_zero_shot_alone(bench: Bench, tmp_path: Path) -> None:
 def without_novel_classes(run: Path) -> Path:
     """The run as it would be if its data had base classes only."""
 
-    def change(name: str, *edits: Callable[[dict[str, Any]], object]) -> None:
-        lines = [json.loads(line) for line in (run / name).read_text().splitlines()] if name.endswith("l") else []
-        content = lines or [json.loads((run / name).read_text())]
-        for value, edit in itertools.product(content, edits):
-            edit(value)
-        (run / name).write_text("".join(json.dumps(value) + "\n" for value in content))
-
     nothing = {"novel": None, "harmonic_mean": None}
-    change("data.json", lambda data: data.update(novel_classes=[], test_novel_images=0))
-    change("metrics.jsonl", lambda record: record.update(nothing), lambda record: record.pop("client_models", None))
-    change("summary.json", lambda found: [found[key].update(nothing) for key in ("final", "zero_shot")])
-    change("summary.json", lambda found: found.update(final_client_models=None))
+    change(run / "data.json", lambda data: data.update(novel_classes=[], test_novel_images=0))
+    change(
+        run / "metrics.jsonl",
+        lambda record: record.update(nothing),
+        lambda record: record.pop("client_models", None),
+    )
+    change(run / "summary.json", lambda found: [found[key].update(nothing) for key in ("final", "zero_shot")])
+    change(run / "summary.json", lambda found: found.update(final_client_models=None))
     folder = RunFolder.open(run)
     found = folder.predictions
     assert found is not None

@@ -14,6 +14,7 @@ from feddtl.comparison.remaining import RoundClock, expected_seconds
 from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
 from feddtl.comparison.tuning import ChosenRates, Tuning
 from feddtl.config import Experiment
+from feddtl.environment import package_versions
 from feddtl.errors import ClientError, FeddtlError, RunError, StoppedError
 from feddtl.experiment import run_experiment, with_client_count
 from feddtl.observers import Observers, RunObserver
@@ -100,7 +101,7 @@ def compare(
             found = chosen_rates(experiments, tune, trials, results)
             # Where cells were run, the choice changes with their tables, after a check that they are at these rates.
             if not (output / RUNS).exists():
-                write_json_atomic(output / TUNING, found.to_dict())
+                _write_rates(output, found)
             return found
 
         results = _Grid(trials, observer, track, choose, after=cells).run()
@@ -109,7 +110,7 @@ def compare(
         tuned = at_chosen_rates(cells, found)
         if dropped := no_longer_named(output, found):
             observer.note(dropped)
-        write_json_atomic(output / TUNING, found.to_dict())
+        _write_rates(output, found)
         return _run_cells(tuned, output, observer, track, found, results)
 
 
@@ -132,6 +133,10 @@ def comparison_folder(output: Path) -> Iterator[None]:
     with only_writer(output):
         remove_drafts(output)
         yield
+
+
+def _write_rates(output: Path, found: ChosenRates) -> None:
+    write_json_atomic(output / TUNING, {"feddtl": package_versions()["feddtl"], **found.to_dict()})
 
 
 def _run_cells(
