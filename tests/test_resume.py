@@ -255,7 +255,7 @@ def test_two_processes_do_not_write_into_one_folder(stopped: Path, capsys: pytes
     before = contents(stopped)
     with only_writer(stopped):
         assert main(["run", "--resume", str(stopped)]) == 1
-    assert f"error: The run in {stopped} still goes on: process " in capsys.readouterr().err
+    assert f"error: The run in {stopped} is still running: process " in capsys.readouterr().err
     assert contents(stopped) == before
 
 

@@ -15,20 +15,23 @@ from pathlib import Path
 
 import pytest
 from cli.small_runs import refused
+from edited_runs import change
 from made_records import made_record
 
 from feddtl import run_following
 from feddtl.cli import main
-from feddtl.config import Experiment
+from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DataError, RunError, StoppedError
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.log_observer import logged
 from feddtl.observers import RunObserver
 from feddtl.run_log import append_event, begin_session, last_session, still_runs, this_process
 from feddtl.run_status import refuse_running, run_status, status_lines
+from feddtl.sealed_files import write_sealed
 from feddtl.storage import is_locked, json_text, only_writer
 
 EXPERIMENT = Experiment(rounds=4)
+SCORED = ("local", "local_by_client", "base", "novel", "harmonic_mean", "client_models", "domains")
 SCORES = {"local": 50.0, "base": 61.7, "novel": 40.0, "harmonic_mean": 48.5}
 
 
@@ -98,6 +101,13 @@ def test_clients_that_are_late_and_why(tmp_path):
     assert f"  {said}" in status_lines(run_status(lost))
 
 
+def test_scores_that_are_older_than_the_last_round_say_so(folder):
+    """Clients elsewhere score the model of a round with the broadcast of the next one."""
+    assert status_lines(run_status(folder))[2].startswith("  after round 2: local")
+    change(folder / "metrics.jsonl", lambda record: record["round"] == 2 and [record.pop(key, 0) for key in SCORED])
+    assert status_lines(run_status(folder))[2].startswith("  after round 1, the latest with scores: local")
+
+
 @pytest.mark.parametrize(
     ("how", "state", "words"),
     [
@@ -105,8 +115,8 @@ def test_clients_that_are_late_and_why(tmp_path):
         ("failed", "failed", "ended with an error after round 2 of 4"),
         ("interrupted", "interrupted", "interrupted after round 2 of 4"),
         ("", "killed", "ended without a word after round 2 of 4"),
-        ("finished", "unknown", "does not go on, after round 2 of 4"),  # someone removed the summary
-        (["no text"], "unknown", "does not go on"),
+        ("finished", "unknown", "is not running, after round 2 of 4"),  # someone removed the summary
+        (["no text"], "unknown", "is not running"),
     ],
 )
 def test_how_a_run_ended(folder, how, state, words):
@@ -137,7 +147,7 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "locked\n"
-    with pytest.raises(RunError, match=rf"still goes on: process {process.pid} on .* since ") as caught:
+    with pytest.raises(RunError, match=rf"is still running: process {process.pid} on .* since ") as caught:
         refuse_running(folder)
     assert "feddtl follow" in caught.value.hint
     assert run_status(folder).state == "running"
@@ -154,11 +164,11 @@ def test_where_there_are_no_locks_the_process_itself_is_looked_for(folder, monke
     monkeypatch.setattr("feddtl.run_status.is_locked", lambda path: None)
     over_flower(folder)
     assert run_status(folder).state == "running"
-    with pytest.raises(RunError, match="still goes on"):
+    with pytest.raises(RunError, match="is still running"):
         refuse_running(folder)
     mine = this_process()
     assert still_runs(mine)
-    for change in (
+    for other in (
         {"born": "1"},
         {"boot": "earlier"},
         {"host": "elsewhere"},
@@ -166,7 +176,7 @@ def test_where_there_are_no_locks_the_process_itself_is_looked_for(folder, monke
         {"pid": -1},
         {"pid": None},
     ):
-        assert not still_runs({**mine, **change})
+        assert not still_runs({**mine, **other})
     append_event(folder, "ended", how="interrupted")
     assert run_status(folder).state == "interrupted"
 
@@ -260,12 +270,12 @@ def going_on(folder):
 
 
 def test_stop_waits_for_the_end_and_says_how_to_go_on(feddtl, going_on):
-    """The folder above it will do, since one run goes on in it."""
+    """The folder above it will do, since one run is running in it."""
     answer = feddtl("stop", going_on.parent)
     assert answer.code == 0
     assert "stops after round 3" in answer.out
     assert f"It can be resumed: feddtl run --resume {going_on}" in answer.out
-    refused(feddtl("stop", going_on), "does not go on: it has ended (stopped)", "feddtl run --resume")
+    refused(feddtl("stop", going_on), "is not running: it has ended (stopped)", "feddtl run --resume")
 
 
 def test_follow_shows_what_the_run_printed_until_it_ends(feddtl, going_on):
@@ -279,32 +289,34 @@ def test_follow_shows_what_the_run_printed_until_it_ends(feddtl, going_on):
 
 def test_a_run_that_goes_on_cannot_be_resumed_or_begun_again(feddtl, going_on):
     for words in (("--resume", going_on), ("--output", going_on, "--rounds", 4)):
-        refused(feddtl("run", *words), "still goes on: process", f"feddtl stop {going_on}")
+        refused(feddtl("run", *words), "is still running: process", f"feddtl stop {going_on}")
 
 
 def test_what_is_not_there(feddtl, folder, tmp_path):
     for command in ("status", "follow", "stop"):
         refused(feddtl(command, tmp_path / "nowhere"), "There is no run in", "nowhere")
     made_run(folder.parent / "second")
-    refused(feddtl("stop", folder.parent), "No run goes on in", "feddtl status")
-    refused(feddtl("stop", folder), "does not go on: no process runs it")
+    refused(feddtl("stop", folder.parent), "No run is running in", "feddtl status")
+    refused(feddtl("stop", folder), "is not running: no process has it")
     (folder / "summary.json").write_text("{}")
-    refused(feddtl("stop", folder), "does not go on: it is finished", "feddtl status")
+    refused(feddtl("stop", folder), "is not running: it is finished", "feddtl status")
 
 
 def test_the_status_of_all_runs_below_a_folder(feddtl, folder):
+    """The newer one is first."""
     made_run(folder.parent / "second")
+    os.utime(folder / "config.json", (1, 1))
     (folder.parent / "damaged").mkdir()
     (folder.parent / "damaged" / "config.json").write_text("{")
     answer = feddtl("status")
     assert answer.code == 1
     assert [line for line in answer.out.splitlines() if not line.startswith(" ")] == [
-        f"runs/{name}: does not go on, after round 2 of 4" for name in ("first", "second")
+        f"runs/{name}: is not running, after round 2 of 4" for name in ("second", "first")
     ]
     assert "damaged/config.json" in answer.err
     entries = json.loads(feddtl("status", "--json").out)
     assert [(entry["folder"], entry["state"], entry["accuracy"]["base"]) for entry in entries] == [
-        (f"runs/{name}", "unknown", 61.7) for name in ("first", "second")
+        (f"runs/{name}", "unknown", 61.7) for name in ("second", "first")
     ]
 
 
@@ -325,3 +337,12 @@ def test_a_damaged_summary_is_no_end_of_a_run(folder):
         run_status(folder)
     assert "rm" in caught.value.hint
     assert "--resume" in caught.value.hint
+
+
+def test_a_run_over_flower_is_resumed_there(feddtl, tmp_path):
+    """Its images are on the clients, so `feddtl run` has none."""
+    data = DataConfig(source="clients", classes="ant,bee", clients=2)
+    (tmp_path / "run").mkdir()
+    write_sealed(tmp_path / "run" / "config.json", experiment_to_dict(Experiment(data=data)))
+    answer = feddtl("run", "--resume", tmp_path / "run")
+    refused(answer, "are on its clients, so it runs over Flower", f"feddtl submit --resume {tmp_path / 'run'}")

@@ -289,7 +289,7 @@ def test_a_run_in_use_is_left_to_its_process(tmp_path: Path) -> None:
     with RunFolder.announced(tmp_path / "run", EXPERIMENT):
         for hold in (RunFolder.announced, RunFolder.resumed):
             with (
-                pytest.raises(RunError, match="still goes on; nothing was changed"),
+                pytest.raises(RunError, match="is still running; nothing was changed"),
                 hold(tmp_path / "run", EXPERIMENT),
             ):
                 pass

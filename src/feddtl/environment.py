@@ -39,20 +39,6 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
     }
 
 
-def busy_note() -> str:
-    """What helps if more processes wait for this machine than it has cores; empty if nothing does."""
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    if not hasattr(os, "getloadavg") or threads == 1:  # Windows has no load average
-        return ""
-    load = os.getloadavg()[0]  # mean over the last minute
-    if load <= cores:
-        return ""
-    return (
-        f"The load of this machine is {load:.1f} on {cores} cores, and this run uses {threads} threads, which wait for "
-        "each other. With OMP_NUM_THREADS=1 in front of the command, it needs one core alone."
-    )
-
-
 def choose_device(name: str) -> torch.device:
     """Device with a name; 'auto' selects a CUDA GPU, else Apple's MPS, else the CPU.
 

@@ -12,7 +12,7 @@ from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
 from feddtl.data.sites import with_client_count as data_with_client_count
-from feddtl.environment import busy_note, choose_device
+from feddtl.environment import choose_device
 from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores
 from feddtl.log_observer import logged
@@ -69,6 +69,11 @@ def run_experiment(
     observer = observer or RunObserver()
     note_on_model = experiment.model_note
     experiment = with_absolute_paths(experiment.with_model())
+    if resume and connect is None and experiment.data.on_clients:
+        raise RunError(
+            f"The images of the run in {output} are on its clients, so it runs over Flower.",
+            f"Resume it there: {resuming(output, 'submit')}.",
+        )
     opened = RunFolder.resumed if resume else RunFolder.announced
     with opened(output, experiment) as folder:
         if (finished := folder.summary) is not None:
@@ -114,8 +119,6 @@ def _run_in(
     for note in notes_on_paths(folder.path):
         observer.note(note)
     device = choose_device(experiment.compute.device)
-    if note := busy_note():
-        observer.note(note)
     stopwatch = Stopwatch(device)
     saved = folder.latest_progress() if folder.has_begun else None
     reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")

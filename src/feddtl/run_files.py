@@ -76,9 +76,10 @@ def has_clients_elsewhere(path: Path) -> bool:
     return (path / FEDERATION).is_file()
 
 
-def resuming(path: Path) -> str:
-    """The command that resumes a run."""
-    return f"feddtl {'submit' if has_clients_elsewhere(path) else 'run'} --resume {shlex.quote(str(path))}"
+def resuming(path: Path, command: str = "") -> str:
+    """The command that resumes a run; by default, that of the run in the folder."""
+    command = command or ("submit" if has_clients_elsewhere(path) else "run")
+    return f"feddtl {command} --resume {shlex.quote(str(path))}"
 
 
 def read_table(path: Path, hint: str = RESTORE) -> dict[str, Any]:

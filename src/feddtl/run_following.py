@@ -17,22 +17,22 @@ NOW = "now"  # content of a request: not at the end of the round, but as soon as
 
 
 def chosen_run(folder: Path, *, running: bool = False) -> Path:
-    """The run in a folder or, in a folder of several, the one that goes on.
+    """The run in a folder or, in a folder of several, the one that is running.
 
     Args:
         folder: A run's, or one above it.
-        running: Whether it must go on.
+        running: Whether it must be running.
 
     Raises:
-        RunError: There is none, or several go on; or it does not go on, but must.
+        RunError: There is none, or several are running; or it is not running, but must be.
     """
     if has_run(folder):
         if running and not (found := run_status(folder)).live:
-            ended = {"finished": "it is finished", "unknown": "no process runs it"}.get(
+            ended = {"finished": "it is finished", "unknown": "no process has it"}.get(
                 found.state, f"it has ended ({found.state})"
             )
             hint = "" if found.finished else f"It can be resumed: {resuming(folder)}."
-            raise RunError(f"The run in {folder} does not go on: {ended}.", hint or f"See {command('status', folder)}.")
+            raise RunError(f"The run in {folder} is not running: {ended}.", hint or f"See {command('status', folder)}.")
         return folder
     runs = list(runs_below(folder))
     if not runs:
@@ -40,7 +40,7 @@ def chosen_run(folder: Path, *, running: bool = False) -> Path:
     live = [run for run in runs if live_session(run)[0]]
     if len(live) == 1:
         return live[0]
-    what = f"{len(live)} runs go on" if live else "No run goes on"
+    what = f"{len(live)} runs are running" if live else "No run is running"
     names = ": " + ", ".join(map(str, live)) if live else ""
     raise RunError(f"{what} in {folder}{names}.", f"Name a run folder; {command('status', folder)} lists them.")
 

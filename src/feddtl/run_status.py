@@ -74,6 +74,11 @@ class RunStatus:
         return how if how in ("stopped", "failed", "interrupted", "killed") else "unknown"
 
     @property
+    def started(self) -> float:
+        """When its last session began, or it was announced, in seconds since 1970."""
+        return self.events[0]["time"] if self.events else (self.folder / CONFIG).stat().st_mtime
+
+    @property
     def rounds_done(self) -> int:
         """Number of the last finished round."""
         return self.records[-1].round if self.records else 0
@@ -174,7 +179,7 @@ def refuse_running(folder: Path) -> None:
         return
     who = f": {process_line(events[0])}" if events else ""
     raise RunError(
-        f"The run in {folder} still goes on{who}; nothing was changed.",
+        f"The run in {folder} is still running{who}; nothing was changed.",
         f"Follow it: {command('follow', folder)}. Stop it: {command('stop', folder)}.",
     )
 
@@ -205,13 +210,15 @@ def process_line(started: Event) -> str:
 
 
 def status_lines(found: RunStatus) -> list[str]:
-    """A run for its user: the first line says whether it goes on, the others what is known."""
+    """A run for its user: the first line says whether it is running, the others what is known."""
     lines = [f"{found.folder}: {_first(found)}", f"  {_title(found.experiment)}"]
     if found.live:
         lines += [f"  {line}" for line in _live_lines(found)]
     if found.scores:
         number = next(record.round for record in reversed(found.records) if record.is_scored)
-        lines.append(f"  after round {number}: local {percent(found.scores['local'])}  {scores_line(found.scores)}")
+        latest = "" if number == found.rounds_done else ", the latest with scores"
+        scores = f"local {percent(found.scores['local'])}  {scores_line(found.scores)}"
+        lines.append(f"  after round {number}{latest}: {scores}")
     if lost := lost_line(found.records, found.names):
         lines.append(f"  {lost}")
     ended = found.latest("ended")
@@ -227,13 +234,13 @@ def _first(found: RunStatus) -> str:
     if not found.rounds_done:
         done = "before its first round ended"
     return {
-        "running": f"goes on, {found.phase}",
+        "running": f"is running, {found.phase}",
         "finished": f"finished, {counted(found.rounds_done, 'round')}",
         "stopped": f"stopped {done}, as `feddtl stop` asked",
         "failed": f"ended with an error {done}",
         "interrupted": f"interrupted {done}",
         "killed": f"ended without a word {done}: its process was killed, or the machine went down",
-        "unknown": f"does not go on, {done}",
+        "unknown": f"is not running, {done}",
     }[found.state]
 
 

@@ -163,4 +163,4 @@ def test_a_run_that_feddtl_stop_ended_says_how_to_go_on(feddtl, tmp_path, monkey
 
     monkeypatch.setattr("feddtl.launch.submission.submit", submit)
     answer = feddtl("submit", "--output", "out")
-    assert (answer.code, answer.out, answer.err) == (130, "", "stopped: Stopped after round 2. Resume it.\n")
+    assert (answer.code, answer.out, answer.err) == (130, "", "Stopped after round 2. Resume it.\n")

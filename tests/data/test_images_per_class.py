@@ -15,9 +15,9 @@ FEW = "accuracies of fewer than 10 test images: "
         (ScoredCounts(10, 10, {0: 10}, {"day": (10, 10)}), ""),
         (ScoredCounts(10, 0), ""),  # without novel classes there is no such accuracy
         (ScoredCounts(9, 1), FEW + "base (9), novel (1)"),
-        (ScoredCounts(30, 10, {0: 3, 1: 10, 2: 9}), FEW + "local of clients 0 and 2 (3 to 9)"),
+        (ScoredCounts(30, 10, {0: 3, 1: 10, 2: 9}), FEW + "local of clients 0 and 2 (3–9)"),
         (ScoredCounts(30, 10, {0: 30, 1: 0}), "no test images of client 1"),
-        (ScoredCounts(30, 30, {}, {"day": (20, 20), "night": (10, 4)}), FEW + "night, novel (4)"),
+        (ScoredCounts(30, 30, {}, {"day": (20, 20), "night": (10, 4)}), FEW + "novel of domain night (4)"),
     ],
 )
 def test_few_images(counts: ScoredCounts, expected: str) -> None:

@@ -51,6 +51,37 @@ def test_which_lines_are_shown(capsys, verbose, shown):
     assert capsys.readouterr().err == "".join(shown)
 
 
+LATE = [
+    "\x1b[91mERROR \x1b[0m:     Failed to store object af6c: NoObjectInStoreError: it was not pre-registered.\n",
+    "\x1b[91mERROR \x1b[0m:     Failed to push reply message\n",
+    "\x1b[91mERROR \x1b[0m:     Exit Code: 250\n",
+    "\n",
+    "The ClientApp could not communicate with the Runtime API.\n",
+]
+PUSHED = "ERROR :     [/v1/fleet/push-messages][ApiError:2007] SuperNode 1393, exception: Run is finished.\n"
+STOPPED = "ERROR :     [/v1/runtime/push-logs][ApiError:1008] Runtime task-token authentication failed.\n"
+DROPPED = "feddtl: A message came after its run had ended, and was dropped.\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        (LATE, [DROPPED]),
+        ([PUSHED, STOPPED, PUSHED, *ROUTINE, PUSHED], [DROPPED, DROPPED]),
+        ([*LATE, "feddtl: run 3 asks\n", *LATE[1:]], [DROPPED, "feddtl: run 3 asks\n"]),
+        ([*LATE, *ROUTINE, *LATE[2:]], [DROPPED, *LATE[2:]]),
+        (LATE[1:], LATE[1:]),
+    ],
+    ids=["client", "server", "between", "another failure later", "another failure"],
+)
+def test_what_comes_after_a_run_was_stopped_is_no_error(capsys, lines, shown):
+    """As Flower wrote them when `feddtl stop --now` ended a run while its clients trained."""
+    output = OutputFilter(verbose=False)
+    for line in lines:
+        output.show(line)
+    assert capsys.readouterr().err == "".join(shown)
+
+
 def test_an_error_is_shown_without_its_traceback(capsys):
     output = OutputFilter(verbose=False)
     for line in ("ERROR :     ClientApp raised an exception\n", *TRACEBACKS[1:3], "ValueError: odd\n"):

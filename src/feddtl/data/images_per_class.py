@@ -82,7 +82,7 @@ def few_images(counts: ScoredCounts, scored: ScoredImages = "test") -> str:
     if clients := {client: n for client, n in counts.clients.items() if _is_few(n)}:
         found.append(f"local of {counts.names.all_of(sorted(clients))} ({_range(list(clients.values()))})")
     found += [
-        f"{name}, {half} ({n})"
+        f"{half} of domain {name} ({n})"
         for name, both in counts.domains.items()
         for half, n in zip(("base", "novel"), both, strict=True)
         if _is_few(n)
@@ -100,4 +100,4 @@ def _is_few(images: int) -> bool:
 
 def _range(numbers: Sequence[int]) -> str:
     least, most = min(numbers), max(numbers)
-    return str(least) if least == most else f"{least} to {most}"
+    return str(least) if least == most else f"{least}–{most}"

@@ -47,6 +47,12 @@ ACTIVATION_FAILED = "[code: 2004]"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # A line of Python's logging begins with its level; Flower's HTTP server puts the time before it.
 LEVEL = re.compile(r"(?:\S+Z )?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+# What Flower reports, as errors, of a client that was still training when its run was stopped, and of the run's server.
+LATE = re.compile(
+    r"exception: Run is finished\.|NoObjectInStoreError|\[/v1/runtime/[\w-]+\]\[ApiError:1008\] Runtime task-token"
+)
+AFTER_LATE = re.compile(r"Failed to push reply message|Exit Code: 250")
+DROPPED = "A message came after its run had ended, and was dropped."
 TRACEBACK = re.compile(r"Traceback \(most recent call last\):|Exception in thread ")
 CONTROL_IS_OPEN = (
     "Anyone who can reach {address} can submit runs, which execute any code on this machine and on every client's. "
@@ -172,18 +178,24 @@ class OutputFilter:
     """Shows, on standard error, the lines of a Flower process that concern its user.
 
     These are feddtl's own lines, and Flower's warnings and errors with the lines that follow them, except tracebacks.
+    Messages of a run that has ended are no error: one line stands for all that Flower says of them.
     """
 
     def __init__(self, *, verbose: bool) -> None:
         self._verbose = verbose
         self._continued = False  # whether a line without a level belongs to a line that was shown
+        self._late = False  # whether the last line with a level was of a message of a run that has ended
 
     def show(self, line: str) -> None:
         """Show a line, which ends with a line break, or leave it out."""
         plain = COLOUR.sub("", line)
         own = unmarked(plain) is not None
         if level := LEVEL.match(plain):
-            self._continued = level[1] not in ("DEBUG", "INFO")
+            late = LATE.search(plain) or (self._late and AFTER_LATE.search(plain))
+            if late and not self._late:
+                say(DROPPED)
+            self._late = bool(late)
+            self._continued = level[1] not in ("DEBUG", "INFO") and not late
         elif own or TRACEBACK.match(plain):
             self._continued = False
         if self._verbose or own or self._continued:

@@ -17,7 +17,7 @@ class Follow(Command):
     """
 
     folder: RunFolder = Path("runs")
-    """Run folder, or a folder in which one run goes on."""
+    """Run folder, or a folder in which one run is running."""
 
     def execute(self) -> int:
         """Print lines as they come.

@@ -13,9 +13,10 @@ from feddtl.errors import FeddtlError, RunError
 
 @dataclass(frozen=True)
 class Status(Command):
-    """Show whether a run goes on, its rounds, accuracies, clients and remaining time, or how it ended.
+    """Show what runs are doing: rounds, accuracies, clients and remaining time, or how they ended.
 
-    For every run: of `feddtl run`, `compare` and `submit`, from any terminal of the machine that runs it.
+    Running and newer ones come first. Works for `feddtl run`, `compare` and `submit`, from any terminal of the machine
+    that runs them.
     """
 
     folder: RunFolder = Path("runs")
@@ -34,12 +35,12 @@ class Status(Command):
             except FeddtlError as error:
                 unreadable += 1
                 print(f"error: {error.message}", file=sys.stderr)
+        found.sort(key=lambda each: (each.live, each.started), reverse=True)
         if not found and not unreadable:
             raise RunError(f"There is no run in {self.folder}.", "Pass the --output folder of a run, or one above it.")
         if self.json:
             print_json([each.to_dict() for each in found])
         else:
-            # What goes on comes last, above the prompt.
-            for each in sorted(found, key=lambda each: each.live):
+            for each in found:
                 print("\n".join(status_lines(each)))
         return 1 if unreadable else 0

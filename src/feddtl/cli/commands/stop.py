@@ -11,13 +11,13 @@ from feddtl.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Stop(Command):
-    """Stop a run after the round that goes on, with a checkpoint; `--resume` continues it.
+    """Stop a run after its current round, with a checkpoint; `--resume` continues it.
 
     Server and clients stay up for other runs. Ctrl-C ends the waiting, not the stop.
     """
 
     folder: RunFolder = Path("runs")
-    """Run folder, or a folder in which one run goes on."""
+    """Run folder, or a folder in which one run is running."""
     now: bool = False
     """Do not wait for the end of the round: it is discarded, and the last checkpoint stays."""
     no_wait: bool = False

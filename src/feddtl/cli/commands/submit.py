@@ -40,24 +40,33 @@ class Submit(RunCommand):
         refuse_running(output)
         if not self.resume:
             refuse_used(output)
+        said: list[str] = []
         try:
-            self._follow(output)
+            self._follow(output, said)
         except KeyboardInterrupt:
             print(f"interrupted and stopped: {_what_is_left(output)}", file=sys.stderr)
             return 130
         if stopped := _stopped(output):
-            print(f"stopped: {stopped}", file=sys.stderr)
+            if stopped not in said:
+                print(stopped, file=sys.stderr)
             return 130
         self._print_summary(output)
         return 0
 
-    def _follow(self, output: Path) -> None:
+    def _follow(self, output: Path, said: list[str]) -> None:
+        """Submit the run and wait for its end; its lines are printed, and added to `said`."""
         from feddtl.absolute_paths import with_absolute_paths
         from feddtl.launch.processes import ended_by_sigterm
         from feddtl.launch.submission import submit
 
         if note := self.config.model_note:
             print(f"note: {note}", file=sys.stderr)
+
+        def show(line: str) -> None:
+            if not (self.quiet or self.json):
+                said.append(line)
+                print(line, file=sys.stderr)
+
         with ended_by_sigterm(TERMINATED):
             submit(
                 state_root(self.state) / "server",
@@ -65,7 +74,7 @@ class Submit(RunCommand):
                 output,
                 resume=self.resume is not None,
                 track=self.track,
-                show=lambda line: None if self.quiet or self.json else print(line, file=sys.stderr),
+                show=show,
             )
 
     def _print_summary(self, output: Path) -> None:
