@@ -32,6 +32,7 @@ from feddtl.methods.catalog import build_method, is_own_method, method_class, se
 from feddtl.models.activations import Activations
 from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernels import Kernels, names_of
+from feddtl.notes import noted
 from feddtl.observers import RunObserver
 from feddtl.parsing import parse_json
 from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
@@ -242,9 +243,11 @@ class ClientSide:
 
     def _say_copies(self, client: int, own: OwnImages) -> None:
         """Tell this machine alone, because the note names its files."""
-        scored = [(table, self._encoder.contents(table)) for table in (own.test_base, own.test_novel)]
-        if self._method.trains and (note := copies_note(self._encoder.contents(own.train), scored)):
-            say(f"client {client}: {note}")
+        train, *scored = [
+            (table, self._encoder.contents(table)) for table in (own.train, own.test_base, own.test_novel)
+        ]
+        if self._method.trains and (note := copies_note(train, scored)):
+            say(f"client {client}: {noted(note)}")
 
     def _all_damaged_named(self, client: int) -> AbstractContextManager[None]:
         own = self._images_of(client)

@@ -13,6 +13,7 @@ from feddtl.data.federated import FederatedData
 from feddtl.errors import FeddtlError, RunError, StoppedError
 from feddtl.evaluate import Scores
 from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.notes import Warned
 from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line, round_line, start_lines
 from feddtl.records import RoundRecord, Summary
@@ -79,7 +80,7 @@ class LogObserver(RunObserver):
         self.outcome = ""
 
     def note(self, text: str) -> None:
-        self._append("note", text=text)
+        self._append("warning" if isinstance(text, Warned) else "note", text=text)
 
     def images_encoded(self, what: str, done: int, total: int) -> None:
         self._stop_if_asked()

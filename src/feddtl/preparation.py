@@ -120,8 +120,8 @@ def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bo
 
 def _with_copies_noted(data: FederatedData, encoder: ImageEncoder, observer: RunObserver) -> FederatedData:
     """The data with a note on images that are trained on and scored."""
-    scored = [(table, encoder.contents(table)) for table in (data.test_base, data.test_novel)]
-    if note := copies_note(encoder.contents(data.train), scored, SCORED_IMAGES[data.scored]):
+    train, *scored = [(table, encoder.contents(table)) for table in (data.train, data.test_base, data.test_novel)]
+    if note := copies_note(train, scored, SCORED_IMAGES[data.scored]):
         observer.note(note)
         return replace(data, notes=(*data.notes, note))
     return data

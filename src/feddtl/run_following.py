@@ -84,8 +84,8 @@ def _lines(event: Event) -> list[str]:
     kind, text = event["event"], str(event.get("text", ""))
     if kind == "begun":
         return [str(line) for line in event.get("lines", ())]
-    if kind in ("note", "line"):
-        return [f"note: {text}" if kind == "note" else text]
+    if kind in ("note", "warning", "line"):
+        return [text if kind == "line" else f"{kind}: {text}"]
     return []
 
 

@@ -17,13 +17,13 @@ from cli.small_runs import Bench, Command, contents, final_state, refused, summa
 from comparison.made_up import outcome as made_up
 from rich.console import Console
 
-from feddtl.cli.comparison_progress import ComparisonProgress, comparison_progress
+from feddtl.cli.comparison_progress import ComparisonProgress, ComparisonWarnings, comparison_progress
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
 from feddtl.cli.progress import Bars
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
-from feddtl.comparison.grid import ComparisonObserver, compare
+from feddtl.comparison.grid import compare
 from feddtl.experiment_file import load_experiment
 from feddtl.results.tables import Cell as TableCell
 from feddtl.results.tables import Column, Table
@@ -78,13 +78,14 @@ def test_what_it_says_and_writes(feddtl: Command, files: list[Path]) -> None:
     notes = [line for line in rest if line.startswith("note: ")]
     assert len(notes) == len(set(notes))  # what all runs have to say is said once
     assert notes[0].startswith("note: Fewer than 16")
+    assert notes[1] == "note: 15 training images of novel classes are not trained on."
     kernels = [line for line in notes if line.startswith("note: Blocks compute in ")]
     assert [line.rpartition(": ")[2] for line in kernels[-1:]] == ["as in the comparison's first run."]
     folders = [Path("out/runs") / name for name in ("feddtl-seed0", "fedlora-seed0", "feddtl-seed1")]
     why = [json.loads((folder / "environment.json").read_text())["kernels"]["chosen"] for folder in folders]
     assert why == ["set", "shared", "shared"]
     # What a run says of a round names the run.
-    others = set(notes[1:]) - set(kernels)
+    others = set(notes[2:]) - set(kernels)
     assert all(re.match(r"note: fed(dtl|lora), seed [01]: Round ", line) for line in others)
     scored = r"base +[\d.]+  novel +[\d.]+  HM +[\d.]+  \d+ s"
     assert re.fullmatch(r"about \d+ s left for all cells, from the first round of FedDTL \(.*", lines.pop(0))
@@ -319,7 +320,7 @@ def test_lines_of_kept_and_failed_cells() -> None:
 
 
 def test_which_observer() -> None:
-    for quiet, kind in ((True, ComparisonObserver), (False, ComparisonProgress)):
+    for quiet, kind in ((True, ComparisonWarnings), (False, ComparisonProgress)):
         with comparison_progress(quiet=quiet) as observer:
             assert type(observer) is kind
 

@@ -42,12 +42,13 @@ def test_one_line_a_round_when_not_on_a_terminal(bench: Bench, feddtl: Command) 
     lines = answer.err.splitlines()
     assert lines[0].startswith("note: No experiment file was given")
     assert lines[1].startswith("note: Fewer than 16 training images")
-    assert re.fullmatch(r"note: Blocks compute in \w+ with \w+ attention: (as set|measured [\w ]+)\.", lines[2])
-    assert lines[3] == f"FedDTL on photos, model {bench.clip}, seed 0"
-    assert lines[4] == "15 training images of 3 base classes on 3 clients (few-shot, non-iid), 3 novel classes"
-    assert lines[5].startswith("zero-shot       base ")
+    assert lines[2] == "note: 15 training images of novel classes are not trained on."
+    assert re.fullmatch(r"note: Blocks compute in \w+ with \w+ attention: (as set|measured [\w ]+)\.", lines[3])
+    assert lines[4] == f"FedDTL on photos, model {bench.clip}, seed 0"
+    assert lines[5] == "15 training images of 3 base classes on 3 clients (few-shot, non-iid), 3 novel classes"
+    assert lines[6].startswith("zero-shot       base ")
     # A round that teaches almost nothing is followed by a note.
-    scored = [line for line in lines[5:] if not line.startswith("note: Round")]
+    scored = [line for line in lines[6:] if not line.startswith("note: Round")]
     rounds = [ROUND_LINE.fullmatch(line) for line in scored[1:]]
     assert [match and match[1] for match in rounds] == ["1", "2", "3", "4"]
     assert len({line.index("base") for line in scored}) == 1  # one below the other

@@ -108,6 +108,7 @@ def test_labels_and_images_follow_the_lists(tmp_path: Path) -> None:
         [3],
     ]
     assert any("3 classes of photos take no part" in note and "cat, dog, fox" in note for note in data.notes)
+    assert "5 training images of novel classes are not trained on." in data.notes
 
 
 def test_the_default_of_own_images_says_how_to_hold_classes_out(tmp_path: Path) -> None:

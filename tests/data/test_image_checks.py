@@ -9,12 +9,13 @@ import pytest
 from cli.small_runs import make_bench
 from small_images import picture, png_bytes
 
+from feddtl.cli.progress import run_progress
 from feddtl.config import ComputeConfig
 from feddtl.data.folders import FolderReader
 from feddtl.data.image_checks import all_damaged_named, copies_note, damaged_images
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError
-from feddtl.observers import RunObserver
+from feddtl.notes import noted
 from feddtl.preparation import prepare
 
 
@@ -59,28 +60,36 @@ class TestCopies:
     def test_they_are_counted_and_named(self, tmp_path):
         table = table_of(tmp_path, [png_bytes(picture(grey)) for grey in (1, 2, 3, 2, 1)])
         contents = list(map(table.digest, range(5)))
-        note = copies_note(contents[:2], [(table.select([2, 3]), contents[2:4]), (table.select([4]), contents[4:])])
+        train, *scored = [(table.select(part), [contents[at] for at in part]) for part in ([0, 1], [2, 3], [4])]
+        note = copies_note(train, scored)
         assert note.startswith("2 of 3 test images are training images too")
-        assert note.endswith("03.png, " + str(tmp_path / "04.png") + ".")
+        pairs = [
+            f"{tmp_path / f'0{copy}.png'} (trained on as {tmp_path / f'0{of}.png'})" for copy, of in ((3, 1), (4, 0))
+        ]
+        assert note.endswith(f"Remove the copies, such as {' and '.join(pairs)}.")
+        assert noted(note).startswith("warning: 2 of 3")
 
     def test_nothing_is_said_without_any(self, tmp_path):
         table = table_of(tmp_path, [png_bytes(picture(grey)) for grey in (1, 2)])
-        assert copies_note([table.digest(0)], [(table.select([1]), [table.digest(1)])]) == ""
+        assert copies_note((table.select([0]), [table.digest(0)]), [(table.select([1]), [table.digest(1)])]) == ""
 
 
 @pytest.mark.parametrize("cache", ["off", "cache"])
-def test_a_run_notes_copies_and_names_all_damaged_images(tmp_path, cache):
+def test_a_run_warns_of_copies_and_names_all_damaged_images(tmp_path, capsys, cache):
+    """The warning is all that --quiet leaves of the notes."""
     bench = make_bench(tmp_path)
     first, second = sorted((bench.photos / "train" / "ant").glob("*.png"))[:2]
     shutil.copy(first, bench.photos / "test" / "ant" / "copy.png")
     folder = cache if cache == "off" else str(tmp_path / cache)
     experiment = bench.experiment(compute=ComputeConfig(cache_folder=folder, device="cpu"))
-    observer, notes = RunObserver(), []
-    observer.note = notes.append
-    data = prepare(experiment, observer).data
-    said = [note for note in notes if "1 of 19 test images are training images too" in note]
-    assert len(said) == 1
-    assert said[0] in data.notes
+    capsys.readouterr()  # what was said when the model was written
+    with run_progress(quiet=True) as observer:
+        data = prepare(experiment, observer).data
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: 1 of 19 test images are training images too")
+    assert said.endswith(f"such as {bench.photos / 'test' / 'ant' / 'copy.png'} (trained on as {first}).")
+    assert said.removeprefix("warning: ") in data.notes
+    assert len(data.notes) > 1
     second.write_bytes(b"damaged")
     (bench.photos / "test" / "fox" / "0.png").write_bytes(b"")
     with pytest.raises(DataError, match="2 images cannot be used") as refused:

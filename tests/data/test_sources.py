@@ -146,6 +146,8 @@ class TestRefusals:
                 "Only one of .* has domain folders",
             ),
             (("ice cream/0.png", "ice_cream/0.png", "ice_cream/1.png"), "both named 'ice cream'"),
+            (("CAT/0.png", "cat/0.png", "dog/1.png"), "differ only in case: 'CAT' and 'cat'"),
+            (("Ice_cream/0.png", "ice cream/0.png"), "differ only in case: 'Ice cream' and 'ice cream'"),
             (("_/0.png", "cat/0.png", "cat/1.png", "_/1.png"), "has no name"),
         ],
     )

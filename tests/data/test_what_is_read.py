@@ -267,7 +267,7 @@ def test_a_row_is_true(tmp_path, monkeypatch, start):
     assert all(image.mode == "RGB" for image in images)
     if outcome == "noted":
         contents = [[part.digest(at) for at in range(len(part))] for part in (dataset.train, dataset.test)]
-        notes = [*dataset.notes, copies_note(contents[0], [(dataset.test, contents[1])])]
+        notes = [*dataset.notes, copies_note((dataset.train, contents[0]), [(dataset.test, contents[1])])]
         assert any(re.search(str(expected), note) for note in notes)
     else:
         assert len(images) == expected

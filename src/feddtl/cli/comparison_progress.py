@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from feddtl.cli.command import print_line
-from feddtl.cli.progress import Bars, error_console, time_left
+from feddtl.cli.progress import Bars, WarningObserver, error_console, time_left
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
@@ -15,6 +15,7 @@ from feddtl.comparison.tuning import ChosenRates, criterion_of
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
+from feddtl.notes import noted, prefixed
 from feddtl.observers import RunObserver
 from feddtl.records import RoundRecord
 from feddtl.results.run import RunResult
@@ -23,12 +24,25 @@ from feddtl.units import counted, duration, percent, scores_line
 
 @contextmanager
 def comparison_progress(*, quiet: bool) -> Iterator[ComparisonObserver]:
-    """An observer that prints lines on standard error, above bars on a terminal; nothing if quiet."""
+    """An observer that prints lines on standard error, above bars on a terminal; warnings alone if quiet."""
     if quiet:
-        yield ComparisonObserver()
+        yield ComparisonWarnings()
     else:
         with Bars(error_console()) as bars:
             yield ComparisonProgress(bars)
+
+
+class ComparisonWarnings(ComparisonObserver):
+    """Prints warnings alone, those of all cells, each once."""
+
+    def __init__(self) -> None:
+        self._warnings = WarningObserver()
+
+    def note(self, text: str) -> None:
+        self._warnings.note(text)
+
+    def run_observer(self, cell: Cell) -> RunObserver:
+        return self._warnings
 
 
 class ComparisonProgress(ComparisonObserver):
@@ -50,7 +64,7 @@ class ComparisonProgress(ComparisonObserver):
         # Runs of one comparison have many notes in common.
         if text not in self._notes:
             self._notes.add(text)
-            self._print(f"note: {text}")
+            self._print(noted(text))
 
     def cell_started(self, cell: Cell, done: int, cells: int) -> None:
         # The first cell's own line may be hours away.
@@ -98,7 +112,7 @@ class _CellObserver(RunObserver):
 
     def note(self, text: str) -> None:
         # Before the first round, runs of one data set and model say the same; what follows is of this run alone.
-        self._comparison.note(f"{self._title}: {text}" if self._started else text)
+        self._comparison.note(prefixed(f"{self._title}: ", text) if self._started else text)
 
     def run_started(
         self, experiment: Experiment, data: FederatedData, zero_shot: Scores, records: Sequence[RoundRecord]

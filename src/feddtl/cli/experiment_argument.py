@@ -60,7 +60,7 @@ class RunCommand(ExperimentCommand):
     json: bool = False
     """Print only the summary, as JSON, on standard output; no progress."""
     quiet: bool = False
-    """No progress, only the final table."""
+    """No notes and no progress, only warnings and the final table."""
     track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
 

@@ -15,6 +15,7 @@ from feddtl.config.running import SCORED_IMAGES
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
 from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.notes import Warned, noted
 from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line, round_line, start_lines
 from feddtl.records import RoundRecord
@@ -23,9 +24,9 @@ from feddtl.units import NUMBERED, ClientNames, duration, harmless
 
 @contextmanager
 def run_progress(*, quiet: bool) -> Iterator[RunObserver]:
-    """An observer that prints lines on standard error, above bars on a terminal; nothing if quiet."""
+    """An observer that prints lines on standard error, above bars on a terminal; warnings alone if quiet."""
     if quiet:
-        yield RunObserver()
+        yield WarningObserver()
     else:
         with Bars(error_console()) as bars:
             yield ProgressObserver(bars)
@@ -78,6 +79,18 @@ def time_left(seconds: float | None) -> str:
     return f"about {duration(seconds)} left" if seconds else ""
 
 
+class WarningObserver(RunObserver):
+    """Prints warnings on standard error, each once, and nothing else."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def note(self, text: str) -> None:
+        if isinstance(text, Warned) and text not in self._told:
+            self._told.add(text)
+            print(harmless(noted(text)), file=sys.stderr)
+
+
 class ProgressObserver(RunObserver):
     """Prints notes, the start and a line for each round, above bars for images, rounds, clients and epochs.
 
@@ -98,7 +111,7 @@ class ProgressObserver(RunObserver):
         print_line(self._bars.console, line)
 
     def note(self, text: str) -> None:
-        self.show(f"note: {text}")
+        self.show(noted(text))
 
     def images_encoded(self, what: str, done: int, total: int) -> None:
         self._bars.draw("loading", what, done, total)

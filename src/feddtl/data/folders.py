@@ -25,6 +25,7 @@ from feddtl.data.split_folders import (
 from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
 from feddtl.errors import DataError
+from feddtl.notes import Warned
 from feddtl.units import counted, first_few
 
 MOST_NAMES = 5
@@ -104,7 +105,7 @@ def _doubtful_domains(split: _Split) -> str:
     numbers = all(re.fullmatch(r"[\d\W_]+", name) for name in classes)
     if len(domains) < 2 or (shared and not numbers):
         return ""
-    return (
+    return Warned(
         f"{READ_AS_DOMAINS}: domains {first_few(domains, MOST_NAMES)}; classes {first_few(classes, MOST_NAMES)}. If "
         f"{domains[0]} is a class, move its images up into its folder. {OR_SITES_HINT}"
     )
@@ -116,7 +117,9 @@ def _unused(root: ImageFolder, splits: SplitFolders) -> list[str]:
     notes = [f"Folders of {root.path} other than train and test are ignored: {', '.join(beside)}."] if beside else []
     for folder in (root, *((splits.train,) if splits.explicit else ()), *((splits.test,) if splits.test else ())):
         if folder.images:
-            notes.append(f"Images directly in {folder.path} have no class and are ignored: {len(folder.images)}.")
+            notes.append(
+                Warned(f"Images directly in {folder.path} have no class and are ignored: {len(folder.images)}.")
+            )
     return notes
 
 

@@ -11,10 +11,12 @@ from feddtl.data.file_tree import lines_of
 from feddtl.data.loading import read_ahead
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError
-from feddtl.units import counted, first_few
+from feddtl.notes import Warned
+from feddtl.units import counted
 
 CHECKED_TOGETHER = 16
-MOST_NAMES = 3
+MOST_NAMES, MOST_EXAMPLES = 3, 2
+Contents = tuple[ImageTable, Sequence[bytes]]
 
 
 @contextmanager
@@ -61,28 +63,36 @@ def damaged_images(tables: Sequence[ImageTable], threads: int) -> list[DataError
     return list({error.message: error for error in found}.values())
 
 
-def copies_note(
-    train: Sequence[bytes], scored: Sequence[tuple[ImageTable, Sequence[bytes]]], what: str = "test images"
-) -> str:
-    """A note with the number of scored images that are trained on too; '' for none.
+def copies_note(train: Contents, scored: Sequence[Contents], what: str = "test images") -> str:
+    """A warning with the number of scored images that are trained on too, and examples; '' for none.
 
     Args:
-        train: The content of each training image, see `ImageTable.digest`.
-        scored: Tables of images to score, each with the content of its images.
+        train: The training images, each with its content, see `ImageTable.digest`.
+        scored: The images to score.
         what: What the scored images are called.
     """
-    known = set(train)
-    copies = [(table, at) for table, contents in scored for at, content in enumerate(contents) if content in known]
+    originals, contents_of_originals = train
+    first: dict[bytes, int] = {}
+    for at, content in enumerate(contents_of_originals):
+        first.setdefault(content, at)
+    copies = [
+        (table, at, first[content]) for table, found in scored for at, content in enumerate(found) if content in first
+    ]
     if not copies:
         return ""
-    names = [
-        stored.name for table, at in copies if isinstance(stored := table.reader(int(table.rows[at])), EncodedImage)
-    ]
-    total = sum(len(contents) for _, contents in scored)
-    return (
+    pairs = [(_name_of(table, at), _name_of(originals, original)) for table, at, original in copies[:MOST_EXAMPLES]]
+    examples = " and ".join(f"{copy} (trained on as {original})" for copy, original in pairs if copy and original)
+    total = sum(len(found) for _, found in scored)
+    return Warned(
         f"{len(copies)} of {total} {what} are training images too, byte for byte, so the accuracies promise too much "
-        f"for new images. Remove the copies{': ' if names else ''}{first_few(names, MOST_NAMES)}."
+        f"for new images. Remove the copies{', such as ' if examples else ''}{examples}."
     )
+
+
+def _name_of(table: ImageTable, index: int) -> str:
+    """Where an image is stored; '' for a generated one."""
+    stored = table.reader(int(table.rows[index]))
+    return stored.name if isinstance(stored, EncodedImage) else ""
 
 
 def _error_of(table: ImageTable, index: int) -> DataError | None:

@@ -15,6 +15,7 @@ from feddtl.data.image_files import IMAGE_SUFFIXES, is_hidden
 from feddtl.data.split_folders import OR_SITES_HINT
 from feddtl.data.split_names import ACCEPTED, TEST_SPLITS, Split, are_abbreviated, resembled_split, split_of
 from feddtl.errors import DataError
+from feddtl.notes import Warned
 from feddtl.units import first_few
 
 DEPTH = 3  # folders between the one that is given and a file: a configuration, 'data' and a split
@@ -152,7 +153,7 @@ def _note_of_others(root: Path) -> str:
         for suffixes in ((".parquet",), IMAGE_SUFFIXES)
     )
     sites = f" {OR_SITES_HINT}" if tables and images - tables else ""
-    return f"Files of {root} that are not parquet files are not used: {first_few(others, MOST_NAMES)}.{sites}"
+    return Warned(f"Files of {root} that are not parquet files are not used: {first_few(others, MOST_NAMES)}.{sites}")
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:

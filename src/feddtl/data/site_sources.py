@@ -24,6 +24,7 @@ from feddtl.data.sources import columns_of, completed, load_dataset, local_path
 from feddtl.data.split_names import is_bare_split
 from feddtl.data.table import ImageDataset, ImageTable, Indices
 from feddtl.errors import DataError
+from feddtl.notes import Warned
 
 SITES_HINT = "Put the images of each site into a folder, ROOT/SITE/CLASS/*.jpg or ROOT/SITE/train/CLASS/*.jpg."
 OTHER_PARTITION = "or choose another data.partition, such as 'non-iid', which divides the images among clients"
@@ -134,7 +135,7 @@ def _folders_of_sites(root: Path) -> tuple[list[Path], tuple[str, ...]]:
         raise DataError(f"{root} has no folders, so it has no sites.", SITES_HINT)
     for folder in folders:
         _check_folder(folder)
-    ignored = f"Images directly in {root} belong to no site and are ignored: {len(stray)}." if stray else ""
+    ignored = Warned(f"Images directly in {root} belong to no site and are ignored: {len(stray)}.") if stray else ""
     return folders, tuple(filter(None, (ignored, left.note(root))))
 
 

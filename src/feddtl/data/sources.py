@@ -129,9 +129,7 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
         raise DataError(f"The name {unreadable[0]!a} in {source!a} is not stored as UTF-8.", "Rename it.")
     if "" in names:
         raise DataError(f"A class of {source} has no name, or one of blanks and underscores alone.", "Rename it.")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"Two classes of {source} are both named '{twice[0]}'.", "Rename or merge them.")
+    _check_alike(names, source)
     domains = "" if dataset.domain_names == ONE_DOMAIN else f" in the domains {', '.join(dataset.domain_names)}"
     for split, table in (("training", dataset.train), ("test", dataset.test)):
         if not len(table) and not (partial and split == "test"):
@@ -139,6 +137,20 @@ def _check(dataset: ImageDataset, source: str, *, partial: bool) -> None:
                 f"{source} has no {split} images{domains}.",
                 "Add images (at least two per class, to hold one out for testing), or choose other domains.",
             )
+
+
+def _check_alike(names: Sequence[str], source: str) -> None:
+    """Refuse two classes whose names are one in a list of classes, where case does not count."""
+    known: dict[str, str] = {}
+    for position, name in enumerate(names):
+        other = known.setdefault(name_key(name), name)
+        if other != name:
+            raise DataError(
+                f"Two classes of {source} differ only in case: '{other}' and '{name}'.",
+                "Rename one of them, or merge them if they are the same class.",
+            )
+        if len(known) <= position:
+            raise DataError(f"Two classes of {source} are both named '{name}'.", "Rename or merge them.")
 
 
 def _is_text(name: str) -> bool:
@@ -214,11 +226,12 @@ def _keep_domains(dataset: ImageDataset, wanted: Sequence[str]) -> ImageDataset:
     """The data set restricted to some of its domains, in its own order; case in names is ignored."""
     if dataset.domain_names == ONE_DOMAIN:
         raise DataError(f"{dataset.name} has no domains to choose from.", "Omit the option 'domains'.")
-    by_key = {name_key(name): i for i, name in enumerate(dataset.domain_names)}
+    exact = {name: i for i, name in enumerate(dataset.domain_names)}
+    by_key = {name_key(name): i for name, i in exact.items()}
     for name in wanted:
         if name_key(name) not in by_key:
             raise DataError(f"{dataset.name} has no domain '{name}'.", did_you_mean(name, dataset.domain_names))
-    kept = sorted({by_key[name_key(name)] for name in wanted})
+    kept = sorted({exact.get(name, by_key[name_key(name)]) for name in wanted})
     train, test = _of_domains(dataset.train, kept), _of_domains(dataset.test, kept)
     names = tuple(dataset.domain_names[i] for i in kept)
     lost = [name for i, name in enumerate(dataset.class_names) if i not in train.labels]

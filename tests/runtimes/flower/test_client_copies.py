@@ -22,5 +22,5 @@ def test_copies_are_said_with_their_number_and_files(tmp_path, capsys):
     shutil.copy(train, test)
     side._tests_of(0)
     said = capsys.readouterr().err
-    assert f"client 0: 1 of {len(own.test_base)} test images are training images too" in said
+    assert f"client 0: warning: 1 of {len(own.test_base)} test images are training images too" in said
     assert str(test) in said

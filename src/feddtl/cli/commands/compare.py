@@ -43,7 +43,7 @@ class Compare(Command):
     json: bool = False
     """Print only comparison.json on standard output; no progress."""
     quiet: bool = False
-    """No progress, only the final tables."""
+    """No notes and no progress, only warnings and the final tables."""
     tune: bool = False
     """Choose the learning rate of every experiment first, on held-back training images, from the same grid."""
     tune_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="RATE [RATE ...]")] = DEFAULT_RATES

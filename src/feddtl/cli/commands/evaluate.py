@@ -17,6 +17,7 @@ from feddtl.cli.flags import STATED, ClassList
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import read_class_names, require_different, split_class_names
 from feddtl.csv_text import csv_lines
+from feddtl.notes import noted
 from feddtl.units import percent, share
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Evaluate(Command):
             class_lists=self.classes,
             class_names=self._class_names(),
             device=self.device,
-            note=lambda text: print(f"note: {text}", file=sys.stderr),
+            note=lambda text: print(noted(text), file=sys.stderr),
         )
         if self.csv is not None:
             write_text_atomic(self.csv, csv_lines(COLUMNS, [row for score in scores for row in _csv_rows(score)]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from feddtl.cli.experiment_argument import RunCommand
 from feddtl.cli.flags import FolderFlag
 from feddtl.errors import ConfigError, RunError
+from feddtl.notes import Warned, noted
 from feddtl.state_folder import state_root
 
 TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
@@ -63,7 +64,7 @@ class Submit(RunCommand):
             print(f"note: {note}", file=sys.stderr)
 
         def show(line: str) -> None:
-            if not (self.quiet or self.json):
+            if not (self.quiet or self.json) or line.startswith(noted(Warned(""))):
                 said.append(line)
                 print(line, file=sys.stderr)
 

@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode
 from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import Payload
+from feddtl.notes import Warned
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
@@ -172,7 +173,7 @@ class FlowerFleet(Fleet):
         """Note that a step continues without a client; a reason that stays the same is given once."""
         why = " for the same reason." if self._last_reasons.get(client) == reason else f": {reason}"
         self._last_reasons[client] = reason
-        self._note(f"{act} continues without {self._context.names.one(client)}{why}")
+        self._note(Warned(f"{act} continues without {self._context.names.one(client)}{why}"))
 
     def _say_late(self, act: str, late: Sequence[int], slowest: float) -> None:
         """Note that a step ran out of time, and how long it took others to reply."""
@@ -180,8 +181,11 @@ class FlowerFleet(Fleet):
         timeout, names = self._context.experiment.deployment.round_timeout, self._context.names
         others = f" The slowest of the others replied after {duration(slowest, precise=True)}." if slowest else ""
         self._note(
-            f"{act} ran out of time: after {timeout:g} seconds ({TIMEOUT}) there was no reply from "
-            f"{names.all_of(late)}, and it continues without.{others} If a {names.noun} needs longer, raise {TIMEOUT}."
+            Warned(
+                f"{act} ran out of time: after {timeout:g} seconds ({TIMEOUT}) there was no reply from "
+                f"{names.all_of(late)}, and it continues without.{others} If a {names.noun} needs longer, raise "
+                f"{TIMEOUT}."
+            )
         )
 
     def _messages(
