@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 from cli.small_runs import make_bench
+from PIL import Image
 from small_images import picture, png_bytes
 
 from feddtl.cli.progress import run_progress
 from feddtl.config import ComputeConfig
+from feddtl.data.decode import EncodedImage
 from feddtl.data.folders import FolderReader
-from feddtl.data.image_checks import all_damaged_named, copies_note, damaged_images
+from feddtl.data.image_checks import all_damaged_named, copies_note, damaged_images, dark_note
 from feddtl.data.table import ImageTable
 from feddtl.errors import DataError
 from feddtl.notes import noted
@@ -95,3 +97,21 @@ def test_a_run_warns_of_copies_and_names_all_damaged_images(tmp_path, capsys, ca
     with pytest.raises(DataError, match="2 images cannot be used") as refused:
         prepare(experiment)
     assert str(second) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [([16383, 9000], True), ([16384, 9000], False), ([0, 0], False), ([None, 9000], False), ([], False)],
+    ids=["14 bits", "a brighter one", "black", "8 bits", "no image"],
+)
+def test_images_that_use_fewer_bits_than_they_have(largest, said):
+    def image(value):
+        stored = Image.new("L", (1, 1)) if value is None else Image.fromarray(np.uint16([[value]]))
+        return EncodedImage(png_bytes(stored), "one")
+
+    images = [image(value) for value in largest]
+    rows = np.arange(len(images))
+    table = ImageTable(images.__getitem__, rows, np.zeros(len(images), int), np.zeros(len(images), int))
+    note = dark_note(table)
+    assert ("2 images of 16 bits exceeds 16383 of 65535" in note) == said
+    assert bool(note) == said

@@ -113,6 +113,11 @@ def modes(root: Path) -> None:
     save(root, "cat/mask.gif", image=picture(1, "L").convert("P"), transparency=0)
 
 
+def fourteen(root: Path) -> None:
+    for number, name in enumerate((*both("cat"), *both("dog"))):
+        save(root, name, image=grey_16(9, 16383 - number))
+
+
 def sixteen(root: Path) -> None:
     small(root)
     save(root, "cat/8.png", image=grey_16(0, 65535))
@@ -179,7 +184,12 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     "a file of any other format": (one(lambda path: picture(9).save(path, "EPS")), "another format than JPEG"),
     "grey, palette": (modes, 11),
     "grey or colours of 16": (sixteen, 8),
-    "values of 16 bits": (one(lambda path: grey_16(0, 4095).save(path)), "below 4096"),
+    "values of 16 bits, all": (one(lambda path: grey_16(0, 4095).save(path)), "below 4096"),
+    "colours of 16 bits": (
+        one(lambda path: path.write_bytes(b"P6 1 1 65535\n" + bytes(6)), "cat/9.ppm"),
+        "0 or below 256",
+    ),
+    "values of 16 bits, of": (fourteen, "exceeds 16383 of 65535"),
     "pixels of 32": (one(lambda path: Image.fromarray(np.float32([[1]])).save(path, "TIFF")), "32-bit pixels"),
     "an EXIF orientation": (one(turned), 5),
     "odd or damaged EXIF": (one(odd_exif), 5),
@@ -201,11 +211,12 @@ TRIED: dict[str, tuple[Callable[[Path], object], int | str]] = {
     "links to files": (linked, 5),
     "links to something": (one(lambda path: path.symlink_to("/nowhere/at/all")), "1 link"),
     "files that are not": (folder(*both("cat", "dog"), touched=("cat/a.txt",)), r"not used: \.txt \(1\)"),
-    "names that begin": (
+    "folders with images whose": (folder(*both("cat", "dog", ".fox/old")), r"have images: \.fox\. Rename"),
+    "other names that begin": (
         folder(
             *both("cat", "dog"),
             touched=("cat/.9.png", "cat/Thumbs.db", "dog/desktop.ini"),
-            folders=("__MACOSX", "@eaDir"),
+            folders=("__MACOSX", "@eaDir", ".git"),
         ),
         4,
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from feddtl.data.depth import eight_bit_rgb, stored_depth
+from feddtl.data.depth import eight_bit_rgb, largest_of_16_bits, stored_depth
 from feddtl.data.image_files import CONVERT, READ_FORMATS
 from feddtl.data.orientation import orientation
 from feddtl.errors import DataError
@@ -52,6 +52,11 @@ class EncodedImage:
     def decode(self) -> Image.Image:
         """RGB image, upright by its EXIF orientation; see `decode_rgb`."""
         return decode_rgb(self.content, self.name)
+
+    def largest_of_16_bits(self) -> int | None:
+        """See `feddtl.data.depth.largest_of_16_bits`. Raises DataError if the image cannot be read."""
+        with _failures_named(self.name), _opened(self.content) as image:
+            return largest_of_16_bits(image) if image.width * image.height <= MOST_PIXELS else None
 
     def digest(self) -> bytes:
         """Digest of the encoded bytes: equal for copies under any name. Raises DataError if there is no such file."""

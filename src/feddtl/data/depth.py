@@ -81,9 +81,21 @@ def eight_bit_rgb(image: Image.Image, depth: Depth, name: str) -> Image.Image:
                 "Save the image in RGB or grey.",
             ) from None
     # Pillow rounds where it scales, and cuts off elsewhere.
-    if depth.deep and int(np.asarray(rgb).max(initial=0)) < (DARKEST >> 8) + depth.scaled:
-        raise _nearly_black(name, "all")
+    if depth.deep and (brightest := int(np.asarray(rgb).max(initial=0))) < (DARKEST >> 8) + depth.scaled:
+        # The lower bytes are lost: black, or values of 8 bits that look black.
+        raise _nearly_black(name, "all" if brightest else f"all of them 0 or below {1 << 8} and so")
     return rgb
+
+
+def largest_of_16_bits(image: Image.Image) -> int | None:
+    """The largest value of an opened image of 16 bits, of colours roughly; None if its file states fewer bits."""
+    depth = stored_depth(image)
+    grey = image.mode.startswith("I;16") or (image.mode == "I" and depth.scaled)
+    if depth.bits != 16 or not (grey or depth.deep):
+        return None
+    image.load()
+    largest = int(np.asarray(image).max(initial=0))
+    return largest if grey else largest << 8
 
 
 def _from_grey(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]], depth: Depth, name: str) -> Image.Image:

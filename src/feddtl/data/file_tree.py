@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feddtl.config.names import composed
-from feddtl.data.image_files import CONVERT, IMAGE_SUFFIXES, READ_FORMATS, UNREAD_SUFFIXES, visible
+from feddtl.data.image_files import CONVERT, IMAGE_SUFFIXES, READ_FORMATS, UNREAD_SUFFIXES, contains_images, visible
 from feddtl.errors import DataError
+from feddtl.notes import Warned
 from feddtl.units import counted, first_few
 
 MOST_LINES = 10
@@ -47,11 +48,13 @@ class Leftovers:
         broken: Links that lead nowhere.
         unread: Images in a format that is not read.
         endings: Number of other files by ending.
+        hidden: Folders with images whose names begin with a dot.
     """
 
     broken: list[Path] = field(default_factory=list)
     unread: list[Path] = field(default_factory=list)
     endings: Counter[str] = field(default_factory=Counter)
+    hidden: list[Path] = field(default_factory=list)
 
     def add(self, file: Path) -> None:
         """Count a file that is no image that can be read."""
@@ -83,7 +86,14 @@ class Leftovers:
             f"{ending} ({count})"
             for ending, count in sorted(self.endings.items(), key=lambda item: (-item[1], item[0]))
         ]
-        return f"Files in {root} that are not images are not used: {first_few(kinds, MOST_LINES)}." if kinds else ""
+        notes = [f"Files in {root} that are not images are not used: {first_few(kinds, MOST_LINES)}."] if kinds else []
+        if self.hidden:
+            names = first_few([str(folder.relative_to(root)) for folder in self.hidden], MOST_LINES)
+            notes.append(
+                f"Folders in {root} whose names begin with a dot are not used, although they have images: {names}. "
+                "Rename them if they are classes."
+            )
+        return Warned(" ".join(notes)) if self.hidden else " ".join(notes)
 
 
 def read_tree(root: Path) -> tuple[ImageFolder, Leftovers]:
@@ -107,6 +117,7 @@ def _read(path: Path, left: Leftovers, above: tuple[str, ...]) -> ImageFolder:
 def entries(path: Path, left: Leftovers) -> tuple[list[Path], list[Path]]:
     """The sub-folders and the images of a folder; what else is visible in it, but parquet files, is left over."""
     folders, images = [], []
+    left.hidden += filter(_is_hidden_folder_of_images, sorted(path.glob(".*")))
     for entry in visible(path):
         if entry.is_dir():
             folders.append(entry)
@@ -117,6 +128,13 @@ def entries(path: Path, left: Leftovers) -> tuple[list[Path], list[Path]]:
         elif entry.suffix.lower() != ".parquet":
             left.add(entry)
     return folders, images
+
+
+def _is_hidden_folder_of_images(entry: Path) -> bool:
+    try:
+        return entry.is_dir() and contains_images(entry)
+    except OSError:  # nobody asked for it
+        return False
 
 
 def is_image(entry: Path) -> bool:

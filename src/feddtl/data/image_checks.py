@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
+import numpy as np
+
 from feddtl.data.decode import EncodedImage
 from feddtl.data.file_tree import lines_of
 from feddtl.data.loading import read_ahead
@@ -17,6 +19,7 @@ from feddtl.units import counted
 CHECKED_TOGETHER = 16
 MOST_NAMES, MOST_EXAMPLES = 3, 2
 Contents = tuple[ImageTable, Sequence[bytes]]
+MOST_LOOKED_AT, LARGEST_OF_14_BITS = 16, 1 << 14
 
 
 @contextmanager
@@ -93,6 +96,35 @@ def _name_of(table: ImageTable, index: int) -> str:
     """Where an image is stored; '' for a generated one."""
     stored = table.reader(int(table.rows[index]))
     return stored.name if isinstance(stored, EncodedImage) else ""
+
+
+def dark_note(table: ImageTable) -> str:
+    """A warning if images of 16 bits use fewer of them, as of a camera with 14; '' for none.
+
+    A dark picture is no error, so several are looked at, of all classes. Others than those of 16 bits cost one look.
+    """
+    largest: list[int] = []
+    for at in np.unique(np.linspace(0, len(table) - 1, MOST_LOOKED_AT).astype(int)) if len(table) else ():
+        value = _largest_of_16_bits(table, int(table.rows[at]))
+        if value is None or value >= LARGEST_OF_14_BITS:
+            return ""
+        largest.append(value)
+    if not any(largest):
+        return ""
+    return Warned(
+        f"No value in {counted(len(largest), 'image')} of 16 bits exceeds {max(largest)} of 65535, so the pictures are "
+        "at most a quarter as bright as white. If their camera has 14 bits or fewer, multiply the values (14 bits: by "
+        "4) and save the images again."
+    )
+
+
+def _largest_of_16_bits(table: ImageTable, row: int) -> int | None:
+    """None also for an image that cannot be read, which is named when it is needed."""
+    try:
+        stored = table.reader(row)
+        return stored.largest_of_16_bits() if isinstance(stored, EncodedImage) else None
+    except DataError:
+        return None
 
 
 def _error_of(table: ImageTable, index: int) -> DataError | None:

@@ -18,6 +18,7 @@ from feddtl.data.columns import Columns
 from feddtl.data.drawing import FEDERATED_DOMAINS
 from feddtl.data.folders import MOST_NAMES, READ_AS_DOMAINS, FolderReader, load_folder, subfolders
 from feddtl.data.hub import load_catalogued, load_hub, load_parquet
+from feddtl.data.image_checks import dark_note
 from feddtl.data.parquet_files import parquet_files
 from feddtl.data.shapes import shapes_dataset
 from feddtl.data.split_folders import AS_SITES, LAYOUT_HINT
@@ -85,6 +86,8 @@ def completed(dataset: ImageDataset, config: DataConfig, where: str, *, partial:
         dataset = _keep_domains(dataset, domains) if domains else dataset
     _check(dataset, where, partial=partial)
     dataset = replace(dataset, prompt_template=config.prompt or dataset.prompt_template)
+    if config.source not in (SHAPES, *CATALOG) and (note := dark_note(dataset.train)):
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)
 
 
