@@ -67,8 +67,11 @@ def write_report(
     return Written(path, len(collected.runs), len(text.encode()), collected.problems, tuple(unconfirmed))
 
 
-def render(collected: Collection, *, images: bool = True, images_of: Sequence[str] = ()) -> str:
-    """The page as text; the same runs give the same text."""
+def render(collected: Collection, *, images: bool = True, images_of: Sequence[str] = (), version: str = "") -> str:
+    """The page as text; the same runs give the same text.
+
+    With a version, the page follows its runs: it asks the server that it is from for a newer version.
+    """
     settings = settings_of(collected.runs)
     parts = [_part(f"s{number}", setting, len(settings), images, images_of) for number, setting in enumerate(settings)]
     environment = Environment(
@@ -84,6 +87,7 @@ def render(collected: Collection, *, images: bool = True, images_of: Sequence[st
         parts=parts,
         runs=tables.runs(collected.runs),
         images=images,
+        version=version,
     )
 
 
@@ -126,6 +130,8 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: 
 
 def _title(settings: list[SettingRuns]) -> str:
     """Methods and data sets, such as 'FedDTL and FedLoRA on shapes'."""
+    if not settings:
+        return "No run has begun yet"
     experiments = [run.experiment for setting in settings for run in setting.runs]
     methods = [title for method, title in titles().items() if any(e.method == method for e in experiments)]
     datasets = list(dict.fromkeys(printable(setting.first.data["dataset"]) for setting in settings))

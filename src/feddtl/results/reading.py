@@ -38,8 +38,8 @@ class Collection:
     problems: tuple[str, ...]
 
 
-def collect(folder: Path) -> Collection:
-    """Read the run in a folder, or all runs up to three folders below it.
+def collect(folder: Path, *, leave_out: Sequence[Path] = ()) -> Collection:
+    """Read the run in a folder, or all runs up to three folders below it, but for those left out.
 
     Raises:
         RunError: There is no run, or none that can be read, or two were made from different models of one name.
@@ -48,7 +48,7 @@ def collect(folder: Path) -> Collection:
         raise RunError(
             f"There is no folder {folder}.", "Pass the folder of a run, or a folder that contains run folders."
         )
-    paths = list(run_folders(folder))
+    paths = [path for path in run_folders(folder) if path not in leave_out]
     if not paths:
         raise RunError(
             f"There is no run in {folder}, nor up to {DEEPEST} folders below it.",
