@@ -11,7 +11,8 @@ from pathlib import Path
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
 from feddtl.curves import write_curves
-from feddtl.data.sites import with_client_count as data_with_client_count
+from feddtl.data.site_sources import SiteSources
+from feddtl.data.sites import sites_to_count
 from feddtl.environment import choose_device
 from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores
@@ -65,7 +66,8 @@ def run_experiment(
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
-    experiment = with_client_count(experiment)
+    sites = sites_to_count(experiment.data)
+    experiment = with_client_count(experiment, sites)
     observer = observer or RunObserver()
     note_on_model = experiment.model_note
     experiment = with_absolute_paths(experiment.with_model())
@@ -85,17 +87,25 @@ def run_experiment(
             observers = Observers(log, observer)
             if note_on_model:
                 observers.note(note_on_model)
-            return _run_in(folder, experiment, observers, connect, kernels, same_model_as)
+            return _run_in(folder, experiment, observers, connect, kernels, same_model_as, sites)
 
 
-def with_client_count(experiment: Experiment) -> Experiment:
+def with_client_count(experiment: Experiment, sites: SiteSources | None = None) -> Experiment:
     """The experiment with the number of clients in place of 'auto'.
+
+    Args:
+        experiment: Any.
+        sites: Those to count; None: they are looked for where that is needed.
 
     Raises:
         ConfigError: Another setting contradicts the number.
         DataError: The sites of the source cannot be counted.
     """
-    return replace(experiment, data=data_with_client_count(experiment.data))
+    if experiment.data.clients != "auto":
+        return experiment
+    sites = sites or sites_to_count(experiment.data)
+    clients = len(sites.read) if sites else experiment.data.client_count
+    return replace(experiment, data=replace(experiment.data, clients=clients))
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -114,6 +124,7 @@ def _run_in(
     connect: Connect | None,
     kernels: Kernels | None,
     same_model_as: Path | None,
+    sites: SiteSources | None,
 ) -> Summary:
     """Run, or continue, in a folder that this process has locked."""
     for note in notes_on_paths(folder.path):
@@ -124,7 +135,7 @@ def _run_in(
     reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")
     if folder.has_begun:
         kernels, reason = folder.kernels, "as when the run began"
-    prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None)
+    prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None, sites=sites)
     if experiment.trains:
         observer.note(choice_line(prepared.kernels, reason))
     if connect is None:

@@ -14,6 +14,7 @@ from feddtl.config.running import SCORED_IMAGES
 from feddtl.config.without_effect import without_effect
 from feddtl.data.federated import FederatedData, images_on_clients, load_federated_data
 from feddtl.data.image_checks import all_damaged_named, copies_note
+from feddtl.data.site_sources import SiteSources
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
 from feddtl.evaluate import EvaluationSets, TestImages
@@ -67,6 +68,7 @@ def prepare(
     kernels: Kernels | None = None,
     *,
     images_here: bool = True,
+    sites: SiteSources | None = None,
 ) -> Prepared:
     """Load data and model, partition, and send every image once through the frozen blocks.
 
@@ -76,10 +78,11 @@ def prepare(
         stopwatch: Measures the time by phase.
         kernels: How an earlier part of this run computed the blocks; None: as the experiment says.
         images_here: Whether the clients are in this process; else their training images are only counted.
+        sites: The sites as they were counted; None: they are looked for.
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
-        data = _load_data(experiment, observer, images_here=images_here)
+        data = _load_data(experiment, observer, sites, images_here=images_here)
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         require_distinct(clip.text, (*data.base_names, *data.novel_names), data.prompt_template)
         method = build_method(task_of(clip, data, experiment.seed), experiment)
@@ -107,12 +110,14 @@ def prepare(
     return Prepared(data, method, clients, sets, clip.image.stack.kernels, validation)
 
 
-def _load_data(experiment: Experiment, observer: RunObserver, *, images_here: bool) -> FederatedData:
+def _load_data(
+    experiment: Experiment, observer: RunObserver, sites: SiteSources | None, *, images_here: bool
+) -> FederatedData:
     if experiment.data.on_clients and not images_here:
         data = replace(images_on_clients(experiment.data), scored=experiment.evaluation.images)
     else:
         held_back = experiment.evaluation.held_back
-        data = load_federated_data(experiment.data, experiment.seed, held_back=held_back)
+        data = load_federated_data(experiment.data, experiment.seed, held_back=held_back, sites=sites)
     for note in data.notes:
         observer.note(note)
     return data

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cli.small_runs import Bench, Command, refused, write_photos
 
+from feddtl.data import sites
 from feddtl.errors import DataError
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.models.activations import Activations
@@ -39,7 +40,7 @@ def test_partition_names_the_sites(feddtl: Command, flags: list[str], tmp_path: 
         *("[west]", "north", "south")
     ]
     assert "Classes of a single site: ant ('north'), cat ('south'), dog ('[west]')." in answer.err
-    assert "local of sites '[west]', 'north' and 'south' (1 to 2)" in answer.err
+    assert "local of sites '[west]', 'north' and 'south' (1–2)" in answer.err
     plot = (tmp_path / "map.svg").read_text()
     assert all(f"<!-- {name} -->" in plot for name in ("[west]", "north", "south"))
     assert "client" not in plot
@@ -49,13 +50,15 @@ def test_partition_names_the_sites(feddtl: Command, flags: list[str], tmp_path: 
 
 
 def test_a_run_refuses_another_number_and_writes_the_number_of_sites(
-    feddtl: Command, bench: Bench, flags: list[str]
+    feddtl: Command, bench: Bench, flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = [*flags, "--model", str(bench.clip), "--rounds", "1", "--schedule.stages", "sft", "--output", "run"]
     refused(feddtl("run", *common, "--data.clients", 5), "data.clients = 5, but", "has 3 sites: '[west]', 'north'")
     assert not Path("run").exists()
+    looks, look = [], sites.find_sites
+    monkeypatch.setattr(sites, "find_sites", lambda *where: looks.append(where) or look(*where))  # type: ignore[func-returns-value]
     answer = feddtl("run", *common)
-    assert answer.code == 0
+    assert (answer.code, len(looks)) == (0, 1)  # counted and read in one look
     assert "at 3 sites (few-shot, sites)" in answer.err
     config, data = (json.loads(Path("run", name).read_text()) for name in ("config.json", "data.json"))
     assert (config["data"]["clients"], data["sites"]) == (3, ["[west]", "north", "south"])

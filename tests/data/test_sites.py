@@ -13,8 +13,8 @@ from small_images import MakeFolder, MakeParquet, load
 from feddtl.config import DataConfig, Experiment, ServerConfig
 from feddtl.data.federated import FederatedData, load_federated_data
 from feddtl.data.own_images import load_own_images
-from feddtl.data.sites import with_client_count
 from feddtl.errors import ConfigError, DataError, FeddtlError
+from feddtl.experiment import with_client_count
 
 SPLITS = [f"north/{split}/{name}/{n}.png" for split in ("train", "test") for name in ("ant", "bee") for n in range(3)]
 PLAIN = [f"south/{name}/{n}.png" for name in ("bee", "Cat") for n in range(5)]
@@ -102,9 +102,10 @@ def test_another_number_of_clients_is_refused(make_folder: MakeFolder, clients: 
     with pytest.raises(ConfigError, match=rf"data.clients = {clients}, but .* has 2 sites: 'north', 'south'") as caught:
         sites(root, clients=clients)
     assert caught.value.hint.startswith("Set data.clients = 2, or leave it out")
-    config = DataConfig(source=str(root), partition="sites")
-    assert (config.client_count, with_client_count(config).clients, sites(root, clients=2).sites[0]) == (0, 2, "north")
-    assert with_client_count(DataConfig()).clients == 5
+    experiment = Experiment(data=DataConfig(source=str(root), partition="sites"))
+    counted = with_client_count(experiment).data.clients
+    assert (experiment.data.client_count, counted, sites(root, clients=2).sites[0]) == (0, 2, "north")
+    assert with_client_count(Experiment()).data.clients == 5
 
 
 def test_what_the_number_of_clients_allows_is_known_once_the_sites_are_counted() -> None:

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import CLIENTS, final_state, records, summary, write_photos
-from equivalence.silos import BASE, NOVEL, forget_clients, make_silos
+from equivalence.silos import BASE, NOVEL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from feddtl import deployment
@@ -25,6 +25,8 @@ from feddtl.runs import RunFolder
 from feddtl.scoring import score_run
 from feddtl.trackers.tensorboard import TensorBoard
 
+pytestmark = pytest.mark.usefixtures("fresh_clients")
+
 
 class Notes(RunObserver):
     def __init__(self):
@@ -35,16 +37,6 @@ class Notes(RunObserver):
 
     def clients_counted(self, round_number, federated):
         self.counted.append((round_number, federated.base))
-
-
-@pytest.fixture(scope="module")
-def silos(tmp_path_factory):
-    return make_silos(tmp_path_factory.mktemp("silos"))
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients(tmp_path, monkeypatch):
-    forget_clients(tmp_path / "state", monkeypatch)
 
 
 def tracked(run):

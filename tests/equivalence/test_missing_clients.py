@@ -8,7 +8,7 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import records, summary
 from edited_runs import change
-from equivalence.silos import Silos, forget_clients, make_silos
+from equivalence.silos import Silos
 from report.pages import parse, rows
 
 from feddtl import deployment
@@ -17,18 +17,10 @@ from feddtl.records import Summary
 from feddtl.report.missing import without_folders
 from feddtl.report.page import write_report
 
+pytestmark = pytest.mark.usefixtures("fresh_clients")
+
 GONE = 2
 LATE = "no reply within 0.2 seconds (deployment.round_timeout)."
-
-
-@pytest.fixture(scope="module")
-def silos(tmp_path_factory):
-    return make_silos(tmp_path_factory.mktemp("silos"))
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients(tmp_path, monkeypatch):
-    forget_clients(tmp_path / "state", monkeypatch)
 
 
 def away(silos: Silos, *rounds: int, closing: bool = False):

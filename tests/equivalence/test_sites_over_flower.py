@@ -11,11 +11,13 @@ import torch
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import CLIENTS, final_state, records, summary, write_photos
-from equivalence.silos import Silos, forget_clients
+from equivalence.silos import Silos
 
 from feddtl import deployment
 from feddtl.config import DataConfig, EvaluationConfig
 from feddtl.experiment import run_experiment
+
+pytestmark = pytest.mark.usefixtures("fresh_clients")
 
 SITES = ("north", "south", "west")
 ALL = "ant,bee,cat,dog,elk"
@@ -42,11 +44,6 @@ def sites(tmp_path_factory):
     bench = make_bench(root / "bench")
     folder = write_sites(root / "photos")
     return Silos(bench, {client: folder / name for client, name in enumerate(SITES)})
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients(tmp_path, monkeypatch):
-    forget_clients(tmp_path / "state", monkeypatch)
 
 
 def root_of(sites: Silos) -> str:

@@ -16,6 +16,7 @@ from feddtl.data.own_images import unused_images_note
 from feddtl.data.partition import Partition, partition
 from feddtl.data.regime import held_back_notes, load_all, under_regime
 from feddtl.data.shares import Cells
+from feddtl.data.site_sources import SiteSources
 from feddtl.data.sites import Sites, load_sites
 from feddtl.data.sources import domains_note
 from feddtl.data.splits import short_classes_note, untested_classes_note
@@ -79,7 +80,9 @@ def _no_image(row: int) -> Image.Image:
     raise DataError(f"Image {row} is on a client.")
 
 
-def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_back: float = 0.0) -> FederatedData:
+def load_federated_data(
+    config: DataConfig, seed: int, copy: str = "", *, held_back: float = 0.0, sites: SiteSources | None = None
+) -> FederatedData:
     """Load, split and partition the data; a pure function of config, seed and the source's content.
 
     Args:
@@ -87,13 +90,14 @@ def load_federated_data(config: DataConfig, seed: int, copy: str = "", *, held_b
         seed: Seed of the run.
         copy: Path of a copy on this machine, which replaces the source.
         held_back: Share of the training images that is scored instead of the test images, see `under_regime`.
+        sites: The sites as they were counted; None: they are looked for.
 
     Raises:
         ConfigError: `data.clients` is not the number of sites.
         DataError: The source cannot be used or divided as requested.
     """
     if config.by_site:
-        return _of_sites(load_sites(config, seed, copy, held_back=held_back), held_back)
+        return _of_sites(load_sites(config, seed, copy, held_back=held_back, found=sites), held_back)
     everything = load_all(config, copy, held_back=held_back)
     chosen = choose_classes(everything.class_names, config, everything.name)
     as_domains = domains_note(everything, config)

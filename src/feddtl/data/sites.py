@@ -42,7 +42,9 @@ class Sites:
     notes: tuple[str, ...]
 
 
-def load_sites(config: DataConfig, seed: int, copy: str = "", *, held_back: float = 0.0) -> Sites:
+def load_sites(
+    config: DataConfig, seed: int, copy: str = "", *, held_back: float = 0.0, found: SiteSources | None = None
+) -> Sites:
     """The sites of a source, read as over Flower each client reads its own folder or file.
 
     The classes are those of all sites; a site may lack some.
@@ -52,12 +54,13 @@ def load_sites(config: DataConfig, seed: int, copy: str = "", *, held_back: floa
         seed: Seed of the run, for the few-shot choice.
         copy: Path of a copy on this machine, which replaces the source.
         held_back: Share of the training images that is scored instead of the test images, see `under_regime`.
+        found: The sites as they were counted; None: they are looked for.
 
     Raises:
         ConfigError: `data.clients` is another number than that of the sites.
         DataError: The source has no sites, or the images of one cannot be used; the message names the site.
     """
-    found = find_sites(config, copy)
+    found = found or find_sites(config, copy)
     _check_count(found, config)
     scored = replace(config, test_images_per_class=0) if held_back else config
     everything = {}
@@ -118,11 +121,9 @@ def all_sites(config: DataConfig) -> ImageDataset:
     )
 
 
-def with_client_count(config: DataConfig) -> DataConfig:
-    """The settings with the number of clients in place of 'auto'. Raises DataError if the sites cannot be counted."""
-    if config.clients != "auto":
-        return config
-    return replace(config, clients=config.client_count or len(find_sites(config).read))
+def sites_to_count(config: DataConfig) -> SiteSources | None:
+    """The sites whose number is that of the clients; None where it is known. Raises DataError as `find_sites`."""
+    return find_sites(config) if config.clients == "auto" and config.by_site else None
 
 
 def _check_count(found: SiteSources, config: DataConfig) -> None:
