@@ -46,7 +46,8 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
-# The documentation as a site: open site/index.html. MkDocs reads the sources, so feddtl is not installed there.
+# The documentation as a site: open site/index.html. MkDocs reads the sources, so feddtl is not installed there. The
+# variable silences a notice of the theme.
 docs: $(DOCS_VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 
