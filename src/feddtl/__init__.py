@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from feddtl.errors import FeddtlError
     from feddtl.experiment import run_experiment
     from feddtl.experiment_file import load_experiment, load_experiments
-    from feddtl.export import export_merged
+    from feddtl.export import export_class_embeddings, export_merged, export_onnx
     from feddtl.models.backbone import Backbone
     from feddtl.observers import Observers, RunObserver
     from feddtl.records import RoundRecord, Summary
@@ -71,7 +71,7 @@ _HOMES = {
     "feddtl.errors": ("FeddtlError",),
     "feddtl.experiment": ("run_experiment",),
     "feddtl.experiment_file": ("load_experiment", "load_experiments"),
-    "feddtl.export": ("export_merged",),
+    "feddtl.export": ("export_class_embeddings", "export_merged", "export_onnx"),
     "feddtl.models.backbone": ("Backbone",),
     "feddtl.observers": ("Observers", "RunObserver"),
     "feddtl.records": ("RoundRecord", "Summary"),
@@ -106,7 +106,9 @@ __all__ = [
     "UplinkConfig",
     "__version__",
     "compare",
+    "export_class_embeddings",
     "export_merged",
+    "export_onnx",
     "load_backbone",
     "load_clip",
     "load_comparison",

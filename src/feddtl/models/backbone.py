@@ -77,5 +77,10 @@ class Backbone:
 def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write a whole backbone for `from_pretrained` of transformers. Raises FileExistsError if `folder` exists."""
     with new_folder(folder) as draft:
-        for part in (backbone.model, backbone.tokenizer, backbone.processor):
-            part.save_pretrained(draft)
+        write_parts(backbone, draft)
+
+
+def write_parts(backbone: Backbone, folder: Path) -> None:
+    """Write model, tokenizer and preprocessor of a whole backbone into an existing folder."""
+    for part in (backbone.model, backbone.tokenizer, backbone.processor):
+        part.save_pretrained(folder)

@@ -2,29 +2,77 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from feddtl.cli.command import Command
+from feddtl.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Export(Command):
-    """Write the adapted CLIP as a plain Hugging Face model, adapters merged into the weights."""
+    """Write the model of a run for other programs, with its classes and a model card."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of the run."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """New folder of the merged model, for CLIPModel.from_pretrained."""
+    """New folder of the export."""
+    format: Literal["transformers", "onnx", "embeddings"] = "transformers"
+    """transformers: a plain Hugging Face CLIP, adapters merged into the weights; onnx: both towers and a classifier of
+    the run's classes, without torch; embeddings: the text embeddings of these classes."""
+    push: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")] = ""
+    """Upload the export to this repository of the Hugging Face Hub, after a question."""
+    private: bool = False
+    """With --push: only you can read the repository; without it, everybody can."""
+    yes: bool = False
+    """With --push: upload without the question."""
 
     def execute(self) -> int:
-        """Write the merged model and print how to load it."""
-        from feddtl.export import export_merged
+        """Write the export, print how to use it, and upload it where that was asked for."""
+        from feddtl.export import export_class_embeddings, export_merged, export_onnx
 
-        export_merged(self.folder, self.output, lambda text: print(f"note: {text}", file=sys.stderr))
-        print(f"{self.output} contains the adapted CLIP; load it with CLIPModel.from_pretrained('{self.output}').")
+        self._check_push()
+        export = {"transformers": export_merged, "onnx": export_onnx, "embeddings": export_class_embeddings}
+        export[self.format](self.folder, self.output, lambda text: print(f"note: {text}", file=sys.stderr))
+        print(self._use())
+        if self.push:
+            self._upload()
         return 0
+
+    def _use(self) -> str:
+        if self.format == "transformers":
+            return f"{self.output} contains the adapted CLIP; load it with CLIPModel.from_pretrained('{self.output}')."
+        if self.format == "onnx":
+            script = shlex.quote(str(self.output / "classify.py"))
+            return f"{self.output} contains the ONNX models; try them without torch: python {script} IMAGE"
+        return f"{self.output} contains class_embeddings.safetensors and the classes in classes.json."
+
+    def _check_push(self) -> None:
+        """Raise ConfigError for flags of an upload that will not be, before anything is computed."""
+        from feddtl.export.hub import require_repository_name
+
+        if not self.push:
+            if self.private or self.yes:
+                flag = "--private" if self.private else "--yes"
+                raise ConfigError(f"{flag} has no effect without --push.", "Add --push OWNER/NAME, or omit it.")
+            return
+        require_repository_name(self.push)
+        if not (self.yes or sys.stdin.isatty()):
+            raise ConfigError(
+                "--push asks before it uploads, and there is no terminal to answer on; nothing was done.",
+                "Add --yes to upload without the question.",
+            )
+
+    def _upload(self) -> None:
+        from feddtl.export.hub import described_upload, push
+
+        print("\n".join(described_upload(self.output, self.push, private=self.private)))
+        if not self.yes and input("Upload? [y/N] ").strip().lower() not in ("y", "yes"):
+            print(f"Nothing was uploaded; {self.output} is complete.")
+            return
+        print(f"Uploaded: {push(self.output, self.push, private=self.private)}")
