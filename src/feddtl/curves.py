@@ -16,17 +16,25 @@ from feddtl.units import ClientNames
 
 
 def write_curves(
-    folder: Path, data: Mapping[str, Any], progress: Progress, zero_shot: Scores, title: str, *, over_time: bool
+    folder: Path,
+    data: Mapping[str, Any],
+    progress: Progress,
+    zero_shot: Scores,
+    title: str,
+    *,
+    over_time: bool,
+    ending: str = ".svg",
 ) -> None:
     """Plots of a finished run; where the clients alone have test images, over the same clients in all rounds.
 
     Args:
-        folder: The run's folder.
+        folder: Where they are written.
         data: The content of data.json.
         progress: After the last round.
         zero_shot: Scores before training.
         title: Above the plots.
         over_time: Whether accuracy is also drawn by virtual time.
+        ending: The format.
     """
     records, levels = progress.records, zero_shot.as_dict()
     images = {half: data[f"test_{half}_images"] or 0 for half in ("base", "novel")}
@@ -41,6 +49,6 @@ def write_curves(
         images = {"base": max(images["base"], scored.base_images), "novel": max(images["novel"], scored.novel_images)}
     caption, hollow = (same.caption, () if same.clients else same.incomplete) if same else ("", ())
     draw = partial(accuracy_curves, records, levels, title, images=images, caption=caption, hollow=hollow)
-    draw(folder / "accuracy.svg")
+    draw(folder / f"accuracy{ending}")
     if over_time:
-        draw(folder / "accuracy_over_time.svg", virtual_time=True)
+        draw(folder / f"accuracy_over_time{ending}", virtual_time=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
@@ -87,7 +89,12 @@ def run_experiment(
             observers = Observers(log, observer)
             if note_on_model:
                 observers.note(note_on_model)
-            return _run_in(folder, experiment, observers, connect, kernels, same_model_as, sites)
+            try:
+                return _run_in(folder, experiment, observers, connect, kernels, same_model_as, sites)
+            except BaseException:
+                with suppress(Exception):  # it must not hide why the run ended
+                    observers.run_failed()
+                raise
 
 
 def with_client_count(experiment: Experiment, sites: SiteSources | None = None) -> Experiment:
@@ -181,7 +188,10 @@ def _run_in(
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
-    _write_outcome(folder, experiment, prepared.method, progress, zero_shot, summary)
+    draw = partial(_draw_curves, experiment, folder.data, progress, zero_shot, summary)
+    _write_outcome(folder, prepared.method, progress, summary, draw)
+    if progress.records:
+        observer.plots_drawn(partial(draw, ending=".png"))
     observer.run_finished(summary)
     return summary
 
@@ -193,7 +203,7 @@ def _as_clients_counted(progress: Progress) -> Scores:
 
 
 def _write_outcome(
-    folder: RunFolder, experiment: Experiment, method: Method, progress: Progress, zero_shot: Scores, summary: Summary
+    folder: RunFolder, method: Method, progress: Progress, summary: Summary, draw: Callable[[Path], None]
 ) -> None:
     """Write what was trained, the curves and, last, the summary: a folder with a summary is a finished run."""
     adapters = method.adapters(progress.state)
@@ -202,8 +212,20 @@ def _write_outcome(
         metadata = {key: str(getattr(summary, key)) for key in ("method", "model", "rounds")}
         folder.write_tensors(method.trained_tensors(progress.state), progress.personal, metadata)
     if progress.records:
-        title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
-        title += f", {summary.scored}" if summary.scored_on == "held-back" else ""
-        over_time = experiment.system != SystemConfig()
-        write_curves(folder.path, folder.data, progress, zero_shot, title, over_time=over_time)
+        draw(folder.path)
     folder.write_summary(summary)
+
+
+def _draw_curves(
+    experiment: Experiment,
+    data: Mapping[str, Any],
+    progress: Progress,
+    zero_shot: Scores,
+    summary: Summary,
+    folder: Path,
+    ending: str = ".svg",
+) -> None:
+    title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
+    title += f", {summary.scored}" if summary.scored_on == "held-back" else ""
+    over_time = experiment.system != SystemConfig()
+    write_curves(folder, data, progress, zero_shot, title, over_time=over_time, ending=ending)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
@@ -49,8 +50,14 @@ class RunObserver:
     def round_finished(self, record: RoundRecord) -> None:
         """The round is aggregated and scored; its checkpoint is not yet written."""
 
+    def plots_drawn(self, draw: Callable[[Path], None]) -> None:
+        """The plots of the finished run are in its folder, as SVG; `draw` draws them into another folder, as PNG."""
+
     def run_finished(self, summary: Summary) -> None:
         """The summary is written."""
+
+    def run_failed(self) -> None:
+        """The run ends before its last round, by an error, a request to stop, or Ctrl-C; it can be resumed."""
 
 
 class Observers(RunObserver):
@@ -108,3 +115,11 @@ class Observers(RunObserver):
     def run_finished(self, summary: Summary) -> None:
         for observer in self._observers:
             observer.run_finished(summary)
+
+    def plots_drawn(self, draw: Callable[[Path], None]) -> None:
+        for observer in self._observers:
+            observer.plots_drawn(draw)
+
+    def run_failed(self) -> None:
+        for observer in self._observers:
+            observer.run_failed()

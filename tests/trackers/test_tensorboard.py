@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli.small_runs import ROUNDS, Bench, make_bench
+from trackers.written import assert_the_same, expected
 
 from feddtl import trackers
 from feddtl.cli import main
@@ -33,25 +33,8 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def expected(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """The same from metrics.jsonl, and at step 0 the scores before training from summary.json."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    start: dict[str, Any] = json.loads((run / "summary.json").read_text())["zero_shot"]
-    for key, value in start.items():
-        found.setdefault(key, []).append((0, value))
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        record = RoundRecord.from_dict(json.loads(line))
-        for tag, value in record.scalars.items():
-            found.setdefault(tag, []).append((record.round, value))
-    return found
-
-
 def assert_as_in_the_files(run: Path) -> None:
-    ours, theirs = scalars(run), expected(run)
-    assert ours.keys() == theirs.keys()
-    for tag, points in theirs.items():
-        assert [step for step, _ in ours[tag]] == [step for step, _ in points], tag
-        assert [value for _, value in ours[tag]] == pytest.approx([value for _, value in points], rel=1e-5), tag
+    assert_the_same(scalars(run), expected(run))
 
 
 @pytest.mark.parametrize("more", [(), ("--system.mode", "async", "--method", "fedlora")])

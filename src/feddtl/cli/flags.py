@@ -42,9 +42,9 @@ TrackFlag = tyro.conf.UseAppendAction[
     Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            metavar="TRACKER",
-            help="Send the numbers of each round to a tracker, such as 'tensorboard'; can be repeated. "
-            "See docs/how-to/track-a-run.md.",
+            metavar="TRACKER[,TRACKER]",
+            help="Pass the numbers of each round to trackers: tensorboard, mlflow, wandb, trackio. See "
+            "docs/how-to/track-a-run.md.",
             help_behavior_hint=STATED,
         ),
     ]

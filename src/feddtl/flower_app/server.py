@@ -41,7 +41,7 @@ def serve_run_config(grid: Grid, run_config: Mapping[str, object]) -> None:
         ConfigError: A path is missing, or there are both an experiment and settings.
     """
     output, experiment = expanded(_text("output", run_config)), _experiment(run_config)
-    track = [name for name in str(run_config.get("track", "")).split(",") if name]
+    track = [str(run_config.get("track", ""))]
     observer = Observers(MarkedLines(), *open_trackers(track, output))
     try:
         serve(experiment, output, grid, resume=bool(run_config.get("resume", False)), observer=observer)
