@@ -18,6 +18,9 @@ from feddtl.experiment_file import experiment_to_dict
 
 HEAVY = (
     "tensorboard",
+    "mlflow",
+    "wandb",
+    "trackio",
     "torch",
     "transformers",
     "datasets",
