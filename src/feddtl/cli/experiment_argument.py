@@ -22,11 +22,13 @@ from feddtl.cli.flags import (
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import load_experiment
-from feddtl.experiment_grid import split_choice
+from feddtl.experiment_grid import CHOICE, split_choice
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
 SWITCHES = ("-h", "--help", "--json", "--quiet", "--tune")
 NEGATIVE = re.compile(r"-[.\d].*")
+# In a checkout a link to experiments/, which has each file once; in a wheel a folder.
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "experiments"
 MANY_VALUES = ("--grid", "--seeds", "--tune-rates", "--tune-seeds")
 
 
@@ -91,11 +93,34 @@ def parse_experiment_flags(name: str, words: Sequence[str], default: Any) -> Any
     return replace(command, config=parsed_experiment(command.config))
 
 
-def experiment_path(word: str) -> Path:
-    """The file, or FILE.toml::LABEL, that a word names. Raises ConfigError if it cannot be an experiment's."""
-    if split_choice(Path(word))[0].suffix != ".toml":
-        raise ConfigError(f"'{word}' is not an experiment file.", "Pass a .toml file first, then flags.")
-    return Path(word)
+def experiment_path(word: str, preferred: str = "") -> Path:
+    """The file, or FILE.toml::LABEL, that a word names.
+
+    Args:
+        word: A .toml file, or the name of an experiment inside feddtl, such as 'quickstart' or 'sweeps/rank'.
+        preferred: Folder of the experiments inside feddtl that is looked into first.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    file, label = split_choice(Path(word))
+    if file.suffix == ".toml":
+        return Path(word)
+    names = shipped_experiments()
+    found = next((name for name in (f"{preferred}/{file}", str(file)) if name in names), None)
+    if found is None:
+        raise ConfigError(
+            f"'{word}' is not an experiment file, and feddtl has no experiment of this name.",
+            f"Pass a .toml file or a name first, then flags. Names: {', '.join(names)}.",
+        )
+    path = SHIPPED / f"{found}.toml"
+    return Path(f"{path}{CHOICE}{label}") if label else path
+
+
+def shipped_experiments() -> list[str]:
+    """The experiments inside feddtl by name: those without a folder first."""
+    names = [path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.glob("**/*.toml")]
+    return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def positionals(words: Sequence[str]) -> Iterator[str]:

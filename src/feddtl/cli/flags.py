@@ -20,7 +20,7 @@ ExperimentFile = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="EXPERIMENT.toml",
-        help="Experiment file, or FILE.toml::LABEL if it has several; see experiments/; default: all defaults.",
+        help="Experiment file, FILE.toml::LABEL if it has several, or a name: quickstart; default: all defaults.",
         help_behavior_hint=STATED,
     ),
 ]
@@ -29,7 +29,7 @@ ExperimentFiles = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="EXPERIMENT.toml [EXPERIMENT.toml ...]",
-        help="Experiment files with different names, or FILE.toml::PATTERN for some experiments of one.",
+        help="Experiment files with different names, FILE.toml::PATTERN for some of one, or names such as quickstart.",
         help_behavior_hint=STATED,
     ),
 ]

@@ -24,6 +24,9 @@ from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, loa
 if TYPE_CHECKING:
     from feddtl.comparison.files import Comparison
 
+# A name means the experiments of a table first.
+TABLES = "tables"
+
 
 @dataclass(frozen=True)
 class Compare(Command):
@@ -153,7 +156,7 @@ def _experiments_of_files(words: Sequence[str]) -> dict[str, Experiment]:
         ConfigError: There is no file, one is missing or wrong, or two experiments have one name.
     """
     found: dict[str, tuple[Path, Experiment]] = {}
-    for path in map(experiment_path, positionals(words)):
+    for path in (experiment_path(word, TABLES) for word in positionals(words)):
         for name, experiment in load_experiments(path).items():
             if name in found:
                 raise ConfigError(

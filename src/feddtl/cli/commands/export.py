@@ -26,7 +26,7 @@ class Export(Command):
     """transformers: a plain Hugging Face CLIP, adapters merged into the weights; onnx: both towers and a classifier of
     the run's classes, without torch; embeddings: the text embeddings of these classes."""
     push: Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")] = ""
-    """Upload the export to this repository of the Hugging Face Hub, after a question."""
+    """Upload the export to this repository of the Hugging Face Hub, after a question; empty: no upload."""
     private: bool = False
     """With --push: only you can read the repository; without it, everybody can."""
     yes: bool = False
