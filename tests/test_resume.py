@@ -262,7 +262,7 @@ def test_two_processes_do_not_write_into_one_folder(stopped: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--rounds", "9"], "rounds is 4 there, 9 here"),
+        (["--rounds", "9", "--seed", "1"], "rounds is 4 there, 9 here"),
         (["--seed", "1"], "seed is 0 there, 1 here"),
         (["--local.learning-rate", "0.5", "--data.shots", "2"], "local.learning_rate is 0.01 there, 0.5 here"),
     ],

@@ -20,7 +20,7 @@ from feddtl.parsing import parse_table
 from feddtl.records import read_records
 from feddtl.runtimes.rounds import Progress
 from feddtl.sealed_files import opened, sealed
-from feddtl.storage import json_text, new_folder, read_whole
+from feddtl.storage import DRAFT, json_text, new_folder, read_whole, storage_errors
 from feddtl.tensor_groups import add_prefix, select_prefix
 
 KEPT = 2
@@ -42,6 +42,25 @@ def latest_checkpoint(folder: Path) -> Progress | None:
     """The last checkpoint, or None before the first. Raises RunError as in `read_checkpoint`."""
     found = _oldest_first(folder)
     return read_checkpoint(found[-1]) if found else None
+
+
+def drop_checkpoint(folder: Path, number: int) -> None:
+    """Remove the checkpoint of a round, if there is one, so that the run continues from the previous one.
+
+    Raises:
+        RunError: The previous one is damaged; nothing is removed.
+    """
+    dropped = folder / f"round-{number:04d}"
+    found = _oldest_first(folder)
+    if dropped not in found:
+        return
+    for previous in found[: found.index(dropped)][-1:]:
+        read_checkpoint(previous)
+    with storage_errors(dropped):
+        # A checkpoint without this file would be damaged, so the folder disappears in one step.
+        draft = dropped.with_name(f".{dropped.name}{DRAFT}")
+        dropped.rename(draft)
+        shutil.rmtree(draft)
 
 
 def _oldest_first(folder: Path) -> list[Path]:

@@ -46,6 +46,7 @@ def run_experiment(
     output: Path,
     *,
     resume: bool = False,
+    extend: bool = False,
     observer: RunObserver | None = None,
     connect: Connect | None = None,
     kernels: Kernels | None = None,
@@ -57,6 +58,7 @@ def run_experiment(
         experiment: What to run.
         output: Folder of the run; new or empty unless `resume`.
         resume: Continue from the last checkpoint in `output`, which must have the same experiment and images.
+        extend: A resumed run may get another number of rounds, if the finished ones are the same with that number.
         observer: Receives progress.
         connect: Connects clients in other processes; None: the clients are in this process.
         kernels: How blocks compute in a new run, as another run chose; None: as the experiment says.
@@ -78,9 +80,10 @@ def run_experiment(
             f"The images of the run in {output} are on its clients, so it runs over Flower.",
             f"Resume it there: {resuming(output, 'submit')}.",
         )
-    opened = RunFolder.resumed if resume else RunFolder.announced
+    opened = partial(RunFolder.resumed, extend=extend) if resume else RunFolder.announced
     with opened(output, experiment) as folder:
-        if (finished := folder.summary) is not None:
+        finished = folder.summary
+        if finished is not None and folder.experiment.rounds == experiment.rounds:
             for note in (f"{folder.path} is already finished; this is its summary.", *(finished.notes or ())):
                 observer.note(note)
             return finished
@@ -152,6 +155,9 @@ def _run_in(
         if note := require_model(begun, experiment.model, identity):
             observer.note(note)
     folder.begin(describe_data(prepared.data), device, prepared.kernels, identity)
+    if experiment.rounds != folder.experiment.rounds:
+        folder.extend(experiment)
+        saved = folder.latest_progress()
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
     runtime = Runtime(
         prepared.method,

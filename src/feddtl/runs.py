@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from feddtl.absolute_paths import with_absolute_paths
-from feddtl.checkpoints import add_checkpoint, latest_checkpoint
+from feddtl.checkpoints import add_checkpoint, drop_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError, RunError, shown
 from feddtl.experiment_file import experiment_to_dict
+from feddtl.extension import require_extendable
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora, Tensors
 from feddtl.models.peft_format import save_adapter
@@ -34,6 +35,7 @@ from feddtl.run_files import (
     PREDICTIONS,
     SUMMARY,
     has_begun,
+    has_clients_elsewhere,
     read_data,
     read_experiment,
     read_metrics,
@@ -107,13 +109,20 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def resumed(cls, path: Path, experiment: Experiment) -> Iterator[RunFolder]:
-        """An existing run of this experiment, even if only announced, locked by this process."""
+    def resumed(cls, path: Path, experiment: Experiment, *, extend: bool = False) -> Iterator[RunFolder]:
+        """An existing run of this experiment, even if only announced, locked by this process.
+
+        With `extend`, the experiment may have another number of rounds, see `extend`.
+        """
         folder = cls.find(path)
         refuse_running(path)
-        folder.require_same(experiment)
+        before = folder.experiment
+        longer = extend and experiment.trains and experiment.rounds != before.rounds
+        folder.require_same(experiment, free=("rounds",) if longer else ())
         with only_writer(path):
             folder._remove_drafts()
+            if longer:
+                folder.require_extendable(experiment)
             yield folder
 
     @classmethod
@@ -164,11 +173,11 @@ class RunFolder:
                 "Use that version, or start a new run.",
             ) from None
 
-    def require_same(self, experiment: Experiment) -> None:
-        """Raise RunError naming every key in which an experiment differs from this run's."""
+    def require_same(self, experiment: Experiment, free: Sequence[str] = ()) -> None:
+        """Raise RunError naming every key in which an experiment differs from this run's, unless only in free ones."""
         mine, asked = (_identity(e) for e in (self.experiment, experiment))
         different = [key for key in mine if mine[key] != asked[key] and key not in FREE_ON_RESUME]
-        if different:
+        if set(different) - set(free):
             listed = "; ".join(f"{key} is {mine[key]!r} there, {asked[key]!r} here" for key in different)
             raise RunError(
                 f"{self.path} is the run of another experiment: {listed}.",
@@ -205,6 +214,34 @@ class RunFolder:
                 f"The data of {self.path} have changed since the run began: {', '.join(changed)}.",
                 "Restore the images to resume, or start a new run with another --output.",
             )
+
+    def require_extendable(self, experiment: Experiment) -> None:
+        """Raise RunError unless the run can get the rounds of this experiment, otherwise the same as its own."""
+        if has_clients_elsewhere(self.path):
+            raise RunError(
+                f"{self.path} was started over Flower, where a run keeps its number of rounds.",
+                "Start a new run with another --output.",
+            )
+        latest = self.latest_progress()
+        require_extendable(self.path, self.experiment, experiment, latest.state.round if latest else 0)
+
+    def extend(self, experiment: Experiment) -> None:
+        """Give the run the rounds of this experiment; it then continues from a checkpoint that fits both numbers.
+
+        The record of a last round differs from that of an earlier one: it is always scored, by all clients. It is
+        therefore run again. A process that is killed in between leaves a run of the old number that can be resumed.
+
+        Raises:
+            RunError: See `require_extendable`, or the checkpoint to continue from is damaged.
+        """
+        before = self.experiment
+        self.require_extendable(experiment)
+        with storage_errors(self.path):
+            # The summary first: without it, a run is not finished, and what follows is written again.
+            (self.path / SUMMARY).unlink(missing_ok=True)
+            (self.path / PREDICTIONS).unlink(missing_ok=True)
+        drop_checkpoint(self._checkpoints, before.rounds)
+        write_sealed(self.path / CONFIG, experiment_to_dict(experiment))
 
     def name_among_clients(self) -> str:
         """32 random hexadecimal digits, drawn once: the name under which remote clients store data of this run."""

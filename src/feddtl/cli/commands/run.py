@@ -35,8 +35,9 @@ class Run(RunCommand):
                     observer.note(
                         f"No experiment file was given: running the default experiment with your flags in {output}."
                     )
+                resume = self.resume is not None
                 summary = run_experiment(
-                    self.config, output, resume=self.resume is not None, observer=Observers(observer, *trackers)
+                    self.config, output, resume=resume, extend=resume, observer=Observers(observer, *trackers)
                 )
         except StoppedError as stop:
             print(f"stopped: {stop.message} {stop.hint}", file=sys.stderr)
