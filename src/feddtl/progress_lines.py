@@ -39,9 +39,8 @@ def start_lines(experiment: Experiment, data: FederatedData, zero_shot: Scores, 
 def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) -> str:
     """One round on one line; with a simulated clock, it has the virtual time since the start."""
     train, found = record.train, record.headline
-    progress = f"loss {train.get('loss', math.nan):7.4f}"
-    if "reward" in train:
-        progress += f"  reward {train['reward']:.2f}  KL {train['kl']:.4f}"
+    # The loss of reinforcement learning says little, and with it the line would not fit 80 columns.
+    progress = f"reward {train['reward']:.2f}" if "reward" in train else f"loss {train.get('loss', math.nan):7.4f}"
     if record.lost:
         progress += f"  lost {len(record.lost)}"
     if virtual_time:

@@ -9,7 +9,7 @@ import pytest
 from cli.small_runs import CLASSES, ROUNDS, Bench, Command, outcome, records, summary, write_photos
 from safetensors.torch import load_file
 
-from feddtl.experiment_file import experiment_from_dict
+from feddtl.run_files import read_experiment
 
 HEADLINE = {"local", "base", "novel", "harmonic_mean"}
 
@@ -79,7 +79,7 @@ def test_adapters_of_both_towers_are_written(finished: Path) -> None:
 
 
 def test_config_json_is_the_whole_experiment(bench: Bench, finished: Path) -> None:
-    assert experiment_from_dict(json.loads((finished / "config.json").read_text())) == bench.experiment()
+    assert read_experiment(finished / "config.json") == bench.experiment()
 
 
 def test_zero_shot_trains_nothing(bench: Bench, feddtl: Command, finished: Path) -> None:
@@ -118,7 +118,7 @@ def test_flags_override_the_file(bench: Bench, feddtl: Command) -> None:
     assert feddtl("run", "mine.toml", "--rounds", "2", "--data.shots=1", "--quiet").code == 0
     run = Path("runs/mine-seed5")
     assert summary(run)["rounds"] == 2
-    config = experiment_from_dict(json.loads((run / "config.json").read_text()))
+    config = read_experiment(run / "config.json")
     assert (config.seed, config.data.shots, config.data.clients) == (5, 1, 3)
 
 

@@ -32,8 +32,7 @@ from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import NUMBERED, counted, duration, megabytes, percent, rounds_named, size
 
 ROUND_LINE = re.compile(
-    r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  loss +-?[\d.]+"
-    r"(  reward [\d.]+  KL [\d.]+)?  [\d.]+ s"
+    r"round (\d+)/4 (sft|rl )   base +[\d.]+  novel +[\d.]+  HM +[\d.]+  (loss +-?[\d.]+|reward [\d.]+)  [\d.]+ s"
 )
 
 

@@ -44,7 +44,7 @@ def test_one_client_per_site_with_the_classes_that_it_has(make_folder: MakeFolde
     assert counts(data) == [[0, 3, 3], [4, 0, 4]]
     assert [len(part) for part in data.partition.test] == [6, 2]
     assert data.partition.shares[:, 0].tolist() == [[0, 1, 3 / 7], [1, 0, 4 / 7]]
-    assert [note for note in data.notes if note.startswith("Site 'south': south has no test split: 2 of its 10")]
+    assert [note for note in data.notes if note.startswith("Site 'south' has no test split: 2 of its 10")]
     assert "Classes of a single site: Cat ('south'), ant ('north')." in data.notes
 
 
@@ -75,7 +75,7 @@ def test_rows_of_a_table_by_site(make_parquet: MakeParquet) -> None:
     assert read(data, 1) == [("bee", 10)]
     assert set(read(data, 0)) <= {("ant", 11), ("cat", 12), ("ant", 13), ("cat", 14), ("cat", 15)}
     assert [len(part) for part in data.partition.test] == [2, 2]
-    assert [note for note in data.notes if note.startswith("Site '1': 1 has no test split")]
+    assert [note for note in data.notes if note.startswith("Site '1' has no test split")]
 
 
 def test_each_site_of_a_table_reads_what_a_file_of_its_own_would_hold(make_parquet: MakeParquet) -> None:

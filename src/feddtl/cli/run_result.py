@@ -44,6 +44,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
     console.print(scores_table(rows, f"Accuracy in %{after}"))
     if rounds and parameters.get("personal"):
         show(f"{title}: base, novel and HM are of the global model without the parts that the clients keep")
+    if rounds and federated and summary.partition != ON_CLIENTS:
+        show(f"on clients' {summary.scored}: the same model, as all clients together score it on their own images")
     for line in missing_lines(summary):
         show(line)
     if summary.few_images:

@@ -80,7 +80,14 @@ def named_site(site: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"Site '{site}': {error.message}", error.hint) from error
+        raise DataError(of_site(site, error.message), error.hint) from error
+
+
+def of_site(site: str, text: str) -> str:
+    """A sentence about a site, with its name once: "Site 'north' has …", "Site 'north': The image …"."""
+    rest = text.removeprefix(f"{site} ")
+    named = f"Site '{site}': {text}" if rest == text else f"Site '{site}' {rest}"
+    return Warned(named) if isinstance(text, Warned) else named
 
 
 def _sites_of_hub(config: DataConfig) -> SiteSources:

@@ -11,10 +11,9 @@ from feddtl.config import DataConfig
 from feddtl.config.names import name_key
 from feddtl.data.classes import ClassChoice, choose_classes, in_order_of
 from feddtl.data.own_images import WHY_REFUSED, OwnImages, own_images_of, present_classes, unknown_classes
-from feddtl.data.site_sources import SiteSources, find_sites, named_site
+from feddtl.data.site_sources import SiteSources, find_sites, named_site, of_site
 from feddtl.data.table import ImageDataset, joined_tables
 from feddtl.errors import ClassMismatchError, ConfigError, DataError
-from feddtl.notes import prefixed
 from feddtl.units import counted, first_few
 
 MOST_NAMES, MOST_NOTES = 10, 50
@@ -115,7 +114,7 @@ def all_sites(config: DataConfig) -> ImageDataset:
         for split in ("train", "test")
     )
     notes = list(found.notes)
-    notes += [_of_site(site, note) for site, own in zip(found.read, ordered, strict=True) for note in own.notes]
+    notes += [of_site(site, note) for site, own in zip(found.read, ordered, strict=True) for note in own.notes]
     return ImageDataset(
         found.name, train, test, names, tuple(found.read), ordered[0].prompt_template, tuple(notes[:MOST_NOTES])
     )
@@ -147,13 +146,9 @@ def _names_of_all(datasets: Mapping[str, ImageDataset]) -> dict[str, str]:
 
 def _notes_of_sites(images: Mapping[str, OwnImages]) -> list[str]:
     """The notes of each site's images, with its name."""
-    told = [_of_site(site, note) for site, own in images.items() for note in own.notes]
+    told = [of_site(site, note) for site, own in images.items() for note in own.notes]
     left = len(told) - MOST_NOTES
     return told if left <= 0 else [*told[:MOST_NOTES], f"{left} more notes of this kind are of other sites."]
-
-
-def _of_site(site: str, note: str) -> str:
-    return prefixed(f"Site '{site}': ", note)
 
 
 def _notes_of_classes(datasets: Mapping[str, ImageDataset], names: Mapping[str, str]) -> list[str]:
