@@ -19,13 +19,12 @@ from made_records import made_record
 from rich.console import Console
 
 from feddtl.cli import main
-from feddtl.cli.progress import Bars, ProgressObserver, run_progress
+from feddtl.cli.progress import Bars, ProgressObserver, WarningObserver, run_progress
 from feddtl.cli.run_result import time_line
 from feddtl.config import DataConfig, SystemConfig
 from feddtl.data.federated import images_on_clients
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.experiment import run_experiment
-from feddtl.observers import RunObserver
 from feddtl.progress_lines import counted_line
 from feddtl.runtimes.federated import federated_accuracy
 from feddtl.timing import PHASE_TITLES, PHASES
@@ -178,7 +177,7 @@ def test_long_lines_break_between_words_on_a_terminal_alone(terminal: bool, expe
 
 
 def test_which_observer() -> None:
-    for quiet, kind in ((True, RunObserver), (False, ProgressObserver)):
+    for quiet, kind in ((True, WarningObserver), (False, ProgressObserver)):
         with run_progress(quiet=quiet) as observer:
             assert type(observer) is kind
 
