@@ -7,14 +7,12 @@ Run: python scripts/write_config_reference.py
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from feddtl.checks import field_hints, words_of
+from feddtl.cli.help_flags import field_docstrings
 from feddtl.config import Experiment
 from feddtl.methods.tables import MethodTables, settings_types
 
@@ -42,25 +40,6 @@ leaves open, see [paper fidelity](../paper-fidelity.md). `config.json` in a
 Whole experiment files are in [experiments/](../../experiments/); the shortest is
 [quickstart.toml](../../experiments/quickstart.toml).
 """
-
-
-def class_source(kind: type) -> ast.ClassDef:
-    """Syntax tree of a class."""
-    found = ast.parse(inspect.getsource(kind)).body[0]
-    assert isinstance(found, ast.ClassDef)
-    return found
-
-
-def field_docstrings(kind: type) -> dict[str, str]:
-    """The docstring after each field, on one line."""
-    return {
-        entry.target.id: " ".join(str(words.value.value).split())
-        for entry, words in pairwise(class_source(kind).body)
-        if isinstance(entry, ast.AnnAssign)
-        and isinstance(entry.target, ast.Name)
-        and isinstance(words, ast.Expr)
-        and isinstance(words.value, ast.Constant)
-    }
 
 
 def value_text(value: Any) -> str:

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "--node-config",
     "--font",
     "--help",
+    "--help-all",
     "--version",
 }
 

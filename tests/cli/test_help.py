@@ -12,7 +12,9 @@ from cli.small_runs import Command
 
 import feddtl as feddtl_package
 from feddtl.cli.commands import COMMANDS
-from feddtl.config import Experiment
+from feddtl.cli.help_flags import OF_A_PARTITION, OF_A_RUN, field_docstrings
+from feddtl.cli.parse_errors import HERE
+from feddtl.config import DataConfig, Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 
@@ -65,15 +67,63 @@ def test_help_answers_in_a_second(words: tuple[str, ...]) -> None:
 
 
 def test_every_key_is_a_flag(feddtl: Command) -> None:
-    text = feddtl("run", "--help").out
+    text = feddtl("run", "--help-all").out
     for key in flatten(experiment_to_dict(Experiment())):
         assert f"--{key.replace('_', '-')} " in text
 
 
 def test_a_comparison_offers_every_flag_but_the_one_it_refuses(feddtl: Command) -> None:
-    text = feddtl("compare", "--help").out
+    text = feddtl("compare", "--help-all").out
     missing = [key for key in flatten(experiment_to_dict(Experiment())) if f"--{key.replace('_', '-')} " not in text]
     assert missing == ["seed"]
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "partition", "submit"])
+def test_help_is_short_and_names_the_way_to_all_of_it(feddtl: Command, command: str) -> None:
+    short, whole = feddtl(command, "--help").out, feddtl(command, "--help-all").out
+    assert f"feddtl {command} --help-all" in " ".join(short.split())
+    assert len(short.splitlines()) < 130 < 400 < len(whole.splitlines())
+    assert "--data.clients" in short
+    assert "--afedpg." not in short
+
+
+def test_help_shows_what_the_method_alone_has(feddtl: Command) -> None:
+    assert "--fedpgp." in feddtl("run", "--method", "fedpgp", "--help").out
+    assert "--fedpgp." not in feddtl("run", "--help").out
+
+
+def test_every_flag_of_the_short_help_is_a_setting() -> None:
+    known = flatten(experiment_to_dict(Experiment()))
+    assert {*OF_A_RUN, *OF_A_PARTITION} - set(known) == set()
+
+
+def test_descriptions_are_one_paragraph(feddtl: Command) -> None:
+    """A docstring of two lines is broken where the terminal ends, and nowhere else."""
+    text = " ".join(feddtl("run", "--help-all").out.replace("│", " ").split())
+    for kind in (Experiment, DataConfig):
+        for name, meaning in field_docstrings(kind).items():
+            assert name == "methods" or meaning.split(" (")[0][:60] in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "instead"),
+    [
+        (("--lr", "0.1"), "--lr is --local.learning-rate here."),
+        (("--batch_size=3",), "--batch-size is --local.batch-size here."),
+        (("--shots", "4", "--epochs", "3"), "--epochs is --local.epochs here."),
+    ],
+)
+def test_flags_of_other_programs_have_a_counterpart(feddtl: Command, flags: tuple[str, ...], instead: str) -> None:
+    answer = feddtl("run", *flags)
+    assert answer.code == 2
+    assert instead in answer.err
+    assert "here." not in feddtl("evaluate", "runs", *flags).err
+
+
+def test_counterparts_are_flags(feddtl: Command) -> None:
+    text = feddtl("run", "--help-all").out
+    assert [flag for flag in HERE.values() if f"{flag} " not in text] == []
+    assert [flag for flag in HERE if f" {flag} " in text] == []
 
 
 def test_help_shows_the_values_of_the_file(feddtl: Command, tmp_path: object) -> None:

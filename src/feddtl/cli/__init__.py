@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
@@ -49,7 +50,7 @@ def _execute(words: Sequence[str]) -> int:
         return 0
     try:
         with memory_errors():
-            with plain_parse_errors():
+            with plain_parse_errors(of_experiment=_has_an_experiment(words)):
                 command = _parse(words)
             return command.execute()
     except FeddtlError as error:
@@ -69,6 +70,11 @@ def _let_waiting_threads_sleep() -> None:
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _has_an_experiment(words: Sequence[str]) -> bool:
+    kind: Any = COMMANDS.get(words[0]) if words else None
+    return kind is not None and any(flag.name == "config" for flag in fields(kind))
 
 
 def _parse(words: Sequence[str]) -> Command:

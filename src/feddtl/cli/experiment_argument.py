@@ -19,13 +19,14 @@ from feddtl.cli.flags import (
     with_config,
     with_experiment_flags,
 )
+from feddtl.cli.help_flags import HELP, HELP_ALL, asks_for_help, for_help
 from feddtl.config import Experiment
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import load_experiment
 from feddtl.experiment_grid import CHOICE, split_choice
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
-SWITCHES = ("-h", "--help", "--json", "--quiet", "--tune")
+SWITCHES = (*HELP, HELP_ALL, "--json", "--quiet", "--tune")
 NEGATIVE = re.compile(r"-[.\d].*")
 # In a checkout a link to experiments/, which has each file once; in a wheel a folder.
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "experiments"
@@ -88,7 +89,13 @@ def _default(kind: Any, words: Sequence[str]) -> Any:
 
 
 def parse_experiment_flags(name: str, words: Sequence[str], default: Any) -> Any:
-    """The command of the flags over the values of `default`, with an experiment in `config`."""
+    """The command of the flags over the values of `default`, with an experiment in `config`.
+
+    Exits with 0 after `--help`, which shows the flags that people use most, and after `--help-all`.
+    """
+    if asks_for_help(words):
+        shown = for_help(default, name, words, _value_of("--method", words) or default.config.method)
+        parse_flags(type(shown), name, ["--help"], shown)
     command = parse_flags(type(default), name, words, default)
     return replace(command, config=parsed_experiment(command.config))
 

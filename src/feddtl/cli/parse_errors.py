@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 
 BAD_FLAGS = 2  # tyro's exit code
@@ -24,12 +24,54 @@ PLAINER = (
     ),
     (re.compile(r"Could not find valid parse for arguments: \[(.*?)\]"), r"not all numbers: \1."),
 )
+# Flags that other programs have, and what is said here.
+HERE = {
+    "--lr": "--local.learning-rate",
+    "--learning-rate": "--local.learning-rate",
+    "--epochs": "--local.epochs",
+    "--local-epochs": "--local.epochs",
+    "--batch-size": "--local.batch-size",
+    "--bs": "--local.batch-size",
+    "--momentum": "--local.momentum",
+    "--weight-decay": "--local.weight-decay",
+    "--optimizer": "--local.optimizer",
+    "--shots": "--data.shots",
+    "--num-shots": "--data.shots",
+    "--dataset": "--data.source",
+    "--data": "--data.source",
+    "--data-dir": "--data.root",
+    "--root": "--data.root",
+    "--partition": "--data.partition",
+    "--alpha": "--data.alpha",
+    "--clients": "--data.clients",
+    "--num-clients": "--data.clients",
+    "--num-users": "--data.clients",
+    "--num-rounds": "--rounds",
+    "--frac": "--participation",
+    "--fraction-fit": "--participation",
+    "--algorithm": "--method",
+    "--backbone": "--model",
+    "--arch": "--model",
+    "--rank": "--lora.rank",
+    "--lora-rank": "--lora.rank",
+    "--device": "--compute.device",
+    "--precision": "--compute.precision",
+    "--output-dir": "--output",
+    "--out": "--output",
+    "--seeds": "--seed",
+}
+UNKNOWN = re.compile(r"^Unrecognized options: ")
 BORDER = re.compile(r"^│ ?|\s*│$")
 
 
 @contextmanager
-def plain_parse_errors() -> Iterator[None]:
-    """Print tyro's errors without their box; the exit code stays."""
+def plain_parse_errors(*, of_experiment: bool = False) -> Iterator[None]:
+    """Print tyro's errors without their box; the exit code stays.
+
+    Args:
+        of_experiment: Whether the command has the flags of an experiment, so that those of other programs have a
+            counterpart.
+    """
     printed = io.StringIO()
     code: object = None
     try:
@@ -39,11 +81,18 @@ def plain_parse_errors() -> Iterator[None]:
         code = exit_.code
         raise
     finally:
-        sys.stderr.write(unboxed(printed.getvalue()) if code == BAD_FLAGS else printed.getvalue())
+        sys.stderr.write(
+            unboxed(printed.getvalue(), HERE if of_experiment else {}) if code == BAD_FLAGS else printed.getvalue()
+        )
 
 
-def unboxed(text: str) -> str:
-    """A box as `error: …` and indented lines; any other text unchanged."""
+def unboxed(text: str, here: Mapping[str, str] | None = None) -> str:
+    """A box as `error: …` and indented lines; any other text unchanged.
+
+    Args:
+        text: What the parser printed.
+        here: By flag that the command lacks, the one that it has instead.
+    """
     inside = _inside([COLOUR.sub("", line) for line in text.splitlines()])
     if not inside:
         return text
@@ -55,7 +104,15 @@ def unboxed(text: str) -> str:
     for said, plainer in PLAINER:
         message = said.sub(plainer, message)
     rest = [f"  {line}" for index, line in enumerate(inside[first:], first) if index not in rules]
+    if UNKNOWN.match(message):
+        rest = [f"  {line}" for line in _said_here(message, here or {})] + rest
     return "\n".join([f"error: {message[:1].upper()}{message[1:]}", *rest]) + "\n"
+
+
+def _said_here(message: str, here: Mapping[str, str]) -> list[str]:
+    """A line for each unknown flag that other programs have under this name."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in UNKNOWN.sub("", message).split(", ")]
+    return [f"{flag} is {here[flag]} here." for flag in dict.fromkeys(flags) if flag in here]
 
 
 def _inside(lines: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from feddtl.cli.command import Command, print_json
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
 from feddtl.cli.grid_flag import parse_grid, require_few_cells
+from feddtl.cli.help_flags import asks_for_help
 from feddtl.comparison.tuning import DEFAULT_RATES
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
@@ -67,7 +68,7 @@ class Compare(Command):
             raise ConfigError(
                 "--seed is not allowed, because a comparison has several seeds.", "Use --seeds with one or more seeds."
             )
-        if not {"-h", "--help"}.isdisjoint(words):
+        if asks_for_help(words):
             return _parse(name, words, Experiment())
         _check_tuning_flags(words)
         experiments = _experiments_of_files(words)

@@ -1,0 +1,111 @@
+"""What `--help` shows: the flags that people use most; `--help-all` shows every one."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Collection, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from feddtl.methods.tables import settings_table
+
+HELP = ("-h", "--help")
+HELP_ALL = "--help-all"
+# Of the settings of an experiment, by command; the other flags of a command are always shown.
+OF_A_RUN = (
+    *("method", "model", "rounds", "seed", "participation"),
+    *("data.source", "data.root", "data.classes", "data.regime", "data.shots", "data.partition", "data.clients"),
+    *("local.epochs", "local.batch_size", "local.learning_rate", "lora.rank", "compute.device"),
+)
+OF_A_PARTITION = (
+    *("model", "seed", "data.source", "data.root", "data.classes", "data.novel_classes", "data.class_split"),
+    *("data.novel_share", "data.domains", "data.regime", "data.shots", "data.partition", "data.alpha"),
+    *("data.clients", "data.min_images", "data.test_images_per_class"),
+)
+SHOWN = {"partition": OF_A_PARTITION}
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether help is among the words, in short or in full."""
+    return not {*HELP, HELP_ALL}.isdisjoint(words)
+
+
+def for_help(command: Any, name: str, words: Sequence[str], method: str) -> Any:
+    """A command with an experiment in `config`, as its help describes it; good for nothing else.
+
+    Args:
+        command: With the values that help states as defaults.
+        name: Name of the command.
+        words: The words after it, with `--help` or `--help-all`.
+        method: The method whose own settings are shown too.
+    """
+    if HELP_ALL in words:
+        return _described(command, None)
+    keys = SHOWN.get(name, OF_A_RUN)
+    own = {field.name for field in dataclasses.fields(command)}
+    shown = own | {f"config.{key}" for key in (*keys, *_settings_of(method, command.config))}
+    more = f"These are the flags that people use most: `feddtl {name} {HELP_ALL}` shows every one."
+    return _described(command, shown, more=more)
+
+
+def _settings_of(method: str, config: Any) -> list[str]:
+    """The settings that a method alone has."""
+    table = settings_table(method)
+    own = dataclasses.fields(getattr(config, table)) if hasattr(config, table) else ()
+    return [f"{table}.{field.name}" for field in own]
+
+
+def _described(value: Any, shown: Collection[str] | None, prefix: str = "", more: str = "") -> Any:
+    """An instance with the same values, whose type hides what is not shown and describes a field in one paragraph."""
+    kind = type(value)
+    hints, meanings = get_type_hints(kind, include_extras=True), _meanings(kind)
+    values: dict[str, Any] = {}
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(value):
+        key, hint, default = f"{prefix}{field.name}", hints[field.name], getattr(value, field.name)
+        if dataclasses.is_dataclass(default) and not isinstance(default, type) and field.name != "methods":
+            default = _described(default, shown, "config." if field.name == "config" else f"{key}.")
+            hint = Annotated[type(default), tyro.conf.arg(name="")] if field.name == "config" else type(default)
+        elif shown is not None and key not in shown:
+            hint = Annotated[hint, tyro.conf.Suppress]
+        values[field.name] = default
+        meaning = {"help": meanings[field.name]} if field.name in meanings else {}
+        fields.append(
+            (field.name, hint, dataclasses.field(default_factory=lambda found=default: found, metadata=meaning))
+        )
+    words = "\n\n".join(part for part in (inspect.getdoc(kind) or "", more) if part)
+    return dataclasses.make_dataclass(kind.__name__, fields, frozen=True, eq=False, namespace={"__doc__": words})(
+        **values
+    )
+
+
+@cache
+def _meanings(kind: type) -> dict[str, str]:
+    """The docstring after each field of a dataclass and of those it inherits from, each on one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= field_docstrings(base)
+    return found
+
+
+def field_docstrings(kind: type) -> dict[str, str]:
+    """The docstring after each field that a class declares itself, on one line; none of a class without source."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    except (OSError, TypeError):
+        return {}
+    return {
+        entry.target.id: " ".join(str(words.value.value).split())
+        for entry, words in pairwise(getattr(body, "body", ()))
+        if isinstance(entry, ast.AnnAssign)
+        and isinstance(entry.target, ast.Name)
+        and isinstance(words, ast.Expr)
+        and isinstance(words.value, ast.Constant)
+    }
