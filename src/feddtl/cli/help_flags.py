@@ -7,13 +7,12 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Collection, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from feddtl.methods.tables import settings_table
+from feddtl.methods.catalog import settings_table
 
 HELP = ("-h", "--help")
 HELP_ALL = "--help-all"
@@ -76,16 +75,18 @@ def _described(value: Any, shown: Collection[str] | None, prefix: str = "", more
             hint = Annotated[hint, tyro.conf.Suppress]
         values[field.name] = default
         meaning = {"help": meanings[field.name]} if field.name in meanings else {}
-        fields.append(
-            (field.name, hint, dataclasses.field(default_factory=lambda found=default: found, metadata=meaning))
-        )
+        fields.append((field.name, hint, _field(default, meaning)))
     words = "\n\n".join(part for part in (inspect.getdoc(kind) or "", more) if part)
     return dataclasses.make_dataclass(kind.__name__, fields, frozen=True, eq=False, namespace={"__doc__": words})(
         **values
     )
 
 
-@cache
+def _field(default: Any, metadata: dict[str, str]) -> Any:
+    """A field whose default may be mutable."""
+    return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+
+
 def _meanings(kind: type) -> dict[str, str]:
     """The docstring after each field of a dataclass and of those it inherits from, each on one line."""
     found: dict[str, str] = {}
