@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -44,7 +45,9 @@ def test_two_processes_share_the_work(processes, tmp_path):
     reports = [json.loads((tmp_path / f"report-{number}").read_text()) for number in range(2)]
     assert sorted(report["passes"] for report in reports) == [0, 8]
     assert sorted(len(report["notes"]) for report in reports) == [0, 1]
-    assert any("Another process is encoding 30 of these images" in "".join(report["notes"]) for report in reports)
+    # On a busy machine, the first may have encoded some of them when the later one asks.
+    said = "".join(note for report in reports for note in report["notes"])
+    assert re.search(r"Another process is encoding \d+ of these images", said)
 
 
 def test_a_killed_process_hands_its_work_over(processes, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def run(federation, experiment, dtype=torch.float64):
     return runtime.run(Progress(replace(start, tensors=tensors)))
 
 
+@pytest.fixture(scope="module")
+def in_one_pass(double_federation):
+    """The run of an experiment in float64, once for all tests of this file that compare with it."""
+    return cache(lambda experiment: run(double_federation, experiment))
+
+
 def assert_same_course(ours, theirs, tolerance=1e-8):
     """Losses of a whole run and its final adapters, relative; adapters as one vector.
 
@@ -60,14 +67,12 @@ def assert_same_course(ours, theirs, tolerance=1e-8):
 
 @pytest.mark.parametrize("together", [2, 3])
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
-def test_batched_run_equals_one_client_at_a_time(double_federation, make_experiment, method, together):
+def test_batched_run_equals_one_client_at_a_time(in_one_pass, make_experiment, method, together):
     """Three clients of 7, 5 and 6 images in batches of 3: they end after different numbers of steps and the last
     batches have 1, 2 and 3 images."""
-    alone = run(double_federation, make_experiment(method=method))
+    alone = in_one_pass(make_experiment(method=method))
     assert any(tensor.abs().max() > 1e-3 for name, tensor in alone.state.tensors.items() if "lora_B" in name)
-    assert_same_course(
-        run(double_federation, make_experiment(method=method, compute={"clients_together": together})), alone
-    )
+    assert_same_course(in_one_pass(make_experiment(method=method, compute={"clients_together": together})), alone)
 
 
 @pytest.mark.parametrize("aggregation", ["residual", "frozen-a", "alternate"])
@@ -91,20 +96,21 @@ def test_batched_run_in_single_precision(federation, make_experiment, method):
 
 @pytest.mark.parametrize("rl", RL_VARIANTS, ids=str)
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
-def test_batched_reinforcement_equals_one_client_at_a_time(double_federation, make_experiment, method, rl):
+def test_batched_reinforcement_equals_one_client_at_a_time(in_one_pass, make_experiment, method, rl):
     settings = {"method": method, "rl": rl, "schedule": {"sft_rounds": 1}}
-    alone = run(double_federation, make_experiment(**settings))
-    batched = run(double_federation, make_experiment(**settings, compute={"clients_together": 3}))
+    alone = in_one_pass(make_experiment(**settings))
+    batched = in_one_pass(make_experiment(**settings, compute={"clients_together": 3}))
     assert_same_course(batched, alone)
 
 
 @pytest.mark.parametrize("rl", RL_VARIANTS, ids=str)
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
 @pytest.mark.parametrize("together", [1, 3])
-def test_passes_make_no_difference(double_federation, make_experiment, monkeypatch, method, together, rl):
+def test_passes_make_no_difference(double_federation, in_one_pass, make_experiment, monkeypatch, method, together, rl):
     """Batches of 3, or of three clients' 9, in one pass and in passes of two images."""
-    experiment = make_experiment(method=method, rl=rl, compute={"clients_together": together})
-    whole = run(double_federation, experiment)
+    settings = {"method": method, "rl": rl, "schedule": {"sft_rounds": 1}}
+    experiment = make_experiment(**settings, compute={"clients_together": together})
+    whole = in_one_pass(experiment)
     monkeypatch.setattr(BlockStack, "sequences_per_pass", lambda stack, tokens: 2)
     assert_same_course(run(double_federation, experiment), whole)
 
