@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
@@ -176,7 +177,8 @@ def check_fields(table: str, config: Any) -> None:
 class Settings:
     """A table of settings, a frozen dataclass that is checked when it is built.
 
-    A subclass states the name of its table, for errors: `class LoraConfig(Settings, table="lora")`.
+    A `Path` where a text is expected becomes one. A subclass states the name of its table, for errors:
+    `class LoraConfig(Settings, table="lora")`.
     """
 
     table: ClassVar[str] = ""
@@ -187,6 +189,10 @@ class Settings:
             cls.table = table
 
     def __post_init__(self) -> None:
+        kind: Any = type(self)
+        for name, (hint, _) in field_hints(kind).items():
+            if hint is str and isinstance(value := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         check_fields(self.table, self)
 
 

@@ -33,6 +33,7 @@ from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.runtime import Runtime
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.summary import describe_data, summarise
 from feddtl.timing import Stopwatch, add_seconds
 from feddtl.units import ClientNames
@@ -43,14 +44,14 @@ Connect = Callable[[Kernels, str, RunContext], Fleet]
 
 def run_experiment(
     experiment: Experiment,
-    output: Path,
+    output: AnyPath,
     *,
     resume: bool = False,
     extend: bool = False,
     observer: RunObserver | None = None,
     connect: Connect | None = None,
     kernels: Kernels | None = None,
-    same_model_as: Path | None = None,
+    same_model_as: AnyPath | None = None,
 ) -> Summary:
     """Run an experiment into a folder, or resume the run in this folder.
 
@@ -70,6 +71,8 @@ def run_experiment(
     Raises:
         FeddtlError: Bad input; an existing run is never changed by it.
     """
+    output = expanded(output)
+    same_model_as = None if same_model_as is None else expanded(same_model_as)
     sites = sites_to_count(experiment.data)
     experiment = with_client_count(experiment, sites)
     observer = observer or RunObserver()

@@ -16,28 +16,30 @@ from feddtl.errors import ConfigError, did_you_mean, shown
 from feddtl.experiment_grid import CHOICE, MOST_LABELS, expand, experiment_name, no_such_label, split_choice
 from feddtl.methods.tables import MethodTables, settings_types
 from feddtl.parsing import parse_toml
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.units import first_few
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: AnyPath) -> Experiment:
     """Experiment of a TOML file, or of FILE.toml::LABEL where the file describes several.
 
     Raises:
         ConfigError: A missing file, bad TOML, unknown keys or bad values, no such label, or none where one is needed.
     """
+    path = expanded(path)
     file, label = split_choice(path)
-    expanded = _expanded(file)
-    if not label and "" not in expanded:
+    found = _expanded(file)
+    if not label and "" not in found:
         raise ConfigError(
-            f"{file} describes {len(expanded)} experiments: {first_few(list(expanded), MOST_LABELS)}.",
-            f"Choose one, {file}{CHOICE}{next(iter(expanded))}, or run them all with `feddtl compare {file}`.",
+            f"{file} describes {len(found)} experiments: {first_few(list(found), MOST_LABELS)}.",
+            f"Choose one, {file}{CHOICE}{next(iter(found))}, or run them all with `feddtl compare {file}`.",
         )
-    if label not in expanded:
-        raise no_such_label(file, label, expanded)
-    return _experiment_at(path, expanded[label])
+    if label not in found:
+        raise no_such_label(file, label, found)
+    return _experiment_at(path, found[label])
 
 
-def load_experiments(path: Path) -> dict[str, Experiment]:
+def load_experiments(path: AnyPath) -> dict[str, Experiment]:
     """Every experiment of a TOML file by name, `experiment_name` of it, in the order of the file.
 
     Args:
@@ -46,13 +48,14 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
     Raises:
         ConfigError: As `load_experiment`, or no label fits the pattern.
     """
+    path = expanded(path)
     file, pattern = split_choice(path)
-    expanded = _expanded(file)
-    chosen = [label for label in expanded if not pattern or fnmatchcase(label, pattern)]
-    if not chosen or (pattern and "" in expanded):
-        raise no_such_label(file, pattern, expanded)
+    found = _expanded(file)
+    chosen = [label for label in found if not pattern or fnmatchcase(label, pattern)]
+    if not chosen or (pattern and "" in found):
+        raise no_such_label(file, pattern, found)
     paths = {label: Path(f"{file}{CHOICE}{label}") if label else file for label in chosen}
-    return {experiment_name(path): _experiment_at(path, expanded[label]) for label, path in paths.items()}
+    return {experiment_name(path): _experiment_at(path, found[label]) for label, path in paths.items()}
 
 
 def _expanded(file: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from feddtl.models.activations import joined
 from feddtl.models.class_texts import require_distinct
 from feddtl.preparation import labelled
 from feddtl.runs import RunFolder
-from feddtl.state_folder import expanded
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.trained_model import TrainedModel, load_trained_model
 from feddtl.units import first_few
 
@@ -88,7 +87,7 @@ class ClassListScore:
 
 
 def score_run(
-    folder: Path,
+    folder: AnyPath,
     data: DataConfig | None = None,
     *,
     class_lists: Sequence[str] = ("base", "novel", "all"),
@@ -113,6 +112,7 @@ def score_run(
     """
     if not class_lists:
         raise ConfigError("There is no class list to score.", "Choose one or more of base, novel, all.")
+    folder = expanded(folder)
     experiment = RunFolder.open(folder).experiment
     if experiment.evaluation.held_back:
         note(

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from feddtl.errors import ConfigError
+
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 STATE = "FEDDTL_STATE"
 CACHE = "FEDDTL_CACHE"  # folder of activations, which may be deleted at any time
@@ -16,7 +19,7 @@ HUB_CACHE = "HF_HOME"
 NO_HOME = "This user has no home folder"
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: AnyPath) -> Path:
     """The path with a home folder in place of `~`. Raises ConfigError if there is none."""
     try:
         return Path(path).expanduser()

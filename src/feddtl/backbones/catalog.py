@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from feddtl.backbones.clip import load_clip
 from feddtl.backbones.source import model_type
 from feddtl.errors import ModelError
 from feddtl.models.backbone import Backbone, Tower
+from feddtl.state_folder import AnyPath
 
 
 class Load(Protocol):
@@ -19,11 +20,11 @@ class Load(Protocol):
 
     def __call__(
         self,
-        source: str,
+        source: AnyPath,
         device: torch.device | str = "cpu",
         *,
         towers: Collection[Tower] | None = None,
-        remembered_in: Path | None = None,
+        remembered_in: AnyPath | None = None,
     ) -> Backbone:
         """A frozen model in float32."""
         ...
@@ -33,11 +34,11 @@ FAMILIES: dict[str, Load] = {"clip": load_clip}
 
 
 def load_backbone(
-    source: str,
+    source: AnyPath,
     device: torch.device | str = "cpu",
     *,
     towers: Collection[Tower] | None = None,
-    remembered_in: Path | None = None,
+    remembered_in: AnyPath | None = None,
 ) -> Backbone:
     """A model from a Hub id, a local folder, or 'tiny-clip' (the embedded one), frozen and in float32.
 
@@ -51,6 +52,7 @@ def load_backbone(
     Raises:
         ModelError: Not found, files missing or damaged, or of a family that is not in `FAMILIES`.
     """
+    source = os.fspath(source)
     kind = model_type(source)
     if kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))

@@ -30,6 +30,7 @@ from feddtl.results.rendering import latex, markdown
 from feddtl.results.run import RunResult
 from feddtl.results.statistics import Difference, Interval, spread_of
 from feddtl.results.tables import Table
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import write_json_atomic, write_text_atomic
 
 COMPARISON, MARKDOWN, LATEX, CSV = "comparison.json", "table.md", "table.tex", "table.csv"
@@ -111,12 +112,13 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     write_text_atomic(folder / CSV, csv_text(comparison))
 
 
-def load_comparison(path: Path) -> Comparison:
+def load_comparison(path: AnyPath) -> Comparison:
     """The comparison of a folder, of its comparison.json, or of a file of results/.
 
     Raises:
         RunError: There is none, or it cannot be read.
     """
+    path = expanded(path)
     file = path / COMPARISON if path.is_dir() else path
     try:
         content = parse_table(file.read_bytes())

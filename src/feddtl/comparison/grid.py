@@ -22,6 +22,7 @@ from feddtl.results.hits import RunHits, run_hits
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import DRAFT, make_folder, only_writer, remove_drafts, storage_errors, write_json_atomic
 from feddtl.trackers import open_trackers, require_trackers
 
@@ -57,7 +58,7 @@ class ComparisonObserver:
 
 def compare(
     experiments: Mapping[str, Experiment],
-    output: Path,
+    output: AnyPath,
     *,
     seeds: Sequence[int] = (0,),
     observer: ComparisonObserver | None = None,
@@ -83,6 +84,7 @@ def compare(
         FeddtlError: Nothing could be started. What goes wrong within a cell is one of `Comparison.failures`.
     """
     require_trackers(track)
+    output = expanded(output)
     observer = observer or ComparisonObserver()
     for note in dict.fromkeys(filter(None, (experiment.model_note for experiment in experiments.values()))):
         observer.note(note)

@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from feddtl.export.card import write_card
 from feddtl.export.run_model import Note, RunModel, open_run_model
 from feddtl.models.class_texts import require_distinct
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import new_folder
 
 EMBEDDINGS = "class_embeddings.safetensors"
 
 
-def export_class_embeddings(folder: Path, output: Path, note: Note = lambda text: None) -> None:
+def export_class_embeddings(folder: AnyPath, output: AnyPath, note: Note = lambda text: None) -> None:
     """Write the text embeddings of a run's classes, of any method, with the classes and a model card.
 
     Args:
@@ -26,6 +27,7 @@ def export_class_embeddings(folder: Path, output: Path, note: Note = lambda text
     Raises:
         RunError: As `feddtl.export_merged`, except that every method has class embeddings.
     """
+    folder, output = expanded(folder), expanded(output)
     source = open_run_model(folder, output, note)
     with new_folder(output) as draft:
         write_class_embeddings(source, draft)

@@ -13,13 +13,14 @@ from feddtl.export.card import write_card
 from feddtl.export.run_model import Note, RunModel, open_run_model
 from feddtl.models.backbone import write_parts
 from feddtl.models.lora import Lora, layer_names
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import new_folder
 
 # What the configuration says of the classes, by the names of a pipeline's arguments.
 IN_CONFIG = ("candidate_labels", "hypothesis_template")
 
 
-def export_merged(folder: Path, output: Path, note: Note = lambda text: None) -> None:
+def export_merged(folder: AnyPath, output: AnyPath, note: Note = lambda text: None) -> None:
     """Merge a run's adapters into its CLIP and write model, tokenizer, preprocessor, classes and a model card.
 
     The configuration names the classes and the prompt too: `pipeline(…).model.config.candidate_labels` and
@@ -34,6 +35,7 @@ def export_merged(folder: Path, output: Path, note: Note = lambda text: None) ->
         RunError: No run in `folder`, no finished round, another model than that of the run, a non-empty `output`, or a
             method without LoRA.
     """
+    folder, output = expanded(folder), expanded(output)
     source = open_run_model(folder, output, note)
     if not source.method.trains:
         raise RunError(

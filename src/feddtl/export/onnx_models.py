@@ -19,6 +19,7 @@ from feddtl.export.merged import merge_adapters
 from feddtl.export.run_model import Note, RunModel, open_run_model
 from feddtl.methods.base import Method
 from feddtl.models.preprocess import plain_transform
+from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import new_folder
 
 IMAGE_TOWER, TEXT_TOWER, CLASSIFIER = "image_tower.onnx", "text_tower.onnx", "classifier.onnx"
@@ -71,7 +72,7 @@ class ClassProbabilities(nn.Module):
         return logits.softmax(dim=-1)
 
 
-def export_onnx(folder: Path, output: Path, note: Note = lambda text: None) -> None:
+def export_onnx(folder: AnyPath, output: AnyPath, note: Note = lambda text: None) -> None:
     """Write a run's image tower, text tower and classifier in ONNX, and all that is needed to use them without torch.
 
     Every model takes any number of images or texts. It is compared with torch in onnxruntime before the folder appears.
@@ -88,6 +89,7 @@ def export_onnx(folder: Path, output: Path, note: Note = lambda text: None) -> N
             more than LoRA.
     """
     _require_packages()
+    folder, output = expanded(folder), expanded(output)
     source = open_run_model(folder, output, note)
     # Before the merge, after which the adapters would count twice.
     classes = source.classifier.text_embeddings(source.class_names).clone()

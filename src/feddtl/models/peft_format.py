@@ -1,4 +1,4 @@
-"""Adapters on disk in PEFT's format: `PeftModel.from_pretrained(clip, folder)` loads them unchanged."""
+"""Adapters on disk in PEFT's format: `PeftModel` and `AutoPeftModel` load them unchanged."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ def _config(lora: Lora, base_model: str) -> dict[str, Any]:
     names = layer_names(lora.factors)
     rank = lora.factors[names[0] + A_SUFFIX].shape[0]
     return {
+        # With it, AutoPeftModel loads the base model too.
+        "auto_mapping": {"base_model_class": "CLIPModel", "parent_library": "transformers"},
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": False,

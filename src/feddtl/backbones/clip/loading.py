@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from feddtl.models.modules import (
     plain_norm,
 )
 from feddtl.models.preprocess import Preprocessing, preprocessing_identity
+from feddtl.state_folder import AnyPath, expanded
 
 # Prefixes of a tower's weights in CLIPModel's state dict.
 PREFIXES: dict[Tower, tuple[str, str]] = {
@@ -51,11 +53,11 @@ class Clip(Backbone):
 
 
 def load_clip(
-    source: str,
+    source: AnyPath,
     device: torch.device | str = "cpu",
     *,
     towers: Collection[Tower] | None = None,
-    remembered_in: Path | None = None,
+    remembered_in: AnyPath | None = None,
 ) -> Clip:
     """CLIP from a Hub id, a local folder, or 'tiny-clip' (the embedded one), frozen and in float32.
 
@@ -66,8 +68,9 @@ def load_clip(
 
     Arguments and errors are those of `feddtl.backbones.catalog.load_backbone`.
     """
+    source = os.fspath(source)
     folder = model_folder(source)
-    files = ModelFiles(folder, source, remembered_in)
+    files = ModelFiles(folder, source, None if remembered_in is None else expanded(remembered_in))
     settings = files.remembered("settings", lambda: _read_settings(str(folder), source))
     modules = _checked_modules(settings["config"], files, source, folder)
     require_preprocessing(source, folder, settings)
