@@ -2,13 +2,12 @@
 
 Names are imported on first use, so that `import feddtl` is instant. A run in Python:
 
-    from pathlib import Path
     import feddtl
 
     experiment = feddtl.Experiment(rounds=4, data=feddtl.DataConfig(source="photos", clients=3))
-    summary = feddtl.run_experiment(experiment, Path("runs/photos"))
-    model = feddtl.load_trained_model(Path("runs/photos"))
-    model.predict([image], ["red star", "blue ring"])
+    summary = feddtl.run_experiment(experiment, "runs/photos")
+    model = feddtl.load_trained_model("runs/photos")
+    model.predict("picture.jpg", ["red star", "blue ring"])
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         UplinkConfig,
     )
     from feddtl.data.federated import FederatedData, load_federated_data
+    from feddtl.data.listing import list_images
     from feddtl.errors import FeddtlError
     from feddtl.experiment import run_experiment
     from feddtl.experiment_file import load_experiment, load_experiments
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from feddtl.observers import Observers, RunObserver
     from feddtl.records import RoundRecord, Summary
     from feddtl.scoring import score_run
-    from feddtl.trained_model import TrainedModel, load_trained_model
+    from feddtl.trained_model import Prediction, TrainedModel, load_trained_model
 
     __version__: str
 
@@ -68,6 +68,7 @@ _HOMES = {
         "UplinkConfig",
     ),
     "feddtl.data.federated": ("FederatedData", "load_federated_data"),
+    "feddtl.data.listing": ("list_images",),
     "feddtl.errors": ("FeddtlError",),
     "feddtl.experiment": ("run_experiment",),
     "feddtl.experiment_file": ("load_experiment", "load_experiments"),
@@ -76,7 +77,7 @@ _HOMES = {
     "feddtl.observers": ("Observers", "RunObserver"),
     "feddtl.records": ("RoundRecord", "Summary"),
     "feddtl.scoring": ("score_run",),
-    "feddtl.trained_model": ("TrainedModel", "load_trained_model"),
+    "feddtl.trained_model": ("Prediction", "TrainedModel", "load_trained_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -94,6 +95,7 @@ __all__ = [
     "LocalConfig",
     "LoraConfig",
     "Observers",
+    "Prediction",
     "RlConfig",
     "RoundRecord",
     "RunObserver",
@@ -109,6 +111,7 @@ __all__ = [
     "export_class_embeddings",
     "export_merged",
     "export_onnx",
+    "list_images",
     "load_backbone",
     "load_clip",
     "load_comparison",

@@ -10,11 +10,18 @@ from typing import Any
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def csv_lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line with the names of the columns, and one for each row; what is in no column is left out."""
+def csv_lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
+    """A line with the names of the columns, and one for each row; what is in no column is left out.
+
+    Args:
+        columns: Names of the columns.
+        rows: Values by column.
+        header: Whether there is the first line; False for rows that follow others.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -82,15 +82,19 @@ def make_folder(path: Path) -> None:
             folder.mkdir(mode=FOLDER, exist_ok=True)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file atomically: after a crash, and for every reader, it has either the old or the new content."""
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """An open file that has its name if the block ends without an exception, and otherwise does not appear at all.
+
+    It replaces a file of this name atomically: after a crash, and for every reader, there is the old or the new one.
+    """
     with storage_errors(path):
         _remove_abandoned_drafts(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=DRAFT)
         try:
             with os.fdopen(handle, "wb") as file:
                 _try_to_lock(file.fileno())
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
@@ -98,6 +102,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file atomically; see `new_file`."""
+    with new_file(path) as file:
+        file.write(content)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -42,12 +42,15 @@ class Bars(Progress):
 
     Args:
         console: Where they are drawn, below the lines that are printed on it.
+        disable: Whether there are none on a terminal either.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, disable: bool = False) -> None:
         columns = (TextColumn("{task.fields[count]:>11}"), TextColumn("{task.fields[left]}"))
         title, bar = TextColumn("{task.description:<20}", markup=False), BarColumn(bar_width=30)
-        super().__init__(title, bar, *columns, console=console, transient=True, disable=not console.is_terminal)
+        super().__init__(
+            title, bar, *columns, console=console, transient=True, disable=disable or not console.is_terminal
+        )
         self._named: dict[str, TaskID] = {}
 
     def draw(self, name: str, title: str, done: int = 0, total: int | None = None, *, estimate: bool = False) -> None:

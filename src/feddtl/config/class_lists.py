@@ -70,21 +70,38 @@ def read_class_names(text: str, key: str) -> str:
     """
     if not is_class_file(text):
         return text
+    names = [name for line in lines_of_file(text, key) if (name := readable(line))]
+    return joined_class_names(names)
+
+
+def lines_of_file(text: str, key: str, what: str = "class name") -> list[str]:
+    """The lines of the file in `@FILE` that are not blank, without blanks around them.
+
+    Args:
+        text: `@FILE`.
+        key: The setting, for errors.
+        what: What each line is, for errors.
+
+    Raises:
+        ConfigError: The file cannot be read, is too large for a list, or has no such line.
+    """
     path = Path(text.strip()[len(FILE_MARK) :].strip())
     try:
         path = path.expanduser()
         if not path.is_file():
-            raise ConfigError(f"{key} = {text!r}: there is no file {path}.", "Give a text file with one class a line.")
+            raise ConfigError(
+                f"{key} = {text!r}: there is no file {path}.", f"Give a text file with one {what} a line."
+            )
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{key} = {text!r}: {path} is too large for a list of names.", "Give one class a line.")
-        names = [name for line in path.read_text(encoding="utf-8-sig").split("\n") if (name := readable(line))]
+            raise ConfigError(f"{key} = {text!r}: {path} is too large for a list.", f"Give one {what} a line.")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, ValueError, RuntimeError) as error:  # the last one is said of an unknown home folder
         raise ConfigError(
             f"{key} = {text!r}: cannot read {path}: {str(error).rstrip('.')}.", "Give a UTF-8 text file."
         ) from None
-    if not names:
-        raise ConfigError(f"{key} = {text!r}: {path} is empty.", "Write one class name on each line.")
-    return joined_class_names(names)
+    if not any(lines):
+        raise ConfigError(f"{key} = {text!r}: {path} is empty.", f"Write one {what} on each line.")
+    return [line for line in lines if line]
 
 
 def _is_quoted(name: str) -> bool:

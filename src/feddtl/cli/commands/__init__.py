@@ -11,11 +11,13 @@ from feddtl.cli.commands.cache import Cache
 from feddtl.cli.commands.client import Client
 from feddtl.cli.commands.compare import Compare
 from feddtl.cli.commands.doctor import Doctor
+from feddtl.cli.commands.embed import Embed
 from feddtl.cli.commands.evaluate import Evaluate
 from feddtl.cli.commands.export import Export
 from feddtl.cli.commands.follow import Follow
 from feddtl.cli.commands.keys import Keys
 from feddtl.cli.commands.partition import Partition
+from feddtl.cli.commands.predict import Predict
 from feddtl.cli.commands.report import Report
 from feddtl.cli.commands.run import Run
 from feddtl.cli.commands.server import Server
@@ -28,6 +30,8 @@ COMMANDS: dict[str, type[Command]] = {
     "run": Run,
     "compare": Compare,
     "evaluate": Evaluate,
+    "predict": Predict,
+    "embed": Embed,
     "export": Export,
     "report": Report,
     "partition": Partition,

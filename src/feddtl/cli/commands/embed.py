@@ -1,0 +1,82 @@
+"""`feddtl embed`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from feddtl.cli.command import Command
+from feddtl.cli.flags import STATED
+from feddtl.cli.many_images import ImageFiles, utf8
+from feddtl.config.class_lists import is_class_file, lines_of_file
+from feddtl.errors import ConfigError
+from feddtl.units import counted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from feddtl.trained_model import TrainedModel
+
+
+@dataclass(frozen=True)
+class Embed(Command):
+    """Write unit embeddings of images or texts, as the model of a run sees them."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """File to write: .npz or .parquet."""
+    images: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGES ...]", help_behavior_hint=STATED)
+    ] = ()
+    """Image files, and folders with images at any depth."""
+    texts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]", help_behavior_hint=STATED)] = ()
+    """Texts to embed instead of images, as they are, without a prompt; @FILE stands for one text a line."""
+    skip_damaged: bool = False
+    """Name images that cannot be read and go on without them; by default, they are an error."""
+    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    """'auto', 'cpu', 'cuda', 'mps'."""
+
+    def execute(self) -> int:
+        """Write the file and print its path."""
+        from feddtl.embedding_files import require_format, write_embeddings
+        from feddtl.trained_model import load_trained_model
+
+        require_format(self.output)
+        if bool(self.images) == bool(self.texts):
+            raise ConfigError("Embed either images or texts.", "Name images, or give texts with --texts.")
+        texts = self._all_texts()
+        files = ImageFiles(self.images, skip_damaged=self.skip_damaged) if self.images else None
+        model = load_trained_model(self.folder, self.device, note=lambda text: print(f"note: {text}", file=sys.stderr))
+        if note := model.note_on_clients:
+            print(f"note: {note}", file=sys.stderr)
+        width = model.clip.image.feature_width
+        if files is None:
+            count = write_embeddings(self.output, "text", [(texts, model.encode_texts(texts))], width)
+        else:
+            count = write_embeddings(self.output, "image", _of_images(model, files), width)
+        what = counted(count, "text" if files is None else "image")
+        print(f"{self.output} contains the embeddings of {what}, {width} numbers each.")
+        return 0
+
+    def _all_texts(self) -> Sequence[str]:
+        """The texts, with the lines of each file in its place. Raises ConfigError."""
+        found: list[str] = []
+        for text in self.texts:
+            found += lines_of_file(text, "texts", "text") if is_class_file(text) else [text]
+        return found
+
+
+def _of_images(model: TrainedModel, files: ImageFiles) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and embeddings, some at a time, with a bar."""
+    done = 0
+    with files.read(bar=True) as progress:
+        for images, embeddings in model.image_embeddings(files.images(), files.damaged):
+            yield [utf8(image.name) for image in images], embeddings
+            done += len(images)
+            progress(done)
