@@ -137,12 +137,12 @@ class TrainedModel:
         """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. The rest is as in `predict`."""
         text = self.encode_classes(classes).to(self.clip.text.device)
         parts = [self._probabilities(found, text).cpu() for _, found in self._embedded(given_images(images))]
-        return torch.cat([torch.empty(0, len(text)), *parts])
+        return torch.cat(parts) if parts else torch.empty(0, len(text))
 
     def encode_images(self, images: Images) -> Tensor:
         """Unit embeddings (N, e) of images, on the CPU; see the class. Raises DataError."""
         parts = [found.cpu() for _, found in self._embedded(given_images(images))]
-        return torch.cat([torch.empty(0, self.clip.image.feature_width), *parts])
+        return torch.cat(parts) if parts else torch.empty(0, self.clip.image.feature_width)
 
     def image_embeddings(
         self, images: Iterable[GivenImage], damaged: OnDamaged | None = None
@@ -201,7 +201,7 @@ class TrainedModel:
     def _encode_texts(self, classifier: Classifier, texts: Sequence[str]) -> Tensor:
         starts = range(0, len(texts), TEXTS_TOGETHER)
         parts = [classifier.text_embeddings(texts[start : start + TEXTS_TOGETHER]).cpu() for start in starts]
-        return torch.cat([torch.empty(0, self.clip.image.feature_width), *parts])
+        return torch.cat(parts) if parts else torch.empty(0, self.clip.image.feature_width)
 
     def _embedded(
         self, images: Iterable[GivenImage], damaged: OnDamaged | None = None

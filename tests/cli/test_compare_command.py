@@ -200,7 +200,7 @@ def test_which_words_are_files(words: list[str], found: list[str]) -> None:
 
 
 def test_help_shows_every_flag_without_a_file(feddtl: Command) -> None:
-    answer = feddtl("compare", "--help")
+    answer = feddtl("compare", "--help-all")
     assert answer.code == 0
     for flag in ("--seeds", "--output", "--json", "--quiet", "--data.source", "--rl.noise-std"):
         assert flag in answer.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
@@ -74,7 +74,7 @@ def _let_waiting_threads_sleep() -> None:
 
 def _has_an_experiment(words: Sequence[str]) -> bool:
     kind: Any = COMMANDS.get(words[0]) if words else None
-    return kind is not None and any(flag.name == "config" for flag in fields(kind))
+    return is_dataclass(kind) and any(flag.name == "config" for flag in fields(kind))
 
 
 def _parse(words: Sequence[str]) -> Command:
