@@ -68,6 +68,7 @@ def test_a_run_killed_while_it_is_extended_can_be_resumed(
     [
         (2, "has finished 3 of 3 rounds, so it cannot become a run of 2"),
         (8, "round 3 belongs to the RL stage there, and to the SFT stage with the other number"),
+        (8, "With --init-from "),
     ],
 )
 def test_a_run_that_cannot_be_extended_says_why(

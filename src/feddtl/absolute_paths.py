@@ -27,7 +27,8 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     compute = replace(experiment.compute, cache_folder=folder if folder in ("", CACHE_OFF) else _absolute(folder))
     method = with_absolute_file(experiment.method)
     model = _absolute(model) if is_model_folder else model
-    return replace(experiment, method=method, model=model, data=data, compute=compute)
+    init_from = _absolute(experiment.init_from) if experiment.init_from else ""
+    return replace(experiment, method=method, model=model, init_from=init_from, data=data, compute=compute)
 
 
 def _is_a_name(source: str) -> bool:

@@ -16,8 +16,8 @@ from feddtl.curves import write_curves
 from feddtl.data.site_sources import SiteSources
 from feddtl.data.sites import sites_to_count
 from feddtl.environment import choose_device
-from feddtl.errors import FeddtlError, RunError
-from feddtl.evaluate import Scores
+from feddtl.errors import ConfigError, FeddtlError, RunError, shown
+from feddtl.evaluate import Scores, scores_of
 from feddtl.log_observer import logged
 from feddtl.memory import memory_errors
 from feddtl.methods.base import Method
@@ -33,10 +33,11 @@ from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.runtime import Runtime
+from feddtl.starting_point import starting_point
 from feddtl.state_folder import AnyPath, expanded
 from feddtl.summary import describe_data, summarise
 from feddtl.timing import Stopwatch, add_seconds
-from feddtl.units import ClientNames
+from feddtl.units import ClientNames, percent
 
 # (kernels of the run, its name among its clients, the server's context) -> clients elsewhere
 Connect = Callable[[Kernels, str, RunContext], Fleet]
@@ -84,6 +85,7 @@ def run_experiment(
             f"Resume it there: {resuming(output, 'submit')}.",
         )
     opened = partial(RunFolder.resumed, extend=extend) if resume else RunFolder.announced
+    _require_start_here(experiment, connect)
     with opened(output, experiment) as folder:
         finished = folder.summary
         if finished is not None and folder.experiment.rounds == experiment.rounds:
@@ -121,6 +123,16 @@ def with_client_count(experiment: Experiment, sites: SiteSources | None = None) 
     return replace(experiment, data=replace(experiment.data, clients=clients))
 
 
+def _require_start_here(experiment: Experiment, connect: Connect | None) -> None:
+    """Raise ConfigError for a run over Flower that starts from another one."""
+    if experiment.init_from and connect is not None:
+        # Where clients alone have test images, their scores before round 1 stand for zero-shot in every table.
+        raise ConfigError(
+            f"init_from = {shown(experiment.init_from)} needs all clients in one process.",
+            "Omit init_from, or run the experiment with `feddtl run`.",
+        )
+
+
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
     """Raise RunError for a run whose clients keep a part of their model on other machines."""
     if has_clients_elsewhere(folder.path) and method.trained_parameters().personal:
@@ -148,7 +160,12 @@ def _run_in(
     reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")
     if folder.has_begun:
         kernels, reason = folder.kernels, "as when the run began"
-    prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None, sites=sites)
+    # From its first checkpoint on, a run no longer needs the one that it starts from.
+    taken = starting_point(Path(experiment.init_from)) if experiment.init_from and saved is None else None
+    if taken and folder.has_begun:
+        taken.require_same(folder.path)
+    fit = partial(taken.require_fit, experiment, observer.note) if taken else lambda method: None
+    prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None, sites=sites, check=fit)
     if experiment.trains:
         observer.note(choice_line(prepared.kernels, reason))
     if connect is None:
@@ -157,7 +174,9 @@ def _run_in(
     for begun in filter(None, (folder.path if folder.has_begun else None, same_model_as)):
         if note := require_model(begun, experiment.model, identity):
             observer.note(note)
-    folder.begin(describe_data(prepared.data), device, prepared.kernels, identity)
+    first = Progress(taken.state(prepared.method)) if taken else None
+    origin = taken.origin if taken else None
+    folder.begin(describe_data(prepared.data), device, prepared.kernels, identity, first, origin)
     if experiment.rounds != folder.experiment.rounds:
         folder.extend(experiment)
         saved = folder.latest_progress()
@@ -174,11 +193,15 @@ def _run_in(
         ClientNames(prepared.data.sites),
     )
     zero_shot, before = runtime.score_before_training()
-    start = saved or Progress(prepared.method.init_server())
+    start = saved or first or Progress(prepared.method.init_server())
     folder.write_metrics(start.records)
     if prepared.sets.on_clients:
         zero_shot = _as_clients_counted(start)
     observer.run_started(experiment, prepared.data, zero_shot, start.records)
+    if taken:
+        scores = scores_of(runtime.predictions(start.state), prepared.sets, math.nan)
+        shares = f"base {percent(scores.base)}, novel {percent(scores.novel)}"
+        observer.note(f"Before training, the model of {taken.folder} scores {shares}.")
     try:
         progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
         closed = runtime.close(progress)

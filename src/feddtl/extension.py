@@ -31,7 +31,8 @@ def require_extendable(path: Path, before: Experiment, after: Experiment, done: 
             f"{path} has finished {done} of {before.rounds} rounds, and with rounds = {after.rounds} they would have "
             f"been others: {reason}.",
             f"Start a new run: feddtl run --rounds {after.rounds} --output {shlex.quote(str(path))}-{after.rounds}, "
-            "with the other settings of this one.",
+            f"with the other settings of this one. With --init-from {shlex.quote(str(path))}, it starts from the model "
+            "of this one.",
         )
 
 

@@ -69,6 +69,7 @@ def prepare(
     *,
     images_here: bool = True,
     sites: SiteSources | None = None,
+    check: Callable[[Method], None] = lambda method: None,
 ) -> Prepared:
     """Load data and model, partition, and send every image once through the frozen blocks.
 
@@ -79,6 +80,7 @@ def prepare(
         kernels: How an earlier part of this run computed the blocks; None: as the experiment says.
         images_here: Whether the clients are in this process; else their training images are only counted.
         sites: The sites as they were counted; None: they are looked for.
+        check: Called with the method before any image is encoded; what it raises ends the preparation.
     """
     observer, stopwatch = observer or RunObserver(), stopwatch or Stopwatch()
     with stopwatch.measure("load"):
@@ -86,6 +88,7 @@ def prepare(
         clip = load_model(experiment, kernels, None if images_here else _towers_of_server(experiment))
         require_distinct(clip.text, (*data.base_names, *data.novel_names), data.prompt_template)
         method = build_method(task_of(clip, data, experiment.seed), experiment)
+    check(method)
     for note in (*method.notes(), *(without_effect(experiment, method.own_optimizer) if method.trains else ())):
         observer.note(note)
     first = method.first_image_block

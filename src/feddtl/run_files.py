@@ -4,7 +4,7 @@ config.json                 written before the data is loaded; from then on a ki
 log.jsonl                   what the run said and when, for all processes that ran it; see `feddtl.run_log`
 stop.request                the wish that the run stops; it lasts until the run has read it
 environment.json data.json  written after preparation; from then on the run has begun
-origin.json                 with these: the place of the folder, and what its model was
+origin.json                 with these: the place of the folder, what its model was, and what it took from another run
 federation.json             the name of the run among its clients on other machines, if it has any
 metrics.jsonl summary.json  records of the finished rounds; the outcome
 predictions.safetensors     the predicted class of each test image, before and after training

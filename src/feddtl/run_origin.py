@@ -27,14 +27,20 @@ PARTS = {
 }
 
 
-def write_origin(folder: Path, model: Mapping[str, Any]) -> None:
-    """Record the place of a run folder and its model's `Backbone.identity`."""
-    write_sealed(folder / ORIGIN, {"folder": str(folder.absolute()), "model": dict(model)})
+def write_origin(folder: Path, model: Mapping[str, Any], started_from: Mapping[str, Any] | None = None) -> None:
+    """Record the place of a run folder, its model's `Backbone.identity`, and what it took from another run, if any."""
+    taken = {"started_from": dict(started_from)} if started_from else {}
+    write_sealed(folder / ORIGIN, {"folder": str(folder.absolute()), "model": dict(model), **taken})
 
 
 def recorded_model(folder: Path) -> dict[str, Any]:
     """`Backbone.identity` of a run's model; empty for a run of an earlier version. Raises RunError if damaged."""
     return dict(_read(folder).get("model", {}))
+
+
+def recorded_start(folder: Path) -> dict[str, Any]:
+    """What a run took from another one, see `write_origin`; empty if nothing. Raises RunError if damaged."""
+    return dict(_read(folder).get("started_from", {}))
 
 
 def require_model(folder: Path, source: str, model: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -185,7 +186,13 @@ class RunFolder:
             )
 
     def begin(
-        self, data: Mapping[str, Any], device: torch.device, kernels: Kernels, identity: Mapping[str, Any]
+        self,
+        data: Mapping[str, Any],
+        device: torch.device,
+        kernels: Kernels,
+        identity: Mapping[str, Any],
+        start: Progress | None = None,
+        started_from: Mapping[str, Any] | None = None,
     ) -> None:
         """Write what the run is made from; if it already began, the data must be the same.
 
@@ -194,6 +201,8 @@ class RunFolder:
             device: Where the run computes.
             kernels: How its blocks compute.
             identity: `Backbone.identity` of its model.
+            start: Where it starts, if that cannot be computed again: its first checkpoint.
+            started_from: What it took from another run, see `feddtl.starting_point`.
 
         Raises:
             RunError: The images, their classes or their partition have changed since the run began.
@@ -204,7 +213,9 @@ class RunFolder:
                 "kernels": {**names_of(kernels), "chosen": kernels.chosen},
             }
             write_sealed(self.path / ENVIRONMENT, environment)
-            write_origin(self.path, identity)
+            write_origin(self.path, identity, started_from)
+            if start is not None:
+                add_checkpoint(self._checkpoints, start)
             write_sealed(self.path / DATA, data)
             return
         before = self.data
@@ -322,6 +333,7 @@ class RunFolder:
         with storage_errors(self.path):
             for name in BEFORE_IT_BEGINS:
                 (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self._checkpoints, ignore_errors=True)
             self._remove_drafts()
             if folder_too:
                 self.path.rmdir()

@@ -21,7 +21,7 @@ from feddtl.config.training import (
     TrainingSettings,
     UplinkConfig,
 )
-from feddtl.errors import ConfigError
+from feddtl.errors import ConfigError, shown
 from feddtl.methods.catalog import LoraAggregation, Stages, method_entry
 from feddtl.methods.tables import MethodTables
 
@@ -62,6 +62,8 @@ class Experiment(Settings):
     """Communication rounds T (paper: 20)."""
     participation: Annotated[float, Above(0, up_to=1)] = 1.0
     """Fraction of the clients that participate in a round (paper: 1)."""
+    init_from: str = ""
+    """Run folder whose adapters, or other shared tensors, this run starts from; empty: the method's own start."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -87,6 +89,11 @@ class Experiment(Settings):
             )
         if self.stages == "sft-then-rl":
             self.local.require_epochs_after_warmup("rl.epochs", self.rl.epochs)
+        if self.init_from and not self.trains:
+            raise ConfigError(
+                f"init_from = {shown(self.init_from)} has no place in method = '{self.method}', which trains nothing.",
+                "Omit init_from, or choose a method that trains, as that of the run was.",
+            )
         self._check_aggregator()
         self._check_lora_aggregation()
         self._check_system()

@@ -11,7 +11,7 @@ from feddtl.errors import ConfigError
 from feddtl.state_folder import expanded
 
 # Settings that may be the path of a folder; a table shows its name without its location.
-PATHS = ("model", "data.source", "data.root", "compute.cache_folder")
+PATHS = ("model", "init_from", "data.source", "data.root", "compute.cache_folder")
 
 
 def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -26,7 +26,7 @@ def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]
         rivals = [other for rival, other in zip(titles, settings, strict=True) if rival == title]
         different = [key for key in own if any(other[key] != own[key] for other in rivals)]
         shown = {key: shown_values(key, [other[key] for other in rivals])[own[key]] for key in different}
-        labels.append(", ".join([title, *(f"{key} {text}" for key, text in shown.items())]))
+        labels.append(", ".join([title, *(f"{key} {text}" if text else f"no {key}" for key, text in shown.items())]))
     return labels
 
 
