@@ -58,10 +58,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def read_sealed_lines(path: Path) -> list[dict[str, Any]]:
     """The tables in the lines of a file of a run folder. Raises as `read_sealed`."""
     content, needs_seal = read_whole(path), is_sealed(path.parent)
-    tables, end = [], 0
+    tables, so_far = [], hashlib.sha256()
     for line in content.splitlines(keepends=True):
-        tables.append(opened(line, content[:end], needs_seal=needs_seal))
-        end += len(line)
+        tables.append(opened(line, so_far, needs_seal=needs_seal))
+        so_far.update(line)
     return tables
 
 
@@ -73,12 +73,12 @@ def is_sealed(folder: Path) -> bool:
         return False
 
 
-def opened(content: bytes, before: bytes = b"", *, needs_seal: bool = True) -> dict[str, Any]:
+def opened(content: bytes, before: hashlib._Hash | None = None, *, needs_seal: bool = True) -> dict[str, Any]:
     """The table of a sealed text, without its checksum.
 
     Args:
         content: The text of the table.
-        before: What precedes it in the file.
+        before: SHA-256 of what precedes it in the file; None: nothing.
         needs_seal: Whether a text without a checksum is refused; one that does not match always is.
 
     Raises:
@@ -90,7 +90,9 @@ def opened(content: bytes, before: bytes = b"", *, needs_seal: bool = True) -> d
         raise ValueError("its checksum is missing, or was never written because another version made it")
     if seal is None:
         return values
-    if hashlib.sha256(before + content[: seal.start()]).hexdigest().encode() != seal[2]:
+    digest = before.copy() if before else hashlib.sha256()
+    digest.update(content[: seal.start()])
+    if digest.hexdigest().encode() != seal[2]:
         raise ValueError("it does not match its checksum, so it was changed after it was written")
     del values[KEY]
     return values
