@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.config import Experiment, SystemConfig
@@ -220,7 +219,14 @@ def _run_in(
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
     summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
-    draw = partial(_draw_curves, experiment, folder.data, progress, zero_shot, summary)
+    draw = partial(
+        write_curves,
+        data=folder.data,
+        progress=progress,
+        zero_shot=zero_shot,
+        title=_title_of_curves(summary),
+        over_time=experiment.system != SystemConfig(),
+    )
     _write_outcome(folder, prepared.method, progress, summary, draw)
     if progress.records:
         observer.plots_drawn(partial(draw, ending=".png"))
@@ -248,16 +254,6 @@ def _write_outcome(
     folder.write_summary(summary)
 
 
-def _draw_curves(
-    experiment: Experiment,
-    data: Mapping[str, Any],
-    progress: Progress,
-    zero_shot: Scores,
-    summary: Summary,
-    folder: Path,
-    ending: str = ".svg",
-) -> None:
+def _title_of_curves(summary: Summary) -> str:
     title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
-    title += f", {summary.scored}" if summary.scored_on == "held-back" else ""
-    over_time = experiment.system != SystemConfig()
-    write_curves(folder, data, progress, zero_shot, title, over_time=over_time, ending=ending)
+    return title + (f", {summary.scored}" if summary.scored_on == "held-back" else "")
