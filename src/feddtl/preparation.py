@@ -17,8 +17,10 @@ from feddtl.data.image_checks import all_damaged_named, copies_note
 from feddtl.data.site_sources import SiteSources
 from feddtl.data.table import ImageTable
 from feddtl.environment import choose_device
+from feddtl.errors import RunError
 from feddtl.evaluate import EvaluationSets, TestImages
 from feddtl.features import ImageEncoder
+from feddtl.messages import ServerState
 from feddtl.methods.base import Method
 from feddtl.methods.catalog import build_method, method_class
 from feddtl.methods.task import Task
@@ -29,7 +31,7 @@ from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
 from feddtl.observers import RunObserver
-from feddtl.run_files import notes_on_paths
+from feddtl.run_files import notes_on_paths, resuming
 from feddtl.run_origin import require_model
 from feddtl.runs import RunFolder
 from feddtl.system.validation import Validation, split_off_validation
@@ -194,6 +196,28 @@ def model_of_run(
     if text := require_model(run.path, experiment.model_name, clip.identity()):
         note(text)
     return clip
+
+
+def method_of_run(
+    run: RunFolder, experiment: Experiment, clip: Backbone, prompt: str = ""
+) -> tuple[Method, ServerState]:
+    """The method of a run on its base classes, and what the server knew after the last finished round.
+
+    Args:
+        run: The run.
+        experiment: Its experiment.
+        clip: Its model, see `model_of_run`.
+        prompt: Template for class names; if empty, the run's own.
+
+    Raises:
+        RunError: It has no finished round.
+    """
+    data, progress = run.data, run.latest_progress()
+    task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
+    method = build_method(task, experiment)
+    if progress is None and method.trains:
+        raise RunError(f"{run.path} has no finished round.", f"Resume it: {resuming(run.path)}.")
+    return method, progress.state if progress else method.init_server()
 
 
 def _clients(

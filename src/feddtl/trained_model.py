@@ -26,9 +26,9 @@ from feddtl.methods.task import Task
 from feddtl.models.backbone import Backbone
 from feddtl.models.class_texts import require_distinct
 from feddtl.parsing import parse_table
-from feddtl.preparation import model_of_run
+from feddtl.preparation import method_of_run, model_of_run
 from feddtl.record_fields import check_types
-from feddtl.run_files import CONFIG, resuming
+from feddtl.run_files import CONFIG
 from feddtl.runs import RunFolder
 from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import read_whole
@@ -137,12 +137,12 @@ class TrainedModel:
         """Probability of each class for each image, (N, C) on the CPU; rows sum to 1. The rest is as in `predict`."""
         text = self.encode_classes(classes).to(self.clip.text.device)
         parts = [self._probabilities(found, text).cpu() for _, found in self._embedded(given_images(images))]
-        return torch.cat(parts) if parts else torch.empty(0, len(text))
+        return torch.cat([torch.empty(0, len(text)), *parts])
 
     def encode_images(self, images: Images) -> Tensor:
         """Unit embeddings (N, e) of images, on the CPU; see the class. Raises DataError."""
         parts = [found.cpu() for _, found in self._embedded(given_images(images))]
-        return torch.cat(parts) if parts else torch.empty(0, self.clip.image.feature_width)
+        return torch.cat(parts) if parts else torch.empty(0, self.embedding_width)
 
     def image_embeddings(
         self, images: Iterable[GivenImage], damaged: OnDamaged | None = None
@@ -192,6 +192,11 @@ class TrainedModel:
         return tuple(names)
 
     @property
+    def embedding_width(self) -> int:
+        """e. FedMGP's embeddings are wider than the towers': a part for each group of prompts that the model has."""
+        return self.classifier.text_embeddings(("a",)).shape[1]
+
+    @property
     def note_on_clients(self) -> str:
         """What to tell the user if clients keep a part of the model; empty if they do not."""
         if not self.method.trained_parameters().personal:
@@ -201,7 +206,7 @@ class TrainedModel:
     def _encode_texts(self, classifier: Classifier, texts: Sequence[str]) -> Tensor:
         starts = range(0, len(texts), TEXTS_TOGETHER)
         parts = [classifier.text_embeddings(texts[start : start + TEXTS_TOGETHER]).cpu() for start in starts]
-        return torch.cat(parts) if parts else torch.empty(0, self.clip.image.feature_width)
+        return torch.cat(parts) if parts else torch.empty(0, self.embedding_width)
 
     def _embedded(
         self, images: Iterable[GivenImage], damaged: OnDamaged | None = None
@@ -244,12 +249,7 @@ def load_trained_model(
     experiment, data = run.experiment, run.data
     clip = model_of_run(run, experiment, device, note)
     clip.use(run.kernels)
-    task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
-    method = build_method(task, experiment)
-    progress = run.latest_progress()
-    if progress is None and method.trains:
-        raise RunError(f"{path} has no finished round.", f"Go on with it: {resuming(path)}.")
-    state = progress.state if progress else method.init_server()
+    method, state = method_of_run(run, experiment, clip, prompt)
     names = (*data["base_classes"], *data["novel_classes"])
     return TrainedModel(experiment, clip, method, state, method.classifier(state), names)
 

@@ -72,6 +72,23 @@ def test_a_run_predicts_single_pictures_of_any_size(runs: dict[str, Path], metho
     torch.testing.assert_close(alone, probabilities, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_all_embeddings_of_a_model_are_of_one_width(
+    runs: dict[str, Path], feddtl: Command, tmp_path: Path, method: str
+) -> None:
+    """Wider than the towers' where a method compares several, and also where there is no image."""
+    model = load_trained_model(runs[method])
+    width = model.embedding_width
+    image = Image.new("RGB", (8, 8))
+    for found in (model.encode_texts(["a", "b"]), model.encode_images([image, image]), model.encode_images([])):
+        assert found.shape[1] == width
+    for ending in (".npz", ".parquet"):
+        file = tmp_path / f"texts{ending}"
+        answer = feddtl("embed", runs[method], "--texts", "a", "b", "--output", file)
+        assert f"2 texts, {width} numbers each" in answer.out
+        assert file.is_file()
+
+
 @each_without_lora
 def test_what_was_trained_lies_in_the_folder_as_plain_tensors(runs: dict[str, Path], method: str) -> None:
     folder, progress = runs[method] / "tensors", RunFolder.open(runs[method]).latest_progress()

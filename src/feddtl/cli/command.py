@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from feddtl.notes import noted
 from feddtl.units import harmless
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ def print_json(value: Any) -> None:
     from feddtl.storage import json_text
 
     print(json_text(value), end="")
+
+
+def print_note(text: str) -> None:
+    """Print a note or a warning on standard error."""
+    print(noted(text), file=sys.stderr)
 
 
 def print_line(console: Console, line: str) -> None:

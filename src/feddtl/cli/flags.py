@@ -34,6 +34,7 @@ ExperimentFiles = Annotated[
     ),
 ]
 FolderFlag = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint=STATED)]
+DeviceFlag = Annotated[str, tyro.conf.arg(name="compute.device")]
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 # The flags of an experiment depend on its method, so `with_experiment_flags` gives a command its final type.
 Flags = Annotated[Experiment, tyro.conf.Suppress, tyro.conf.Fixed]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from feddtl.cli.command import print_line
 from feddtl.errors import DataError
+from feddtl.notes import noted
 
 if TYPE_CHECKING:
     from feddtl.data.given_images import GivenImage
@@ -42,7 +43,7 @@ class ImageFiles:
 
     def note(self, text: str) -> None:
         """Print a note on standard error, above the bar."""
-        print_line(self._console, f"note: {text}")
+        print_line(self._console, noted(text))
 
     @property
     def damaged(self) -> OnDamaged | None:

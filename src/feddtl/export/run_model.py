@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from feddtl.errors import RunError
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method
-from feddtl.methods.catalog import build_method
 from feddtl.methods.classifier import Classifier
-from feddtl.methods.task import Task
 from feddtl.models.backbone import Backbone
-from feddtl.preparation import model_of_run
-from feddtl.run_files import resuming
+from feddtl.models.text_tower import prompts_for
+from feddtl.preparation import method_of_run, model_of_run
 from feddtl.runs import RunFolder
 from feddtl.storage import storage_errors, write_json_atomic
+from feddtl.trained_model import AS_IT_IS, EXPORTED_CLASSES
 
 Note = Callable[[str], None]
-CLASSES = "classes.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class RunModel:
     method: Method
     state: ServerState
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
         """The content of data.json."""
         return self.run.data
@@ -63,14 +62,14 @@ class RunModel:
             "base_classes": list(self.data["base_classes"]),
             "novel_classes": list(self.data["novel_classes"]),
             "prompt_template": template,
-            "candidate_labels": [name.replace("_", " ") for name in self.class_names],
+            "candidate_labels": prompts_for(self.class_names, AS_IT_IS),
             "hypothesis_template": as_format(template),
             "logit_scale": self.clip.logit_scale,
         }
 
     def write_classes(self, folder: Path) -> None:
         """Write classes.json."""
-        write_json_atomic(folder / CLASSES, self.classes)
+        write_json_atomic(folder / EXPORTED_CLASSES, self.classes)
 
 
 def open_run_model(folder: Path, output: Path, note: Note) -> RunModel:
@@ -88,14 +87,9 @@ def open_run_model(folder: Path, output: Path, note: Note) -> RunModel:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise RunError(f"{output} is not empty; nothing was changed.", "Choose a new folder.")
     run = RunFolder.open(folder)
-    progress = run.latest_progress()
-    experiment, data = run.experiment, run.data
+    experiment = run.experiment
     clip = model_of_run(run, experiment, note=note)
-    task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
-    method = build_method(task, experiment)
-    if progress is None and method.trains:
-        raise RunError(f"{folder} has no finished round.", f"Resume it: {resuming(folder)}.")
-    return RunModel(run, clip, method, progress.state if progress else method.init_server())
+    return RunModel(run, clip, *method_of_run(run, experiment, clip))
 
 
 def as_format(template: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feddtl.cli.command import Command
-from feddtl.cli.flags import STATED
+from feddtl.cli.command import Command, print_note
+from feddtl.cli.flags import STATED, DeviceFlag, RunFolder
 from feddtl.cli.many_images import ImageFiles, utf8
 from feddtl.config.class_lists import is_class_file, lines_of_file
 from feddtl.errors import ConfigError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Embed(Command):
     """Write unit embeddings of images or texts, as the model of a run sees them."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    folder: RunFolder
     """Folder of the run."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """File to write: .npz or .parquet."""
@@ -39,7 +38,7 @@ class Embed(Command):
     """Texts to embed instead of images, as they are, without a prompt; @FILE stands for one text a line."""
     skip_damaged: bool = False
     """Name images that cannot be read and go on without them; by default, they are an error."""
-    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    device: DeviceFlag = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
 
     def execute(self) -> int:
@@ -52,10 +51,10 @@ class Embed(Command):
             raise ConfigError("Embed either images or texts.", "Name images, or give texts with --texts.")
         texts = self._all_texts()
         files = ImageFiles(self.images, skip_damaged=self.skip_damaged) if self.images else None
-        model = load_trained_model(self.folder, self.device, note=lambda text: print(f"note: {text}", file=sys.stderr))
+        model = load_trained_model(self.folder, self.device, note=print_note)
         if note := model.note_on_clients:
-            print(f"note: {note}", file=sys.stderr)
-        width = model.clip.image.feature_width
+            print_note(note)
+        width = model.embedding_width
         if files is None:
             count = write_embeddings(self.output, "text", [(texts, model.encode_texts(texts))], width)
         else:
