@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from feddtl.checks import require
-from feddtl.cli.command import Command, print_json
-from feddtl.cli.flags import STATED, ClassList
+from feddtl.cli.command import Command, print_json, print_note
+from feddtl.cli.flags import STATED, ClassList, DeviceFlag, RunFolder
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import read_class_names, require_different, split_class_names
 from feddtl.csv_text import csv_lines
-from feddtl.notes import noted
 from feddtl.units import percent, share
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ COLUMNS = (
 class Evaluate(Command):
     """Score the model of a finished or interrupted run on any data set."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    folder: RunFolder
     """Folder of the run."""
     source: Annotated[str, tyro.conf.arg(name="data.source", help_behavior_hint=STATED)] = ""
     """Catalogue name, Hub id, local folder, or 'shapes'; default: the run's own data."""
@@ -73,7 +72,7 @@ class Evaluate(Command):
     """Print the accuracy of each class too; JSON and CSV always contain it."""
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=STATED)] = None
     """Write all accuracies to this file: a line for each class list, and for each site, domain and class in it."""
-    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    device: DeviceFlag = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
     json: bool = False
     """Print the scores as JSON."""
@@ -92,7 +91,7 @@ class Evaluate(Command):
             class_lists=self.classes,
             class_names=self._class_names(),
             device=self.device,
-            note=lambda text: print(noted(text), file=sys.stderr),
+            note=print_note,
         )
         if self.csv is not None:
             write_text_atomic(self.csv, csv_lines(COLUMNS, [row for score in scores for row in _csv_rows(score)]))
@@ -154,8 +153,8 @@ def _table(scores: list[ClassListScore], only_domains: str) -> Table:
     table = Table(title=cell(f"Accuracy in % on {scores[0].dataset}{chosen}"))
     table.add_column("Classes")
     heading = "Site" if scores[0].sites else "Domain" if scores[0].domains else ""
-    for name in filter(None, (heading,)):
-        table.add_column(name, overflow="fold")
+    if heading:
+        table.add_column(heading, overflow="fold")
     for name in ("Choices", "Images", "Zero-shot", "Accuracy"):
         table.add_column(name, justify="right")
     for score in scores:

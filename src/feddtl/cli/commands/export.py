@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feddtl.cli.command import Command
+from feddtl.cli.command import Command, print_note
+from feddtl.cli.flags import RunFolder
 from feddtl.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ from feddtl.errors import ConfigError
 class Export(Command):
     """Write the model of a run for other programs, with its classes and a model card."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    folder: RunFolder
     """Folder of the run."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """New folder of the export."""
@@ -38,7 +39,7 @@ class Export(Command):
 
         self._check_push()
         export = {"transformers": export_merged, "onnx": export_onnx, "embeddings": export_class_embeddings}
-        export[self.format](self.folder, self.output, lambda text: print(f"note: {text}", file=sys.stderr))
+        export[self.format](self.folder, self.output, print_note)
         print(self._use())
         if self.push:
             self._upload()

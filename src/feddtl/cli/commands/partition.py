@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from feddtl.cli.command import print_json
+from feddtl.cli.command import print_json, print_note
 from feddtl.cli.experiment_argument import ExperimentCommand
 from feddtl.cli.flags import STATED, ExperimentFile, Flags
 from feddtl.config import Experiment
-from feddtl.notes import noted
 from feddtl.units import ClientNames, shortened
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def _print(console: Console, data: FederatedData, counts: Counts) -> None:
 
     few = few_images(scored_counts(data), data.scored)
     for note in (*data.notes, *([few] if few else [])):
-        print(noted(note), file=sys.stderr)
+        print_note(note)
     wider = max((len(_label(data, client)) for client in range(len(counts))), default=0) - len("Client")
     each = -(-counts.shape[1] // max(10, console.width - WIDTH_OF_NUMBERS - max(0, wider)))
     cells = merged(counts, each)

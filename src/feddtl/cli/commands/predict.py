@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import tyro
 
 from feddtl.cli.command import Command
-from feddtl.cli.flags import STATED
+from feddtl.cli.flags import STATED, DeviceFlag, RunFolder
 from feddtl.cli.many_images import ImageFiles, is_on_terminal, utf8
 from feddtl.csv_text import csv_lines
 from feddtl.units import counted, harmless, percent
@@ -32,7 +32,7 @@ COLUMNS = ("image", "rank", "class", "probability")
 class Predict(Command):
     """Predict the classes of images with the model of a run."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    folder: RunFolder
     """Folder of the run."""
     images: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint=STATED)
@@ -51,7 +51,7 @@ class Predict(Command):
     """Write the predictions to this file instead of printing them: a line for each image and rank."""
     json: bool = False
     """Print the predictions as JSON."""
-    device: Annotated[str, tyro.conf.arg(name="compute.device")] = "auto"
+    device: DeviceFlag = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
 
     def execute(self) -> int:

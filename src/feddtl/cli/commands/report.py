@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from feddtl.checks import require
-from feddtl.cli.command import Command, print_json
-from feddtl.cli.flags import STATED
+from feddtl.cli.command import Command, print_json, print_note
+from feddtl.cli.flags import STATED, RunFolder
 from feddtl.errors import ConfigError, RunError
 from feddtl.units import counted, harmless, size
 
@@ -23,7 +23,7 @@ PORT = 8765
 class Report(Command):
     """Write one self-contained HTML page from a run folder, or from a folder with several runs."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    folder: RunFolder = Path("runs")
     """Folder of a run, or a folder with run folders up to three levels below it."""
     serve: bool = False
     """Write no file: show the page in a browser of this machine, and follow the runs until Ctrl-C."""
@@ -49,7 +49,7 @@ class Report(Command):
             raise ConfigError("--port has no effect without --serve.", "Add --serve, or omit it.")
         written = write_report(self.folder, self.output, images=not self.no_images, images_of=self.images_of)
         for problem in written.problems:
-            print(f"note: {problem}", file=sys.stderr)
+            print_note(problem)
         for source in written.unconfirmed:
             print(
                 f"note: The page shows no images of {harmless(source)}. If you trust the run folder, add "

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from feddtl.cli.command import print_note
 from feddtl.cli.experiment_argument import RunCommand
 from feddtl.cli.flags import FolderFlag
 from feddtl.errors import ConfigError, RunError
@@ -61,7 +62,7 @@ class Submit(RunCommand):
         from feddtl.launch.submission import submit
 
         if note := self.config.model_note:
-            print(f"note: {note}", file=sys.stderr)
+            print_note(note)
 
         def show(line: str) -> None:
             if not (self.quiet or self.json) or line.startswith(noted(Warned(""))):
