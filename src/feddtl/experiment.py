@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from feddtl.absolute_paths import with_absolute_paths
-from feddtl.config import Experiment, SystemConfig
-from feddtl.curves import write_curves
+from feddtl.config import Experiment
 from feddtl.data.site_sources import SiteSources
 from feddtl.data.sites import sites_to_count
 from feddtl.environment import choose_device
@@ -22,8 +21,9 @@ from feddtl.memory import memory_errors
 from feddtl.methods.base import Method
 from feddtl.models.kernels import Kernels, choice_line
 from feddtl.observers import Observers, RunObserver
+from feddtl.outcome import curves_of, write_outcome
 from feddtl.predictions import ImagePredictions
-from feddtl.preparation import prepare
+from feddtl.preparation import Prepared, prepare
 from feddtl.records import Summary
 from feddtl.run_files import has_clients_elsewhere, notes_on_paths, resuming
 from feddtl.run_origin import require_model
@@ -32,7 +32,7 @@ from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.runtime import Runtime
-from feddtl.starting_point import starting_point
+from feddtl.starting_point import StartingPoint, starting_point
 from feddtl.state_folder import AnyPath, expanded
 from feddtl.summary import describe_data, summarise
 from feddtl.timing import Stopwatch, add_seconds
@@ -141,6 +141,23 @@ def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A run that has begun, or goes on.
+
+    Attributes:
+        prepared: Data, model and method.
+        runtime: Runs its rounds.
+        start: Where it continues, or begins.
+        taken: The run that it begins from; None for the method's own start, and for a run that goes on.
+    """
+
+    prepared: Prepared
+    runtime: Runtime
+    start: Progress
+    taken: StartingPoint | None
+
+
 def _run_in(
     folder: RunFolder,
     experiment: Experiment,
@@ -153,16 +170,50 @@ def _run_in(
     """Run, or continue, in a folder that this process has locked."""
     for note in notes_on_paths(folder.path):
         observer.note(note)
-    device = choose_device(experiment.compute.device)
-    stopwatch = Stopwatch(device)
+    stopwatch = Stopwatch(choose_device(experiment.compute.device))
+    begun = _begin(folder, experiment, observer, stopwatch, connect, kernels, same_model_as, sites)
+    prepared, runtime, start = begun.prepared, begun.runtime, begun.start
+    zero_shot, before = runtime.score_before_training()
+    folder.write_metrics(start.records)
+    if prepared.sets.on_clients:
+        zero_shot = _as_clients_counted(start)
+    observer.run_started(experiment, prepared.data, zero_shot, start.records)
+    if begun.taken:
+        observer.note(_start_line(begun, begun.taken))
+    progress = _train(folder, runtime, prepared.method, start)
+    if prepared.sets.on_clients:
+        zero_shot = _as_clients_counted(progress)
+    else:
+        sets, after = prepared.sets, runtime.predictions(progress.state)
+        found = ImagePredictions(sets.labels, sets.domains, sets.owners, before, after, progress.own_hits)
+        folder.write_predictions(found)
+    seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
+    trained = prepared.method.trained_parameters()
+    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
+    draw = curves_of(experiment, folder, progress, zero_shot, summary)
+    write_outcome(folder, prepared.method, progress, summary, draw)
+    if progress.records:
+        observer.plots_drawn(partial(draw, ending=".png"))
+    observer.run_finished(summary)
+    return summary
+
+
+def _begin(
+    folder: RunFolder,
+    experiment: Experiment,
+    observer: RunObserver,
+    stopwatch: Stopwatch,
+    connect: Connect | None,
+    kernels: Kernels | None,
+    same_model_as: Path | None,
+    sites: SiteSources | None,
+) -> _Begun:
+    """Prepare a run, check it against what its folder has, and write what it is made from."""
     saved = folder.latest_progress() if folder.has_begun else None
     reason, kernels = "", kernels and replace(kernels, chosen="shared", set_half="")
     if folder.has_begun:
         kernels, reason = folder.kernels, "as when the run began"
-    # From its first checkpoint on, a run no longer needs the one that it starts from.
-    taken = starting_point(Path(experiment.init_from)) if experiment.init_from and saved is None else None
-    if taken and folder.has_begun:
-        taken.require_same(folder.path)
+    taken = _starting_point(folder, experiment) if saved is None else None
     fit = partial(taken.require_fit, experiment, observer.note) if taken else lambda method: None
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None, sites=sites, check=fit)
     if experiment.trains:
@@ -170,17 +221,44 @@ def _run_in(
     if connect is None:
         _require_personal_state_here(folder, prepared.method)
     identity = prepared.method.task.clip.identity()
-    for begun in filter(None, (folder.path if folder.has_begun else None, same_model_as)):
-        if note := require_model(begun, experiment.model, identity):
+    for path in filter(None, (folder.path if folder.has_begun else None, same_model_as)):
+        if note := require_model(path, experiment.model, identity):
             observer.note(note)
     first = Progress(taken.state(prepared.method)) if taken else None
     origin = taken.origin if taken else None
-    folder.begin(describe_data(prepared.data), device, prepared.kernels, identity, first, origin)
+    folder.begin(
+        describe_data(prepared.data),
+        choose_device(experiment.compute.device),
+        prepared.kernels,
+        identity,
+        first,
+        origin,
+    )
     if experiment.rounds != folder.experiment.rounds:
         folder.extend(experiment)
         saved = folder.latest_progress()
+    runtime = _runtime(folder, experiment, observer, stopwatch, connect, prepared)
+    return _Begun(prepared, runtime, saved or first or Progress(prepared.method.init_server()), taken)
+
+
+def _starting_point(folder: RunFolder, experiment: Experiment) -> StartingPoint | None:
+    """The run that one without a checkpoint begins from; from its first one on, it no longer needs the other."""
+    taken = starting_point(Path(experiment.init_from)) if experiment.init_from else None
+    if taken and folder.has_begun:
+        taken.require_same(folder.path)
+    return taken
+
+
+def _runtime(
+    folder: RunFolder,
+    experiment: Experiment,
+    observer: RunObserver,
+    stopwatch: Stopwatch,
+    connect: Connect | None,
+    prepared: Prepared,
+) -> Runtime:
     fleet = FleetInProcess if connect is None else partial(connect, prepared.kernels, folder.name_among_clients())
-    runtime = Runtime(
+    return Runtime(
         prepared.method,
         prepared.clients,
         prepared.sets,
@@ -191,69 +269,29 @@ def _run_in(
         fleet,
         ClientNames(prepared.data.sites),
     )
-    zero_shot, before = runtime.score_before_training()
-    start = saved or first or Progress(prepared.method.init_server())
-    folder.write_metrics(start.records)
-    if prepared.sets.on_clients:
-        zero_shot = _as_clients_counted(start)
-    observer.run_started(experiment, prepared.data, zero_shot, start.records)
-    if taken:
-        scores = scores_of(runtime.predictions(start.state), prepared.sets, math.nan)
-        shares = f"base {percent(scores.base)}, novel {percent(scores.novel)}"
-        observer.note(f"Before training, the model of {taken.folder} scores {shares}.")
+
+
+def _start_line(begun: _Begun, taken: StartingPoint) -> str:
+    """What the model that was taken from another run scores."""
+    scores = scores_of(begun.runtime.predictions(begun.start.state), begun.prepared.sets, math.nan)
+    shares = f"base {percent(scores.base)}, novel {percent(scores.novel)}"
+    return f"Before training, the model of {taken.folder} scores {shares}."
+
+
+def _train(folder: RunFolder, runtime: Runtime, method: Method, start: Progress) -> Progress:
+    """Run the rounds that are left, and count once more at the clients."""
     try:
-        progress = runtime.run(start, folder.save_progress) if prepared.method.trains else start
+        progress = runtime.run(start, folder.save_progress) if method.trains else start
         closed = runtime.close(progress)
     except FeddtlError as error:
         runtime.farewell(error)
         raise
-    if closed is not progress and prepared.method.trains:
+    if closed is not progress and method.trains:
         folder.save_progress(closed)
-    progress = closed
-    if prepared.sets.on_clients:
-        zero_shot = _as_clients_counted(progress)
-    else:
-        sets, after = prepared.sets, runtime.predictions(progress.state)
-        found = ImagePredictions(sets.labels, sets.domains, sets.owners, before, after, progress.own_hits)
-        folder.write_predictions(found)
-    seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
-    trained = prepared.method.trained_parameters()
-    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
-    draw = partial(
-        write_curves,
-        data=folder.data,
-        progress=progress,
-        zero_shot=zero_shot,
-        title=_title_of_curves(summary),
-        over_time=experiment.system != SystemConfig(),
-    )
-    _write_outcome(folder, prepared.method, progress, summary, draw)
-    if progress.records:
-        observer.plots_drawn(partial(draw, ending=".png"))
-    observer.run_finished(summary)
-    return summary
+    return closed
 
 
 def _as_clients_counted(progress: Progress) -> Scores:
     """Scores of the model before training, counted by the clients; NaN until they have reported."""
     before = progress.before
     return Scores(math.nan, before.base, before.novel) if before else Scores(math.nan, math.nan, math.nan)
-
-
-def _write_outcome(
-    folder: RunFolder, method: Method, progress: Progress, summary: Summary, draw: Callable[[Path], None]
-) -> None:
-    """Write what was trained, the curves and, last, the summary: a folder with a summary is a finished run."""
-    adapters = method.adapters(progress.state)
-    folder.write_adapters(adapters, summary.model)
-    if not adapters:
-        metadata = {key: str(getattr(summary, key)) for key in ("method", "model", "rounds")}
-        folder.write_tensors(method.trained_tensors(progress.state), progress.personal, metadata)
-    if progress.records:
-        draw(folder.path)
-    folder.write_summary(summary)
-
-
-def _title_of_curves(summary: Summary) -> str:
-    title = f"{summary.method} on {summary.dataset}, {summary.regime}, {summary.partition}"
-    return title + (f", {summary.scored}" if summary.scored_on == "held-back" else "")
