@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli.small_runs import Bench, make_bench
 from hypothesis import settings
 from PIL import Image
 from plain_activations import frozen_activations
@@ -52,6 +53,12 @@ def quiet_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Model and pictures for the command line; shared by all tests, so none may change them."""
+    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="session")

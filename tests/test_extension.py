@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli.small_runs import Bench, contents, make_bench, outcome
+from cli.small_runs import Bench, contents, outcome
 
 from feddtl.cli import main
 from feddtl.runs import RunFolder
@@ -18,11 +18,6 @@ SCHEDULES = {
     "fedppo": ("--schedule.stages", "sft", "--participation", "0.5", "--system.selection", "fedppo"),
     "async": ("--schedule.sft-rounds", "2", "--participation", "0.5", "--system.mode", "async"),
 }
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

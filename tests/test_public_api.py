@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from cli.small_runs import CLIENTS, Bench, make_bench
+from cli.small_runs import CLIENTS, Bench
 from PIL import Image
 
 import feddtl
 from feddtl.state_folder import AnyPath
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 def test_every_name_is_there() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli.small_runs import CLASSES, Bench, make_bench, summary
+from cli.small_runs import CLASSES, Bench, summary
 from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -18,11 +18,6 @@ from feddtl.errors import ConfigError, DataError, RunError
 from feddtl.export import export_merged
 from feddtl.scoring import score_run
 from feddtl.trained_model import Prediction, TrainedModel, load_trained_model
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

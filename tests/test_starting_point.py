@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli.small_runs import CLASSES, Bench, final_state, make_bench, outcome, summary
+from cli.small_runs import CLASSES, Bench, final_state, outcome, summary
 from edited_runs import tables
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,11 +32,6 @@ class Notes(RunObserver):
 
     def note(self, text: str) -> None:
         self.said.append(text)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

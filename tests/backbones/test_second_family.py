@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cli.small_runs import make_bench
 from PIL import Image
 from torch import nn
 
@@ -112,11 +111,6 @@ class ToyTextTower(TextTower):
 def load_toy(source, device="cpu", *, towers=None, remembered_in=None):
     model = ToyModel()
     return Backbone(source, ToyImageTower(model), ToyTextTower(model), 20.0, model, None, None)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture

@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli.small_runs import Answer, Bench, Command, make_bench
+from cli.small_runs import Answer, Bench, Command
 
 from feddtl.cli import main
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Model and pictures; shared by all tests, so none may change them."""
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import torch
 
 pytest.importorskip("flwr", reason="needs the extra [flower]: make test-distributed")
 
-from cli.small_runs import CLIENTS, final_state, make_bench, records, summary
+from cli.small_runs import CLIENTS, final_state, records, summary
 from distributed.federation import background, feddtl, says, wait_until
 
 from feddtl.config import DeploymentConfig, ScheduleConfig
@@ -30,11 +30,6 @@ APP = Path(__file__).parents[2] / "integrations" / "flower"
 ROUNDS = 3
 TIMED = {"seconds", "seconds_by_phase"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")

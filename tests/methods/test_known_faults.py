@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli.small_runs import Bench, make_bench
+from cli.small_runs import Bench
 from made_records import made_record
 
 from feddtl.config import DataConfig
@@ -25,11 +25,6 @@ from feddtl.summary import summarise
 
 each_method = pytest.mark.parametrize("method", METHODS)
 each_trained = pytest.mark.parametrize("method", [name for name in METHODS if name != "zero-shot"])
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 def clones(tensors):

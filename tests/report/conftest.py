@@ -7,13 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli.small_runs import Bench, make_bench, write_photos
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Model and pictures; shared by all tests, so none may change them."""
-    return make_bench(tmp_path_factory.mktemp("bench"))
+from cli.small_runs import Bench, write_photos
 
 
 @pytest.fixture(scope="session")

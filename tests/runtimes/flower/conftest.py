@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from cli.small_runs import make_bench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(autouse=True)
