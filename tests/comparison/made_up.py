@@ -8,6 +8,8 @@ from typing import Any
 from results.made_hits import run_hits_of
 
 from feddtl.config import DataConfig, Experiment, ScheduleConfig
+from feddtl.dotted import with_values
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.records import Summary
 from feddtl.results.hits import RunHits
 from feddtl.results.run import RunResult
@@ -69,6 +71,13 @@ def outcome(
 def by_seed(name: str, *harmonic_means: float, **more: Any) -> list[RunResult]:
     """Runs with seeds 0, 1, … whose base, novel and harmonic mean are the same number."""
     return [outcome(name, seed, value, value, **more) for seed, value in enumerate(harmonic_means)]
+
+
+def with_settings(run: RunResult, **changes: Any) -> RunResult:
+    """The run with other settings; `__` stands for the dot of a key."""
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    experiment = experiment_from_dict(with_values(experiment_to_dict(run.experiment), values))
+    return replace(run, experiment=experiment)
 
 
 def with_hits(name: str, *harmonic_means: float, **more: Any) -> list[RunResult]:

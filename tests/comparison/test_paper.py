@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from comparison.made_up import outcome
 
-from feddtl.comparison.paper import ABLATION, COMPARISON, paper_table
-from feddtl.config import DataConfig
+from feddtl.comparison.paper import (
+    ABLATION,
+    COMPARISON,
+    OF_EVERY_ROW,
+    OF_LORA,
+    OF_RL,
+    OF_THE_SERVER,
+    different_rows,
+    other_settings,
+    paper_table,
+)
+from feddtl.config import DataConfig, Experiment
+from feddtl.dotted import flatten, with_values
+from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.results.settings import Condition, setting_of
+
+REFERENCE = (Path(__file__).parents[2] / "docs/reference/configuration.md").read_text()
 
 
 def condition(**data: object) -> Condition:
@@ -46,6 +61,49 @@ def test_other_clients_or_shots_have_no_numbers(change: dict[str, Any]) -> None:
     assert paper_table(condition(), ["FedDTL", "FedMaPLe"], mean_over_data=True) is not None
     for labels in (["FedDTL", "FedMaPLe"], ["FedDTL", "FedDTL (SFT only)"]):
         assert paper_table(replace(condition(), **change), labels, mean_over_data=True) is None
+
+
+def changed(method: str = "feddtl", **changes: Any) -> Experiment:
+    """The defaults with some settings; `__` stands for the dot of a key."""
+    values = {"method": method, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return experiment_from_dict(with_values(experiment_to_dict(Experiment()), values))
+
+
+def test_the_defaults_are_the_paper_s_settings() -> None:
+    assert all(other_settings(changed(method)) == () for method in ("feddtl", "fedlora", "fedmaple", "zero-shot"))
+    # Of twelve blocks, 10 is the last but one.
+    assert other_settings(changed(local__optimizer="adam", lora__first_image_block=10)) == ()
+
+
+@pytest.mark.parametrize("key", [*OF_EVERY_ROW, *OF_LORA, *OF_RL, *OF_THE_SERVER])
+def test_the_reference_gives_the_paper_s_value_of_each_setting(key: str) -> None:
+    """In docs/reference/configuration.md, which has the docstrings of the settings; the start is no number."""
+    [row] = [line for line in REFERENCE.splitlines() if line.startswith(f"| `{key}` ")]
+    assert "(paper" in row or "(their papers" in row or key in ("init_from", "server.aggregator")
+    stated = {**OF_EVERY_ROW, **OF_LORA, **OF_RL, **OF_THE_SERVER}[key]
+    assert flatten(experiment_to_dict(Experiment()))[key] in stated
+
+
+@pytest.mark.parametrize(
+    ("experiment", "other"),
+    [
+        (changed(lora__rank=8), ["lora.rank 8 instead of 4"]),
+        (changed(init_from="runs/one"), ["init_from"]),
+        (changed(local__learning_rate=0.003, server__learning_rate=0.01, rounds=5), 3),
+        (changed("fedlora", server__learning_rate=0.01, schedule__stages="sft", rl__noise_std="auto"), []),
+        (changed("fedlora", rl__noise_std="auto"), ["rl.noise_std auto instead of 0.1"]),
+        (changed("fedmaple", lora__rank=8, local__batch_size=4), ["local.batch_size 4 instead of 64"]),
+        (changed(server__epochs=5, lora__targets="q_proj", schedule__sft_rounds=5), []),
+    ],
+)
+def test_only_settings_that_the_paper_states_and_the_method_has_count(experiment: Experiment, other: Any) -> None:
+    found = other_settings(experiment)
+    assert len(found) == other if isinstance(other, int) else list(found) == other
+
+
+def test_a_mean_over_data_sets_has_the_settings_of_all() -> None:
+    found = different_rows({"FedDTL": [Experiment(), changed(lora__rank=8)], "FedLoRA": [changed("fedlora")]})
+    assert found == {"FedDTL": "lora.rank 8 instead of 4"}
 
 
 def test_the_harmonic_mean_of_means_is_near_the_paper_s_mean_of_harmonic_means() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from comparison.made_up import by_seed, outcome, with_hits
+from comparison.made_up import by_seed, outcome, with_hits, with_settings
 
 from feddtl.comparison.scores import condition_scores, setting_scores
 from feddtl.comparison.tables import comparison_tables, setting_table, signed
@@ -173,9 +173,38 @@ def test_the_paper_s_ablation_is_beside_ours_and_named() -> None:
     assert not any(cells[-1].best for _, cells in table.rows)
 
 
+def test_the_paper_s_numbers_stand_beside_its_settings_alone() -> None:
+    """FedDTL with another rate has none and a reason; where no row has the settings, there is no column."""
+    own = [with_settings(run, local__learning_rate=0.003) for run in by_seed("a", 60)]
+    [table] = tables(own, by_seed("b", 50, stages="sft"))
+    assert column(table, "Paper: HM") == {"Zero-shot": "", "FedDTL": "", "FedDTL (SFT only)": "82.60"}
+    reason = "FedDTL has local.learning_rate 0.003 instead of 0.001."
+    assert table.notes[-2:] == (
+        "Paper: FedDTL paper (arXiv 2605.27900), CLIP ViT-B/16, ablation, mean of seven data sets; not measured here.",
+        f"Paper: no number beside other settings. {reason}",
+    )
+    [alone] = tables(own, [with_settings(run, lora__rank=8) for run in by_seed("b", 50, stages="sft")])
+    assert not any(one.group == "Paper" for one in alone.columns)
+    assert alone.notes[-1].endswith(f"{reason[:-1]}; FedDTL (SFT only) has lora.rank 8 instead of 4.")
+
+
+def test_a_mean_over_data_sets_has_the_paper_s_numbers_beside_its_settings_alone() -> None:
+    data = DataConfig(regime="full")
+    one, two = (by_seed(name, 60, data=data, dataset=name) for name in ("one", "two"))
+    assert column(tables(one, two)[0], "Paper, full, non-iid: Base")["FedDTL"] == "91.64"
+    summary = tables(one, [with_settings(run, rl__noise_std="auto") for run in two])[0]
+    assert not any(own.group.startswith("Paper") for own in summary.columns)
+    assert "Paper: no number beside other settings. FedDTL has rl.noise_std auto instead of 0.1." in summary.notes
+
+
 def test_domainnet_is_a_note() -> None:
     data = DataConfig(regime="full", partition="domain")
-    assert any("FedMaPLe 91.94" in note for note in tables(by_seed("a", 60, dataset="domainnet", data=data))[0].notes)
+    runs = by_seed("a", 60, dataset="domainnet", data=data)
+    assert any("FedMaPLe 91.94, FedDTL 93.38" in note for note in tables(runs)[0].notes)
+    other = tables([with_settings(run, lora__rank=8) for run in runs])[0]
+    assert [note.rpartition(": ")[2] for note in other.notes if "DomainNet" in note] == [
+        "FedMaPLe 91.94; not measured here."
+    ]
     assert not any("FedMaPLe" in note for note in tables(by_seed("a", 60, dataset="pacs", data=data))[0].notes)
 
 

@@ -52,9 +52,10 @@ def test_a_contradictory_aggregation_is_refused(method, chosen):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_table_and_class_name_the_same_aggregation(method):
+def test_table_and_class_say_the_same(method):
     entry, kind = method_entry(method), method_class(method)
     assert (entry.aggregation, entry.has_lora) == (kind.own_aggregation, kind.trains_lora)
+    assert (entry.trains, entry.trains_on_server) == (kind.trains, kind.trains_on_server)
 
 
 def test_titles():

@@ -6,9 +6,14 @@ under a separate heading and never average or compare them with measured numbers
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from feddtl.config import Experiment
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_to_dict
+from feddtl.methods.catalog import method_entry
 from feddtl.results.settings import Condition
 
 CITATION = "FedDTL paper (arXiv 2605.27900), CLIP ViT-B/16"
@@ -29,6 +34,11 @@ class PaperTable:
 
     data: str
     rows: Mapping[str, PaperScores]
+
+    def without(self, labels: Collection[str]) -> PaperTable | None:
+        """Only the scores of other rows; None if there are none."""
+        rows = {label: scores for label, scores in self.rows.items() if label not in labels}
+        return PaperTable(self.data, rows) if rows else None
 
 
 PaperKey = tuple[str, str, float | None]  # regime, partition, alpha
@@ -67,6 +77,35 @@ ABLATION: dict[PaperKey, PaperTable] = {
 }
 # What the paper's numbers were measured with; in the full regime there are no shots.
 CLIENTS, SHOTS = 5, 16
+# Settings of the rows whose values the paper states, with all that mean the same; the first block is 10 of 12.
+OF_EVERY_ROW: dict[str, tuple[Any, ...]] = {
+    "rounds": (20,),
+    "init_from": ("",),
+    "local.epochs": (2,),
+    "local.learning_rate": (1e-3,),
+    "local.batch_size": (64,),
+    "server.aggregator": ("mean",),
+}
+OF_LORA: dict[str, tuple[Any, ...]] = {
+    "local.optimizer": ("auto", "adam"),
+    "lora.rank": (4,),
+    "lora.first_image_block": (-2, 10),
+}
+OF_RL: dict[str, tuple[Any, ...]] = {
+    "rl.epochs": (3,),
+    "rl.group_size": (3,),
+    "rl.noise_std": (0.1,),
+    "rl.action": ("argmax",),
+    "rl.clip": (0.2,),
+    "rl.kl_weight": (0.5,),
+    "rl.kl": ("sampled",),
+    "rl.anchor_weight": (0.5,),
+}
+OF_THE_SERVER: dict[str, tuple[Any, ...]] = {
+    "server.learning_rate": (1e-3,),
+    "server.batch_size": (64,),
+    "uplink.max_embeddings_per_class": (0,),
+}
 # Rows that only an ablation has.
 ABLATED = frozenset(("FedLoRA + two-stage", "FedDTL (SFT only)"))
 
@@ -80,6 +119,32 @@ DOMAINNET: dict[PaperKey, Mapping[str, str]] = {
 def paper_key(condition: Condition) -> PaperKey:
     """The key of a condition in the paper's tables."""
     return condition.regime, condition.partition, condition.alpha
+
+
+def other_settings(experiment: Experiment) -> tuple[str, ...]:
+    """What an experiment has in place of the paper's settings: 'lora.rank 8 instead of 4'.
+
+    Settings that the paper leaves open, and those without an effect on the method, do not count.
+    """
+    entry = method_entry(experiment.method)
+    stated = {
+        **OF_EVERY_ROW,
+        **(OF_LORA if entry.has_lora else {}),
+        **(OF_RL if experiment.stages == "sft-then-rl" else {}),
+        **(OF_THE_SERVER if entry.trains_on_server else {}),
+    }
+    values = flatten(experiment_to_dict(experiment))
+    return tuple(
+        key if key == "init_from" else f"{key} {values[key]} instead of {allowed[0]}"
+        for key, allowed in stated.items()
+        if values[key] not in allowed
+    )
+
+
+def different_rows(rows: Mapping[str, Iterable[Experiment]]) -> dict[str, str]:
+    """By label of a row, what any of its experiments has in place of the paper's settings; only rows that differ."""
+    found = {label: [text for one in own for text in other_settings(one)] for label, own in rows.items()}
+    return {label: ", ".join(dict.fromkeys(texts)) for label, texts in found.items() if texts}
 
 
 def paper_table(condition: Condition, labels: Collection[str], *, mean_over_data: bool) -> PaperTable | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from feddtl.config import Experiment
 from feddtl.methods.catalog import METHODS
 from feddtl.records import GLOBAL_SCORES, SCORES
 from feddtl.results.bootstrap import Replicates, difference_interval, mean_replicates
@@ -42,8 +43,7 @@ class MethodScores:
         client_models: The same for the clients' own models, mean over clients; of zero-shot, which has no others, those
             of its one model, where another row of the setting has some.
         costs: By `COSTS`, over seeds, without costs that no run has.
-        learning_rate: On the clients; None for a method that does not train.
-        rounds: Rounds of training; None for zero-shot.
+        experiment: With the settings of all seeds; None for zero-shot as the runs of other methods scored it.
         intervals: Of the means of `final`, over seeds and test images, where hits are known by image.
         client_model_intervals: Of the means of `client_models`.
         differences: By score, minus the method of the setting with the highest harmonic mean, over shared seeds; empty
@@ -59,8 +59,7 @@ class MethodScores:
     final: Mapping[str, BySeed]
     client_models: Mapping[str, BySeed]
     costs: Mapping[str, Spread]
-    learning_rate: float | None = None
-    rounds: int | None = None
+    experiment: Experiment | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     client_model_intervals: Mapping[str, Interval] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
@@ -69,6 +68,21 @@ class MethodScores:
     client_model_differences: Mapping[str, Difference] = field(default_factory=dict)
     personal: bool = False
     replicates: Replicates = field(default=Replicates(()), compare=False, repr=False)
+
+    @property
+    def trained(self) -> Experiment | None:
+        """The experiment of a method that trains; else None."""
+        return self.experiment if self.experiment and self.experiment.trains else None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """On the clients; None for a method that does not train."""
+        return self.trained.local.learning_rate if self.trained else None
+
+    @property
+    def rounds(self) -> int | None:
+        """Rounds of training; None for zero-shot."""
+        return self.trained.rounds if self.trained else None
 
     @property
     def difference(self) -> Difference | None:
@@ -117,6 +131,7 @@ class ConditionScores:
         leads: By label, the scores in which the method is distinguishable from every other one and above it.
         common: What all conditions have in common, which their titles leave out.
         personal: Labels of the methods whose clients keep a part of their model.
+        experiments: By label, those of all data sets.
     """
 
     condition: Condition
@@ -127,6 +142,7 @@ class ConditionScores:
     leads: Mapping[str, frozenset[str]] = field(default_factory=dict)
     common: str = ""
     personal: frozenset[str] = frozenset()
+    experiments: Mapping[str, tuple[Experiment, ...]] = field(default_factory=dict)
 
 
 def setting_scores(runs: Sequence[RunResult], labels: Collection[str] = ()) -> tuple[SettingScores, ...]:
@@ -171,6 +187,7 @@ def _condition_scores(title: str, common: str, settings: Sequence[SettingScores]
         {label: row.leads for label, row in found.items()},
         common,
         frozenset(method.label for setting in settings for method in setting.methods if method.personal),
+        {label: tuple(one.experiment for one in _rows_of(label, settings) if one.experiment) for label in means},
     )
 
 
@@ -260,8 +277,7 @@ def _method_scores(method: MethodRuns) -> MethodScores:
         by_score({run.seed: run.final for run in method.runs}),
         by_score({run.seed: run.client_models for run in method.runs}),
         {key: spread for key, spread in spreads.items() if spread.n},
-        experiment.local.learning_rate if experiment.trains else None,
-        experiment.rounds if experiment.trains else None,
+        experiment,
         personal=any(map(is_personal, method.runs)),
     )
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from feddtl.comparison.paper import CITATION, DOMAINNET, PaperScores, PaperTable, paper_key, paper_table
+from feddtl.comparison.paper import (
+    CITATION,
+    DOMAINNET,
+    PaperScores,
+    PaperTable,
+    different_rows,
+    paper_key,
+    paper_table,
+)
 from feddtl.comparison.scores import ConditionScores, MethodScores, SettingScores
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.results.paired import PERSONAL, BySeed, interval_notes, personal_notes
@@ -81,7 +89,8 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
     ]
     labels = [method.label for method in methods]
     paper = paper_table(setting.setting.condition, labels, mean_over_data=False)
-    columns += _paper_columns(paper, labels, PAPER)
+    different = different_rows({one.label: [one.experiment] for one in methods if one.experiment})
+    columns += _paper_columns(paper, labels, different, PAPER)
     return _table(
         f"Accuracy in %: {setting.title}",
         _marked(labels, [method.label for method in methods if method.personal]),
@@ -95,8 +104,8 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
                 own_models=any(method.client_models for method in methods),
             ),
             *([RATE_NOTE] if rates else []),
-            *_paper_note(paper),
-            *_domainnet_note(setting),
+            *_paper_notes(paper, different),
+            *_domainnet_note(setting, different),
             *setting.few_images,
         ],
     )
@@ -148,8 +157,9 @@ def summary_table(conditions: Sequence[ConditionScores]) -> Table:
             notes.append(f"{condition.title}: the data set {condition.datasets[0]}.")
         if several:
             paper = paper_table(condition.condition, labels, mean_over_data=True)
-            columns += _paper_columns(paper, labels, f"{PAPER}, {condition.title}")
-            notes += [MEAN_NOTE, *_paper_note(paper)]
+            different = different_rows(condition.experiments)
+            columns += _paper_columns(paper, labels, different, f"{PAPER}, {condition.title}")
+            notes += [MEAN_NOTE, *_paper_notes(paper, different)]
     notes += _summary_notes(conditions)
     held_back = {condition.condition.scored for condition in conditions if condition.condition.held_back}
     where = "".join(f" on {scored}" for scored in held_back)
@@ -244,23 +254,31 @@ def _cost(method: MethodScores, key: str, show: Callable[[float], str]) -> str:
     return NOTHING if mean is None else show(mean)
 
 
-def _paper_columns(paper: PaperTable | None, labels: Sequence[str], group: str) -> list[tuple[Column, list[Cell]]]:
-    if paper is None:
+def _paper_columns(
+    paper: PaperTable | None, labels: Sequence[str], different: Collection[str], group: str
+) -> list[tuple[Column, list[Cell]]]:
+    """The paper's numbers beside the rows that have its settings; none beside the rows that are `different`."""
+    shown = paper.without(different) if paper else None
+    if shown is None:
         return []
-    scores = [paper.rows.get(label, PaperScores("", "")) for label in labels]
+    scores = [shown.rows.get(label, PaperScores("", "")) for label in labels]
     return [(Column(SCORE_HEADINGS[key], group), [Cell(getattr(one, key)) for one in scores]) for key in GLOBAL_SCORES]
 
 
-def _paper_note(paper: PaperTable | None) -> list[str]:
-    return [] if paper is None else [f"{PAPER}: {CITATION}, {paper.data}; not measured here."]
-
-
-def _domainnet_note(setting: SettingScores) -> list[str]:
-    found = DOMAINNET.get(paper_key(setting.setting.condition))
-    if found is None or setting.setting.dataset.lower() != "domainnet":
+def _paper_notes(paper: PaperTable | None, different: Mapping[str, str]) -> list[str]:
+    if paper is None:
         return []
-    listed = ", ".join(f"{label} {accuracy}" for label, accuracy in found.items())
-    return [f"{PAPER}: {CITATION}, DomainNet, accuracy: {listed}; not measured here."]
+    notes = [f"{PAPER}: {CITATION}, {paper.data}; not measured here."] if paper.without(different) else []
+    left_out = [f"{label} has {text}" for label, text in different.items() if label in paper.rows]
+    return [*notes, f"{PAPER}: no number beside other settings. {'; '.join(left_out)}."] if left_out else notes
+
+
+def _domainnet_note(setting: SettingScores, different: Collection[str]) -> list[str]:
+    found = DOMAINNET.get(paper_key(setting.setting.condition), {})
+    if setting.setting.dataset.lower() != "domainnet":
+        return []
+    listed = ", ".join(f"{label} {accuracy}" for label, accuracy in found.items() if label not in different)
+    return [f"{PAPER}: {CITATION}, DomainNet, accuracy: {listed}; not measured here."] if listed else []
 
 
 def _held_back_note(setting: SettingScores) -> list[str]:

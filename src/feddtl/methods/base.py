@@ -74,6 +74,7 @@ class Method(ABC):
         trains: False for a method without training; a runtime then runs no round.
         trains_lora: Whether what clients send are LoRA factors.
         own_aggregation: The only value of `lora.aggregation` that it works with; None: any.
+        trains_on_server: Whether `next_state` trains, with `server.learning_rate`.
         client_towers: Towers whose weights `client_update` needs.
         server_towers: Towers whose weights `init_server`, `broadcast` and `next_state` need. Classifying takes both.
         own_optimizer: What `local.optimizer = "auto"` stands for.
@@ -88,6 +89,7 @@ class Method(ABC):
     trains: ClassVar[bool] = True
     trains_lora: ClassVar[bool] = False
     own_aggregation: ClassVar[LoraAggregation | None] = None
+    trains_on_server: ClassVar[bool] = False
     client_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     server_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
     own_optimizer: ClassVar[Literal["adam", "sgd"]] = "sgd"

@@ -55,6 +55,7 @@ class MethodEntry:
         has_lora: Whether what clients send are LoRA factors.
         aggregation: The only value of `lora.aggregation` that it works with; None: any.
         trains: Whether it has rounds at all.
+        trains_on_server: Whether the server trains too, with `server.learning_rate`.
     """
 
     title: str
@@ -65,6 +66,7 @@ class MethodEntry:
     has_lora: bool = False
     trains: bool = True
     aggregation: LoraAggregation | None = None
+    trains_on_server: bool = False
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -74,6 +76,7 @@ METHODS: dict[str, MethodEntry] = {
         stages="sft-then-rl",
         plain_stages="sft-then-rl",
         has_lora=True,
+        trains_on_server=True,
     ),
     "fedlora": MethodEntry("FedLoRA", "feddtl.methods.fedlora.method:FedLoRA", stages="sft-then-rl", has_lora=True),
     "fedsa-lora": MethodEntry(
@@ -126,6 +129,7 @@ def method_entry(name: str) -> MethodEntry:
         has_lora=kind.trains_lora,
         trains=kind.trains,
         aggregation=kind.own_aggregation,
+        trains_on_server=kind.trains_on_server,
     )
 
 

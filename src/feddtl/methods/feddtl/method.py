@@ -41,6 +41,7 @@ class FedDTL(LoraMethod):
     `text/…`.
     """
 
+    trains_on_server: ClassVar[bool] = True
     client_towers: ClassVar[frozenset[Tower]] = frozenset(("image",))
     server_towers: ClassVar[frozenset[Tower]] = frozenset(("text",))
 
