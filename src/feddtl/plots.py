@@ -202,8 +202,19 @@ def _title(text: str) -> str:
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     # Figure without pyplot: no display, no global state.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    class DrawnOnce(Figure):
+        """matplotlib draws a figure for its layout, and again for the file, with the layout engine set aside."""
+
+        def draw(self, renderer: Any) -> None:
+            engine = self.get_layout_engine()
+            if isinstance(engine, ConstrainedLayoutEngine):
+                engine.execute(self)
+            else:
+                super().draw(renderer)
+
+    figure = DrawnOnce(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -46,7 +46,7 @@ class KillableRuns:
         Args:
             words: The command.
             die_before: It kills itself just before its n-th storage operation, from 1; 0: never.
-            slow: Seconds that every flush to the disk takes longer, so that a moment can be met from outside.
+            slow: Seconds that every flush to the disk takes, so that a moment can be met from outside.
         """
         return self._order(words=[str(word) for word in words], die_before=die_before, slow=slow, log=str(self._log))
 
@@ -115,13 +115,8 @@ def _become_feddtl(order: dict[str, Any]) -> None:
 
 
 def _slow_disk(seconds: float) -> None:
-    flush = os.fsync
-
-    def slow(handle: int) -> None:
-        time.sleep(seconds)
-        flush(handle)
-
-    os.fsync = slow
+    """A killed process leaves what it wrote, flushed or not, so that the disk itself need not be waited for."""
+    os.fsync = lambda handle: time.sleep(seconds)
 
 
 def _die_before(number: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
@@ -57,13 +56,14 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [(), ("run",)])
 def test_help_answers_in_a_second(words: tuple[str, ...]) -> None:
-    """Twice that is allowed here: a test machine may be busy."""
-    seconds = []
-    for _ in range(3):
+    """A test machine may be busy, so once in three times is enough, and half a second more is allowed."""
+
+    def seconds() -> float:
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-m", "feddtl", *words, "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - begun)
-    assert statistics.median(seconds) < 2
+        return time.perf_counter() - begun
+
+    assert any(seconds() < 1.5 for _ in range(3))
 
 
 def test_every_key_is_a_flag(feddtl: Command) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -63,7 +63,10 @@ def with_experiment_flags(command: type[Command], method: str, *, seed: bool = T
     hidden: list[tuple[str, Any, Any]] = [("methods", _hidden(MethodTables), MethodTables())]
     if not seed:
         hidden.append(("seed", _hidden(int), 0))
-    tables = [(name, kind, field(default_factory=kind)) for name, kind in settings_types(method).items()]
+    # tyro reads the source files for each description of a table that it is not given, and only help shows them.
+    undescribed = {"help": ""}
+    kinds = {**_tables_of(Experiment), **settings_types(method)}
+    tables = [(name, kind, field(default_factory=kind, metadata=undescribed)) for name, kind in kinds.items()]
     flags = make_dataclass("Experiment", [*hidden, *tables], bases=(Experiment,), frozen=True)
     # No prefix of its own: the flags are the keys of the file.
     config = ("config", Annotated[flags, tyro.conf.arg(name="")], field(default_factory=flags))
@@ -89,6 +92,12 @@ def parsed_experiment(config: Experiment) -> Experiment:
     tables = {name: value for name, value in vars(config).items() if name not in {*own, "methods"}}
     values["data"] = values["data"].with_names_of_files()
     return Experiment(**values, methods=MethodTables.from_mapping(tables))
+
+
+def _tables_of(kind: type[Any]) -> dict[str, Any]:
+    """The types of the tables in an experiment, but for those of the methods."""
+    found = {each.name: each.default_factory for each in fields(kind) if is_dataclass(each.default_factory)}
+    return {name: table for name, table in found.items() if table is not MethodTables}
 
 
 def _hidden(kind: type[Any]) -> Any:
