@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from feddtl.cli import main
-from feddtl.errors import ConfigError, RunError
+from feddtl.errors import RunError
 from feddtl.experiment import run_experiment
 from feddtl.observers import RunObserver
 from feddtl.runs import RunFolder
@@ -187,16 +187,6 @@ def test_a_run_that_lost_its_start_does_not_take_another(bench: Bench, old_run: 
     shutil.rmtree(max((old / "checkpoints").iterdir()))
     with pytest.raises(RunError, match="has changed since"):
         run_experiment(RunFolder.open(new).experiment, new, resume=True)
-
-
-def test_a_run_over_flower_starts_from_no_other(bench: Bench, old_run: OldRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs all clients in one process"):
-        run_experiment(
-            bench.experiment(init_from=str(old_run("feddtl"))),
-            tmp_path / "new",
-            connect=lambda *_: pytest.fail("clients were connected"),
-        )
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_grid_compares_both_starts(bench: Bench, old_run: OldRun, tmp_path: Path) -> None:

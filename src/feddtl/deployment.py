@@ -37,7 +37,7 @@ from feddtl.observers import RunObserver
 from feddtl.parsing import parse_json
 from feddtl.preparation import evaluation_sets, labelled, load_model, task_of
 from feddtl.records import Summary
-from feddtl.runtimes.client_lines import final_line, images_lines, round_line
+from feddtl.runtimes.client_lines import evaluation_line, images_lines, round_line
 from feddtl.runtimes.context import RunContext, require_finite_tensors
 from feddtl.runtimes.fleet import Fleet
 from feddtl.runtimes.flower.fleet import FlowerFleet
@@ -65,7 +65,7 @@ def serve(
         experiment: What to run.
         output: Folder of the run, the same as of a run in one process.
         grid: Flower's connection to the nodes.
-        resume: Resume from the last checkpoint in `output`.
+        resume: Resume from the last checkpoint in `output`, with the rounds of the experiment if they fit those done.
         observer: Receives progress.
 
     Raises:
@@ -80,12 +80,13 @@ def serve(
         asked = experiment_to_dict(experiment.with_model())
         shared = {key: value for key, value in asked["compute"].items() if key not in OF_ONE_MACHINE}
         asked["compute"] = {**shared, **names_of(kernels)}
+        del asked["init_from"]  # a folder of the server's machine
         contract = Contract.of(context.method.task, experiment)
         order: dict[str, Scalar] = {"experiment": json.dumps(asked), "run": run}
         question: dict[str, Scalar] = {NAMES: json.dumps(context.method.task.class_names)}
         return FlowerFleet(grid, context, contract, order, observer.note, question)
 
-    return run_experiment(experiment, output, resume=resume, observer=observer, connect=connect)
+    return run_experiment(experiment, output, resume=resume, extend=resume, observer=observer, connect=connect)
 
 
 def _require_synchronous_rounds(experiment: Experiment) -> None:
@@ -192,7 +193,8 @@ class ClientSide:
         """The client's hits for the model of a broadcast. Raises ClientError as `train`."""
         payload = self._unpack(client, parcel)
         counts = self._count(client, payload)
-        say(f"{self._names.one(client)}, {final_line(counts)}")
+        model = "the model before training" if self.experiment.trains and payload.round == 1 else "the final model"
+        say(f"{self._names.one(client)}, {evaluation_line(model, counts)}")
         return pack_counts(counts, client, payload.round, self._contract)
 
     def _unpack(self, client: int, parcel: Parcel) -> Payload:

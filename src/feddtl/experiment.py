@@ -14,7 +14,7 @@ from feddtl.config import Experiment
 from feddtl.data.site_sources import SiteSources
 from feddtl.data.sites import sites_to_count
 from feddtl.environment import choose_device
-from feddtl.errors import ConfigError, FeddtlError, RunError, shown
+from feddtl.errors import FeddtlError, RunError
 from feddtl.evaluate import Scores, scores_of
 from feddtl.log_observer import logged
 from feddtl.memory import memory_errors
@@ -84,7 +84,6 @@ def run_experiment(
             f"Resume it there: {resuming(output, 'submit')}.",
         )
     opened = partial(RunFolder.resumed, extend=extend) if resume else RunFolder.announced
-    _require_start_here(experiment, connect)
     with opened(output, experiment) as folder:
         finished = folder.summary
         if finished is not None and folder.experiment.rounds == experiment.rounds:
@@ -120,16 +119,6 @@ def with_client_count(experiment: Experiment, sites: SiteSources | None = None) 
     sites = sites or sites_to_count(experiment.data)
     clients = len(sites.read) if sites else experiment.data.client_count
     return replace(experiment, data=replace(experiment.data, clients=clients))
-
-
-def _require_start_here(experiment: Experiment, connect: Connect | None) -> None:
-    """Raise ConfigError for a run over Flower that starts from another one."""
-    if experiment.init_from and connect is not None:
-        # Where clients alone have test images, their scores before round 1 stand for zero-shot in every table.
-        raise ConfigError(
-            f"init_from = {shown(experiment.init_from)} needs all clients in one process.",
-            "Omit init_from, or run the experiment with `feddtl run`.",
-        )
 
 
 def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
@@ -178,7 +167,7 @@ def _run_in(
     if prepared.sets.on_clients:
         zero_shot = _as_clients_counted(start)
     observer.run_started(experiment, prepared.data, zero_shot, start.records)
-    if begun.taken:
+    if begun.taken and not prepared.sets.on_clients:
         observer.note(_start_line(begun, begun.taken))
     progress = _train(folder, runtime, prepared.method, start)
     if prepared.sets.on_clients:
@@ -281,7 +270,10 @@ def _start_line(begun: _Begun, taken: StartingPoint) -> str:
 def _train(folder: RunFolder, runtime: Runtime, method: Method, start: Progress) -> Progress:
     """Run the rounds that are left, and count once more at the clients."""
     try:
-        progress = runtime.run(start, folder.save_progress) if method.trains else start
+        before = runtime.score_own_start(start)
+        if before is not start:
+            folder.save_progress(before)
+        progress = runtime.run(before, folder.save_progress) if method.trains else before
         closed = runtime.close(progress)
     except FeddtlError as error:
         runtime.farewell(error)

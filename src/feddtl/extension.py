@@ -7,6 +7,7 @@ from pathlib import Path
 
 from feddtl.config import Experiment
 from feddtl.errors import RunError
+from feddtl.run_files import has_clients_elsewhere
 
 
 def require_extendable(path: Path, before: Experiment, after: Experiment, done: int) -> None:
@@ -26,13 +27,13 @@ def require_extendable(path: Path, before: Experiment, after: Experiment, done: 
             f"{path} has finished {done} of {before.rounds} rounds, so it cannot become a run of {after.rounds}.",
             f"Choose --rounds {done + 1} or more, or start a new run with another --output.",
         )
+    command, name = "submit" if has_clients_elsewhere(path) else "run", shlex.quote(str(path))
     if reason := _difference(before, after, done):
         raise RunError(
             f"{path} has finished {done} of {before.rounds} rounds, and with rounds = {after.rounds} they would have "
             f"been others: {reason}.",
-            f"Start a new run: feddtl run --rounds {after.rounds} --output {shlex.quote(str(path))}-{after.rounds}, "
-            f"with the other settings of this one. With --init-from {shlex.quote(str(path))}, it starts from the model "
-            "of this one.",
+            f"Start a new run: feddtl {command} --rounds {after.rounds} --output {name}-{after.rounds}, with the other "
+            f"settings of this one. With --init-from {name}, it starts from the model of this one.",
         )
 
 

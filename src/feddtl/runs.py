@@ -36,7 +36,6 @@ from feddtl.run_files import (
     PREDICTIONS,
     SUMMARY,
     has_begun,
-    has_clients_elsewhere,
     read_data,
     read_experiment,
     read_metrics,
@@ -228,11 +227,6 @@ class RunFolder:
 
     def require_extendable(self, experiment: Experiment) -> None:
         """Raise RunError unless the run can get the rounds of this experiment, otherwise the same as its own."""
-        if has_clients_elsewhere(self.path):
-            raise RunError(
-                f"{self.path} was started over Flower, where a run keeps its number of rounds.",
-                "Start a new run with another --output.",
-            )
         latest = self.latest_progress()
         require_extendable(self.path, self.experiment, experiment, latest.state.round if latest else 0)
 

@@ -14,7 +14,7 @@ from cli.small_runs import CLIENTS, final_state, records, summary, write_photos
 from equivalence.silos import Silos
 
 from feddtl import deployment
-from feddtl.config import DataConfig, EvaluationConfig
+from feddtl.config import DataConfig, EvaluationConfig, ScheduleConfig
 from feddtl.experiment import run_experiment
 
 pytestmark = pytest.mark.usefixtures("fresh_clients")
@@ -70,18 +70,28 @@ def assert_alike(ours: object, theirs: object, where: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "classes", "novel", "settings"),
+    ("method", "classes", "novel", "settings", "start"),
     [
-        ("feddtl", "ant,cat,dog", "elk,bee", {"shots": 4}),
-        ("fedlora", ALL, "", {"regime": "full"}),
-        ("fedpgp", "ant,cat,dog", "bee,elk", {"shots": 3, "test_images_per_class": 2}),
+        ("feddtl", "ant,cat,dog", "elk,bee", {"shots": 4}, ""),
+        ("fedlora", ALL, "", {"regime": "full"}, "feddtl"),
+        ("fedpgp", "ant,cat,dog", "bee,elk", {"shots": 3, "test_images_per_class": 2}, "fedpgp"),
     ],
 )
-def test_the_numbers_of_the_same_folders_over_flower(sites, tmp_path, method, classes, novel, settings):
-    """Every number of every round: accuracies, traffic and virtual time; the adapters to rounding."""
+def test_the_numbers_of_the_same_folders_over_flower(sites, tmp_path, method, classes, novel, settings, start):
+    """Every number of every round: accuracies, traffic and virtual time; the adapters to rounding.
+
+    With a start: a site and classes come later, and the run begins with the model of the run without them.
+    """
+    old = tmp_path / "old" if start else ""
+    if start:
+        shutil.copytree(sites.folders[0], tmp_path / "first" / "north")
+        shutil.copytree(sites.folders[2], tmp_path / "first" / "west")
+        names = {"classes": "ant,cat", "novel_classes": "bee,elk"}
+        first = DataConfig(source=str(tmp_path / "first"), partition="sites", **names)
+        run_experiment(sites.experiment(start, data=first, rounds=1, schedule=ScheduleConfig(stages="sft")), old)
     lists = {"classes": classes, "novel_classes": novel, **settings}
     own = DataConfig(source="clients", clients=CLIENTS, **lists)
-    more = {"evaluation": EvaluationConfig(client_models="every")}
+    more = {"evaluation": EvaluationConfig(client_models="every"), "init_from": str(old)}
     deployment.serve(sites.experiment(method, data=own, **more), tmp_path / "flower", sites.grid())
     here = DataConfig(source=root_of(sites), partition="sites", **lists)
     run_experiment(sites.experiment(method, data=here, **more), tmp_path / "here")
@@ -95,4 +105,7 @@ def test_the_numbers_of_the_same_folders_over_flower(sites, tmp_path, method, cl
     one, other = (summary(tmp_path / run) for run in ("here", "flower"))
     assert_alike(*({key: value for key, value in found.items() if key not in OF_PLACE} for found in (one, other)))
     assert one["clients"] == CLIENTS
+    if method != "fedpgp":  # whose first context is no prompt of CLIP's
+        scores = ("base", "novel", "harmonic_mean")
+        assert [one["zero_shot"][name] for name in scores] == [other["zero_shot"][name] for name in scores]
     assert one["federated"]["final"]["base_images"] == other["federated"]["final"]["base_images"] > 0

@@ -8,7 +8,7 @@ import pytest
 from feddtl.data.own_images import OwnImages
 from feddtl.data.table import ImageTable
 from feddtl.evaluate import HitCounts
-from feddtl.runtimes.client_lines import final_line, images_lines, round_line
+from feddtl.runtimes.client_lines import evaluation_line, images_lines, round_line
 from feddtl.runtimes.wire.contract import Parcel
 
 SENT, RECEIVED = Parcel({"a": np.zeros(500, np.float32)}, {}), Parcel({"a": np.zeros(250_000, np.float64)}, {})
@@ -31,7 +31,10 @@ def test_images_by_class_and_only_those_that_are_there():
 def test_a_client_without_test_images():
     lines = images_lines("client 0", OwnImages(table(1), table(), table()), ["cat", "dog"], [])
     assert lines[1:] == ["base classes (training/test images): dog 1/0"]
-    assert final_line(HitCounts(0, 0, 0, 0)) == "the final model was not scored: there is no test image"
+    assert (
+        evaluation_line("the final model", HitCounts(0, 0, 0, 0))
+        == "the final model was not scored: there is no test image"
+    )
 
 
 def test_a_round_before_and_after_training_and_what_was_moved():
@@ -41,6 +44,6 @@ def test_a_round_before_and_after_training_and_what_was_moved():
     )
     assert round_line(None, HitCounts(1, 4), RECEIVED, SENT).startswith("base accuracy – % before, 25.0 % after")
     assert round_line(None, None, RECEIVED, SENT) == "not scored; received 2.0 MB, sends 2.0 kB"
-    assert final_line(HitCounts(3, 4, 1, 2)) == (
+    assert evaluation_line("the final model", HitCounts(3, 4, 1, 2)) == (
         "the final model: base accuracy 75.0 % on 4 test images, novel accuracy 50.0 % on 2 test images"
     )

@@ -51,10 +51,10 @@ def round_line(before: HitCounts | None, after: HitCounts | None, received: Parc
     return "; ".join([*(scores or ["not scored"]), moved])
 
 
-def final_line(counts: HitCounts) -> str:
-    """How the final model does on a client's own test images."""
+def evaluation_line(model: str, counts: HitCounts) -> str:
+    """How a model, such as 'the final model', does on a client's own test images."""
     parts = [f"{name} accuracy {percent(value)} % on {images}" for name, value, images in _halves(counts)]
-    return f"the final model: {', '.join(parts)}" if parts else "the final model was not scored: there is no test image"
+    return f"{model}: {', '.join(parts)}" if parts else f"{model} was not scored: there is no test image"
 
 
 def _accuracies(before: HitCounts | None, after: HitCounts | None) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from feddtl.evaluate import HitCounts
 from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.observers import RunObserver
 from feddtl.runtimes.rounds import Progress
+from feddtl.units import percent
 
 
 def federated_accuracy(counts: Mapping[int, HitCounts], failures: Mapping[int, str]) -> FederatedAccuracy:
@@ -97,11 +98,20 @@ def with_counts(
             counts={client: asdict(counts[client]) for client in sorted(counts)},
         )
         federated = with_all_images(federated, images_by_client([*scored_by_clients(progress), federated]))
+    if not progress.records and progress.before is not None:
+        # Of a model from another run; what is kept is the score of the method's own start.
+        if observer is not None:
+            observer.note(f"Before training, the clients score the model of the other run: {_shares(federated)}.")
+        return progress
     if observer is not None:
         observer.clients_counted(progress.state.round, federated)
     if not progress.records:
         return replace(progress, before=federated)
     return replace(progress, records=(*progress.records[:-1], replace(progress.records[-1], federated=federated)))
+
+
+def _shares(found: FederatedAccuracy) -> str:
+    return f"base {percent(found.base)}, novel {percent(found.novel)}"
 
 
 def scored_by_clients(progress: Progress) -> list[FederatedAccuracy | None]:

@@ -12,7 +12,7 @@ from feddtl.methods.base import Method
 from feddtl.observers import RunObserver
 from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.context import RunContext
-from feddtl.runtimes.federated import federated_of, with_counts
+from feddtl.runtimes.federated import federated_of, scored_by_clients, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
 from feddtl.runtimes.rl_notes import rl_notes
 from feddtl.runtimes.rounds import Progress, Rounds
@@ -82,6 +82,17 @@ class Runtime:
         # A client whose images are elsewhere, and not even counted here, has none.
         images = [len(client.labels) for client in self._context.clients]
         return rl_notes(self._experiment.rl, progress.records, images if all(images) else ())
+
+    def score_own_start(self, progress: Progress) -> Progress:
+        """Clients that alone have test images score the method's own start before a run from another one begins.
+
+        Zero-shot in tables is this score, which otherwise comes with the replies of round 1.
+        """
+        everyone = self._context.clients_with_all_test_images
+        if not (self._experiment.init_from and everyone) or scored_by_clients(progress) != [None]:
+            return progress
+        found = self._fleet.evaluate(self._method.broadcast(self._method.init_server()), progress)
+        return with_counts(progress, found.counts, found.failures, self._context.observer, everyone)
 
     def close(self, progress: Progress) -> Progress:
         """The closing evaluation: all clients score the final model, unless they already have."""

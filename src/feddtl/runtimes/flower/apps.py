@@ -12,7 +12,16 @@ from flwr.serverapp import Grid, ServerApp
 
 from feddtl.errors import ClassMismatchError, ClientError, FeddtlError
 from feddtl.marked_lines import MARK, say
-from feddtl.runtimes.flower.records import CLIENT, ERROR, FAREWELL, MISMATCH, SCALARS, from_records, to_records
+from feddtl.runtimes.flower.records import (
+    BEFORE_TRAINING,
+    CLIENT,
+    ERROR,
+    FAREWELL,
+    MISMATCH,
+    SCALARS,
+    from_records,
+    to_records,
+)
 from feddtl.runtimes.node import Node, Request
 from feddtl.runtimes.wire.contract import Parcel, Scalar, plain
 
@@ -41,7 +50,7 @@ def client_app(answer: Callable[[Request, Node, Parcel], Parcel]) -> ClientApp:
             else:
                 if request == "train":
                     say(f"run {message.metadata.run_id}, round {message.metadata.group_id}: sending the update")
-                if request == "evaluate":
+                if request == "evaluate" and not _is_first(message):
                     say(f"run {message.metadata.run_id} is finished; the client waits for the next run")
             return Message(to_records(reply), reply_to=message)
 
@@ -89,6 +98,11 @@ def _farewell(message: Message) -> str | None:
     return plain(scalars[FAREWELL]) if FAREWELL in scalars else None
 
 
+def _is_first(message: Message) -> bool:
+    """Whether a message belongs to no round, because none has begun."""
+    return str(message.metadata.group_id) == BEFORE_TRAINING
+
+
 def _announce(request: Request, message: Message, context: Context) -> None:
     """Print what the node is about to do, for whoever runs it."""
     run, number = f"run {message.metadata.run_id}", message.metadata.group_id
@@ -96,7 +110,7 @@ def _announce(request: Request, message: Message, context: Context) -> None:
         {
             "query": f"{run} asks whether this client, node {context.node_id}, can take part",
             "train": f"{run}, round {number}: training",
-            "evaluate": f"{run}: scoring the final model",
+            "evaluate": f"{run}: scoring {'the model before training' if _is_first(message) else 'the final model'}",
         }[request]
     )
 

@@ -20,7 +20,15 @@ from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Arrivals, Evaluation, Fleet
 from feddtl.runtimes.flower.grid import Grid, RetryingGrid
 from feddtl.runtimes.flower.nodes import TIMEOUT, NodeDirectory
-from feddtl.runtimes.flower.records import CLIENT, FAREWELL, KEPT, array_record, joined_records, to_records
+from feddtl.runtimes.flower.records import (
+    BEFORE_TRAINING,
+    CLIENT,
+    FAREWELL,
+    KEPT,
+    array_record,
+    joined_records,
+    to_records,
+)
 from feddtl.runtimes.rounds import Progress
 from feddtl.runtimes.wire.contract import Contract, Parcel, RejectedMessageError, Scalar
 from feddtl.runtimes.wire.messages import Reply, ReplyRequirements, pack_payload, unpack_counts, unpack_reply
@@ -30,7 +38,6 @@ Result = TypeVar("Result")
 SECONDS_FOR_FAREWELL = 10.0
 # Flower's own answer for a message that is too old, which may be read before the round's time is over here.
 EXPIRED, SECONDS_OF_DOUBT = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE), 1.0
-_ACTS = {MessageType.TRAIN: "Round {}", MessageType.EVALUATE: "The closing evaluation"}
 
 
 class FlowerFleet(Fleet):
@@ -133,10 +140,11 @@ class FlowerFleet(Fleet):
         client_of = {node: client for client, node in nodes.items()}
         results: dict[int, Result] = {}
         failures: dict[int, str] = {}
+        act = self._act(request, payload)
 
         def fail(client: int, reason: str) -> None:
             failures[client] = reason
-            self._say_without(_ACTS[request].format(payload.round), client, reason)
+            self._say_without(act, client, reason)
 
         # Counted from here, as SuperLink does: it accepts no reply to an older message.
         begun = time.monotonic()
@@ -166,8 +174,18 @@ class FlowerFleet(Fleet):
         late += [client_of[node] for node in waiting.values()]
         if late:
             failures |= dict.fromkeys(late, f"no reply within {timeout:g} seconds ({TIMEOUT}).")
-            self._say_late(_ACTS[request].format(payload.round), sorted(late), slowest)
+            self._say_late(act, sorted(late), slowest)
         return {c: results[c] for c in clients if c in results}, {c: failures[c] for c in clients if c in failures}
+
+    def _is_first(self, request: str, payload: Payload) -> bool:
+        """Whether a request is the evaluation before training."""
+        return request == MessageType.EVALUATE and payload.round == 1 and self._context.experiment.trains
+
+    def _act(self, request: str, payload: Payload) -> str:
+        """What a request is, in words."""
+        if request == MessageType.TRAIN:
+            return f"Round {payload.round}"
+        return "The evaluation before training" if self._is_first(request, payload) else "The closing evaluation"
 
     def _say_without(self, act: str, client: int, reason: str) -> None:
         """Note that a step continues without a client; a reason that stays the same is given once."""
@@ -195,11 +213,12 @@ class FlowerFleet(Fleet):
         parcel = pack_payload(payload, self._contract)
         # One record for all: Flower sends a chunk of an array once, and its digests are of the record.
         arrays, ttl = array_record(parcel), self._context.experiment.deployment.round_timeout
+        group = BEFORE_TRAINING if self._is_first(request, payload) else str(payload.round)
         messages = []
         for client, node in nodes.items():
             scalars = {**parcel.scalars, **self._order, CLIENT: client, KEPT: kept.get(client, 0)}
             content = joined_records(arrays, scalars, {})
-            messages.append(Message(content, node, request, ttl=ttl, group_id=str(payload.round)))
+            messages.append(Message(content, node, request, ttl=ttl, group_id=group))
         return messages
 
     def _requirements(self, payload: Payload, client: int, node: int) -> ReplyRequirements:

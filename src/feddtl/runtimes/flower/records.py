@@ -15,8 +15,8 @@ from feddtl.runtimes.wire.contract import Parcel, RejectedMessageError, Scalar, 
 ARRAYS, SCALARS, METRICS = "arrays", "scalars", "metrics"
 CLIENT, KEPT, ERROR, NOTES = "client", "kept", "error", "notes"  # scalars of messages over Flower alone
 MISMATCH = "mismatch"  # whether an error is that the client's classes are not those of the experiment
-
 FAREWELL = "farewell"  # why the run has ended, in the last message to a client
+BEFORE_TRAINING = "0"  # in place of a round's number: the clients score a model before round 1
 
 
 def to_records(parcel: Parcel) -> RecordDict:
