@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli.small_runs import CLASSES, Bench, final_state, outcome, summary
+from cli.small_runs import CLASSES, Bench, final_state, outcome, records, summary
 from edited_runs import tables
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,7 +18,9 @@ from torch import Tensor
 from feddtl.cli import main
 from feddtl.errors import RunError
 from feddtl.experiment import run_experiment
+from feddtl.methods.catalog import METHODS
 from feddtl.observers import RunObserver
+from feddtl.report import write_report
 from feddtl.runs import RunFolder
 
 OldRun = Callable[[str], Path]
@@ -82,29 +84,51 @@ def test_the_start_is_the_end_of_the_other_run(method: str, bench: Bench, old_ru
     assert tables(tmp_path / "new" / "origin.json")[0]["started_from"] == {
         "folder": str(old),
         "method": method,
+        "title": METHODS[method].title,
         "rounds": 2,
+        "dataset": "photos",
         "tensors": len(end),
         "sha256": digest(final_state(old)),
     }
     assert summary(tmp_path / "new")["zero_shot"] == summary(old)["zero_shot"]
 
 
-def test_other_classes_clients_and_method(
+def test_classes_and_clients_that_come_later_and_another_method(
     bench: Bench, old_run: OldRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Three clients and three classes; then four clients and the other classes too; then more rounds of these."""
     old = old_run("feddtl")
     monkeypatch.chdir(old.parent)
-    flags = ["--model", bench.clip, "--data.source", bench.photos, "--data.clients", 2, "--rounds", 1]
-    flags += ["--data.classes", ",".join(CLASSES[3:]), "--method", "fedlora", "--output", tmp_path / "new"]
+    flags = ["--model", bench.clip, "--data.source", bench.photos, "--data.clients", 4, "--rounds", 1]
+    flags += ["--data.classes", ",".join(CLASSES), "--method", "fedlora", "--output", tmp_path / "new"]
     assert main(["run", *map(str, flags), "--init-from", old.name, "--quiet"]) == 0
     folder = RunFolder.open(tmp_path / "new")
-    assert folder.data["base_classes"] == list(CLASSES[3:])
+    assert (RunFolder.open(old).data["base_classes"], folder.data["base_classes"]) == (list(CLASSES[:3]), list(CLASSES))
+    assert [record["clients"] for record in records(tmp_path / "new")] == [[0, 1, 2, 3]]
     assert folder.experiment.init_from == str(old)
     # FedDTL trains the text tower on the server, FedLoRA on the clients.
     end = {name.replace("state/text/", "state/shared/text/"): value for name, value in model(final_state(old)).items()}
     start = model(first_state(tmp_path / "new"))
     assert start.keys() == end.keys()
     assert all(torch.equal(start[name], end[name]) for name in end)
+
+
+def test_card_page_and_table_say_where_the_run_started(
+    bench: Bench, old_run: OldRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run of a run: each with its method, rounds and data, by name alone."""
+    second = bench.run(tmp_path / "second", "--rounds", 1, "--init-from", old_run("feddtl"))
+    third = bench.run(tmp_path / "third", "--rounds", 1, "--method", "fedlora", "--init-from", second)
+    said = "second (FedDTL, 1 round on photos), which started from feddtl (FedDTL, 2 rounds on photos)"
+    assert f"started from {said}" in " ".join(capsys.readouterr().out.split())
+    assert main(["export", str(third), str(tmp_path / "out"), "--format", "embeddings"]) == 0
+    card, [origin] = (tmp_path / "out" / "README.md").read_text(), tables(third / "origin.json")
+    assert f"| started from | the run {said} |" in card
+    assert f"| SHA-256 of what it took from there | `{digest(final_state(second))}` |" in card
+    assert f"| SHA-256 of its weights | `{origin['model']['weights']}` |" in card
+    assert summary(third)["started_from"] == origin["started_from"]
+    write_report(third, images=False)
+    assert f"Started from {said}." in (third / "report.html").read_text()
 
 
 def test_a_killed_run_resumes_without_the_other_folder(

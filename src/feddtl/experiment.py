@@ -26,7 +26,7 @@ from feddtl.predictions import ImagePredictions
 from feddtl.preparation import Prepared, prepare
 from feddtl.records import Summary
 from feddtl.run_files import has_clients_elsewhere, notes_on_paths, resuming
-from feddtl.run_origin import require_model
+from feddtl.run_origin import recorded_start, require_model
 from feddtl.runs import RunFolder
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
@@ -178,7 +178,16 @@ def _run_in(
         folder.write_predictions(found)
     seconds = add_seconds(stopwatch.seconds(), *(record.seconds for record in start.records))
     trained = prepared.method.trained_parameters()
-    summary = summarise(experiment, prepared.data, trained, zero_shot, progress, seconds, runtime.notes(progress))
+    summary = summarise(
+        experiment,
+        prepared.data,
+        trained,
+        zero_shot,
+        progress,
+        seconds,
+        runtime.notes(progress),
+        recorded_start(folder.path),
+    )
     draw = curves_of(experiment, folder, progress, zero_shot, summary)
     write_outcome(folder, prepared.method, progress, summary, draw)
     if progress.records:

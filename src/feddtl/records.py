@@ -40,6 +40,7 @@ NOT_IN_ALL = (
         "notes",
         "sites",
         "few_images",
+        "started_from",
     ),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
@@ -220,6 +221,7 @@ class Summary:
         notes: What the RL rounds gave reason to say, see `feddtl.runtimes.rl_notes`; None for nothing.
         sites: Name of each client, where each is a site; None for clients that have numbers alone.
         few_images: Which accuracies are of fewer than ten images; None for none.
+        started_from: What it took from another run, see `feddtl.run_origin`; None for nothing.
     """
 
     method: str
@@ -253,6 +255,7 @@ class Summary:
     notes: Sequence[str] | None = None
     sites: Sequence[str] | None = None
     few_images: str | None = None
+    started_from: Mapping[str, Any] | None = None
 
     @property
     def client_names(self) -> ClientNames:

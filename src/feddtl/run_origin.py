@@ -13,6 +13,7 @@ from typing import Any
 
 from feddtl.errors import RunError
 from feddtl.sealed_files import read_sealed, write_sealed
+from feddtl.units import counted
 
 ORIGIN = "origin.json"
 # Keys of an experiment whose values are paths if they are absolute.
@@ -41,6 +42,14 @@ def recorded_model(folder: Path) -> dict[str, Any]:
 def recorded_start(folder: Path) -> dict[str, Any]:
     """What a run took from another one, see `write_origin`; empty if nothing. Raises RunError if damaged."""
     return dict(_read(folder).get("started_from", {}))
+
+
+def start_text(started: Mapping[str, Any]) -> str:
+    """What `recorded_start` says, in words: 'first (FedDTL, 20 rounds on shapes)', and where that started."""
+    method, data = started.get("title", started["method"]), started.get("dataset", "")
+    text = f"{Path(started['folder']).name} ({method}, {counted(started['rounds'], 'round')}{data and f' on {data}'})"
+    before = started.get("started_from")
+    return f"{text}, which started from {start_text(before)}" if before else text
 
 
 def require_model(folder: Path, source: str, model: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from feddtl.methods.local_round import ANCHOR, SHARED
 from feddtl.methods.lora import RESIDUAL
 from feddtl.models.digests import digest_each, joint_digest
 from feddtl.models.lora import Tensors
+from feddtl.run_files import DATA, read_data
 from feddtl.run_origin import different_parts, recorded_model, recorded_start
 from feddtl.run_status import refuse_running
 from feddtl.runs import RunFolder
@@ -59,8 +60,17 @@ class StartingPoint:
     def origin(self) -> dict[str, Any]:
         """What origin.json has of it."""
         digests = digest_each(list(self.tensors), self.tensors.__getitem__)
-        taken = {"tensors": len(self.tensors), "sha256": joint_digest(digests)}
-        return {"folder": str(self.folder), "method": self.experiment.method, "rounds": self.rounds, **taken}
+        before = recorded_start(self.folder)
+        return {
+            "folder": str(self.folder),
+            "method": self.experiment.method,
+            "title": self.experiment.title,
+            "rounds": self.rounds,
+            "dataset": read_data(self.folder / DATA)["dataset"],
+            "tensors": len(self.tensors),
+            "sha256": joint_digest(digests),
+            **({"started_from": before} if before else {}),
+        }
 
     def require_same(self, begun: Path) -> None:
         """Raise RunError if a run that has begun took something else from the other run, which went on since."""

@@ -48,6 +48,7 @@ def summarise(
     progress: Progress,
     seconds: Mapping[str, float],
     notes: Sequence[str] = (),
+    started_from: Mapping[str, Any] | None = None,
 ) -> Summary:
     """The summary of a finished run.
 
@@ -59,6 +60,7 @@ def summarise(
         progress: State and records after the last round.
         seconds: By phase; see `feddtl.timing.Phase`.
         notes: What the rounds gave reason to say.
+        started_from: What it took from another run, see `feddtl.run_origin`; none if nothing.
     """
     scored = [record for record in progress.records if record.is_scored]
     start, last = headline(zero_shot.as_dict()), scored[-1] if scored else None
@@ -101,6 +103,7 @@ def summarise(
         notes=list(notes) or None,
         sites=list(data.sites) or None,
         few_images=few_images(_scored_counts(data, progress), data.scored) or None,
+        started_from=started_from or None,
     )
 
 

@@ -14,6 +14,7 @@ from feddtl.cli.command import print_json, print_line
 from feddtl.cli.scores import scores_table
 from feddtl.config.data import ON_CLIENTS
 from feddtl.records import Summary
+from feddtl.run_origin import start_text
 from feddtl.timing import PHASE_TITLES, PHASES
 from feddtl.units import counted, duration, percent, rounds_named, size
 
@@ -52,6 +53,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         show(summary.few_images)
     if summary.final_domains and summary.final_domain_mean:
         show(domains_line(summary.final_domains, summary.final_domain_mean))
+    if summary.started_from:
+        show(f"started from {start_text(summary.started_from)}")
     if rounds:
         show(parameters_line(parameters))
         if summary.partition != ON_CLIENTS:

@@ -16,6 +16,7 @@ from feddtl.export.run_model import Note, RunModel
 from feddtl.methods.base import Method
 from feddtl.records import SCORE_HEADINGS
 from feddtl.run_files import has_clients_elsewhere
+from feddtl.run_origin import recorded_model, recorded_start, start_text
 from feddtl.storage import write_text_atomic
 from feddtl.units import listed, percent, size
 
@@ -107,7 +108,7 @@ def _training(source: RunModel) -> dict[str, Any]:
     records = source.run.records
     final = summary.final if summary else (records[-1].headline if records else {})
     before = summary.zero_shot if summary else {}
-    names = experiment.data
+    names, started = experiment.data, recorded_start(source.run.path)
     return {
         "dataset": data["dataset"],
         "domains": listed(data.get("domains") or ["all"]),
@@ -115,6 +116,9 @@ def _training(source: RunModel) -> dict[str, Any]:
         "partition": names.partition,
         "clients": len(data.get("images_per_client_and_class") or ()) or names.clients,
         "train_images": data.get("train_images"),
+        "started_from": start_text(started) if started else "",
+        "started_sha256": started.get("sha256"),
+        "weights_sha256": recorded_model(source.run.path).get("weights"),
         "rounds": source.state.round,
         "asked_rounds": experiment.rounds,
         "seed": experiment.seed,

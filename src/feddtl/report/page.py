@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from feddtl.config.protocol import SHAPES
 from feddtl.methods.catalog import titles
+from feddtl.records import Summary
 from feddtl.report import tables
 from feddtl.report.accuracy import base_against_novel, by_client, by_round
 from feddtl.report.confusion import by_class, changed_images, confused_pairs, halves_figure
@@ -20,6 +21,7 @@ from feddtl.report.resources import bytes_sent, partition_map, reinforcement, se
 from feddtl.results.grouping import SettingRuns, settings_of
 from feddtl.results.labels import path_names
 from feddtl.results.reading import Collection, collect
+from feddtl.run_origin import start_text
 from feddtl.storage import write_text_atomic
 from feddtl.units import counted, listed, printable
 
@@ -98,7 +100,7 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: 
     """
     notes = [run.with_short_paths(note) for run in setting.runs for note in run.data.get("notes", [])]
     for run in setting.runs:
-        told = [*(run.summary.notes or ()), run.summary.few_images or ""] if run.summary else []
+        told = _notes_of(run.summary) if run.summary else []
         notes += [f"{printable(run.name)}: {note}" if len(setting.runs) > 1 else note for note in told if note]
     pairs = ((method.label, confused_pairs(method)) for method in setting.methods)
     thumbnails, missing = galleries(setting, MOST_IMAGES // parts, images_of) if images else ([], "")
@@ -126,6 +128,12 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: 
         "no_gallery": missing,
         "changed_settings": tables.changed_settings(setting),
     }
+
+
+def _notes_of(summary: Summary) -> list[str]:
+    """What a finished run gave reason to say."""
+    start = f"Started from {start_text(summary.started_from)}." if summary.started_from else ""
+    return [start, *(summary.notes or ()), summary.few_images or ""]
 
 
 def _title(settings: list[SettingRuns]) -> str:
