@@ -274,7 +274,7 @@ def test_stop_waits_for_the_end_and_says_how_to_go_on(feddtl, going_on):
     answer = feddtl("stop", going_on.parent)
     assert answer.code == 0
     assert "stops after round 3" in answer.out
-    assert f"It can be resumed: feddtl run --resume {going_on}" in answer.out
+    assert f"It can be resumed: `feddtl run --resume {going_on}" in answer.out
     refused(feddtl("stop", going_on), "is not running: it has ended (stopped)", "feddtl run --resume")
 
 

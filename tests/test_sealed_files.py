@@ -89,7 +89,7 @@ def test_lines_that_are_lost_or_in_another_order(folder: Path, kept: tuple[int, 
     file.write_text("".join(lines[index] for index in kept))
     with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: it does not match its checksum") as caught:
         read_metrics(folder)
-    assert f"rm {file}, then feddtl run --resume {folder}" in caught.value.hint
+    assert f"`rm {file}`, then `feddtl run --resume {folder}`" in caught.value.hint
     file.write_text(lines[0])
     assert len(read_metrics(folder)) == 1
 

@@ -115,7 +115,7 @@ def read_checkpoint(folder: Path) -> Progress:
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RunError(
             f"The checkpoint {folder} is damaged: {error}.",
-            f"Delete this folder (rm -r {shlex.quote(str(folder))}) and resume: the run continues from the "
+            f"Delete this folder (`rm -r {shlex.quote(str(folder))}`) and resume: the run continues from the "
             "previous checkpoint, or from the start if there is none.",
         ) from None
 

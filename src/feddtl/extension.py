@@ -32,8 +32,8 @@ def require_extendable(path: Path, before: Experiment, after: Experiment, done: 
         raise RunError(
             f"{path} has finished {done} of {before.rounds} rounds, and with rounds = {after.rounds} they would have "
             f"been others: {reason}.",
-            f"Start a new run: feddtl {command} --rounds {after.rounds} --output {name}-{after.rounds}, with the other "
-            f"settings of this one. With --init-from {name}, it starts from the model of this one.",
+            f"Start a new run: `feddtl {command} --rounds {after.rounds} --output {name}-{after.rounds}`, with the "
+            f"other settings of this one. With --init-from {name}, it starts from the model of this one.",
         )
 
 

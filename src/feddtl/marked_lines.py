@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from feddtl.line_breaks import fitted
+
 MARK = "feddtl: "
 
 
 def say(text: str) -> None:
     """Print text on standard error in one write, with a mark before each line."""
-    sys.stderr.write("".join(f"{MARK}{line}\n" for line in text.splitlines()))
+    sys.stderr.write(fitted("".join(f"{MARK}{line}\n" for line in text.splitlines()), sys.stderr))
     sys.stderr.flush()
 
 

@@ -77,9 +77,9 @@ def has_clients_elsewhere(path: Path) -> bool:
 
 
 def resuming(path: Path, command: str = "") -> str:
-    """The command that resumes a run; by default, that of the run in the folder."""
+    """The command that resumes a run, between backticks; by default, that of the run in the folder."""
     command = command or ("submit" if has_clients_elsewhere(path) else "run")
-    return f"feddtl {command} --resume {shlex.quote(str(path))}"
+    return f"`feddtl {command} --resume {shlex.quote(str(path))}`"
 
 
 def read_table(path: Path, hint: str = RESTORE) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def is_finished(folder: Path) -> bool:
 
 def _write_again(path: Path) -> str:
     """How a file is written again from the last checkpoint of its run."""
-    return f"Write it again from the checkpoint: rm {shlex.quote(str(path))}, then {resuming(path.parent)}."
+    return f"Write it again from the checkpoint: `rm {shlex.quote(str(path))}`, then {resuming(path.parent)}."
 
 
 class DataDescription(TypedDict, total=False):

@@ -199,8 +199,8 @@ def _runs(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def command(name: str, folder: Path) -> str:
-    """A command for a run."""
-    return f"feddtl {name} {shlex.quote(str(folder))}"
+    """A command for a run, between backticks."""
+    return f"`feddtl {name} {shlex.quote(str(folder))}`"
 
 
 def process_line(started: Event) -> str:

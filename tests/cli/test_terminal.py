@@ -92,7 +92,7 @@ def test_table(bench: Bench, feddtl: Command) -> None:
     assert lines[-4].startswith("time ")
     assert re.match(r"time went to: [a-z ]+ \d+\.\d s \(\d+%\)  ", lines[-3])
     assert "up 39.3 kB  down 56.4 kB" in lines[-4]
-    assert lines[-2:] == ["run folder: run", "as a page: feddtl report run"]
+    assert lines[-2:] == ["run folder: run", "as a page: `feddtl report run`"]
 
 
 def test_a_finished_run_says_what_its_rounds_gave_reason_to_say(bench: Bench, feddtl: Command, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import tyro
 
 from feddtl.cli.command import SWITCHES, Command
 from feddtl.cli.commands import COMMANDS
-from feddtl.cli.output import standard_streams
+from feddtl.cli.output import StandardStreams, standard_streams
 from feddtl.cli.parse_errors import plain_parse_errors
+from feddtl.cli.printing import print_aside, print_error, print_text
 from feddtl.cli.signals import ended_by_signals
 from feddtl.errors import FeddtlError
 from feddtl.memory import memory_errors
-from feddtl.units import harmless
 
 # Of the umask: users outside the group may write to no file.
 NOBODY_ELSE = 0o002
@@ -34,32 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.umask(os.umask(NOBODY_ELSE) | NOBODY_ELSE)
     _let_waiting_threads_sleep()
-    with ended_by_signals(), standard_streams() as output_is_lost:
+    with ended_by_signals(), standard_streams() as streams:
         try:
-            code = _execute(words)
+            code = _execute(words, streams)
         except SystemExit as exit_:
-            if not exit_.code and output_is_lost():
+            if not exit_.code and streams.output_is_lost():
                 raise SystemExit(1) from None
             raise
-        return 1 if output_is_lost() and code == 0 else code
+        return 1 if streams.output_is_lost() and code == 0 else code
 
 
-def _execute(words: Sequence[str]) -> int:
+def _execute(words: Sequence[str], streams: StandardStreams) -> int:
     if words == ["--version"]:
-        print(f"feddtl {version('feddtl')}")
+        print_text(f"feddtl {version('feddtl')}")
         return 0
     try:
         with memory_errors():
             with plain_parse_errors(of_experiment=_has_an_experiment(words)):
                 command = _parse(words)
+            streams.open_with(command.opening())
             return command.execute()
     except FeddtlError as error:
-        print(f"error: {harmless(error.message)}", file=sys.stderr)
-        if error.hint:
-            print(f"  {harmless(error.hint)}", file=sys.stderr)
+        print_error(error)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print_aside("interrupted")
         return 130
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from feddtl.cli.command import print_line
+from feddtl.cli.printing import print_line
 from feddtl.cli.progress import Bars, WarningObserver, error_console, time_left
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure

@@ -73,6 +73,15 @@ class RunCommand(ExperimentCommand):
             raise ConfigError("--resume and --output were both given.", "--resume DIR continues in DIR itself.")
         return self.resume or self.output
 
+    def require_free(self, output: Path) -> None:
+        """Raise RunError if the folder of the run is in use, before anything that takes seconds is imported."""
+        from feddtl.run_files import refuse_used
+        from feddtl.run_status import refuse_running
+
+        refuse_running(output)
+        if not self.resume:
+            refuse_used(output)
+
 
 def _default(kind: Any, words: Sequence[str]) -> Any:
     """The command over the experiment file or run in the words, with the flags of their method."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from feddtl.cli.command import print_line
+from feddtl.cli.printing import print_line
 from feddtl.errors import DataError
 from feddtl.notes import noted
 

@@ -12,14 +12,20 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
+
+from feddtl.cli.printing import print_error
+from feddtl.errors import FeddtlError
+from feddtl.line_breaks import terminal_columns
+from feddtl.units import harmless, shortened
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 ERRORS = "feddtl-plain"
+ERASE = "\r\x1b[K"
 SYMBOLS = str.maketrans(
     {
         **{"–": "-", "—": "-", "−": "-", "‑": "-", "…": "...", "·": "*", "×": "x", "→": "->", "±": "+-"},
@@ -30,26 +36,56 @@ SYMBOLS = str.maketrans(
 """What is printed for a symbol of the tables and notes where the encoding lacks it."""
 
 
-@contextmanager
-def standard_streams() -> Iterator[Callable[[], bool]]:
-    """Replace the standard streams within the block; those that a caller has redirected stay as they are.
+class StandardStreams:
+    """The standard streams of a command while it runs.
 
-    Yields:
-        A function that flushes standard output, says on standard error if some of it was lost, and returns whether.
+    Args:
+        output: Standard output; None if a caller has redirected it.
+        opening: The line that is shown until something else is.
     """
+
+    def __init__(self, output: _Stream | None, opening: _Opening) -> None:
+        self._output, self._opening = output, opening
+
+    def open_with(self, text: str) -> None:
+        """Show a line on the terminal behind standard error, if any, until something else is printed."""
+        if text and isinstance(sys.stderr, io.TextIOWrapper) and (columns := terminal_columns(sys.stderr)):
+            self._opening.show(shortened(harmless(text), columns - 1))
+
+    def output_is_lost(self) -> bool:
+        """Flush standard output; says on standard error if some of it was lost, and returns whether."""
+        sys.stdout.flush()
+        if self._output is None or not self._output.error:
+            return False
+        error = self._output.error
+        if error != errno.EPIPE:  # a reader such as `head` has seen enough
+            reason = "it is closed" if error == errno.EBADF else os.strerror(error)
+            print_error(
+                FeddtlError(
+                    f"Cannot write to standard output: {reason}.",
+                    "The command has done its work and its files are whole, but what it prints is lost.",
+                )
+            )
+        return True
+
+
+@contextmanager
+def standard_streams() -> Iterator[StandardStreams]:
+    """Replace the standard streams within the block; those that a caller has redirected stay as they are."""
     codecs.register_error(ERRORS, plain)
     _occupy_descriptors()
-    before = sys.stdout, sys.stderr
-    output = _Stream(1) if sys.stdout is sys.__stdout__ else None
+    before, opening = (sys.stdout, sys.stderr), _Opening()
+    output = _Stream(1, opening) if sys.stdout is sys.__stdout__ else None
     if output is not None:
         sys.stdout = _text_stream(output, sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _text_stream(_Stream(2), sys.stderr)
+        sys.stderr = _text_stream(_Stream(2, opening), sys.stderr)
     try:
-        yield lambda: _is_lost(output)
+        yield StandardStreams(output, opening)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        opening.erase()
         sys.stdout, sys.stderr = before
 
 
@@ -65,18 +101,41 @@ def plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return shown, error.start + 1
 
 
+class _Opening:
+    """A line on the terminal behind standard error, which is erased before anything else is printed there."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Show a line that fits the terminal."""
+        self._shown = os.environ.get("TERM", "dumb") != "dumb"  # which can erase nothing
+        self._write(text if self._shown else f"{text}\n")
+
+    def erase(self) -> None:
+        """Erase the line, if it is shown."""
+        if self._shown:
+            self._shown = False
+            self._write(ERASE)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            os.write(2, text.encode(sys.stderr.encoding, ERRORS))
+
+
 class _Stream(io.RawIOBase):
     """A descriptor that is written to until it fails; from then on, what is written is dropped.
 
     Args:
         descriptor: 1 or 2.
+        opening: Erased before the first write to a terminal.
 
     Attributes:
         error: Number of the first failure, as in `errno`; 0 for none.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, opening: _Opening) -> None:
+        self._descriptor, self._opening = descriptor, opening
         self._closed_before = (sys.stdout if descriptor == 1 else sys.stderr) is None
         self.name = ("<stdout>", "<stderr>")[descriptor - 1]
         self.error = 0
@@ -96,6 +155,8 @@ class _Stream(io.RawIOBase):
             self.error = self.error or errno.EBADF
         if self.error:
             return size
+        if self.isatty():
+            self._opening.erase()
         try:
             return os.write(self._descriptor, data)
         except BlockingIOError:
@@ -111,17 +172,6 @@ def _text_stream(stream: _Stream, before: TextIO | None) -> TextIO:
     by_line = stream.isatty() or stream.fileno() == 2 or getattr(before, "write_through", False)
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(stream), encoding, ERRORS, line_buffering=by_line)
-
-
-def _is_lost(output: _Stream | None) -> bool:
-    sys.stdout.flush()
-    if output is None or not output.error:
-        return False
-    if output.error != errno.EPIPE:  # a reader such as `head` has seen enough
-        reason = "it is closed" if output.error == errno.EBADF else os.strerror(output.error)
-        print(f"error: Cannot write to standard output: {reason}.", file=sys.stderr)
-        print("  The command has done its work and its files are whole, but what it prints is lost.", file=sys.stderr)
-    return True
 
 
 def _occupy_descriptors() -> None:

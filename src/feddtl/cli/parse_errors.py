@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 
+from feddtl.line_breaks import fitted
+
 BAD_FLAGS = 2  # tyro's exit code
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What the parser says of a value of the wrong type, and what is said instead.
@@ -81,8 +83,9 @@ def plain_parse_errors(*, of_experiment: bool = False) -> Iterator[None]:
         code = exit_.code
         raise
     finally:
+        said = printed.getvalue()
         sys.stderr.write(
-            unboxed(printed.getvalue(), HERE if of_experiment else {}) if code == BAD_FLAGS else printed.getvalue()
+            fitted(unboxed(said, HERE if of_experiment else {}), sys.stderr) if code == BAD_FLAGS else said
         )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from feddtl.cli.command import print_line
+from feddtl.cli.printing import print_line, print_note
 from feddtl.config import Experiment, SystemConfig
 from feddtl.config.running import SCORED_IMAGES
 from feddtl.data.federated import FederatedData
@@ -91,7 +91,7 @@ class WarningObserver(RunObserver):
     def note(self, text: str) -> None:
         if isinstance(text, Warned) and text not in self._told:
             self._told.add(text)
-            print(harmless(noted(text)), file=sys.stderr)
+            print_note(text)
 
 
 class ProgressObserver(RunObserver):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from feddtl.cli.command import print_json, print_line
+from feddtl.cli.printing import print_json, print_line
 from feddtl.cli.scores import scores_table
 from feddtl.config.data import ON_CLIENTS
 from feddtl.records import Summary
@@ -66,8 +66,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
             show(f"highest on the {summary.scored}{purpose}: {best}")
         show(f"time {duration(summary.seconds)}  up {size(summary.bytes_up)}  down {size(summary.bytes_down)}")
     show(time_line(summary.seconds_by_phase or {}))
-    print(f"run folder: {folder}")
-    print(f"as a page: feddtl report {shlex.quote(str(folder))}")
+    show(f"run folder: {folder}")
+    show(f"as a page: `feddtl report {shlex.quote(str(folder))}`")
 
 
 def _labelled(title: str, summary: Summary, when: str) -> str:

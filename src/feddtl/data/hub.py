@@ -123,7 +123,7 @@ def load_hub(hub_id: str, columns: Columns) -> ImageDataset:
 def open_hub(hub_id: str, columns: Columns) -> Splits:
     """The splits of `load_hub`. Raises DataError if it is not found, or has no training split."""
     fetch = f"hf download {hub_id} --repo-type dataset --local-dir FOLDER"
-    splits = _download(hub_id, f"download it on another machine ({fetch}) and use --data.source FOLDER.")
+    splits = _download(hub_id, f"download it on another machine (`{fetch}`) and use --data.source FOLDER.")
     train_name, test_name = _names_of_splits(tuple(splits), hub_id)
     hint = "Save it as parquet files train-*.parquet and test-*.parquet, and pass their folder."
     train = _joined(splits, train_name, hub_id, hint)

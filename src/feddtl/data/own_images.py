@@ -119,8 +119,8 @@ def own_images_of(
         raise DataError(
             f"{where} has no training images of a base class, and nobody trains on the {unused} of novel classes.",
             f"To train there, add images of {_listed(class_lists[0])}, or name more classes in data.classes. Otherwise "
-            "leave this place out of the run, and score the model on its images afterwards: feddtl evaluate RUN "
-            "--data.source FOLDER.",
+            "leave this place out of the run, and score the model on its images afterwards: `feddtl evaluate RUN "
+            "--data.source FOLDER`.",
         )
     if not len(train):
         raise DataError(f"{where} has no training images of a base class.", f"Add images of {_listed(class_lists[0])}.")

@@ -70,11 +70,11 @@ def _instead(folder: Path, *, personal: bool) -> str:
     if personal:
         return (
             f"The shared tensors and those of each client are in {tensors} once the run is finished, and "
-            "final_client_models in summary.json has the scores of the clients' own models. feddtl evaluate and "
+            "final_client_models in summary.json has the scores of the clients' own models. `feddtl evaluate` and "
             "feddtl.load_trained_model use the global model without the clients' parts."
         )
     return (
-        f"Use the run instead: feddtl evaluate {folder}, or feddtl.load_trained_model('{folder}') in Python. Its "
+        f"Use the run instead: `feddtl evaluate {folder}`, or `feddtl.load_trained_model('{folder}')` in Python. Its "
         f"tensors are in {tensors} once it is finished."
     )
 

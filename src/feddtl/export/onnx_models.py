@@ -133,7 +133,7 @@ def _head(source: RunModel) -> Head:
     raise RunError(
         f"{source.run.path} is a run of '{source.run.experiment.method}', which changes blocks of the image tower by "
         "more than LoRA that can be merged into their weights.",
-        f"Export the class embeddings (--format embeddings), or use the run: feddtl evaluate {source.run.path}.",
+        f"Export the class embeddings (--format embeddings), or use the run: `feddtl evaluate {source.run.path}`.",
     )
 
 
@@ -179,7 +179,7 @@ def _require_equal(model: nn.Module, path: Path, name: str, example: Tensor) -> 
     if not difference <= LARGEST_DIFFERENCE:
         raise RunError(
             f"{path.name} differs from the model by {difference:.1e} in onnxruntime; nothing was written.",
-            "Update torch and onnxruntime. If it remains, report it with the output of feddtl doctor.",
+            "Update torch and onnxruntime. If it remains, report it with the output of `feddtl doctor`.",
         )
 
 
@@ -189,5 +189,5 @@ def _require_packages() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--format onnx needs onnx and onnxruntime: {error}.", "Install them: pip install 'feddtl[onnx]'"
+            f"--format onnx needs onnx and onnxruntime: {error}.", "Install them: `pip install 'feddtl[onnx]'`"
         ) from None

@@ -91,7 +91,7 @@ def unreachable(address: Address, authority: Path) -> str:
     except ssl.SSLCertVerificationError as error:
         raise DeploymentError(
             f"The certificate of the server at {address} is not valid under {authority}: {error.verify_message}.",
-            "Use the keys of this server. Its certificate must name this host: feddtl keys --hosts HOST.",
+            "Use the keys of this server. Its certificate must name this host: `feddtl keys --hosts HOST`.",
         ) from None
     except OSError as error:
         return str(error.strerror or error)

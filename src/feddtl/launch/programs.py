@@ -31,6 +31,7 @@ from feddtl.launch.connection import (
     write_connection,
 )
 from feddtl.launch.processes import FlowerCli, flower_environment, flower_program, free_port, running_with_lines
+from feddtl.line_breaks import fitted
 from feddtl.marked_lines import say, unmarked
 from feddtl.methods.catalog import with_absolute_file
 from feddtl.state_folder import STATE
@@ -199,7 +200,7 @@ class OutputFilter:
         elif own or TRACEBACK.match(plain):
             self._continued = False
         if self._verbose or own or self._continued:
-            sys.stderr.write(line)
+            sys.stderr.write(fitted(line, sys.stderr))
             sys.stderr.flush()
 
 

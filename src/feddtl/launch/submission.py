@@ -179,7 +179,7 @@ def run_status(cli: FlowerCli, run: int) -> RunStatus:
         if NO_SUCH_RUN in error:
             raise DeploymentError(
                 f"The server does not know run {run}: it has restarted since, which ended the run.",
-                "If the run wrote a checkpoint, resume it with: feddtl submit --resume DIR.",
+                "If the run wrote a checkpoint, resume it with `feddtl submit --resume DIR`.",
             )
         if time.monotonic() > deadline:
             raise DeploymentError(
@@ -204,7 +204,7 @@ def _manual_commands(cli: FlowerCli, run: int) -> str:
     """Commands that show and stop a run that is no longer followed."""
     home = shlex.quote(str(cli.home))
     flwr = f"FLWR_HOME={home} FLWR_TELEMETRY_ENABLED=0 {shlex.quote(flower_program('flwr'))}"
-    return f"Status: {flwr} ls {CONNECTION} --run-id {run}. Stop: {flwr} stop {run} {CONNECTION}"
+    return f"Status: `{flwr} ls {CONNECTION} --run-id {run}`. Stop: `{flwr} stop {run} {CONNECTION}`"
 
 
 def _follow(cli: FlowerCli, run: int, show: Callable[[str], None]) -> RunStatus:
@@ -241,5 +241,5 @@ def _not_completed(status: RunStatus) -> DeploymentError:
     message, _, hint = status.details.rpartition(MARK)[2].partition("\n")
     return DeploymentError(
         f"The run ended as {status.status}{f': {message}' if message else '.'}",
-        hint or "If the run wrote a checkpoint, resume it with: feddtl submit --resume DIR.",
+        hint or "If the run wrote a checkpoint, resume it with `feddtl submit --resume DIR`.",
     )

@@ -64,5 +64,5 @@ def _class_of(name: str) -> Any:
         return pkgutil.resolve_name(TRACKERS[name])
     except ImportError as error:
         raise ConfigError(
-            f"The tracker '{name}' cannot be imported: {error}.", f"Install it: pip install 'feddtl[{name}]'"
+            f"The tracker '{name}' cannot be imported: {error}.", f"Install it: `pip install 'feddtl[{name}]'`"
         ) from None

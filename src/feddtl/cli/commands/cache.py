@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feddtl.cli.command import Command, print_json
+from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED
+from feddtl.cli.printing import print_json, print_text
 from feddtl.errors import ConfigError
 from feddtl.units import duration, size
 
@@ -31,6 +32,9 @@ class Cache(Command):
     json: bool = False
     """Print the contents as JSON."""
 
+    def opening(self) -> str:
+        return "" if self.json else "looking at the cache …"
+
     def execute(self) -> int:
         """Print the contents of the cache, or remove them."""
         from feddtl.models.cache.folder import cache_folder
@@ -39,7 +43,7 @@ class Cache(Command):
         if folder is None:
             raise ConfigError(
                 "There is no cache: it is 'off', or this user has no home folder.",
-                "Choose a folder: feddtl cache --compute.cache-folder DIR.",
+                "Choose a folder: `feddtl cache --compute.cache-folder DIR`.",
             )
         if self.clear:
             _clear(folder, as_json=self.json)
@@ -59,7 +63,7 @@ def _clear(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), "freed_bytes": freed})
     else:
-        print(f"freed {size(freed)} in {folder}")
+        print_text(f"freed {size(freed)} in {folder}")
 
 
 def _show(folder: Path, *, as_json: bool) -> None:
@@ -74,7 +78,7 @@ def _show(folder: Path, *, as_json: bool) -> None:
         return
     if entries:
         Console().print(_table(entries))
-    print(f"{size(sum(entry.nbytes for entry in entries))} in {folder}")
+    print_text(f"{size(sum(entry.nbytes for entry in entries))} in {folder}")
 
 
 def _table(entries: list[CacheEntry]) -> Table:

@@ -37,6 +37,9 @@ class Client(Command):
     verbose: bool = False
     """Show Flower's whole log, not only its warnings and errors."""
 
+    def opening(self) -> str:
+        return f"connecting to the server at {self.server} …"
+
     def execute(self) -> int:
         """Take part until it is stopped."""
         from feddtl.launch.connection import Address, client_keys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from feddtl.checks import check_scalar, field_hints, require
-from feddtl.cli.command import Command, print_json
+from feddtl.cli.command import Command
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
 from feddtl.cli.grid_flag import parse_grid, require_few_cells
 from feddtl.cli.help_flags import asks_for_help
+from feddtl.cli.printing import print_aside, print_json, print_text
 from feddtl.comparison.tuning import DEFAULT_RATES
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
@@ -88,6 +88,9 @@ class Compare(Command):
         _require_different(resolved)
         return replace(command, seeds=seeds, resolved=resolved, size=size if command.grid else "")
 
+    def opening(self) -> str:
+        return "" if self.quiet or self.json else "loading PyTorch …"
+
     def execute(self) -> int:
         """Run what is not finished: progress on standard error, the tables on standard output.
 
@@ -108,10 +111,7 @@ class Compare(Command):
                 )
         except (KeyboardInterrupt, StoppedError) as end:
             how = "stopped" if isinstance(end, StoppedError) else "interrupted"
-            print(
-                f"{how}: run the same command again to resume; {self.output} has tables of the finished runs.",
-                file=sys.stderr,
-            )
+            print_aside(f"{how}: run the same command again to resume; {self.output} has tables of the finished runs.")
             return 130
         if self.json:
             print_json(found.as_dict())
@@ -219,7 +219,7 @@ def _print_tables(comparison: Comparison, folder: Path) -> None:
     from feddtl.comparison.files import FILES, TUNING
 
     print_tables(Console(), comparison.tables)
-    print(f"{folder} has {', '.join((*FILES, TUNING) if comparison.rates else FILES)}")
+    print_text(f"{folder} has {', '.join((*FILES, TUNING) if comparison.rates else FILES)}")
 
 
 def _print_failures(comparison: Comparison) -> None:
@@ -227,12 +227,11 @@ def _print_failures(comparison: Comparison) -> None:
     if not comparison.failures:
         return
     cells = len(comparison.failures) + len(comparison.outcomes)
-    print(f"error: {len(comparison.failures)} of {cells} cells failed:", file=sys.stderr)
+    print_aside(f"error: {len(comparison.failures)} of {cells} cells failed:")
     for failure in comparison.failures:
-        print(f"  {failure.name}, seed {failure.seed}: {failure.message}", file=sys.stderr)
+        print_aside(f"  {failure.name}, seed {failure.seed}: {failure.message}")
         if failure.hint:
-            print(f"    {failure.hint}", file=sys.stderr)
-    print(
-        "  Correct this and run the same command again: finished cells are kept, and the others are tried again.",
-        file=sys.stderr,
+            print_aside(f"    {failure.hint}")
+    print_aside(
+        "  Correct this and run the same command again: finished cells are kept, and the others are tried again."
     )

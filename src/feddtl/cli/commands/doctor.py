@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.command import Command, print_json
+from feddtl.cli.command import Command
+from feddtl.cli.printing import print_json
 from feddtl.errors import FeddtlError
 from feddtl.units import counted, size
 
@@ -21,6 +22,9 @@ class Doctor(Command):
 
     json: bool = False
     """Print the findings as JSON."""
+
+    def opening(self) -> str:
+        return "" if self.json else "checking packages, device and model …"
 
     def execute(self) -> int:
         """Print the findings; exit code 1 if something does not work."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feddtl.cli.command import Command, print_note
+from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED, DeviceFlag, RunFolder
 from feddtl.cli.many_images import ImageFiles, utf8
+from feddtl.cli.printing import print_note, print_text
 from feddtl.config.class_lists import is_class_file, lines_of_file
 from feddtl.errors import ConfigError
 from feddtl.units import counted
@@ -41,8 +42,14 @@ class Embed(Command):
     device: DeviceFlag = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
 
+    def opening(self) -> str:
+        return f"loading the model of {self.folder} …"
+
     def execute(self) -> int:
         """Write the file and print its path."""
+        from feddtl.run_files import require_run
+
+        require_run(self.folder)  # before the seconds that the next line takes
         from feddtl.embedding_files import require_format, write_embeddings
         from feddtl.trained_model import load_trained_model
 
@@ -60,7 +67,7 @@ class Embed(Command):
         else:
             count = write_embeddings(self.output, "image", _of_images(model, files), width)
         what = counted(count, "text" if files is None else "image")
-        print(f"{self.output} contains the embeddings of {what}, {width} numbers each.")
+        print_text(f"{self.output} contains the embeddings of {what}, {width} numbers each.")
         return 0
 
     def _all_texts(self) -> Sequence[str]:

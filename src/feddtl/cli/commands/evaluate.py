@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from feddtl.checks import require
-from feddtl.cli.command import Command, print_json, print_note
+from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED, ClassList, DeviceFlag, RunFolder
+from feddtl.cli.printing import print_aside, print_json, print_note
 from feddtl.config import DataConfig
 from feddtl.config.class_lists import read_class_names, require_different, split_class_names
 from feddtl.csv_text import csv_lines
@@ -77,10 +77,16 @@ class Evaluate(Command):
     json: bool = False
     """Print the scores as JSON."""
 
+    def opening(self) -> str:
+        return "" if self.json else f"scoring the model of {self.folder} …"
+
     def execute(self) -> int:
         """Print the accuracy per class list beside that of zero-shot, and by site or domain where there are several."""
         from rich.console import Console
 
+        from feddtl.run_files import require_run
+
+        require_run(self.folder)  # before the seconds that the next line takes
         from feddtl.scoring import score_run
         from feddtl.storage import write_text_atomic
 
@@ -95,7 +101,7 @@ class Evaluate(Command):
         )
         if self.csv is not None:
             write_text_atomic(self.csv, csv_lines(COLUMNS, [row for score in scores for row in _csv_rows(score)]))
-            print(f"table: {self.csv}", file=sys.stderr)
+            print_aside(f"table: {self.csv}")
         if self.json:
             print_json(list(map(_record, scores)))
         else:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from feddtl.cli.command import Command, print_note
+from feddtl.cli.command import Command
 from feddtl.cli.flags import RunFolder
+from feddtl.cli.printing import print_note, print_text
 from feddtl.errors import ConfigError
 
 
@@ -33,14 +34,20 @@ class Export(Command):
     yes: bool = False
     """With --push: upload without the question."""
 
+    def opening(self) -> str:
+        return f"loading the model of {self.folder} …"
+
     def execute(self) -> int:
         """Write the export, print how to use it, and upload it where that was asked for."""
+        from feddtl.run_files import require_run
+
+        require_run(self.folder)  # before the seconds that the next lines take
+        self._check_push()
         from feddtl.export import export_class_embeddings, export_merged, export_onnx
 
-        self._check_push()
         export = {"transformers": export_merged, "onnx": export_onnx, "embeddings": export_class_embeddings}
         export[self.format](self.folder, self.output, print_note)
-        print(self._use())
+        print_text(self._use())
         if self.push:
             self._upload()
         return 0
@@ -72,8 +79,8 @@ class Export(Command):
     def _upload(self) -> None:
         from feddtl.export.hub import described_upload, push
 
-        print("\n".join(described_upload(self.output, self.push, private=self.private)))
+        print_text("\n".join(described_upload(self.output, self.push, private=self.private)))
         if not self.yes and input("Upload? [y/N] ").strip().lower() not in ("y", "yes"):
-            print(f"Nothing was uploaded; {self.output} is complete.")
+            print_text(f"Nothing was uploaded; {self.output} is complete.")
             return
-        print(f"Uploaded: {push(self.output, self.push, private=self.private)}")
+        print_text(f"Uploaded: {push(self.output, self.push, private=self.private)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from feddtl.cli.command import Command
 from feddtl.cli.flags import RunFolder
+from feddtl.cli.printing import print_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,6 @@ class Follow(Command):
 
         folder = chosen_run(self.folder)
         for line in followed_lines(folder):
-            print(line, flush=True)
-        print("\n".join(final_lines(folder)))
+            print_text(line)
+        print_text("\n".join(final_lines(folder)))
         return 0 if has_run(folder) and run_status(folder).state == "finished" else 1

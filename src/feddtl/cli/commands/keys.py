@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from feddtl.cli.command import Command
+from feddtl.cli.printing import print_text
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Keys(Command):
     days: int = 730
     """Validity of the certificates in days."""
 
+    def opening(self) -> str:
+        return "writing keys …"
+
     def execute(self) -> int:
         """Write keys and print which folder belongs to whom."""
         from feddtl.launch.connection import client_name
@@ -36,9 +40,9 @@ class Keys(Command):
         from feddtl.launch.keys import write_keys
 
         write_keys(self.folder, self.hosts, self.clients, self.days)
-        print(f"{self.folder}/ca          stays with you: it signs server certificates")
-        print(f"{self.folder}/server      to the server: feddtl server --keys server")
+        print_text(f"{self.folder}/ca          stays with you: it signs server certificates")
+        print_text(f"{self.folder}/server      to the server: feddtl server --keys server")
         for client in range(self.clients):
             name = client_name(client)
-            print(f"{self.folder}/{name:<11} to client {client}: feddtl client --id {client} --keys {name} …")
+            print_text(f"{self.folder}/{name:<11} to client {client}: feddtl client --id {client} --keys {name} …")
         return 0

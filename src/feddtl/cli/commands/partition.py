@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from feddtl.cli.command import print_json, print_note
 from feddtl.cli.experiment_argument import ExperimentCommand
 from feddtl.cli.flags import STATED, ExperimentFile, Flags
+from feddtl.cli.printing import print_aside, print_json, print_note, print_text
 from feddtl.config import Experiment
 from feddtl.units import ClientNames, shortened
 
@@ -42,6 +41,9 @@ class Partition(ExperimentCommand):
     json: bool = False
     """Print the counts as JSON."""
     config: Flags = field(default_factory=Experiment)
+
+    def opening(self) -> str:
+        return "" if self.json else f"reading the labels of {self.config.data.source} …"
 
     def execute(self) -> int:
         """Print a line per client with a shade per class; optionally draw the heat map."""
@@ -104,8 +106,8 @@ def _plot(experiment: Experiment, data: FederatedData, counts: Counts, path: Pat
     tests = np.concatenate([scored_by_client(data).sum(axis=0), np.bincount(data.test_novel.labels, minlength=novel)])
     names, scored = (*data.base_names, *data.novel_names), SCORED_IMAGES[data.scored]
     if not partition_heat_map(counts, names, title, path, tests, scored, ClientNames(data.sites)):
-        print("note: the font of the heat map lacks letters of these names; an .svg shows them.", file=sys.stderr)
-    print(f"heat map: {path}", file=sys.stderr)
+        print_note("The font of the heat map lacks letters of these names; an .svg shows them.")
+    print_aside(f"heat map: {path}")
 
 
 def _print(console: Console, data: FederatedData, counts: Counts) -> None:
@@ -119,7 +121,9 @@ def _print(console: Console, data: FederatedData, counts: Counts) -> None:
     cells = merged(counts, each)
     console.print(_table(data, counts, cells))
     what = "a class" if each == 1 else f"{each} neighbouring classes"
-    print(f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'.")
+    print_text(
+        f"A cell is {what}: ' ' none, '█' up to {cells.max()} images. The first class is '{data.base_names[0]}'."
+    )
     console.print(_class_table(images_per_class(data), console.width, data.scored, ClientNames(data.sites)))
 
 

@@ -15,6 +15,7 @@ import tyro
 from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED, DeviceFlag, RunFolder
 from feddtl.cli.many_images import ImageFiles, is_on_terminal, utf8
+from feddtl.cli.printing import print_aside
 from feddtl.csv_text import csv_lines
 from feddtl.units import counted, harmless, percent
 
@@ -54,8 +55,14 @@ class Predict(Command):
     device: DeviceFlag = "auto"
     """'auto', 'cpu', 'cuda', 'mps'."""
 
+    def opening(self) -> str:
+        return "" if self.json else f"loading the model of {self.folder} …"
+
     def execute(self) -> int:
         """Print or write the predictions of each image as soon as they are known."""
+        from feddtl.run_files import require_run
+
+        require_run(self.folder)  # before the seconds that the next line takes
         from feddtl.trained_model import load_trained_model
 
         files = ImageFiles(self.images, skip_damaged=self.skip_damaged)
@@ -82,7 +89,7 @@ class Predict(Command):
                     add(image.name, best)
                 progress(done)
         if self.csv is not None:
-            print(f"predictions of {counted(done, 'image')}: {self.csv}", file=sys.stderr)
+            print_aside(f"predictions of {counted(done, 'image')}: {self.csv}")
         return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +10,11 @@ from typing import Annotated
 import tyro
 
 from feddtl.checks import require
-from feddtl.cli.command import Command, print_json, print_note
+from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED, RunFolder
+from feddtl.cli.printing import print_aside, print_json, print_note, print_text
 from feddtl.errors import ConfigError, RunError
-from feddtl.units import counted, harmless, size
+from feddtl.units import counted, size
 
 PORT = 8765
 
@@ -39,6 +39,9 @@ class Report(Command):
     json: bool = False
     """Print the path and size of the page, and unreadable files, as JSON."""
 
+    def opening(self) -> str:
+        return "" if self.json else f"reading the runs in {self.folder} …"
+
     def execute(self) -> int:
         """Write the page and print its path; unreadable files are listed on standard error."""
         from feddtl.report import write_report
@@ -51,15 +54,14 @@ class Report(Command):
         for problem in written.problems:
             print_note(problem)
         for source in written.unconfirmed:
-            print(
-                f"note: The page shows no images of {harmless(source)}. If you trust the run folder, add "
-                f"--images-of {shlex.quote(harmless(source))}.",
-                file=sys.stderr,
+            print_note(
+                f"The page shows no images of {source}. If you trust the run folder, add "
+                f"`--images-of {shlex.quote(source)}`."
             )
         if self.json:
             print_json({**vars(written), "path": str(written.path)})
         else:
-            print(f"report of {counted(written.runs, 'run')}, {size(written.bytes)}: {written.path}")
+            print_text(f"report of {counted(written.runs, 'run')}, {size(written.bytes)}: {written.path}")
         return 0
 
     def _serve(self) -> int:
@@ -79,8 +81,8 @@ class Report(Command):
         runs = FollowedRuns(self.folder, images=not self.no_images, images_of=self.images_of)
         with PageServer(runs, PORT if self.port is None else self.port) as server:
             try:
-                print(f"{self.folder} is shown at {server.address} until Ctrl-C", flush=True)
+                print_text(f"{self.folder} is shown at {server.address} until Ctrl-C")
                 server.serve_forever()
             except KeyboardInterrupt:
-                print("ended; the runs go on", file=sys.stderr)
+                print_aside("ended; the runs go on")
         return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddtl.cli.experiment_argument import RunCommand
+from feddtl.cli.printing import print_aside
 from feddtl.errors import StoppedError
 from feddtl.experiment_grid import experiment_name
 
@@ -19,15 +19,19 @@ class Run(RunCommand):
     Flags override the experiment file. A run is a folder; see docs/reference/run-folder.md.
     """
 
+    def opening(self) -> str:
+        return "" if self.quiet or self.json else "loading PyTorch …"
+
     def execute(self) -> int:
         """Run or resume: progress on standard error, the result on standard output."""
+        output = self.output_or_resumed() or self._default_output()
+        self.require_free(output)
         from feddtl.cli.progress import run_progress
         from feddtl.cli.run_result import print_result
         from feddtl.experiment import run_experiment
         from feddtl.observers import Observers
         from feddtl.trackers import open_trackers
 
-        output = self.output_or_resumed() or self._default_output()
         trackers = open_trackers(self.track, output)
         try:
             with run_progress(quiet=self.quiet or self.json) as observer:
@@ -40,11 +44,11 @@ class Run(RunCommand):
                     self.config, output, resume=resume, extend=resume, observer=Observers(observer, *trackers)
                 )
         except StoppedError as stop:
-            print(f"stopped: {stop.message} {stop.hint}", file=sys.stderr)
+            print_aside(f"stopped: {stop.message} {stop.hint}")
             return 130
         except KeyboardInterrupt:
             again = f"feddtl run --resume {shlex.quote(str(output))}"
-            print(f"interrupted: `{again}` continues from the last checkpoint.", file=sys.stderr)
+            print_aside(f"interrupted: `{again}` continues from the last checkpoint.")
             return 130
         print_result(summary, self.config.title, output, as_json=self.json)
         return 0

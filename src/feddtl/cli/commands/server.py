@@ -31,6 +31,9 @@ class Server(Command):
     verbose: bool = False
     """Show Flower's whole log, not only its warnings and errors."""
 
+    def opening(self) -> str:
+        return f"starting the server on {self.host}:{self.port} …"
+
     def execute(self) -> int:
         """Run the server until it is stopped."""
         from feddtl.launch.connection import Address, server_keys

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.command import Command, print_json
+from feddtl.cli.command import Command
 from feddtl.cli.flags import RunFolder
+from feddtl.cli.printing import print_aside, print_json, print_text
 from feddtl.errors import FeddtlError, RunError
 
 
@@ -24,6 +24,9 @@ class Status(Command):
     json: bool = False
     """Print a list with an entry for each run, as JSON."""
 
+    def opening(self) -> str:
+        return "" if self.json else f"reading the runs in {self.folder} …"
+
     def execute(self) -> int:
         """Print the status of each run on standard output; a folder that cannot be read on standard error."""
         from feddtl.run_status import run_status, runs_below, status_lines
@@ -34,7 +37,7 @@ class Status(Command):
                 found.append(run_status(folder))
             except FeddtlError as error:
                 unreadable += 1
-                print(f"error: {error.message}", file=sys.stderr)
+                print_aside(f"error: {error.message}")
         found.sort(key=lambda each: (each.live, each.started), reverse=True)
         if not found and not unreadable:
             raise RunError(f"There is no run in {self.folder}.", "Pass the --output folder of a run, or one above it.")
@@ -42,5 +45,5 @@ class Status(Command):
             print_json([each.to_dict() for each in found])
         else:
             for each in found:
-                print("\n".join(status_lines(each)))
+                print_text("\n".join(status_lines(each)))
         return 1 if unreadable else 0

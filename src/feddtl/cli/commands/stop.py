@@ -7,6 +7,7 @@ from pathlib import Path
 
 from feddtl.cli.command import Command
 from feddtl.cli.flags import RunFolder
+from feddtl.cli.printing import print_text
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Stop(Command):
         from feddtl.run_status import run_status
 
         folder = chosen_run(self.folder, running=True)
-        print(ask_to_stop(folder, now=self.now), flush=True)
+        print_text(ask_to_stop(folder, now=self.now))
         if self.no_wait:
             return 0
         wait_for_end(folder)
-        print("\n".join(final_lines(folder)))
+        print_text("\n".join(final_lines(folder)))
         return 0 if not has_run(folder) or run_status(folder).state in ("stopped", "finished") else 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from feddtl.cli.command import print_note
 from feddtl.cli.experiment_argument import RunCommand
 from feddtl.cli.flags import FolderFlag
+from feddtl.cli.printing import print_aside, print_note
 from feddtl.errors import ConfigError, RunError
 from feddtl.notes import Warned, noted
 from feddtl.state_folder import state_root
@@ -29,28 +28,27 @@ class Submit(RunCommand):
     state: FolderFlag = None
     """The server's --state; default: FEDDTL_STATE or ~/.local/state/feddtl."""
 
+    def opening(self) -> str:
+        return "" if self.quiet or self.json else "submitting the run to the server of this machine …"
+
     def execute(self) -> int:
         """Run an experiment at the server: progress on standard error, the result on standard output."""
         from feddtl.launch.processes import require_flower
-        from feddtl.run_files import refuse_used
-        from feddtl.run_status import refuse_running
 
         require_flower()
         output = self.output_or_resumed()
         if output is None:
             raise ConfigError("There is no --output.", "Choose a new folder on the server's machine with --output.")
-        refuse_running(output)
-        if not self.resume:
-            refuse_used(output)
+        self.require_free(output)
         said: list[str] = []
         try:
             self._follow(output, said)
         except KeyboardInterrupt:
-            print(f"interrupted and stopped: {_what_is_left(output)}", file=sys.stderr)
+            print_aside(f"interrupted and stopped: {_what_is_left(output)}")
             return 130
         if stopped := _stopped(output):
             if stopped not in said:
-                print(stopped, file=sys.stderr)
+                print_aside(stopped)
             return 130
         self._print_summary(output)
         return 0
@@ -67,7 +65,7 @@ class Submit(RunCommand):
         def show(line: str) -> None:
             if not (self.quiet or self.json) or line.startswith(noted(Warned(""))):
                 said.append(line)
-                print(line, file=sys.stderr)
+                print_aside(line)
 
         with ended_by_sigterm(TERMINATED):
             submit(
