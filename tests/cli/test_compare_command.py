@@ -17,10 +17,10 @@ from cli.small_runs import Bench, Command, contents, final_state, refused, summa
 from comparison.made_up import outcome as made_up
 from rich.console import Console
 
+from feddtl.cli.bars import Bars
 from feddtl.cli.comparison_progress import ComparisonProgress, ComparisonWarnings, comparison_progress
 from feddtl.cli.comparison_tables import parts
 from feddtl.cli.experiment_argument import positionals
-from feddtl.cli.progress import Bars
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import compare

@@ -14,9 +14,9 @@ import pytest
 from cli.small_runs import Bench, Command
 from rich.console import Console
 
+from feddtl.cli.bars import Bars
 from feddtl.cli.output import ERRORS, plain, standard_streams
 from feddtl.cli.printing import print_line
-from feddtl.cli.progress import Bars
 from feddtl.cli.scores import scores_table
 from feddtl.cli.signals import ended_by_signals
 from feddtl.storage import make_folder, new_folder

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from feddtl.cli.bars import Bars, error_console, time_left
 from feddtl.cli.printing import print_line
-from feddtl.cli.progress import Bars, WarningObserver, error_console, time_left
+from feddtl.cli.progress import WarningObserver
 from feddtl.comparison.cells import Cell
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver

@@ -33,7 +33,7 @@ class ImageFiles:
     """
 
     def __init__(self, paths: Sequence[str], *, skip_damaged: bool) -> None:
-        from feddtl.cli.progress import error_console
+        from feddtl.cli.bars import error_console
         from feddtl.data.listing import list_images
 
         self._skip_damaged = skip_damaged
@@ -64,7 +64,7 @@ class ImageFiles:
         Yields:
             Called with the number of images that are done.
         """
-        from feddtl.cli.progress import Bars
+        from feddtl.cli.bars import Bars
         from feddtl.data.image_checks import all_damaged_named
         from feddtl.data.listing import table_of
         from feddtl.data.loading import thread_count

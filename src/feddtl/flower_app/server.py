@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from feddtl.cli.progress import Bars, ProgressObserver, error_console
+from feddtl.cli.bars import Bars, error_console
+from feddtl.cli.progress import ProgressObserver
 from feddtl.config import Experiment
 from feddtl.deployment import serve
 from feddtl.errors import ConfigError, StoppedError
