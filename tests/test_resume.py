@@ -205,7 +205,7 @@ def test_checkpoint_cut_in_half(
     error = capsys.readouterr().err
     assert f"error: The checkpoint {damaged.parent} is damaged" in error
     assert contents(stopped) == before
-    remedy = re.search(r"\((rm -r .*?)\)", error)
+    remedy = re.search(r"`(rm -r .*?)`", error)
     assert remedy is not None
     subprocess.run(remedy[1], shell=True, check=True)
     assert checkpoints(stopped) == ["round-0001"]

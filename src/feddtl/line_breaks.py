@@ -13,7 +13,7 @@ COLUMNS = 80  # of a terminal that does not tell its size
 # Blanks, and a word behind them. What is between backticks is a command to copy: it is one word.
 WORD = re.compile(r"( *)((?:`[^`\n]*`|[^ \n])+)")
 # Further lines of a message begin below its first word, those of other text two columns in.
-LABEL = re.compile(r"(?:note|warning|error|feddtl): | +")
+LABEL = re.compile(r"(?:\d\d:\d\d )?(?:note|warning|error|feddtl): |\d\d:\d\d | +")
 
 
 def fitted(text: str, stream: TextIO) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from feddtl.errors import RunError
@@ -45,8 +45,13 @@ def chosen_run(folder: Path, *, running: bool = False) -> Path:
     raise RunError(f"{what} in {folder}{names}.", f"Name a run folder; {command('status', folder)} lists them.")
 
 
-def followed_lines(folder: Path) -> Iterator[str]:
-    """The lines of a run's last session, those that it will print too, until the run ends."""
+def followed_lines(folder: Path, look: Callable[[Sequence[Event]], None] | None = None) -> Iterator[str]:
+    """The lines of a run's last session, those that it will print too, until the run ends.
+
+    Args:
+        folder: The run's.
+        look: Called again and again with all events of the session, after the lines of the new ones.
+    """
     shown, begun = 0, None
     while True:
         live, events = _session(folder)
@@ -54,9 +59,12 @@ def followed_lines(folder: Path) -> Iterator[str]:
         if events and events[0]["time"] != begun:
             shown, begun = 0, events[0]["time"]
         for event in events[shown:]:
-            clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-            yield from (f"{clock}  {line}" for line in _lines(event))
+            # Without seconds, so that a round fits 80 columns.
+            clock = time.strftime("%H:%M", time.localtime(event["time"]))
+            yield from (f"{clock} {line}" for line in _lines(event))
         shown = len(events)
+        if look is not None:
+            look(events)
         if not live:
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)

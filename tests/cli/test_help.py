@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from cli.small_runs import Command
@@ -56,14 +56,10 @@ def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [(), ("run",)])
 def test_help_answers_in_a_second(words: tuple[str, ...]) -> None:
-    """A test machine may be busy, so once in three times is enough, and half a second more is allowed."""
-
-    def seconds() -> float:
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "feddtl", *words, "--help"], capture_output=True, check=True)
-        return time.perf_counter() - begun
-
-    assert any(seconds() < 1.5 for _ in range(3))
+    """Of work: on a busy machine, a process waits. Twice that is allowed here, for a slow one."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    subprocess.run([sys.executable, "-m", "feddtl", *words, "--help"], capture_output=True, check=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
 
 
 def test_every_key_is_a_flag(feddtl: Command) -> None:

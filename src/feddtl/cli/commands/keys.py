@@ -41,8 +41,8 @@ class Keys(Command):
 
         write_keys(self.folder, self.hosts, self.clients, self.days)
         print_text(f"{self.folder}/ca          stays with you: it signs server certificates")
-        print_text(f"{self.folder}/server      to the server: feddtl server --keys server")
+        print_text(f"{self.folder}/server      to the server: `feddtl server --keys server`")
         for client in range(self.clients):
             name = client_name(client)
-            print_text(f"{self.folder}/{name:<11} to client {client}: feddtl client --id {client} --keys {name} …")
+            print_text(f"{self.folder}/{name:<11} to client {client}: `feddtl client --id {client} --keys {name} …`")
         return 0

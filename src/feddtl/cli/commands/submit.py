@@ -8,7 +8,7 @@ from pathlib import Path
 
 from feddtl.cli.experiment_argument import RunCommand
 from feddtl.cli.flags import FolderFlag
-from feddtl.cli.printing import print_aside, print_note
+from feddtl.cli.printing import print_aside, print_line, print_note
 from feddtl.errors import ConfigError, RunError
 from feddtl.notes import Warned, noted
 from feddtl.state_folder import state_root
@@ -56,18 +56,24 @@ class Submit(RunCommand):
     def _follow(self, output: Path, said: list[str]) -> None:
         """Submit the run and wait for its end; its lines are printed, and added to `said`."""
         from feddtl.absolute_paths import with_absolute_paths
+        from feddtl.cli.bars import Bars, error_console
+        from feddtl.cli.followed_bars import FollowedBars
         from feddtl.launch.processes import ended_by_sigterm
         from feddtl.launch.submission import submit
 
         if note := self.config.model_note:
             print_note(note)
 
-        def show(line: str) -> None:
-            if not (self.quiet or self.json) or line.startswith(noted(Warned(""))):
-                said.append(line)
-                print_aside(line)
+        quiet = self.quiet or self.json
+        bars = Bars(error_console(), disable=quiet)
 
-        with ended_by_sigterm(TERMINATED):
+        def show(line: str) -> None:
+            if not quiet or line.startswith(noted(Warned(""))):
+                said.append(line)
+                print_line(bars.console, line)
+
+        with ended_by_sigterm(TERMINATED), bars, FollowedBars(bars, output, self.config.rounds).watched():
+            bars.draw("loading", "starting the run")
             submit(
                 state_root(self.state) / "server",
                 with_absolute_paths(self.config.with_model()),
