@@ -282,7 +282,7 @@ def test_follow_shows_what_the_run_printed_until_it_ends(feddtl, going_on):
     threading.Timer(0.2, lambda: (going_on / "stop.request").touch()).start()
     answer = feddtl("follow", going_on)
     assert answer.code == 1
-    lines = [line.partition("  ")[2] for line in answer.out.splitlines()]
+    lines = [line.partition(" ")[2] for line in answer.out.splitlines()]
     assert lines[:3] == ["FedDTL on shapes", "note: Client 1: few images.", "round 2/4 sft"]
     assert "stopped before its first round ended, as `feddtl stop` asked" in answer.out or "stopped after" in answer.out
 
