@@ -281,7 +281,22 @@ def test_every_number_has_a_limit() -> None:
         (
             {"server": ServerConfig(aggregator="trimmed-mean", trim_share=0.4), "data": DataConfig(clients=2)},
             "server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = 0.4 of 2 clients",
-            "three clients or more",
+            "Use 3 clients or more",
+        ),
+        (
+            {"server": ServerConfig(aggregator="multi-krum", trim_share=0.4)},
+            "server.aggregator = 'multi-krum' cannot drop 2 of 5 clients in a round, which is server.trim_share = 0.4",
+            "Set server.trim_share below 0.4, or use 7 clients or more",
+        ),
+        (
+            {"server": ServerConfig(aggregator="multi-krum", trim_share=0.3), "data": DataConfig(clients=4)},
+            "server.aggregator = 'multi-krum' cannot drop 1 of 4 clients",
+            "Use 5 clients or more in a round, or another aggregator.",
+        ),
+        (
+            {"server": ServerConfig(aggregator="median", trim_share=0.1, nearest_neighbour_mixing=True)},
+            "server.nearest_neighbour_mixing = true drops nobody: server.trim_share = 0.1 of 5 clients",
+            "Set server.trim_share to 0.2 or more.",
         ),
     ],
     ids=[
@@ -299,6 +314,9 @@ def test_every_number_has_a_limit() -> None:
         "median without rounds",
         "too little to trim",
         "too few to trim",
+        "too many to drop",
+        "too few to drop one",
+        "nobody to leave out",
     ],
 )
 def test_policies_that_do_not_go_together(changes: dict[str, Any], wrong: str, remedy: str) -> None:
@@ -315,6 +333,13 @@ def test_policies_that_go_together() -> None:
     Experiment(participation=0.2, system=SystemConfig(mode="async"))
     Experiment(server=ServerConfig(aggregator="trimmed-mean"))
     Experiment(server=ServerConfig(aggregator="trimmed-mean", trim_share=0.34), data=DataConfig(clients=3))
+    Experiment(server=ServerConfig(aggregator="multi-krum", nearest_neighbour_mixing=True))
+
+
+def test_mixing_needs_an_aggregator_that_bounds_hostile_clients() -> None:
+    with pytest.raises(ConfigError, match="bounds no hostile client with") as caught:
+        ServerConfig(nearest_neighbour_mixing=True)
+    assert "centred-clipping" in caught.value.hint
 
 
 def test_values_cannot_be_changed() -> None:

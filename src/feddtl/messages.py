@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +56,19 @@ class Update:
     samples: Tensors = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The updates of a round as one.
+
+    Attributes:
+        tensors: By their name in `Update.weights`.
+        shares: How much each update counted, in their order; they sum to 1.
+    """
+
+    tensors: Tensors
+    shares: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

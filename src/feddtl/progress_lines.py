@@ -43,6 +43,8 @@ def round_line(record: RoundRecord, rounds: int, *, virtual_time: bool = False) 
     progress = f"reward {train['reward']:.2f}" if "reward" in train else f"loss {train.get('loss', math.nan):7.4f}"
     if record.lost:
         progress += f"  lost {len(record.lost)}"
+    if record.discounted:
+        progress += f"  discounted {len(record.discounted)}"
     if virtual_time:
         progress += f"  virtual {duration(record.virtual_seconds, precise=True)}"
     width = len(str(rounds))

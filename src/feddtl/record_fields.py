@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from feddtl.errors import shown
 
-TABLES_BY_CLIENT = ("failures", "local_by_client", "train_by_client", "counts")
+TABLES_BY_CLIENT = ("failures", "shares", "local_by_client", "train_by_client", "counts")
 """Tables whose keys are client ids: text in a file, whole numbers in memory."""
 
 

@@ -96,6 +96,7 @@ class RoundRecord:
         clients: The selected clients; in asynchronous runs, those whose updates were applied, in order of arrival.
         lost: Clients whose update was lost.
         failures: By client, why its update could not be used.
+        shares: By client, how much it counted, if the aggregator compares clients; else empty. They sum to 1.
         delays: By applied update, how many others were applied since its client started; None in synchronous runs.
         train: Measures of local training, mean over the clients weighted by images.
         train_by_client: The same for each client.
@@ -113,6 +114,7 @@ class RoundRecord:
     clients: Sequence[int] = ()
     lost: Sequence[int]
     failures: Mapping[int, str] = field(default_factory=dict)
+    shares: Mapping[int, float] = field(default_factory=dict)
     delays: Sequence[int] | None = None
     train: Metrics
     train_by_client: Mapping[int, Metrics] = field(default_factory=dict)
@@ -128,6 +130,11 @@ class RoundRecord:
     def is_scored(self) -> bool:
         """Whether the server, or the clients instead, scored the global model on test images."""
         return self._scored_by_server or self.federated is not None
+
+    @property
+    def discounted(self) -> list[int]:
+        """The clients that counted less than half as much as they would have if all had counted alike."""
+        return [client for client, share in self.shares.items() if share < 0.5 / len(self.shares)]
 
     @property
     def headline(self) -> dict[str, float | None]:
@@ -152,7 +159,7 @@ class RoundRecord:
         for name, value in vars(self).items():
             if isinstance(value, RoundScores):
                 values |= without_none(vars(value))
-            elif value or name != "failures":
+            elif value or name not in ("failures", "shares"):
                 values[name] = value
         if self.federated:
             values["federated"] = self.federated.to_dict()

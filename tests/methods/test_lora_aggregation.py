@@ -192,7 +192,7 @@ def test_with_the_residual_the_model_is_the_average_of_the_clients_models(
         for layer in trained_layers(own, state):
             expected = sum(n / 18 * model[layer] for n, model in zip((7, 5, 6), models, strict=True))
             torch.testing.assert_close(average[layer], expected, rtol=1e-5, atol=1e-6)
-        for name, tensor in plain.aggregator().combine(updates).items():
+        for name, tensor in plain.aggregator().combine(updates).tensors.items():
             assert torch.equal(reached.state.tensors[f"shared/{name}"], tensor)
         residual = select_prefix(reached.state.tensors, "shared/residual")
         assert any(name.endswith(A_SUFFIX) for name in residual) == has_factors

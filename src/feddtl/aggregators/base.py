@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
 from feddtl.config import ServerConfig
-from feddtl.messages import Update
+from feddtl.messages import Aggregate, Update
 from feddtl.models.lora import Tensors
 from feddtl.tensor_groups import update_norm
 
@@ -18,18 +19,19 @@ class Aggregator(ABC):
 
     Args:
         config: Settings of the server, among them those of the aggregators.
+
+    Attributes:
+        compares_clients: Whether a client's share depends on what the others sent, so that the record names it.
     """
+
+    compares_clients: ClassVar[bool] = False
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
 
     @abstractmethod
-    def combine(self, updates: Sequence[Update]) -> Tensors:
-        """The aggregate of one update or more, by tensor name; new tensors, never aliases of what was sent."""
-
-    def shares(self, updates: Sequence[Update]) -> list[float]:
-        """How much each client counts; sums to 1. Clients count alike unless an aggregator weights them."""
-        return [1 / len(updates)] * len(updates)
+    def combine(self, updates: Sequence[Update]) -> Aggregate:
+        """The aggregate of one update or more; new tensors, never aliases of what was sent."""
 
     def distance(self, weights: Mapping[str, Tensor], aggregate: Mapping[str, Tensor]) -> float:
         """How far a client's weights are from the aggregate: ‖w_k − w̄‖₂ unless factors mean something else."""
@@ -39,17 +41,22 @@ class Aggregator(ABC):
 class TensorAggregator(Aggregator):
     """An aggregator that combines each tensor by itself, in float64."""
 
+    def shares(self, updates: Sequence[Update]) -> list[float]:
+        """How much each client counts; sums to 1. Clients count alike by default."""
+        return [1 / len(updates)] * len(updates)
+
     @abstractmethod
     def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
         """The aggregate of one tensor of all clients, which count by their shares."""
 
-    def combine(self, updates: Sequence[Update]) -> Tensors:
+    def combine(self, updates: Sequence[Update]) -> Aggregate:
         """See `Aggregator.combine`."""
-        shares, combined = self.shares(updates), {}
+        shares = self.shares(updates)
+        combined: Tensors = {}
         for name, first in updates[0].weights.items():
             tensors = [update.weights[name].double() for update in updates]
             combined[name] = self.combine_tensor(tensors, shares).to(first.dtype)
-        return combined
+        return Aggregate(combined, shares)
 
 
 def sample_shares(updates: Sequence[Update]) -> list[float]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from feddtl.aggregators.base import TensorAggregator
+from feddtl.aggregators.robust import RobustAggregator, mean_between
 
 
-class Median(TensorAggregator):
+class Median(RobustAggregator):
     """The median of every coordinate; with an even number of clients the mean of the two in the middle."""
 
-    def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The median over clients."""
-        ordered = torch.stack(list(tensors)).sort(dim=0).values
-        return (ordered[(len(tensors) - 1) // 2] + ordered[len(tensors) // 2]) / 2
+    def combine_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RobustAggregator.combine_points`."""
+        return mean_between(points, (len(points) - 1) // 2)

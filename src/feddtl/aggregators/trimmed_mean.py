@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from feddtl.aggregators.base import TensorAggregator
+from feddtl.aggregators.robust import RobustAggregator, mean_between
 
 
-class TrimmedMean(TensorAggregator):
+class TrimmedMean(RobustAggregator):
     """Drops the ⌊β·K⌋ smallest and as many largest values of every coordinate and averages the rest.
 
     β is `server.trim_share`; below 1/2 it leaves a client or more.
     """
 
-    def combine_tensor(self, tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The trimmed mean over clients."""
-        trimmed = self.config.trimmed(len(tensors))
-        ordered = torch.stack(list(tensors)).sort(dim=0).values
-        return ordered[trimmed : len(tensors) - trimmed].mean(dim=0)
+    def combine_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `RobustAggregator.combine_points`."""
+        return mean_between(points, self.config.trimmed(len(points)))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from feddtl.aggregators.catalog import AGGREGATORS, ROBUST
 from feddtl.checks import Above, AtLeast, Rule, Settings, require
 from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
@@ -182,19 +183,37 @@ class Experiment(Settings):
     def _check_aggregator(self) -> None:
         """Raise ConfigError for an aggregator that cannot do its work in this experiment."""
         aggregator = self.server.aggregator
-        if self.system.mode == "async" and aggregator not in ("mean", "unweighted-mean"):
+        if self.system.mode == "async" and aggregator in ROBUST:
             raise ConfigError(
                 f"server.aggregator = '{aggregator}' compares the clients of a round, and system.mode = 'async' "
                 "aggregates one update at a time.",
                 "Set server.aggregator = 'mean', or system.mode = 'sync'.",
             )
-        if (in_round := self.in_round) and aggregator == "trimmed-mean" and not self.server.trimmed(in_round):
+        if self.server.trims and (in_round := self.in_round):
+            self._check_trim_share(in_round)
+
+    def _check_trim_share(self, in_round: int) -> None:
+        """Raise ConfigError for a share of the clients of a round that is no client, or too many."""
+        server, entry = self.server, AGGREGATORS[self.server.aggregator]
+        dropped = server.trimmed(in_round)
+        who = f"server.aggregator = '{server.aggregator}'" if entry.trims else "server.nearest_neighbour_mixing = true"
+        most = (in_round - entry.spare) // 2
+        if not dropped:
             raise ConfigError(
-                f"server.aggregator = 'trimmed-mean' drops nobody: server.trim_share = {self.server.trim_share} of "
-                f"{in_round} clients in a round is less than one client.",
+                f"{who} drops nobody: server.trim_share = {server.trim_share} of {in_round} clients in a round is less "
+                "than one client.",
                 f"Set server.trim_share to {math.ceil(100 / in_round) / 100} or more."
-                if in_round > 2
-                else "Use three clients or more in a round, or another aggregator.",
+                if most > 0
+                else f"Use {2 + entry.spare} clients or more in a round, or another aggregator.",
+            )
+        if dropped > most:
+            raise ConfigError(
+                f"{who} cannot drop {dropped} of {in_round} clients in a round, which is server.trim_share = "
+                f"{server.trim_share}: of K clients it drops f where K is 2f + {entry.spare} or more.",
+                f"Set server.trim_share below {math.floor(100 * (most + 1) / in_round) / 100}, or use "
+                f"{2 * dropped + entry.spare} clients or more in a round."
+                if most > 0
+                else f"Use {2 + entry.spare} clients or more in a round, or another aggregator.",
             )
 
     def _check_lora_aggregation(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.aggregators.catalog import AGGREGATORS
+from feddtl.aggregators.catalog import AGGREGATORS, ROBUST
 from feddtl.checks import Above, AtLeast, Settings, SomeOf, require, require_known, split_names
 from feddtl.errors import ConfigError
 from feddtl.transforms.catalog import TRANSFORMS
@@ -147,22 +147,37 @@ class ServerConfig(Settings, table="server"):
     batch_size: Annotated[int, AtLeast(1)] = 64
     """Embeddings per step on the server (paper: 64)."""
     aggregator: str = "mean"
-    """How the clients' updates become one, coordinate by coordinate: 'mean' weighted by images (ours),
-    'unweighted-mean' (FedCLIP), 'median' or 'trimmed-mean'."""
+    """How the clients' updates become one: 'mean' weighted by images (ours), 'unweighted-mean' (FedCLIP), or one that
+    bounds hostile clients: 'median', 'trimmed-mean', 'geometric-median', 'multi-krum' or 'centred-clipping'."""
     trim_share: Annotated[float, AtLeast(0, below=0.5)] = 0.2
-    """Share of the clients that 'trimmed-mean' drops at each end of a coordinate (ours)."""
+    """Share of the clients of a round that may be hostile: 'trimmed-mean' drops as many at each end of a coordinate,
+    'multi-krum' as many clients, and nearest-neighbour mixing leaves out as many of a client's neighbours (ours)."""
+    nearest_neighbour_mixing: bool = False
+    """Before the aggregator, replace each update by the mean of its nearest ones (NNM), which helps where honest
+    clients differ; needs an aggregator that bounds hostile clients (ours: off)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.aggregator == "product":
             raise ConfigError(
-                "server.aggregator = 'product' combines LoRA factors, and an aggregator combines coordinates.",
+                "server.aggregator = 'product' combines LoRA factors, and an aggregator combines any tensors.",
                 "Set lora.aggregation = 'product'.",
             )
         require_known("server.aggregator", self.aggregator, AGGREGATORS)
+        if self.nearest_neighbour_mixing and self.aggregator not in ROBUST:
+            raise ConfigError(
+                f"server.nearest_neighbour_mixing = true bounds no hostile client with server.aggregator = "
+                f"'{self.aggregator}'.",
+                f"Set server.aggregator to one of {', '.join(ROBUST)}.",
+            )
+
+    @property
+    def trims(self) -> bool:
+        """Whether `trim_share` is used."""
+        return AGGREGATORS[self.aggregator].trims or self.nearest_neighbour_mixing
 
     def trimmed(self, clients: int) -> int:
-        """⌊β·K⌋, how many of the clients' values 'trimmed-mean' drops at each end; β is `trim_share`."""
+        """f = ⌊β·K⌋, how many of the K clients of a round are dropped; β is `trim_share`."""
         # Rounded first: 0.29 · 100 is 28.999999999999996 in binary floating point.
         return int(round(self.trim_share * clients, 9))
 

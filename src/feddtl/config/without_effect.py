@@ -24,7 +24,7 @@ def without_effect(experiment: Experiment, own_optimizer: Literal["adam", "sgd"]
     idle = {("local", name): f"clients train with local.optimizer = '{optimizer}'" for name in other}
     if not local.warmup_epochs:
         idle["local", "warmup_rate"] = "local.warmup_epochs is 0"
-    if server.aggregator != "trimmed-mean":
+    if not server.trims:
         idle["server", "trim_share"] = f"server.aggregator is '{server.aggregator}'"
     tables: dict[str, Any] = {"local": local, "server": server}
     for table, settings in experiment.methods.tables:

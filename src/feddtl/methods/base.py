@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from feddtl.aggregators.base import Aggregator
 from feddtl.aggregators.catalog import build_aggregator
 from feddtl.config import TrainingSettings
-from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
+from feddtl.messages import Aggregate, ExpectedUpdate, Payload, ServerState, Update, count_parameters
 from feddtl.methods.catalog import LoraAggregation, NoSettings
 from feddtl.methods.classifier import Classifier
 from feddtl.methods.local_round import ANCHOR, SHARED, local_round
@@ -244,17 +244,16 @@ class Method(ABC):
         """What an update that answers this payload looks like, before any transform."""
         return ExpectedUpdate(self.trained_in_round(select_prefix(payload.tensors, SHARED), payload.round))
 
-    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+    def next_state(self, state: ServerState, aggregate: Aggregate, updates: Sequence[Update]) -> NextState:
         """State after a round: the aggregated tensors are shared, and the anchor too as long as SFT lasts.
 
         Args:
             state: When the round began.
-            aggregated: The clients' weights combined into one, by their name in `Update.weights`; shared tensors that
-                are not among them stay as they are.
+            aggregate: The clients' weights combined into one; shared tensors that are not among them stay as they are.
             updates: What was combined, sorted by client; for training on the server.
         """
         number = state.round + 1
-        shared = {**select_prefix(state.tensors, SHARED), **aggregated}
+        shared = {**select_prefix(state.tensors, SHARED), **aggregate.tensors}
         return NextState(ServerState(number, self._with_anchor(shared, state.tensors, number)))
 
     def classifier(self, state: ServerState, update: Update | None = None) -> Classifier:

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from feddtl.aggregators.base import Aggregator
 from feddtl.aggregators.product import Product
 from feddtl.config import TrainingSettings
-from feddtl.messages import Payload, ServerState, Update
+from feddtl.messages import Aggregate, Payload, ServerState, Update
 from feddtl.methods.base import Method, NextState
 from feddtl.methods.local_round import SHARED
 from feddtl.methods.task import Task
@@ -84,20 +84,20 @@ class LoraMethod(Method):
         """See `Method.aggregator`; with 'product', the mean of B·A."""
         return Product(self.training.server) if self.aggregation == "product" else super().aggregator()
 
-    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+    def next_state(self, state: ServerState, aggregate: Aggregate, updates: Sequence[Update]) -> NextState:
         """See `Method.next_state`; the metrics of two clients or more have the `averaging_error`, and the residual
         grows if there is one."""
         received = self._complete(select_prefix(state.tensors, SHARED))
         clients = [{**drop_groups(received, RESIDUAL), **update.weights} for update in updates]
-        shares = self.aggregator().shares(updates)
-        metrics = {"averaging_error": averaging_error(clients, shares)} if len(updates) > 1 else {}
+        metrics = {"averaging_error": averaging_error(clients, aggregate.shares)} if len(updates) > 1 else {}
         if self.aggregation == "residual":
-            dtype = next(iter(aggregated.values())).dtype
-            residual = grown(select_prefix(received, RESIDUAL), anonymous(averaging_residual(clients, shares)), dtype)
-            aggregated = {**aggregated, **add_prefix(RESIDUAL, residual)}
+            dtype = next(iter(aggregate.tensors.values())).dtype
+            lacking = anonymous(averaging_residual(clients, aggregate.shares))
+            residual = grown(select_prefix(received, RESIDUAL), lacking, dtype)
+            aggregate = replace(aggregate, tensors={**aggregate.tensors, **add_prefix(RESIDUAL, residual)})
             # A layer may get another form, so what it had must go.
             state = replace(state, tensors=drop_groups(state.tensors, f"{SHARED}/{RESIDUAL}"))
-        return NextState(super().next_state(state, aggregated, updates).state, metrics)
+        return NextState(super().next_state(state, aggregate, updates).state, metrics)
 
     def lora(self, tensors: Mapping[str, Tensor], tower: Tower) -> Lora:
         """The adapter of a tower, on the model's device."""

@@ -189,6 +189,7 @@ class RunContext:
         virtual_seconds: float,
         scores: RoundScores | None,
         failures: Mapping[int, str] | None = None,
+        shares: Mapping[int, float] | None = None,
         delays: Sequence[int] | None = None,
     ) -> RoundRecord:
         """The record of a round that ends now; the observer receives it.
@@ -207,6 +208,7 @@ class RunContext:
             clients=clients,
             lost=lost,
             failures=failures or {},
+            shares=shares or {},
             delays=delays,
             train=train_metrics(updates),
             train_by_client={update.client: dict(update.metrics) for update in updates},

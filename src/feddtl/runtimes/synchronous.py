@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
-from feddtl.methods.base import NextState
 from feddtl.methods.classifier import Classifier
 from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.federated import with_counts
 from feddtl.runtimes.fleet import Arrivals, Fleet
 from feddtl.runtimes.rounds import Progress, Rounds
-from feddtl.runtimes.server_step import server_step
+from feddtl.runtimes.server_step import Aggregated, server_step
 from feddtl.system.clock import Clock
 from feddtl.system.selection import Selector, Visit
 from feddtl.system.validation import Validation
@@ -69,6 +68,7 @@ class SynchronousRounds(Rounds):
             lost=sorted([*lost, *arrived.failures]),
             failures=dict(arrived.failures),
             server=dict(reached.metrics),
+            shares=reached.shares,
             bytes_up=sum(arrived.sizes.values()),
             bytes_down=tensor_bytes(payload.tensors) * len(chosen),
             virtual_seconds=progress.virtual_seconds + seconds,
@@ -84,9 +84,9 @@ class SynchronousRounds(Rounds):
         asked = bool(everyone) and context.experiment.is_scored(progress.state.round)
         return with_counts(progress, arrived.counts, arrived.failures if asked else {}, context.observer, everyone)
 
-    def _next_state(self, state: ServerState, updates: Sequence[Update]) -> NextState:
+    def _next_state(self, state: ServerState, updates: Sequence[Update]) -> Aggregated:
         if not updates:
-            return NextState(ServerState(state.round + 1, state.tensors))
+            return Aggregated(ServerState(state.round + 1, state.tensors))
         with self._context.stopwatch.measure("server"):
             reached = server_step(self._context.method, state, updates, self._context.chain)
         require_finite_state(reached.state)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from feddtl.errors import ClientError
-from feddtl.messages import ExpectedUpdate, Payload, ServerState, Update, count_parameters
+from feddtl.messages import Aggregate, ExpectedUpdate, Payload, ServerState, Update, count_parameters
 from feddtl.methods.base import NextState, TrainedParameters
 from feddtl.methods.classifier import Classifier
 from feddtl.methods.local_round import ANCHOR, SHARED
@@ -83,9 +83,9 @@ class FedDTL(LoraMethod):
         width = payload.tensors["text_embeddings"].shape[-1]
         return replace(super().expected_update(payload), embeddings={"embeddings": width}, labels=("labels",))
 
-    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+    def next_state(self, state: ServerState, aggregate: Aggregate, updates: Sequence[Update]) -> NextState:
         """The aggregated LoRA of the image tower, and that of the text tower, tuned on the uploaded embeddings."""
-        reached = super().next_state(state, aggregated, updates)
+        reached = super().next_state(state, aggregate, updates)
         text, metrics = self._train_text(text_factors(state), updates, state.round + 1)
         return NextState(with_text(reached.state, text), {**reached.metrics, **metrics})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from feddtl.messages import ServerState, Update
+from feddtl.messages import Aggregate, ServerState, Update
 from feddtl.methods.base import Method, NextState
 from feddtl.methods.catalog import LoraAggregation
 from feddtl.methods.lora import LoraMethod
@@ -34,9 +34,9 @@ class FedSALoRA(LoraMethod):
         """The averaged A, and B as no client has trained it."""
         return {**self.trained_tensors(state), **self.initial_personal(0)}
 
-    def next_state(self, state: ServerState, aggregated: Tensors, updates: Sequence[Update]) -> NextState:
+    def next_state(self, state: ServerState, aggregate: Aggregate, updates: Sequence[Update]) -> NextState:
         """See `Method.next_state`; without B the server knows no product, and no error of averaging it."""
-        return Method.next_state(self, state, aggregated, updates)
+        return Method.next_state(self, state, aggregate, updates)
 
     def adapters(self, state: ServerState) -> Mapping[str, Lora]:
         """None: each client has its own."""
