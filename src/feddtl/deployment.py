@@ -49,7 +49,7 @@ from feddtl.runtimes.wire.messages import Reply, pack_counts, pack_image_counts,
 from feddtl.state_folder import state_root
 from feddtl.training.client_data import ClientData, rows_of_views
 from feddtl.transforms.catalog import build_chain
-from feddtl.units import ClientNames
+from feddtl.units import ClientNames, counted
 
 NAMES = "names"  # of the base classes, in the question which client a node is
 # Settings of one machine: a client has another device and another disk.
@@ -288,8 +288,9 @@ def introduction(experiment: Experiment, node: Node, names: object) -> Parcel:
         names: The server's base classes, as JSON.
 
     Raises:
-        FeddtlError: This client has no images, or they are of other classes.
+        FeddtlError: This client has no place in the run, it has no images, or they are of other classes.
     """
+    _require_place(experiment, node.client)
     if not experiment.data.on_clients:
         data = client_images(experiment, node.data).data
         require_same_classes(_names_in(names), data, node.data or experiment.data.source)
@@ -300,6 +301,16 @@ def introduction(experiment: Experiment, node: Node, names: object) -> Parcel:
     _say_images(node.client, own, images.data)
     counts = ImageCounts(len(own.train), len(own.test_base), len(own.test_novel))
     return pack_image_counts(node.client, counts, own.notes)
+
+
+def _require_place(experiment: Experiment, client: int) -> None:
+    """Raise ClientError for a client that is one more than the run was begun with."""
+    if client >= (clients := experiment.data.client_count):
+        raise ClientError(
+            f"This is client {client}, and the run was begun with {counted(clients, 'client')}, numbered from 0.",
+            f"More clients need a new run, which may start from the model of this one: on the server, feddtl submit "
+            f"--init-from RUN --data.clients {client + 1} --output DIR.",
+        )
 
 
 def _say_images(client: int, own: OwnImages, data: FederatedData) -> None:

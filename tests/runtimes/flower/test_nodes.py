@@ -285,3 +285,22 @@ def test_a_node_that_claims_to_be_nobody_is_not_taken_for_a_client(bench, tmp_pa
     experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=5.0, min_clients=2))
     deployment.serve(experiment, tmp_path / "run", grid)
     assert [record["lost"] for record in records(tmp_path / "run")] == [[], []]
+
+
+def test_a_client_that_connects_in_a_round_takes_part_in_the_next_one(bench, tmp_path):
+    """Client 2 and a client too many appear while round 1 is running: one is named, the other told what to do."""
+    notes, grid = Notes(), faulty_grid([0, 1], delay=0.6)
+
+    def come(client, message):
+        for late in (2, 3):
+            settings = {"partition-id": late}
+            grid.contexts[100 + late] = Context(1, 100 + late, settings, RecordDict(), {})
+
+    grid.before = come
+    experiment = replace(short(bench), deployment=DeploymentConfig(round_timeout=3.0, min_clients=2))
+    deployment.serve(experiment, tmp_path / "run", grid, observer=notes)
+    assert [record["lost"] for record in records(tmp_path / "run")] == [[2], []]
+    assert notes.lines.count("Client 2 is connected, and takes part from now on.") == 1
+    [refused] = [line for line in notes.lines if line.startswith("Node 103, client 3, cannot participate: ")]
+    assert "This is client 3, and the run was begun with 3 clients, numbered from 0." in refused
+    assert "feddtl submit --init-from RUN --data.clients 4 --output DIR" in refused

@@ -157,7 +157,7 @@ class FlowerFleet(Fleet):
                 fail(client, self._nodes.reason_of_absence(client))
             elif nodes[client] not in waiting.values():
                 fail(client, "its node left before the broadcast was sent.")
-        for node, answer in self._grid.answers(waiting, deadline):
+        for node, answer in self._grid.answers(waiting, deadline, self._nodes.look):
             client, took = client_of[node], time.monotonic() - begun
             if answer.code in EXPIRED and took >= timeout - SECONDS_OF_DOUBT:
                 late.append(client)

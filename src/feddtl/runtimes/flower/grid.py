@@ -73,13 +73,19 @@ class RetryingGrid:
                 del waiting[message]
                 yield node, answer
 
-    def answers(self, waiting: dict[str, int], deadline: float) -> Iterator[tuple[int, Answer]]:
-        """Answers as they arrive, until every message has one or the deadline has passed."""
+    def answers(
+        self, waiting: dict[str, int], deadline: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answers as they arrive, until every message has one or the deadline has passed.
+
+        `meanwhile` is called before each pause.
+        """
         begun = time.monotonic()
         while True:
             yield from self.pull(waiting)
             if not waiting or time.monotonic() >= deadline:
                 return
+            meanwhile()
             self.pause(begun, deadline)
 
     def pause(self, begun: float, deadline: float) -> None:

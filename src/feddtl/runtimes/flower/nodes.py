@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
@@ -65,6 +65,8 @@ class NodeDirectory:
         self._asked: dict[str, int] = {}  # node by question that is not answered yet
         self._failed: Counter[int] = Counter()  # by node, questions since the search began that it failed to answer
         self._image_counts: dict[int, ImageCounts] = {}  # by node, where clients have images of their own
+        self._train_images: dict[int, int] = {}  # by client, likewise
+        self._seen: set[int] = set()  # clients that have ever had a node
         self._told: list[int] = []  # clients that were connected when that was told
         self._started = False
 
@@ -105,6 +107,11 @@ class NodeDirectory:
                 self._note(f"Waiting up to {longest} for {self._context.names.all_of(awaited)} to connect.")
             self._grid.pause(begun, deadline)
 
+    def look(self) -> None:
+        """Ask nodes that appear while a round is running, so that their clients take part in the next one."""
+        self._update()
+        self._tell(set(self._clients.values()))
+
     def _require_classes(self) -> None:
         """Raise ClientError if clients have other classes, which would be missing in the whole run."""
         found = {refusal.client: refusal.reason for refusal in self._refusals.values() if refusal.mismatch}
@@ -118,9 +125,9 @@ class NodeDirectory:
                 "experiment, so no round was begun.",
             )
 
-    def _tell(self, claims: Mapping[int, int]) -> None:
+    def _tell(self, clients: Iterable[int]) -> None:
         """Tell the observer which clients are connected, if that has changed."""
-        if (connected := sorted(claims)) != self._told:
+        if (connected := sorted(clients)) != self._told:
             self._told = connected
             self._context.observer.clients_connected(connected, len(self._context.clients))
 
@@ -130,8 +137,7 @@ class NodeDirectory:
 
     def train_images(self, client: int) -> int:
         """How many training images a client has; 0 where that is not known."""
-        counts = [images.train for node, images in self._image_counts.items() if self._clients.get(node) == client]
-        return counts[0] if counts else len(self._context.clients[client])
+        return self._train_images.get(client, len(self._context.clients[client]))
 
     def image_counts(self, client: int, node: int) -> ImageCounts:
         """How many images a client has, by its node's own count or by the partition."""
@@ -184,10 +190,21 @@ class NodeDirectory:
             return
         if client in self._clients.values():
             self._note(f"Node {node} claims to be {self._context.names.one(client)}, but another node already is.")
+        else:
+            self._welcome(client, node)
         self._clients[node] = client
         self._refusals.pop(node, None)
         for note in filter(None, str(answer.parcel.scalars.get(NOTES, ""))[:MOST_NOTES].splitlines()):
             self._note(f"{self._context.names.begin(client)}: {plain(note)}")
+
+    def _welcome(self, client: int, node: int) -> None:
+        """Keep what a client says that had no node, and note if it comes after the first round has begun."""
+        if node in self._image_counts:
+            self._train_images[client] = self._image_counts[node].train
+        if self._started:
+            again = " again" if client in self._seen else ""
+            self._note(f"{self._context.names.begin(client)} is connected{again}, and takes part from now on.")
+        self._seen.add(client)
 
     def _client_of(self, answer: Answer) -> int:
         """Raises RejectedMessageError for an answer that names no client, or one that cannot take part."""
