@@ -17,7 +17,7 @@ from feddtl.errors import RunError
 from feddtl.experiment import run_experiment
 from feddtl.export import export_merged
 from feddtl.results.reading import collect
-from feddtl.run_origin import different_parts, moved_paths, with_moved_paths
+from feddtl.run_origin import different_parts, moved_paths, start_text, with_moved_paths
 from feddtl.runs import RunFolder
 from feddtl.scoring import score_run
 from feddtl.trained_model import load_trained_model
@@ -177,3 +177,9 @@ def test_only_what_shares_a_folder_with_the_run_counts_as_moved(tmp_path):
     (tmp_path / "new" / "own.py").touch()
     shutil.copy(tmp_path / "origin.json", run)
     assert with_moved_paths(values, run) == values | {"method": f"{tmp_path / 'new' / 'own.py'}:Own"}
+
+
+def test_where_a_run_started_is_said_with_the_run_before():
+    first = {"folder": "/runs/first", "method": "feddtl", "rounds": 1}  # of an earlier version
+    second = {**first, "folder": "/runs/second", "title": "FedLoRA", "dataset": "photos", "started_from": first}
+    assert start_text(second) == "second (FedLoRA, 1 round on photos), which started from first (feddtl, 1 round)"

@@ -20,7 +20,6 @@ from feddtl.errors import RunError
 from feddtl.experiment import run_experiment
 from feddtl.methods.catalog import METHODS
 from feddtl.observers import RunObserver
-from feddtl.report import write_report
 from feddtl.runs import RunFolder
 
 OldRun = Callable[[str], Path]
@@ -111,24 +110,6 @@ def test_classes_and_clients_that_come_later_and_another_method(
     start = model(first_state(tmp_path / "new"))
     assert start.keys() == end.keys()
     assert all(torch.equal(start[name], end[name]) for name in end)
-
-
-def test_card_page_and_table_say_where_the_run_started(
-    bench: Bench, old_run: OldRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The run of a run: each with its method, rounds and data, by name alone."""
-    second = bench.run(tmp_path / "second", "--rounds", 1, "--init-from", old_run("feddtl"))
-    third = bench.run(tmp_path / "third", "--rounds", 1, "--method", "fedlora", "--init-from", second)
-    said = "second (FedDTL, 1 round on photos), which started from feddtl (FedDTL, 2 rounds on photos)"
-    assert f"started from {said}" in " ".join(capsys.readouterr().out.split())
-    assert main(["export", str(third), str(tmp_path / "out"), "--format", "embeddings"]) == 0
-    card, [origin] = (tmp_path / "out" / "README.md").read_text(), tables(third / "origin.json")
-    assert f"| started from | the run {said} |" in card
-    assert f"| SHA-256 of what it took from there | `{digest(final_state(second))}` |" in card
-    assert f"| SHA-256 of its weights | `{origin['model']['weights']}` |" in card
-    assert summary(third)["started_from"] == origin["started_from"]
-    write_report(third, images=False)
-    assert f"Started from {said}." in (third / "report.html").read_text()
 
 
 def test_a_killed_run_resumes_without_the_other_folder(

@@ -59,7 +59,7 @@ class RunCommand(ExperimentCommand):
     output: FolderFlag = None
     """New folder for the run; default: runs/<experiment>-seed<seed>."""
     resume: FolderFlag = None
-    """Resume the run in this folder from its last checkpoint, with its settings."""
+    """Resume the run in this folder from its last checkpoint, with its settings; with --rounds, for more rounds."""
     json: bool = False
     """Print only the summary, as JSON, on standard output; no progress."""
     quiet: bool = False

@@ -64,7 +64,8 @@ class Experiment(Settings):
     participation: Annotated[float, Above(0, up_to=1)] = 1.0
     """Fraction of the clients that participate in a round (paper: 1)."""
     init_from: str = ""
-    """Run folder whose adapters, or other shared tensors, this run starts from; empty: the method's own start."""
+    """Run folder whose adapters, or other shared tensors, this run starts from, over Flower on the server's machine;
+    empty: the method's own start."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -20,7 +20,8 @@ TERMINATED = 143  # 128 + SIGTERM, of a command that did not reach its end
 class Submit(RunCommand):
     """Run an experiment at the `feddtl server` of this machine, with its clients, and follow it to its end.
 
-    Flags override the experiment file. Ctrl-C stops the run; `--resume` continues it.
+    Flags override the experiment file. Ctrl-C stops the run; --resume continues it, and --init-from starts another run
+    from its model. See docs/how-to/continue.md.
     """
 
     output: FolderFlag = None
