@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+from untraced import is_repeated, pause_in_libraries
 
 from feddtl.config import Experiment
 from feddtl.data.table import ImageTable
@@ -20,6 +22,7 @@ from feddtl.methods.tables import MethodTables, settings_types
 
 # The process that starts the workers reads this file first, and they wait for it: torch and transformers come later.
 if TYPE_CHECKING:
+    from cli.killable import KillableRuns
     from cli.small_runs import Bench
     from tiny_federation import Federation
 
@@ -59,12 +62,65 @@ def fast_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def libraries_at_full_speed() -> Iterator[None]:
+    """Coverage costs nothing where no line of feddtl is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.gettrace() is not None:
+            pause_in_libraries(patch)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in filter(is_repeated, items):
+        item.add_marker("no_cover")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn_curves() -> Iterator[None]:
+    """A run in this process writes what its curves show and draws nothing, which would take a quarter of its time.
+
+    The tests of plots draw, and so do runs in processes of their own.
+    """
+    from feddtl import curves, plots
+
+    draw = curves.accuracy_curves
+
+    def undrawn(*arguments: Any, **options: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plots, "_drawn", content_of)
+            draw(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "accuracy_curves", undrawn)
+        yield
+
+
+def content_of(figure: Any, ending: str) -> tuple[bytes, bool]:
+    """Lines, axes and texts of a figure, in place of its drawing."""
+    [axes] = figure.axes
+    lines = [(line.get_label(), line.get_color(), line.get_marker(), line.get_xydata().tolist()) for line in axes.lines]
+    texts = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), figure.get_supxlabel()]
+    return repr([ending, lines, axes.get_xlim(), axes.get_ylim(), texts]).encode(), True
+
+
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Model and pictures for the command line; shared by all tests, so none may change them."""
     from cli.small_runs import make_bench
 
     return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns]:
+    """Starts commands that can be killed; one process for all tests has imported what they need."""
+    if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
+        pytest.skip("needs fork and /proc")
+    from cli.killable import KillableRuns
+
+    with KillableRuns(tmp_path_factory.mktemp("log") / "log.txt") as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from cli.small_runs import Bench, contents, outcome
@@ -20,17 +23,37 @@ SCHEDULES = {
 }
 
 
+class Runs(NamedTuple):
+    """Two runs that differ in their number of rounds; shared by all tests, so none may change them."""
+
+    whole: Path
+    short: Path
+
+
 @pytest.fixture(scope="module")
 def derived(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three rounds, of which half, two, are SFT because three are asked for."""
     return bench.run(tmp_path_factory.mktemp("derived") / "run", "--rounds", 3)
 
 
+@pytest.fixture(scope="module")
+def runs_of(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Runs]:
+    """Runs by schedule: of four rounds, and of three when only three were asked for."""
+
+    @cache
+    def make(schedule: str) -> Runs:
+        folder, flags = tmp_path_factory.mktemp(schedule), SCHEDULES[schedule]
+        return Runs(*(bench.run(folder / str(rounds), *flags, "--rounds", rounds) for rounds in (4, 3)))
+
+    return make
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_an_extended_run_is_the_one_that_was_asked_for_at_once(schedule: str, bench: Bench, tmp_path: Path) -> None:
-    flags = SCHEDULES[schedule]
-    whole = bench.run(tmp_path / "whole", *flags, "--rounds", 4)
-    short = bench.run(tmp_path / "short", *flags, "--rounds", 3)
+def test_an_extended_run_is_the_one_that_was_asked_for_at_once(
+    schedule: str, runs_of: Callable[[str], Runs], tmp_path: Path
+) -> None:
+    whole, short = runs_of(schedule)
+    shutil.copytree(short, short := tmp_path / "run")
     assert main(["run", "--resume", str(short), "--rounds", "4", "--quiet"]) == 0
     assert outcome(short) == outcome(whole)
     folder = RunFolder.open(short)
@@ -42,11 +65,10 @@ def test_an_extended_run_is_the_one_that_was_asked_for_at_once(schedule: str, be
 
 @pytest.mark.parametrize("killed_in", ["drop_checkpoint", "write_sealed", "add_checkpoint"])
 def test_a_run_killed_while_it_is_extended_can_be_resumed(
-    killed_in: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_in: str, runs_of: Callable[[str], Runs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = SCHEDULES["sft"]
-    whole = bench.run(tmp_path / "whole", *flags, "--rounds", 4)
-    short = bench.run(tmp_path / "short", *flags, "--rounds", 3)
+    whole, short = runs_of("sft")
+    shutil.copytree(short, short := tmp_path / "run")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ def test_accuracy_over_virtual_time(tmp_path: Path, figures: list[Any]) -> None:
 def test_curves_without_rl(tmp_path: Path) -> None:
     accuracy_curves(RECORDS[:2], ZERO_SHOT, "photos", tmp_path / "curves.svg")
     assert "RL rounds" not in (tmp_path / "curves.svg").read_text()
+
+
+def test_curves_without_novel_classes_and_with_hollow_points(tmp_path: Path) -> None:
+    """Drawn twice, because a resumed run must end with the same file."""
+    records = [made_record(number, base=40.0 + number, novel=None, harmonic_mean=None) for number in (1, 2)]
+    for name in ("one.svg", "two.svg"):
+        accuracy_curves(
+            records, {"base": 35.0, "novel": math.nan}, "photos", tmp_path / name, hollow=[2], caption="Two.", images={}
+        )
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn.endswith("</svg>\n")
+    assert drawn == (tmp_path / "two.svg").read_text()
 
 
 @pytest.mark.parametrize("ending", [".svg", ".png", ".pdf", ".SVG"])

@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli.killable import KillableRuns
-from cli.small_runs import Bench, contents, make_bench, outcome, records
+from cli.small_runs import Bench, contents, outcome, records
 
 from feddtl.cli import main
 from feddtl.errors import ClientError, StoppedError
@@ -30,23 +30,11 @@ ROUNDS = 6
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns]:
-    if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
-        pytest.skip("needs fork and /proc")
-    with KillableRuns(tmp_path_factory.mktemp("log") / "log.txt") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(bench: Bench, processes: KillableRuns, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert processes.run(first_words(bench, folder)) == 0
     assert len(records(folder)) == ROUNDS
+    assert (folder / "accuracy.svg").read_text().endswith("</svg>\n")
     return outcome(folder)
 
 
@@ -170,25 +158,32 @@ def test_kill_minus_nine_of_the_command_itself(bench: Bench, uninterrupted: dict
 # --- what resume refuses, and what it does not mind --------------------------------------------------
 
 
-@pytest.fixture
-def stopped(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def stopped_run(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that went wrong in round 3, with checkpoints of rounds 1 and 2."""
-    before = context.require_finite_tensors
+    folder, before = tmp_path_factory.mktemp("stopped") / "run", context.require_finite_tensors
 
     def fail(tensors: object, owner: str, remedy: str) -> None:
         if "round 3" in owner:
             raise ClientError(f"{owner} is bad.")
         before(tensors, owner, remedy)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context, "require_finite_tensors", fail)
-        assert main(["run", *bench.flags("--quiet", "--output", tmp_path / "run")]) == 1
-    assert checkpoints(tmp_path / "run") == ["round-0001", "round-0002"]
-    return tmp_path / "run"
+        assert main(["run", *bench.flags("--quiet", "--output", folder)]) == 1
+    assert checkpoints(folder) == ["round-0001", "round-0002"]
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_run: Path, tmp_path: Path) -> Path:
+    """A copy, to go on with."""
+    return Path(shutil.copytree(stopped_run, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
 def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the run is when it is not stopped."""
     return outcome(bench.run(tmp_path_factory.mktemp("whole") / "run"))
 
 

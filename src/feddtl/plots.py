@@ -81,7 +81,8 @@ def partition_heat_map(
         Whether all names are legible in the file.
     """
     base, width = counts.shape[1], len(class_names)
-    figure, axes = _figure(max(6.0, 0.22 * width + 2), max(2.5, 0.32 * counts.shape[0] + 2))
+    figure = new_figure(max(6.0, 0.22 * width + 2), max(2.5, 0.32 * counts.shape[0] + 2))
+    axes = figure.subplots()
     shown = np.full((counts.shape[0] + (tests is not None), width), np.nan)
     shown[: len(counts), :base] = counts
     image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=counts.max(), interpolation="nearest")
@@ -131,7 +132,8 @@ def accuracy_curves(
         caption: Below the plot.
         hollow: Rounds whose numbers are of fewer images than others.
     """
-    figure, axes = _figure(7.0, 4.0)
+    figure = new_figure(7.0, 4.0)
+    axes = figure.subplots()
     images = images or {}
     scored = [record for record in records if record.is_scored]
     positions = [record.virtual_seconds if virtual_time else record.round for record in scored]
@@ -199,8 +201,8 @@ def _title(text: str) -> str:
     return fill(shortened(printable(text), 2 * LETTERS_OF_TITLE), LETTERS_OF_TITLE)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # Figure without pyplot: no display, no global state.
+def new_figure(width: float, height: float) -> Any:
+    """A figure with constrained layout, in inches; without pyplot, so without a display and without global state."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -214,8 +216,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
             else:
                 super().draw(renderer)
 
-    figure = DrawnOnce(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return DrawnOnce(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> bool:

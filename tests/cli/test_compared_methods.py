@@ -30,7 +30,7 @@ each_without_lora = pytest.mark.parametrize("method", WITHOUT_LORA)
 def runs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of every method; shared by all tests, so none may change it."""
     root = tmp_path_factory.mktemp("methods")
-    return {method: bench.run(root / method, "--method", method) for method in METHODS}
+    return {method: bench.run(root / method, "--method", method, "--rounds", 2) for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,11 +82,10 @@ def test_all_embeddings_of_a_model_are_of_one_width(
     image = Image.new("RGB", (8, 8))
     for found in (model.encode_texts(["a", "b"]), model.encode_images([image, image]), model.encode_images([])):
         assert found.shape[1] == width
-    for ending in (".npz", ".parquet"):
-        file = tmp_path / f"texts{ending}"
-        answer = feddtl("embed", runs[method], "--texts", "a", "b", "--output", file)
-        assert f"2 texts, {width} numbers each" in answer.out
-        assert file.is_file()
+    file = tmp_path / ("texts.npz" if sorted(METHODS).index(method) % 2 else "texts.parquet")
+    answer = feddtl("embed", runs[method], "--texts", "a", "b", "--output", file)
+    assert f"2 texts, {width} numbers each" in answer.out
+    assert file.is_file()
 
 
 @each_without_lora
@@ -104,7 +103,7 @@ def test_what_was_trained_lies_in_the_folder_as_plain_tensors(runs: dict[str, Pa
     trained = summary(runs[method])["trainable_parameters"]
     assert sum(tensor.numel() for tensor in load_file(folder / "shared.safetensors").values()) == trained["shared"]
     with safe_open(folder / "shared.safetensors", "pt") as file:
-        assert file.metadata() == {"method": method, "model": summary(runs[method])["model"], "rounds": "4"}
+        assert file.metadata() == {"method": method, "model": summary(runs[method])["model"], "rounds": "2"}
     assert not (runs[method] / "adapter").exists()
 
 
@@ -133,13 +132,13 @@ def test_evaluate_works_from_the_command_line(runs: dict[str, Path], feddtl: Com
 
 def test_the_last_lines_say_what_was_trained(bench: Bench, feddtl: Command) -> None:
     """FedPGP at width 16: 16 · 16 shared, 16 · 8 + 8 · 16 kept; FedDTL: rank 4, 6 layers of (16 + 16) in each tower."""
-    answer = feddtl("run", *bench.flags("--output", "pgp", "--method", "fedpgp"))
+    answer = feddtl("run", *bench.flags("--output", "pgp", "--rounds", 1, "--method", "fedpgp"))
     assert "trained parameters: 256 shared by the clients, 256 kept by each client\n" in answer.out
     assert "clients' own models" in answer.out
-    answer = feddtl("run", *bench.flags("--output", "dtl"))
+    answer = feddtl("run", *bench.flags("--output", "dtl", "--rounds", 1))
     assert "trained parameters: 768 shared by the clients, 768 on the server\n" in answer.out
     assert "clients' own models" not in answer.out
-    answer = feddtl("run", *bench.flags("--output", "zero", "--method", "zero-shot"))
+    answer = feddtl("run", *bench.flags("--output", "zero", "--rounds", 1, "--method", "zero-shot"))
     assert "trained parameters" not in answer.out
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +17,6 @@ POLICIES = {
     "fedppo": ("--participation", "0.6", "--system.selection", "fedppo", "--fedppo.update-every", "2"),
 }
 each_policy = pytest.mark.parametrize("policy", POLICIES)
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRuns]:
-    if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
-        pytest.skip("needs fork and /proc")
-    with KillableRuns(tmp_path_factory.mktemp("log") / "log.txt") as started:
-        yield started
 
 
 @each_policy

@@ -65,12 +65,13 @@ def test_a_killed_process_hands_its_work_over(processes, tmp_path):
     assert 1 <= json.loads((tmp_path / "report").read_text())["passes"] <= 6
 
 
-def test_killed_at_any_step_the_next_run_is_right(processes, make_encoder, passes, tmp_path):
-    """A process that dies before its 1st, 2nd, ... step on the disk, each in a new cache, until one gets through."""
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_step_the_next_run_is_right(processes, make_encoder, passes, tmp_path, stride):
+    """A process that dies before one of its steps on the disk, each in a new cache, until one gets through."""
     table = random_table(30, seed=1)
     expected = make_encoder(cache_folder="off").encode(table).all()
     fewest = 8
-    for step in range(1, 200):
+    for step in range(1, 200, stride):
         cache = tmp_path / f"cache-{step}"
         code = processes.wait(processes.start(cache, tmp_path / "report", count=30, seed=1, die_before=step))
         passes.clear()

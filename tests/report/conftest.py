@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli.small_runs import Bench, write_photos
+from matplotlib.figure import Figure
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def several(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method, seed in (("feddtl", 0), ("feddtl", 1), ("fedlora", 0)):
         bench.run(root / "runs" / f"{method}-seed{seed}", "--method", method, "--seed", seed)
     return root
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose figures are laid out and labelled, but empty: what is tested is elsewhere on the page."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"<svg/>"))
 
 
 @pytest.fixture

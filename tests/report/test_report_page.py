@@ -134,6 +134,7 @@ def test_the_same_runs_give_the_same_page(several: Path, tmp_path: Path) -> None
     assert write_report(elsewhere, tmp_path / "three").path.read_bytes() == first
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_images_there_are_none(several: Path, tmp_path: Path) -> None:
     page = parse(write_report(several, tmp_path / "page", images=False).path)
     assert page.all("img") == []
@@ -154,6 +155,7 @@ def test_thumbnails_are_of_images_that_changed_sides(several: Path, page: Elemen
             assert item.all("img")[0].attributes["alt"] == f"An image of {truth}"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_images_are_read_from_confirmed_sources_alone(bench: Bench, several: Path, tmp_path: Path) -> None:
     """The run folder of a stranger could name any folder of whoever reads it."""
     written = write_report(several, tmp_path / "page.html", images_of=[str(bench.photos.parent)])
@@ -168,6 +170,7 @@ def test_images_are_read_from_confirmed_sources_alone(bench: Bench, several: Pat
     (bench.photos.parent / "elsewhere").rmdir()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
@@ -180,6 +183,7 @@ def test_a_source_that_is_gone_is_named_and_the_rest_is_there(bench: Bench, tmp_
     assert "Images by client" in headings(page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_images_than_the_run_had_are_not_shown(bench: Bench, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     run = bench.run(tmp_path / "run", "--data.source", photos, "--rounds", 2)
@@ -202,6 +206,7 @@ def test_names_are_text_whatever_they_hold(bench: Bench, tmp_path: Path) -> None
     assert "\x07" not in page.text + labels
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_domains(with_domains: Path) -> None:
     page = parse(write_report(with_domains).path)
     [table] = [t for t in page.all("table") if "by domain" in t.attributes["aria-label"]]
@@ -277,6 +282,7 @@ def test_an_unfinished_run_says_so(copy_of: Callable[[], Path]) -> None:
     assert {"Harmonic mean", "Time by phase"} <= set(headings(page))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_mean_is_over_finished_runs_where_there_are_any(several: Path, copy_of: Callable[[], Path]) -> None:
     folder = copy_of()
     (folder / "runs" / "feddtl-seed0" / "summary.json").unlink()
@@ -311,20 +317,22 @@ def test_no_path_of_this_machine_is_on_the_page(bench: Bench, tmp_path: Path) ->
         assert private not in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_settings_get_parts_of_their_own(bench: Bench, tmp_path: Path) -> None:
     """Runs on other shares of the images are not averaged; each part is linked from the top."""
     for kind in ("iid", "non-iid"):
-        bench.run(tmp_path / "runs" / kind, "--data.partition", kind, "--rounds", 2)
+        bench.run(tmp_path / "runs" / kind, "--data.partition", kind, "--rounds", 1)
     page = parse(write_report(tmp_path / "runs").path)
     titles = [heading.text for heading in page.all("h2")]
     assert [title.split(", ")[2] for title in titles] == ["iid", "non-iid"]
     assert [link.text for link in page.all("nav")[0].all("a")] == titles
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_notes_of_the_rl_rounds_are_there(bench: Bench, tmp_path: Path) -> None:
     """Of several runs, each with the name of its run."""
     for seed in (0, 1):
-        bench.run(tmp_path / f"run{seed}", "--rl.noise-std", "auto", "--seed", seed)
+        bench.run(tmp_path / f"run{seed}", "--rl.noise-std", "auto", "--seed", seed, "--rounds", 2)
     assert "Note: rl.noise_std = 'auto' is " in parse(write_report(tmp_path / "run0").path).text
     text = parse(write_report(tmp_path).path).text
     assert "Note: run0: rl.noise_std = 'auto' is " in text

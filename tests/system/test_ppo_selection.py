@@ -101,7 +101,7 @@ def test_the_critic_learns_the_discounted_mean_rewards():
 
     Returns: 0.4, 0.2 + 0.2 = 0.4, 0.6 + 0.2 = 0.8. After many steps the critic says so of the three states.
     """
-    chooser = selector(update_every=3, epochs=3000, discount=0.5, learning_rate=0.01, value_weight=1.0)
+    chooser = selector(update_every=3, epochs=400, discount=0.5, learning_rate=0.05, value_weight=1.0)
     memory, states = {}, []
     for number, accuracy in ((1, 0.6), (2, 0.2), (3, 0.4)):
         states.append(memory.get("accuracies", torch.zeros(1 + CLIENTS)))

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from feddtl.plots import REPRODUCIBLE, matplotlib_settings
+from feddtl.plots import REPRODUCIBLE, matplotlib_settings, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,9 +99,7 @@ def draw(
     """The figure that `paint` draws, `height` inches high and five wide; `name` is unique on the page."""
     drawn = io.BytesIO()
     with _style():
-        from matplotlib.figure import Figure as Canvas
-
-        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+        canvas = new_figure(WIDTH, height)
         paint(canvas.subplots())
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     svg = Markup(_inlined(drawn.getvalue().decode(), name, description))
