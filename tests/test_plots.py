@@ -54,6 +54,17 @@ def test_heat_map(tmp_path: Path, figures: list[Any]) -> None:
     assert axes.get_title() == "photos"
 
 
+@pytest.mark.parametrize("novel", [0, 3, 12])
+def test_nobody_trains_on_novel_classes(tmp_path: Path, figures: list[Any], novel: int) -> None:
+    """Their columns are shaded, and say why they are empty where there is room."""
+    names = [f"kind {number}" for number in range(2 + novel)]
+    partition_heat_map(np.ones((3, 2), np.int64), names, "few", tmp_path / "map.png")
+    axes = figures[0].axes[0]
+    shaded = [tuple(path.get_extents().extents) for shade in axes.collections for path in shade.get_paths()]
+    assert shaded == ([(1.5, -0.5, 1.5 + novel, 2.5)] if novel else [])
+    assert [text.get_text() for text in axes.texts] == ["no client trains on novel classes"] * (novel >= 12)
+
+
 def test_heat_map_of_many_classes_names_some(tmp_path: Path, figures: list[Any]) -> None:
     partition_heat_map(np.ones((2, 500), np.int64), [f"kind {i}" for i in range(500)], "many", tmp_path / "map.png")
     labels = [label.get_text() for label in figures[0].axes[0].get_xticklabels()]

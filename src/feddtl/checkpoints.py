@@ -19,7 +19,7 @@ from feddtl.messages import ServerState
 from feddtl.parsing import parse_table
 from feddtl.records import read_records
 from feddtl.runtimes.rounds import Progress
-from feddtl.sealed_files import opened, sealed
+from feddtl.sealed_files import confirmed, sealed
 from feddtl.storage import DRAFT, json_text, new_folder, read_whole, storage_errors
 from feddtl.tensor_groups import add_prefix, select_prefix
 
@@ -100,7 +100,7 @@ def read_checkpoint(folder: Path) -> Progress:
         written = read_whole(folder / "progress.json")
         if "state_sha256" in (content := parse_table(written)):  # otherwise it is no version's
             _require_format(folder, content)
-        content = opened(written)
+        content = confirmed(content, written)
         if _digest(folder / "state.safetensors") != content["state_sha256"]:
             raise ValueError("state.safetensors does not match its checksum")
         loaded = load_file(folder / "state.safetensors")

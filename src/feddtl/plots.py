@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from feddtl.records import RoundRecord
 from feddtl.state_folder import has_home
 from feddtl.storage import make_folder, storage_errors, write_atomic
 from feddtl.units import NUMBERED, ClientNames, counted, printable, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENDINGS = (".svg", ".png", ".pdf")
 LEAST_POINTS = 10.0
@@ -34,6 +37,7 @@ HEAVY_IMAGE = 0.5
 LETTERS_OF_CAPTION = 110
 LETTERS_OF_TITLE = 70
 LETTERS_OF_LABEL = 40
+COLUMNS_OF_WORDS = 12  # of a heat map, with room for a sentence
 # No date and no random identifiers in the file, so that the same numbers give the same file.
 REPRODUCIBLE = {"svg.hashsalt": "feddtl"}
 MATPLOTLIB_FOLDER = "MPLCONFIGDIR"
@@ -98,11 +102,20 @@ def partition_heat_map(
     labels = [shortened(printable(name), LETTERS_OF_LABEL) for name in class_names[::step]]
     axes.set_xticks(range(0, width, step), labels, rotation=90, fontsize=7)
     if base < width:
-        axes.axvline(base - 0.5, color="0.3", linewidth=1)
+        _mark_untrained(axes, range(base, width), counts.shape[0])
         axes.set_xlabel(f"{counted(base, 'trained class')} | {counted(width - base, 'novel class')}")
     axes.set_title(_title(title))
     figure.colorbar(image, ax=axes, label="training images")
     return _save(figure, path)
+
+
+def _mark_untrained(axes: Axes, columns: range, clients: int) -> None:
+    """Shade the novel classes of a heat map, and say that no client trains on them where there is room for it."""
+    axes.axvline(columns.start - 0.5, color="0.3", linewidth=1)
+    axes.fill_between([columns.start - 0.5, columns.stop - 0.5], -0.5, clients - 0.5, color="0.94", zorder=-1)
+    if len(columns) >= COLUMNS_OF_WORDS:
+        middle = (columns.start + columns.stop - 1) / 2, (clients - 1) / 2
+        axes.text(*middle, "no client trains on novel classes", ha="center", va="center", color="0.4", fontsize=9)
 
 
 @matplotlib_settings(REPRODUCIBLE)

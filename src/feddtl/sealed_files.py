@@ -84,7 +84,13 @@ def opened(content: bytes, before: hashlib._Hash | None = None, *, needs_seal: b
     Raises:
         ValueError: It is no table, or it is not as it was written.
     """
-    values = parse_table(content)
+    return confirmed(parse_table(content), content, before, needs_seal=needs_seal)
+
+
+def confirmed(
+    values: dict[str, Any], content: bytes, before: hashlib._Hash | None = None, *, needs_seal: bool = True
+) -> dict[str, Any]:
+    """The table of a sealed text, which has been parsed, without its checksum. Arguments and errors as of `opened`."""
     seal = SEAL.search(content)
     if seal is None and (needs_seal or KEY in values):
         raise ValueError("its checksum is missing, or was never written because another version made it")

@@ -79,7 +79,7 @@ def unfinish(run: Path) -> str:
 def test_the_page_follows_a_run(run: Path, get: Get) -> None:
     before = contents(run)
     finished = json.loads(get("/state")[1])
-    assert finished["lines"] == ["No run goes on. This page shows new ones."]
+    assert finished["lines"] == ["No run is running. A run that starts in this folder will appear here."]
     assert get()[1].splitlines() == [finished["version"], "one: 4 rounds, finished"]
     assert contents(run) == before  # no file is written
     last = unfinish(run)
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_it_cleanly(run: Path, capsys: pytest.CaptureFixture[str]) -
     thread.join()
     said = capsys.readouterr()
     assert said.out == f"{run} is shown at http://127.0.0.1:{port}/ until Ctrl-C\n"
-    assert said.err == "ended; the runs go on\n"
+    assert said.err == "ended; running runs continue\n"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -56,9 +56,11 @@ class FollowedRuns:
             return self._drawn[1]
 
     def lines(self) -> list[str]:
-        """What each run does that goes on."""
+        """What each running run does."""
         live = [path for path in self._paths() if is_locked(path) is not False]
-        return [line for path in live if (line := self._line(path))] or ["No run goes on. This page shows new ones."]
+        return [line for path in live if (line := self._line(path))] or [
+            "No run is running. A run that starts in this folder will appear here."
+        ]
 
     def _draw(self, version: str) -> str:
         # The state of a run that still loads its data is in `lines`; nothing is wrong with it.

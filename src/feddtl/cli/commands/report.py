@@ -84,5 +84,5 @@ class Report(Command):
                 print_text(f"{self.folder} is shown at {server.address} until Ctrl-C")
                 server.serve_forever()
             except KeyboardInterrupt:
-                print_aside("ended; the runs go on")
+                print_aside("ended; running runs continue")
         return 0
