@@ -84,11 +84,12 @@ def undrawn_curves() -> Iterator[None]:
     """
     from feddtl import curves, plots
 
-    draw = curves.accuracy_curves
+    draw, drawn = curves.accuracy_curves, plots._drawn
 
     def undrawn(*arguments: Any, **options: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plots, "_drawn", content_of)
+            # Trackers get pictures and read them.
+            patch.setattr(plots, "_drawn", lambda *of: content_of(*of) if of[1] == ".svg" else drawn(*of))
             draw(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +111,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     from cli.small_runs import make_bench
 
     return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="session")
+def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished FedDTL run; shared by all tests, so none may change it."""
+    return bench.run(tmp_path_factory.mktemp("runs") / "finished")
 
 
 @pytest.fixture(scope="session")

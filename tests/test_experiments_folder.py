@@ -234,6 +234,7 @@ def _differences(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+@cache
 def kinds() -> dict[str, Experiment]:
     """One experiment for each distinct combination of method, stages, regime and partition, the smallest data first."""
     by_size = sorted(
@@ -247,6 +248,7 @@ def kinds() -> dict[str, Experiment]:
     return found
 
 
+@cache
 def trained_here() -> dict[str, Experiment]:
     """One of each kind; of a file without any of these the last one, which of a sweep is the largest value."""
     found = kinds()

@@ -182,9 +182,9 @@ def stopped(stopped_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def whole(finished: Path) -> dict[str, object]:
     """What the run is when it is not stopped."""
-    return outcome(bench.run(tmp_path_factory.mktemp("whole") / "run"))
+    return outcome(finished)
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "progress.json"])
@@ -214,8 +214,8 @@ def test_every_checkpoint_lost(stopped: Path, whole: dict[str, object]) -> None:
     assert outcome(stopped) == whole
 
 
-def test_resuming_a_finished_run_changes_nothing(bench: Bench, whole: dict[str, object], tmp_path: Path) -> None:
-    folder = bench.run(tmp_path / "run")
+def test_resuming_a_finished_run_changes_nothing(finished: Path, whole: dict[str, object], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
     assert main(["run", "--resume", str(folder), "--quiet"]) == 0
     assert outcome(folder) == whole
 

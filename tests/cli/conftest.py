@@ -1,19 +1,13 @@
-"""A small model, small pictures and a finished run, for the tests of the command line."""
+"""Commands in this process, for the tests of the command line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from cli.small_runs import Answer, Bench, Command
+from cli.small_runs import Answer, Command
 
 from feddtl.cli import main
-
-
-@pytest.fixture(scope="session")
-def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished FedDTL run; shared by all tests, so none may change it."""
-    return bench.run(tmp_path_factory.mktemp("runs") / "finished")
 
 
 @pytest.fixture

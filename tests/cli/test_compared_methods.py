@@ -147,7 +147,7 @@ def test_stopped_in_round_three_and_resumed(
     bench: Bench, method: str, tmp_path: Path, feddtl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of three clients a round, so that some personal tensors wait in the checkpoint: the end is the same."""
-    flags = ("--method", method, "--participation", "0.5")
+    flags = ("--method", method, "--participation", "0.5", "--rounds", 3)
     whole = bench.run(tmp_path / "whole", *flags)
     plain = context.require_finite_tensors
 

@@ -165,12 +165,11 @@ def test_sft_only_is_named_in_the_table(bench: Bench, feddtl: Command) -> None:
     assert "after 1 rounds" not in answer.out
 
 
-def test_scoring_less_often_leaves_the_training_as_it_is(bench: Bench, tmp_path: Path) -> None:
-    often = bench.run(tmp_path / "often")
+def test_scoring_less_often_leaves_the_training_as_it_is(bench: Bench, finished: Path, tmp_path: Path) -> None:
     seldom = bench.run(tmp_path / "seldom", "--evaluation.every", "3")
     assert [("base" in record) for record in records(seldom)] == [False, False, True, True]
-    assert outcome(seldom)["state"] == outcome(often)["state"]
-    assert summary(seldom)["final"] == summary(often)["final"]
+    assert outcome(seldom)["state"] == outcome(finished)["state"]
+    assert summary(seldom)["final"] == summary(finished)["final"]
 
 
 def test_some_clients_a_round(bench: Bench, tmp_path: Path) -> None:

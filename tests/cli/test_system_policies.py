@@ -51,11 +51,10 @@ def test_what_a_run_says_of_its_clock(bench: Bench, tmp_path: Path, policy: str)
     assert (folder / "accuracy_over_time.svg").is_file()
 
 
-def test_without_a_policy_time_is_counted_and_not_drawn(bench: Bench, tmp_path: Path) -> None:
-    folder = bench.run(tmp_path / "run")
-    assert summary(folder)["virtual_seconds"] > 0
-    assert all(record["lost"] == [] for record in records(folder))
-    assert not (folder / "accuracy_over_time.svg").exists()
+def test_without_a_policy_time_is_counted_and_not_drawn(finished: Path) -> None:
+    assert summary(finished)["virtual_seconds"] > 0
+    assert all(record["lost"] == [] for record in records(finished))
+    assert not (finished / "accuracy_over_time.svg").exists()
 
 
 def test_fedppo_says_how_many_images_it_holds_back(bench: Bench, feddtl: Command) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.small_runs import ROUNDS, Bench, make_bench
+from cli.small_runs import ROUNDS, Bench
 from trackers.written import assert_the_same, expected
 
 from feddtl import trackers
@@ -19,11 +19,6 @@ from feddtl.runtimes import context
 reader = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra [tensorboard]"
 )
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -47,8 +42,8 @@ def test_scalars_are_those_of_metrics_jsonl(bench: Bench, tmp_path: Path, more: 
     assert [step for step, _ in found["train/loss"]] == list(range(1, ROUNDS + 1))
 
 
-def test_it_is_off_by_default(bench: Bench, tmp_path: Path) -> None:
-    assert not (bench.run(tmp_path / "run") / "tensorboard").exists()
+def test_it_is_off_by_default(finished: Path) -> None:
+    assert not (finished / "tensorboard").exists()
 
 
 @pytest.mark.parametrize("first", [(), ("--track", "tensorboard")], ids=["tracked later", "tracked from the start"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from cli.small_runs import ROUNDS, Bench, make_bench
+from cli.small_runs import ROUNDS, Bench
 from PIL import Image
 from trackers.written import Points, assert_the_same, expected
 
@@ -24,11 +24,6 @@ from feddtl.config import Experiment
 from feddtl.errors import ClientError
 from feddtl.runtimes import context
 from feddtl.trackers.tracker import Tracker
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 class Recorder(Tracker):
