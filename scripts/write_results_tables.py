@@ -21,8 +21,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from feddtl.comparison.chosen_table import chosen_tables
 from feddtl.comparison.files import Comparison, load_comparison
-from feddtl.comparison.rates_table import rates_table
 from feddtl.comparison.scores import condition_scores, setting_scores
 from feddtl.comparison.tables import comparison_tables
 from feddtl.errors import ConfigError, FeddtlError, did_you_mean
@@ -43,6 +43,7 @@ HEADINGS = {
     "delta-novel": "Δ Novel",
     "rounds": "Rounds",
     "rate": "Rate",
+    "server-rate": "Server rate",
     "trainable": "Trainable",
     "mb-up": "MB up",
     "mb-down": "MB down",
@@ -150,8 +151,8 @@ def _tables(file: Path, rows: str) -> tuple[Table, ...]:
         if label not in known:
             raise ConfigError(f"{file.name} has no row '{label}'.", did_you_mean(label, sorted(known)))
     conditions = condition_scores(settings) if labels else comparison.conditions
-    tables = comparison_tables(settings, conditions, rates=comparison.rates is not None, differences=DIFFERENCES)
-    return (*tables, rates_table(comparison.rates)) if comparison.rates else tables
+    tables = comparison_tables(settings, conditions, tuned=comparison.tuned, differences=DIFFERENCES)
+    return (*tables, *chosen_tables(comparison.tuned)) if comparison.tuned else tables
 
 
 def _titles(file: Path) -> str:

@@ -56,7 +56,7 @@ def expand(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     settings = {key: value for key, value in values.items() if key not in (GRID, VARIANTS)}
     grid, variants = _grid(values.get(GRID, {})), _variants(values.get(VARIANTS, {}))
     _check_set_once(settings, grid, variants)
-    axes = [[({key: value}, _label(value)) for value in listed] for key, listed in grid.items()]
+    axes = [[({key: value}, value_label(value)) for value in listed] for key, listed in grid.items()]
     axes += [[(changes, name) for name, changes in variants.items()]] if variants else []
     _check_count(grid, variants)
     found: dict[str, dict[str, Any]] = {}
@@ -104,7 +104,7 @@ def _variants(table: Any) -> dict[str, dict[str, Any]]:
             raise ConfigError(
                 f"{VARIANTS}.{name} = {shown(changes)} is not a table.", f"Write {name} = {{ KEY = VALUE, … }}."
             )
-        if _label(name) != name:
+        if value_label(name) != name:
             raise ConfigError(
                 f"'{name}' cannot be the name of a variant.", "Use letters, digits, '_', '.', '+' and '-'."
             )
@@ -134,7 +134,7 @@ def _check_count(grid: Mapping[str, Sequence[Any]], variants: Mapping[str, Any])
         )
 
 
-def _label(value: Any) -> str:
+def value_label(value: Any) -> str:
     """A value for a file name: the last part of a Hub id or path, without blanks and symbols."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"

@@ -51,6 +51,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
+def value_text(value: object) -> str:
+    """The value of a setting: '0.003', '1e-05', 'auto'."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def listed(words: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

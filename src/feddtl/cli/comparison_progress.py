@@ -9,10 +9,11 @@ from feddtl.cli.bars import Bars, error_console, time_left
 from feddtl.cli.printing import print_line
 from feddtl.cli.progress import WarningObserver
 from feddtl.comparison.cells import Cell
+from feddtl.comparison.choices import Tuned
+from feddtl.comparison.chosen_table import choice_line
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
-from feddtl.comparison.rates_table import rate_line
-from feddtl.comparison.tuning import ChosenRates, criterion_of
+from feddtl.comparison.trials import criterion_of, words_of_values
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores
@@ -96,9 +97,9 @@ class ComparisonProgress(ComparisonObserver):
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         self._print(f"{position(done, cells)} {cell_title(cell)}  failed: {failure.message}")
 
-    def rates_chosen(self, rates: ChosenRates) -> None:
-        for choice in rates.choices:
-            self._print(rate_line(choice, rates))
+    def settings_chosen(self, tuned: Tuned) -> None:
+        for choice in tuned.choices:
+            self._print(choice_line(choice, tuned))
 
     def _print(self, line: str) -> None:
         print_line(self._bars.console, line)
@@ -133,8 +134,8 @@ class _CellObserver(RunObserver):
 
 
 def _scores(cell: Cell, outcome: RunResult) -> str:
-    """The final scores; of a run that tries a rate, the one by which rates are chosen."""
-    if cell.rate is None:
+    """The final scores; of a run that tries settings, the one by which they are chosen."""
+    if not cell.tried:
         return scores_line(outcome.finished.final)
     criterion = criterion_of(outcome.finished)
     return f"{criterion} {percent(outcome.finished.final[criterion]):>5}"
@@ -146,8 +147,8 @@ def position(done: int, cells: int) -> str:
 
 
 def cell_title(cell: Cell) -> str:
-    """Method, experiment, the rate that is tried, what is scored if it is no test image, and seed."""
-    parts = [f"{cell.experiment.title} ({cell.name})", "" if cell.rate is None else f"rate {cell.rate:g}"]
+    """Method, experiment, the settings that are tried, what is scored if it is no test image, and seed."""
+    parts = [f"{cell.experiment.title} ({cell.name})", words_of_values(dict(cell.tried))]
     images = cell.experiment.evaluation.images
     parts += ["" if images == "test" else f"{images} images", f"seed {cell.seed}"]
     return ", ".join(filter(None, parts))

@@ -30,7 +30,7 @@ SWITCHES = (*HELP, HELP_ALL, "--json", "--quiet", "--tune")
 NEGATIVE = re.compile(r"-[.\d].*")
 # In a checkout a link to experiments/, which has each file once; in a wheel a folder.
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "experiments"
-MANY_VALUES = ("--grid", "--seeds", "--tune-rates", "--tune-seeds")
+MANY_VALUES = ("--grid", "--seeds", "--tune-grid", "--tune-rates", "--tune-seeds")
 
 
 class ExperimentCommand(Command):

@@ -52,9 +52,16 @@ class Grid:
 
 
 def parse_grid(words: Sequence[str], methods: Iterable[str]) -> Grid:
-    """The grid that the words behind `--grid` describe.
+    """The grid that the words behind `--grid` describe, as `values_by_key`; 'seed' is apart."""
+    found = values_by_key("--grid", words, methods)
+    return Grid(found, tuple(found.pop("seed", ())))
+
+
+def values_by_key(flag: str, words: Sequence[str], methods: Iterable[str]) -> dict[str, list[Any]]:
+    """The values by dotted key that the words behind a flag describe.
 
     Args:
+        flag: For errors.
         words: KEY=VALUE,VALUE each, or KEY=[VALUE, VALUE] with values as in a file.
         methods: Of the experiments; one outside the catalogue adds keys.
 
@@ -66,14 +73,14 @@ def parse_grid(words: Sequence[str], methods: Iterable[str]) -> Grid:
         key, equals, text = word.partition("=")
         key = key.strip().replace("-", "_")
         if not key or not equals:
-            raise ConfigError(f"--grid '{word}' is not of the form KEY=VALUE,VALUE.", FORM)
+            raise ConfigError(f"{flag} '{word}' is not of the form KEY=VALUE,VALUE.", FORM)
         if key in found:
-            raise ConfigError(f"--grid has {key} twice.", f"Write all of its values in one place: {key}=VALUE,VALUE.")
+            raise ConfigError(f"{flag} has {key} twice.", f"Write all of its values in one place: {key}=VALUE,VALUE.")
         kind = setting_type(key, methods)
         found[key] = (
-            _listed(text) if text.strip().startswith("[") else [_typed(kind, v.strip()) for v in text.split(",")]
+            _listed(flag, text) if text.strip().startswith("[") else [_typed(kind, v.strip()) for v in text.split(",")]
         )
-    return Grid(found, tuple(found.pop("seed", ())))
+    return found
 
 
 def require_few_cells(experiments: int, grid: Grid, seeds: int) -> str:
@@ -92,12 +99,12 @@ def require_few_cells(experiments: int, grid: Grid, seeds: int) -> str:
     return text
 
 
-def _listed(text: str) -> list[Any]:
+def _listed(flag: str, text: str) -> list[Any]:
     """The values of a list as a file has it."""
     try:
         values = parse_toml(f"values = {text}".encode()).get("values")
     except ValueError as error:
-        raise ConfigError(f"--grid: {text} is not a list as in a file: {error}.", FORM) from None
+        raise ConfigError(f"{flag}: {text} is not a list as in a file: {error}.", FORM) from None
     return values if isinstance(values, list) else [values]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from feddtl.comparison.files import Failure
 from feddtl.config import Experiment
@@ -18,13 +19,14 @@ RUNS = "runs"
 class Cell:
     """An experiment with its seed, the experiment's name and the run folder.
 
-    `rate` is the learning rate that a run on held-back training images tries; None for a run of the comparison itself.
+    `tried` has the settings, by dotted key, that a run on held-back training images tries; empty for a run of the
+    comparison itself.
     """
 
     name: str
     experiment: Experiment
     folder: Path
-    rate: float | None = None
+    tried: tuple[tuple[str, Any], ...] = ()
 
     @property
     def seed(self) -> int:

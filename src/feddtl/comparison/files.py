@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from feddtl.comparison.rates_table import rates_table
+from feddtl.comparison.choices import Tuned
+from feddtl.comparison.chosen_table import chosen_tables
+from feddtl.comparison.effect import has_effect
 from feddtl.comparison.scores import (
     COSTS,
     ConditionScores,
@@ -18,7 +20,6 @@ from feddtl.comparison.scores import (
     setting_scores,
 )
 from feddtl.comparison.tables import comparison_tables
-from feddtl.comparison.tuning import ChosenRates
 from feddtl.csv_text import csv_lines
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import FeddtlError, RunError
@@ -42,7 +43,8 @@ TYPES: dict[str, Any] = {
 }
 """Of what is read from comparison.json."""
 # The settings in a row of the CSV file; the others are in comparison.json.
-SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation", "local.learning_rate")
+RATES_IN_CSV = ("local.learning_rate", "server.learning_rate")
+SETTINGS_IN_CSV = ("data.alpha", "data.shots", "participation", *RATES_IN_CSV)
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Failure:
 class Comparison:
     """Cells that are finished and cells that failed; everything else follows from them.
 
-    `rates`: the learning rates, if they were chosen on held-back training images.
+    `tuned`: the settings that were chosen on held-back training images, if any.
     """
 
     outcomes: tuple[RunResult, ...]
     failures: tuple[Failure, ...] = ()
-    rates: ChosenRates | None = None
+    tuned: Tuned | None = None
 
     @cached_property
     def settings(self) -> tuple[SettingScores, ...]:
@@ -82,9 +84,9 @@ class Comparison:
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """Summary and a table for each setting, and the table of chosen rates, as text."""
-        tables = comparison_tables(self.settings, self.conditions, rates=self.rates is not None)
-        return (*tables, rates_table(self.rates)) if self.rates else tables
+        """Summary and a table for each setting, and the tables of what was chosen, as text."""
+        tables = comparison_tables(self.settings, self.conditions, tuned=self.tuned)
+        return (*tables, *chosen_tables(self.tuned)) if self.tuned else tables
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`: environment, every run with its settings, failures, and what follows."""
@@ -100,7 +102,7 @@ class Comparison:
             "failures": [asdict(failure) for failure in self.failures],
             "settings": [_setting_as_dict(results) for results in self.settings],
             "means_over_data_sets": [_condition_as_dict(results) for results in self.conditions],
-            **({"tuning": self.rates.to_dict()} if self.rates else {}),
+            **({"tuning": self.tuned.to_dict()} if self.tuned else {}),
         }
 
 
@@ -124,7 +126,7 @@ def load_comparison(path: AnyPath) -> Comparison:
         content = parse_table(file.read_bytes())
         check_types(TYPES, content)
         failures = tuple(checked(Failure(**failure)) for failure in content.get("failures", ()))
-        rates = ChosenRates.from_dict(content["tuning"]) if "tuning" in content else None
+        tuned = Tuned.from_dict(content["tuning"]) if "tuning" in content else None
         outcomes = tuple(_outcome(record, content["environment"], content) for record in content["runs"])
     except OSError as error:
         raise RunError(
@@ -138,7 +140,7 @@ def load_comparison(path: AnyPath) -> Comparison:
         ) from None
     except FeddtlError as error:
         raise RunError(f"{file}: {error.message}", error.hint) from None
-    return Comparison(outcomes, failures, rates)
+    return Comparison(outcomes, failures, tuned)
 
 
 def _shared_settings(outcomes: Sequence[RunResult]) -> dict[str, Any]:
@@ -186,8 +188,7 @@ def _csv_row(outcome: RunResult) -> dict[str, Any]:
     experiment = outcome.experiment
     settings = flatten(experiment_to_dict(experiment))
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
-    if not experiment.trains:
-        named["local.learning_rate"] = ""
+    named |= {key: "" for key in RATES_IN_CSV if not has_effect(experiment, key)}
     head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}
     return {**head, **_scalars(outcome.finished.to_dict()), **named}
 

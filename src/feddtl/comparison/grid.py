@@ -8,11 +8,12 @@ from pathlib import Path
 
 from feddtl.comparison.base_models import require_one_model, with_the_same_model
 from feddtl.comparison.cells import RUNS, Cell, Results, cells_of
+from feddtl.comparison.choices import Tuned
 from feddtl.comparison.files import COMPARISON, TUNING, Comparison, Failure, write_comparison
 from feddtl.comparison.kernels import different_kernels, shared_kernels
 from feddtl.comparison.remaining import RoundClock, expected_seconds
-from feddtl.comparison.trials import at_chosen_rates, chosen_rates, no_longer_named, require_same_kind, trials_of
-from feddtl.comparison.tuning import ChosenRates, Tuning
+from feddtl.comparison.trials import Trials, no_longer_named, require_same_kind, with_choices
+from feddtl.comparison.tuning import Tuning
 from feddtl.config import Experiment
 from feddtl.environment import package_versions
 from feddtl.errors import ClientError, FeddtlError, RunError, StoppedError
@@ -25,6 +26,7 @@ from feddtl.runs import RunFolder
 from feddtl.state_folder import AnyPath, expanded
 from feddtl.storage import DRAFT, make_folder, only_writer, remove_drafts, storage_errors, write_json_atomic
 from feddtl.trackers import open_trackers, require_trackers
+from feddtl.units import listed
 
 
 class ComparisonObserver:
@@ -52,8 +54,8 @@ class ComparisonObserver:
     def cell_failed(self, cell: Cell, failure: Failure, done: int, cells: int) -> None:
         """A cell cannot be run."""
 
-    def rates_chosen(self, rates: ChosenRates) -> None:
-        """The learning rates are chosen; the cells of the comparison follow."""
+    def settings_chosen(self, tuned: Tuned) -> None:
+        """Settings are chosen; the cells of the comparison follow."""
 
 
 def compare(
@@ -74,8 +76,8 @@ def compare(
         seeds: Each experiment runs with each of them.
         observer: Receives progress.
         track: Trackers of each run, see `feddtl.trackers`.
-        tune: Choose the learning rate of each experiment first, on held-back training images, with run folders in
-            `tuning/` and the choice in tuning.json; None: each has its own.
+        tune: Choose the rates of each experiment, or other settings, first, on held-back training images, with run
+            folders in `tuning/` and the choice in tuning.json; None: each has its own.
 
     Returns:
         The results, including failures.
@@ -91,28 +93,20 @@ def compare(
     # A cell is recognised by the settings in its folder, which has both values in place of 'auto'.
     experiments = {name: with_client_count(experiment.with_model()) for name, experiment in experiments.items()}
     cells = cells_of(experiments, seeds, output)
-    trials = () if tune is None else trials_of(experiments, tune, seeds, output)
+    trials = None if tune is None else Trials(experiments, tune, seeds, output)
     with comparison_folder(output):
         require_same_kind(output, tune)
-        if tune is None:
+        if trials is None:
             return _run_cells(cells, output, observer, track)
         if not (output / COMPARISON).exists():
             write_comparison(output, Comparison(()))  # so that the folder is known as a comparison's from now on
-
-        def choose(results: Results) -> ChosenRates:
-            found = chosen_rates(experiments, tune, trials, results)
-            # Where cells were run, the choice changes with their tables, after a check that they are at these rates.
-            if not (output / RUNS).exists():
-                _write_rates(output, found)
-            return found
-
-        results = _Grid(trials, observer, track, choose, after=cells).run()
-        found = choose(results)
-        observer.rates_chosen(found)
-        tuned = at_chosen_rates(cells, found)
+        results = _run_trials(trials, cells, output, observer, track)
+        found = trials.tuned(results)
+        observer.settings_chosen(found)
+        tuned = with_choices(cells, found)
         if dropped := no_longer_named(output, found):
             observer.note(dropped)
-        _write_rates(output, found)
+        _write_choices(output, found)
         return _run_cells(tuned, output, observer, track, found, results)
 
 
@@ -137,7 +131,26 @@ def comparison_folder(output: Path) -> Iterator[None]:
         yield
 
 
-def _write_rates(output: Path, found: ChosenRates) -> None:
+def _run_trials(
+    trials: Trials, cells: Sequence[Cell], output: Path, observer: ComparisonObserver, track: Sequence[str]
+) -> Results:
+    """Run what the choices need, step by step; `cells` are those of the comparison, which follow."""
+
+    def write(own: Results) -> None:
+        # Where cells were run, the choice changes with their tables, after a check that they have these settings.
+        if not (output / RUNS).exists():
+            _write_choices(output, trials.tuned({**results, **own}))
+
+    results: Results = {}
+    while (step := trials.step(results)).cells:
+        for note in step.notes:
+            observer.note(note)
+        grid = _Grid(step.cells, observer, track, write, results, after=[*step.later, *cells])
+        results = {**results, **grid.run()}
+    return results
+
+
+def _write_choices(output: Path, found: Tuned) -> None:
     write_json_atomic(output / TUNING, {"feddtl": package_versions()["feddtl"], **found.to_dict()})
 
 
@@ -146,31 +159,33 @@ def _run_cells(
     output: Path,
     observer: ComparisonObserver,
     track: Sequence[str],
-    rates: ChosenRates | None = None,
+    tuned: Tuned | None = None,
     earlier: Results | None = None,
 ) -> Comparison:
     """Run the cells of a comparison, whose files are up to date after each.
 
     Args:
-        cells: At their own rates, or at chosen ones.
+        cells: With their own settings, or with chosen ones.
         output: Folder of the comparison.
         observer: Receives progress.
         track: Trackers of each run.
-        rates: The chosen ones; experiments without a choice fail.
-        earlier: The results that they were chosen by.
+        tuned: What was chosen; experiments without a choice fail.
+        earlier: The results that it was chosen by.
     """
 
     def comparison(results: Results) -> Comparison:
         """In the order of the cells, not in that of finishing."""
         found = [results[cell] for cell in cells if cell in results]
         outcomes = tuple(result for result in found if isinstance(result, RunResult))
-        return Comparison(outcomes, tuple(result for result in found if isinstance(result, Failure)), rates)
+        return Comparison(outcomes, tuple(result for result in found if isinstance(result, Failure)), tuned)
 
     grid = _Grid(cells, observer, track, lambda results: write_comparison(output, comparison(results)), earlier or {})
-    for name, choice in (rates.by_name if rates else {}).items():
-        if choice.rate is None:
+    for name, choice in (tuned.by_name if tuned else {}).items():
+        if choice.chosen is None:
+            what = listed(choice.settings)
             grid.refuse(
-                name, RunError(f"No learning rate was chosen. {choice.error}", "Correct this, or change --tune-rates.")
+                name,
+                RunError(f"Nothing was chosen for {what}. {choice.error}", "Correct this, or try other values."),
             )
     return comparison(grid.run())
 

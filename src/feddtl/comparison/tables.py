@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from feddtl.comparison.choices import Tuned
+from feddtl.comparison.chosen_table import heading, points_note
+from feddtl.comparison.effect import has_effect
 from feddtl.comparison.paper import (
     CITATION,
     DOMAINNET,
@@ -15,14 +18,15 @@ from feddtl.comparison.paper import (
     paper_table,
 )
 from feddtl.comparison.scores import ConditionScores, MethodScores, SettingScores
+from feddtl.dotted import flatten
+from feddtl.experiment_file import experiment_to_dict
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.results.paired import PERSONAL, BySeed, interval_notes, personal_notes
 from feddtl.results.statistics import Difference, Interval, spread_of
 from feddtl.results.tables import NOTHING, Cell, Column, Table, score_cells
-from feddtl.units import listed, megabytes
+from feddtl.units import listed, megabytes, value_text
 
 PAPER = "Paper"
-RATE_NOTE = "Rate: local.learning_rate, chosen on held-back training images; see the table of chosen rates."
 DIFFERENCES = ("harmonic_mean",)
 OF_NOVEL = (SCORE_HEADINGS["novel"], SCORE_HEADINGS["harmonic_mean"])
 MEAN_NOTE = (
@@ -34,7 +38,7 @@ def comparison_tables(
     settings: Sequence[SettingScores],
     conditions: Sequence[ConditionScores],
     *,
-    rates: bool = False,
+    tuned: Tuned | None = None,
     differences: Sequence[str] = DIFFERENCES,
 ) -> tuple[Table, ...]:
     """A summary of several settings; for each setting its table, and that of the clients' own models.
@@ -42,12 +46,12 @@ def comparison_tables(
     Args:
         settings: The rows of each setting.
         conditions: The means over data sets.
-        rates: Whether the learning rates were chosen for this comparison, so that the tables show them.
+        tuned: The settings that were chosen for this comparison, so that the tables show them.
         differences: Scores whose differences to the row with the best harmonic mean are columns.
     """
     tables = [summary_table(own) for own in _by_what_is_scored(conditions)] if len(settings) > 1 else []
     for setting in settings:
-        tables.append(setting_table(setting, rates=rates, differences=differences))
+        tables.append(setting_table(setting, tuned=tuned, differences=differences))
         if any(method.client_models for method in setting.methods):
             tables.append(client_models_table(setting, differences))
     return tuple(tables)
@@ -61,12 +65,14 @@ def _by_what_is_scored(conditions: Sequence[ConditionScores]) -> list[list[Condi
     return list(groups.values())
 
 
-def setting_table(setting: SettingScores, *, rates: bool = False, differences: Sequence[str] = DIFFERENCES) -> Table:
+def setting_table(
+    setting: SettingScores, *, tuned: Tuned | None = None, differences: Sequence[str] = DIFFERENCES
+) -> Table:
     """Accuracies, differences to the best, costs, and the paper's ablation beside an ablation.
 
     Args:
         setting: The rows.
-        rates: Whether the learning rates are a column.
+        tuned: The chosen settings, each of which is a column.
         differences: Scores whose differences to the row with the best harmonic mean are columns.
     """
     methods = setting.methods
@@ -84,7 +90,10 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
             if setting.setting.condition.rounds is None
             else []
         ),
-        *([(Column("Rate"), [Cell(_rate(method)) for method in methods])] if rates else []),
+        *(
+            (Column(heading(key)), [Cell(_chosen(one, key)) for one in methods])
+            for key in (tuned.grids if tuned else ())
+        ),
         *((Column(heading), [Cell(_cost(one, key, show)) for one in methods]) for heading, key, show in COST_COLUMNS),
     ]
     labels = [method.label for method in methods]
@@ -103,7 +112,7 @@ def setting_table(setting: SettingScores, *, rates: bool = False, differences: S
                 any_personal=any(method.personal for method in methods),
                 own_models=any(method.client_models for method in methods),
             ),
-            *([RATE_NOTE] if rates else []),
+            *_tuned_note(tuned),
             *_paper_notes(paper, different),
             *_domainnet_note(setting, different),
             *setting.few_images,
@@ -219,8 +228,19 @@ def _score_columns(rows: Sequence[_Scored], keys: Sequence[str], group: str = ""
     ]
 
 
-def _rate(method: MethodScores) -> str:
-    return NOTHING if method.learning_rate is None else f"{method.learning_rate:g}"
+def _chosen(method: MethodScores, key: str) -> str:
+    """The value of a setting that was chosen for a method, if it has the setting."""
+    if method.experiment is None or not has_effect(method.experiment, key):
+        return NOTHING
+    return value_text(flatten(experiment_to_dict(method.experiment))[key])
+
+
+def _tuned_note(tuned: Tuned | None) -> list[str]:
+    if tuned is None:
+        return []
+    names = [f"{heading(key)}: {key}" if heading(key) != key else key for key in tuned.settings]
+    chosen = f"{', '.join(names)}, chosen on held-back training images; see the table of chosen settings."
+    return [f"{chosen} {points_note(tuned)}"]
 
 
 def _difference(differences: Mapping[str, Difference], key: str, *, best: bool) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +13,11 @@ from feddtl.checks import check_scalar, field_hints, require
 from feddtl.cli.command import Command
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
-from feddtl.cli.grid_flag import parse_grid, require_few_cells
+from feddtl.cli.grid_flag import parse_grid, require_few_cells, values_by_key
 from feddtl.cli.help_flags import asks_for_help
 from feddtl.cli.printing import print_aside, print_json, print_text
-from feddtl.comparison.tuning import DEFAULT_RATES
+from feddtl.comparison.search import Search
+from feddtl.comparison.tuning import DEFAULT_RATES, RATES, Tuning
 from feddtl.config import Experiment
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, StoppedError
@@ -49,15 +50,23 @@ class Compare(Command):
     quiet: bool = False
     """No notes and no progress, only warnings and the final tables."""
     tune: bool = False
-    """Choose the learning rate of every experiment first, on held-back training images, from the same grid."""
+    """Choose every learning rate of each experiment first, on held-back training images, from the same values."""
     tune_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="RATE [RATE ...]")] = DEFAULT_RATES
-    """Learning rates to choose from with --tune; each experiment is tried at every one."""
+    """Learning rates to choose from with --tune, on the clients and, for FedDTL, on the server."""
+    tune_grid: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE,VALUE [KEY=...]", help_behavior_hint=STATED)
+    ] = ()
+    """Settings to choose instead, with their values: 'local.learning_rate=0.001,0.01' 'lora.rank=2,4'."""
+    tune_search: Search = "coordinates"
+    """How several settings are tried: one after the other, in every combination, or each with the same position."""
     tune_seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SEED [SEED ...]", help_behavior_hint=STATED)] = ()
-    """Seeds of the runs that a rate is chosen by; default: the first seed of the comparison."""
+    """Seeds of the runs that settings are chosen by; default: the first seed of the comparison."""
     track: TrackFlag = ()
     config: Flags = field(default_factory=Experiment)
     resolved: tyro.conf.Suppress[dict[str, Experiment]] = field(default_factory=dict)
     """The experiments of the files by name, in their order, with the flags and the grid over them."""
+    tuning: tyro.conf.Suppress[Tuning | None] = None
+    """What --tune tries."""
     size: tyro.conf.Suppress[str] = ""
     """With --grid: how many cells there are, factor by factor."""
 
@@ -70,7 +79,6 @@ class Compare(Command):
             )
         if asks_for_help(words):
             return _parse(name, words, Experiment())
-        _check_tuning_flags(words)
         experiments = _experiments_of_files(words)
         # Parsed once: a table has hundreds of experiments, and each parse takes a third of a second.
         title, first = next(iter(experiments.items()))
@@ -78,7 +86,9 @@ class Compare(Command):
             command = _parse(name, words, first)
         except ConfigError as error:
             raise ConfigError(f"{title} with these flags: {error.message}", error.hint) from None
-        grid = parse_grid(command.grid, [experiment.method for experiment in experiments.values()])
+        methods = [experiment.method for experiment in experiments.values()]
+        tuning = _tuning(command, methods, _flags(words))
+        grid = parse_grid(command.grid, methods)
         grid.require_no_flags(_flags(words))
         seeds = grid.seeds or command.seeds
         _check_seeds("--grid seed" if grid.seeds else "--seeds", seeds)
@@ -86,7 +96,7 @@ class Compare(Command):
         size = require_few_cells(len(experiments), grid, len(seeds))
         resolved = grid.over(_with_flags(experiments, command.config, words))
         _require_different(resolved)
-        return replace(command, seeds=seeds, resolved=resolved, size=size if command.grid else "")
+        return replace(command, seeds=seeds, resolved=resolved, tuning=tuning, size=size if command.grid else "")
 
     def opening(self) -> str:
         return "" if self.quiet or self.json else "loading PyTorch …"
@@ -99,15 +109,13 @@ class Compare(Command):
         """
         from feddtl.cli.comparison_progress import comparison_progress
         from feddtl.comparison.grid import compare
-        from feddtl.comparison.tuning import Tuning
 
         try:
             with comparison_progress(quiet=self.quiet or self.json) as observer:
                 if self.size:
                     observer.note(self.size)
-                tune = Tuning(self.tune_rates, self.tune_seeds) if self.tune else None
                 found = compare(
-                    self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track, tune=tune
+                    self.resolved, self.output, seeds=self.seeds, observer=observer, track=self.track, tune=self.tuning
                 )
         except (KeyboardInterrupt, StoppedError) as end:
             how = "stopped" if isinstance(end, StoppedError) else "interrupted"
@@ -121,17 +129,29 @@ class Compare(Command):
         return 1 if found.failures else 0
 
 
-def _check_tuning_flags(words: Sequence[str]) -> None:
-    """Raise ConfigError for flags of --tune without it, and for a rate of its own with it."""
-    given = _flags(words)
-    alone = [name for name in ("tune_rates", "tune_seeds") if name in given]
-    if alone and "tune" not in given:
-        raise ConfigError(f"--{alone[0].replace('_', '-')} has no effect without --tune.", "Add --tune, or omit it.")
-    if {"tune", "local.learning_rate"} <= given:
+def _tuning(command: Compare, methods: Sequence[str], given: Collection[str]) -> Tuning | None:
+    """What --tune tries; None without it.
+
+    Raises:
+        ConfigError: Flags of --tune without it, two that contradict each other, or a setting that has both a value
+            and several to choose from.
+    """
+    alone = [name for name in ("tune_rates", "tune_grid", "tune_search", "tune_seeds") if name in given]
+    if not command.tune:
+        if alone:
+            raise ConfigError(
+                f"--{alone[0].replace('_', '-')} has no effect without --tune.", "Add --tune, or omit it."
+            )
+        return None
+    if {"tune_rates", "tune_grid"} <= set(given):
+        raise ConfigError("--tune-rates and --tune-grid were both given.", "Name the rates in --tune-grid too.")
+    named = values_by_key("--tune-grid", command.tune_grid, methods)
+    if both := [key for key in named or RATES if key in given]:
         raise ConfigError(
-            "--local.learning-rate and --tune were both given, and --tune chooses the rate.",
-            "Omit one of them; --tune-rates names the rates to choose from.",
+            f"--{both[0].replace('_', '-')} and --tune were both given, and --tune chooses {both[0]}.",
+            "Omit one of them; --tune-grid names the settings to choose, and their values.",
         )
+    return Tuning(command.tune_rates, command.tune_seeds, named, command.tune_search)
 
 
 def _check_seeds(flag: str, seeds: Sequence[int]) -> None:
@@ -219,7 +239,7 @@ def _print_tables(comparison: Comparison, folder: Path) -> None:
     from feddtl.comparison.files import FILES, TUNING
 
     print_tables(Console(), comparison.tables)
-    print_text(f"{folder} has {', '.join((*FILES, TUNING) if comparison.rates else FILES)}")
+    print_text(f"{folder} has {', '.join((*FILES, TUNING) if comparison.tuned else FILES)}")
 
 
 def _print_failures(comparison: Comparison) -> None:
