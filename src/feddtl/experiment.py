@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -121,9 +122,16 @@ def with_client_count(experiment: Experiment, sites: SiteSources | None = None) 
     return replace(experiment, data=replace(experiment.data, clients=clients))
 
 
-def _require_personal_state_here(folder: RunFolder, method: Method) -> None:
-    """Raise RunError for a run whose clients keep a part of their model on other machines."""
-    if has_clients_elsewhere(folder.path) and method.trained_parameters().personal:
+def _require_personal_state(folder: RunFolder, method: Method, saved: Progress | None, *, here: bool) -> None:
+    """Raise RunError for a run whose clients keep a part of their model elsewhere than its clients are now."""
+    if not here and saved and saved.personal:
+        raise RunError(
+            f"{folder.path} was run in one process; the personal parts of its clients are in this folder, and not on "
+            "the clients' machines.",
+            f"Resume it here: {resuming(folder.path, 'run')}. A run over Flower may start from its model, with "
+            f"--init-from {shlex.quote(str(folder.path))} and another --output, and without these parts.",
+        )
+    if here and has_clients_elsewhere(folder.path) and method.trained_parameters().personal:
         raise RunError(
             f"{folder.path} was started over Flower; the personal parts of its clients are on their machines.",
             f"Resume it there: {resuming(folder.path)}.",
@@ -216,8 +224,7 @@ def _begin(
     prepared = prepare(experiment, observer, stopwatch, kernels, images_here=connect is None, sites=sites, check=fit)
     if experiment.trains:
         observer.note(choice_line(prepared.kernels, reason))
-    if connect is None:
-        _require_personal_state_here(folder, prepared.method)
+    _require_personal_state(folder, prepared.method, saved, here=connect is None)
     identity = prepared.method.task.clip.identity()
     for path in filter(None, (folder.path if folder.has_begun else None, same_model_as)):
         if note := require_model(path, experiment.model, identity):

@@ -56,6 +56,10 @@ def test_a_run_begins_with_the_model_of_another_one(bench, tmp_path):
     # A client has no use for a folder of the server.
     assert not [message for message in grid.sent if str(old) in repr(message.content)]
     grid = grid_of()
+    before = contents(tmp_path / "local")
+    with pytest.raises(RunError, match="was run in one process; the personal parts of its clients are in this folder"):
+        deployment.serve(replace(experiment, rounds=4), tmp_path / "local", grid, resume=True)
+    assert contents(tmp_path / "local") == before
     with pytest.raises(ConfigError, match="it lacks 1 tensor of PromptFL"):
         deployment.serve(replace(experiment, method="promptfl"), tmp_path / "other", grid)
     assert not grid.sent
