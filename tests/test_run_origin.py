@@ -182,4 +182,4 @@ def test_only_what_shares_a_folder_with_the_run_counts_as_moved(tmp_path):
 def test_where_a_run_started_is_said_with_the_run_before():
     first = {"folder": "/runs/first", "method": "feddtl", "rounds": 1}  # of an earlier version
     second = {**first, "folder": "/runs/second", "title": "FedLoRA", "dataset": "photos", "started_from": first}
-    assert start_text(second) == "second (FedLoRA, 1 round on photos), which started from first (feddtl, 1 round)"
+    assert start_text(second) == "second, 1 round of FedLoRA on photos, which started from first, 1 round of feddtl"

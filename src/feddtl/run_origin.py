@@ -45,9 +45,9 @@ def recorded_start(folder: Path) -> dict[str, Any]:
 
 
 def start_text(started: Mapping[str, Any]) -> str:
-    """What `recorded_start` says, in words: 'first (FedDTL, 20 rounds on shapes)', and where that started."""
+    """What `recorded_start` says, in words: 'first, 20 rounds of FedDTL on shapes', and where that started."""
     method, data = started.get("title", started["method"]), started.get("dataset", "")
-    text = f"{Path(started['folder']).name} ({method}, {counted(started['rounds'], 'round')}{data and f' on {data}'})"
+    text = f"{Path(started['folder']).name}, {counted(started['rounds'], 'round')} of {method}{data and f' on {data}'}"
     before = started.get("started_from")
     return f"{text}, which started from {start_text(before)}" if before else text
 

@@ -32,7 +32,7 @@ def test_the_runs_of_the_page(
     assert (first.experiment.rounds, len(first.records), first.data["base_classes"]) == (3, 3, list(CLASSES[:3]))
     assert second.data["base_classes"] == list(CLASSES[:5])
     assert second.records[0].clients == [0, 1, 2, 3]
-    said, [origin] = "first (FedDTL (SFT only), 3 rounds on photos)", tables(second.path / "origin.json")
+    said, [origin] = "first, 3 rounds of FedDTL (SFT only) on photos", tables(second.path / "origin.json")
     assert f"started from {said}" in " ".join(capsys.readouterr().out.split())
     assert summary(second.path)["started_from"] == origin["started_from"]
     assert main(["export", str(second.path), "out", "--format", "embeddings"]) == 0

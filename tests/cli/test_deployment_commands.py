@@ -114,8 +114,9 @@ def test_a_run_needs_a_server_of_this_machine(feddtl):
     refused(feddtl("submit", "--output", "out"), "No `feddtl server`", "--state")
 
 
-def test_the_run_to_resume_must_be_there(feddtl, tmp_path):
-    refused(feddtl("submit", "--resume", tmp_path / "nowhere"), "There is no run")
+@pytest.mark.parametrize("flags", [("--resume",), ("--output", "out", "--init-from")])
+def test_the_run_to_resume_or_to_start_from_must_be_there(feddtl, tmp_path, flags):
+    refused(feddtl("submit", *flags, tmp_path / "nowhere"), "There is no run")
 
 
 def test_what_was_submitted_is_shown_as_a_run_is(feddtl, finished, monkeypatch):

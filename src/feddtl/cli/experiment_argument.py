@@ -24,6 +24,7 @@ from feddtl.config import Experiment
 from feddtl.errors import ConfigError
 from feddtl.experiment_file import load_experiment
 from feddtl.experiment_grid import CHOICE, split_choice
+from feddtl.state_folder import expanded
 
 Kind = TypeVar("Kind", bound="ExperimentCommand")
 SWITCHES = (*HELP, HELP_ALL, "--json", "--quiet", "--tune")
@@ -74,13 +75,18 @@ class RunCommand(ExperimentCommand):
         return self.resume or self.output
 
     def require_free(self, output: Path) -> None:
-        """Raise RunError if the folder of the run is in use, before anything that takes seconds is imported."""
-        from feddtl.run_files import refuse_used
+        """Raise RunError if the folder is in use, or the run to start from is not there.
+
+        This is before anything is imported that takes seconds, and before anything is sent to a server.
+        """
+        from feddtl.run_files import refuse_used, require_run
         from feddtl.run_status import refuse_running
 
         refuse_running(output)
         if not self.resume:
             refuse_used(output)
+            if self.config.init_from:
+                require_run(expanded(self.config.init_from))
 
 
 def _default(kind: Any, words: Sequence[str]) -> Any:
