@@ -38,7 +38,7 @@ def test_a_run_fills_it_and_the_next_one_reads_no_image(bench: Bench, feddtl: Co
 def test_table_and_clearing(bench: Bench, feddtl: Command, own_folder: Path) -> None:
     feddtl("run", *bench.flags("--rounds", 2, "--output", "run"))
     shown = feddtl("cache").out
-    for text in ("model", "images", "ago", str(own_folder)):
+    for text in ("Model", "Images", "ago", str(own_folder)):
         assert text in shown
     assert "freed" in feddtl("cache", "--clear").out
     assert json.loads(feddtl("cache", "--json").out)["contents"] == []

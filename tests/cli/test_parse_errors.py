@@ -23,7 +23,7 @@ BOX = """\
 
 
 def test_a_box_becomes_an_error_with_what_may_help_below() -> None:
-    expected = "error: Invalid choice 'x' for a flag. Expected y.\n      --y INT\n  For full helptext, run it │ this\n"
+    expected = "error: Invalid choice 'x' for a flag. Expected y.\n      --y INT\n  See `it │ this`.\n"
     assert unboxed(BOX) == expected
     assert unboxed(BOX.replace("Expected", "\x1b[31mExpected\x1b[0m")) == expected
 
@@ -84,6 +84,27 @@ def test_what_is_said_of_flags_that_are_fine_is_passed_on(capsys: pytest.Capture
 def test_a_misspelt_flag(feddtl: Command) -> None:
     answer = feddtl("run", "--rond", 3)
     first, *rest = answer.err.splitlines()
-    assert (answer.code, first) == (2, "error: Unrecognized options: --rond, 3")
+    assert (answer.code, first) == (2, "error: Unrecognized options: --rond")
     assert all(line.startswith("  ") for line in rest)
     assert "      --rounds INT" in rest
+    assert rest[-1] == "  See `feddtl run --help`."
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("run", "--gpu", 0, "--lr=1"),
+            ["--gpu is --compute.device cuda here.", "--lr is --local.learning-rate here."],
+        ),
+        (("compare", QUICKSTART, "--workers", 2), ["--workers is --compute.loading-threads here."]),
+        (("evaluate", "run", "--dataset", "pets"), ["--dataset is --data.source here."]),
+        (("predict", "run", "a.png", "--topk", 3), ["--topk is --top-k here."]),
+        (("embed", "run", "a.png", "--output", "a.npz", "--device", "cpu"), ["--device is --compute.device here."]),
+    ],
+)
+def test_flags_of_other_programs(feddtl: Command, words: tuple[object, ...], said: list[str]) -> None:
+    """Their counterparts and nothing else: no list of flags with a similar name."""
+    answer = feddtl(*words)
+    assert answer.code == 2
+    assert answer.err.splitlines()[1:] == [f"  {line}" for line in [*said, f"See `feddtl {words[0]} --help`."]]

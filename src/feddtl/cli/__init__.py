@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, Union
 
@@ -50,7 +49,7 @@ def _execute(words: Sequence[str], streams: StandardStreams) -> int:
         return 0
     try:
         with memory_errors():
-            with plain_parse_errors(of_experiment=_has_an_experiment(words)):
+            with plain_parse_errors(words[0] if words else ""):
                 command = _parse(words)
             streams.open_with(command.opening())
             return command.execute()
@@ -69,11 +68,6 @@ def _let_waiting_threads_sleep() -> None:
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _has_an_experiment(words: Sequence[str]) -> bool:
-    kind: Any = COMMANDS.get(words[0]) if words else None
-    return is_dataclass(kind) and any(flag.name == "config" for flag in fields(kind))
 
 
 def _parse(words: Sequence[str]) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 
 from feddtl.line_breaks import fitted
@@ -26,7 +26,7 @@ PLAINER = (
     ),
     (re.compile(r"Could not find valid parse for arguments: \[(.*?)\]"), r"not all numbers: \1."),
 )
-# Flags that other programs have, and what is said here.
+# Flags that other programs have, and what is said here, by those that have the flags of an experiment.
 HERE = {
     "--lr": "--local.learning-rate",
     "--learning-rate": "--local.learning-rate",
@@ -61,18 +61,33 @@ HERE = {
     "--output-dir": "--output",
     "--out": "--output",
     "--seeds": "--seed",
+    "--gpu": "--compute.device cuda",
+    "--cuda": "--compute.device cuda",
+    "--workers": "--compute.loading-threads",
+    "--num-workers": "--compute.loading-threads",
+}
+# The same for commands that use the model of a run.
+OF_A_MODEL = {flag: HERE[flag] for flag in ("--device", "--gpu", "--cuda")}
+OF_OTHER_DATA = {flag: HERE[flag] for flag in ("--dataset", "--data", "--data-dir", "--root")}
+COUNTERPARTS = {
+    **dict.fromkeys(("run", "submit", "partition"), HERE),
+    "compare": {flag: here for flag, here in HERE.items() if here != "--seed"},
+    "predict": {**OF_A_MODEL, "--topk": "--top-k"},
+    "embed": OF_A_MODEL,
+    "evaluate": {**OF_A_MODEL, **OF_OTHER_DATA},
 }
 UNKNOWN = re.compile(r"^Unrecognized options: ")
+SIMILAR = re.compile(r"(?:Arguments similar to (.*)|Perhaps you meant):")  # the latter if there is one such flag
+MORE = re.compile(r"For full helptext, run (.*)")
 BORDER = re.compile(r"^│ ?|\s*│$")
 
 
 @contextmanager
-def plain_parse_errors(*, of_experiment: bool = False) -> Iterator[None]:
+def plain_parse_errors(command: str = "") -> Iterator[None]:
     """Print tyro's errors without their box; the exit code stays.
 
     Args:
-        of_experiment: Whether the command has the flags of an experiment, so that those of other programs have a
-            counterpart.
+        command: Name of the command, which may have counterparts of the flags of other programs.
     """
     printed = io.StringIO()
     code: object = None
@@ -84,9 +99,7 @@ def plain_parse_errors(*, of_experiment: bool = False) -> Iterator[None]:
         raise
     finally:
         said = printed.getvalue()
-        sys.stderr.write(
-            fitted(unboxed(said, HERE if of_experiment else {}), sys.stderr) if code == BAD_FLAGS else said
-        )
+        sys.stderr.write(fitted(unboxed(said, COUNTERPARTS.get(command)), sys.stderr) if code == BAD_FLAGS else said)
 
 
 def unboxed(text: str, here: Mapping[str, str] | None = None) -> str:
@@ -106,16 +119,26 @@ def unboxed(text: str, here: Mapping[str, str] | None = None) -> str:
     message = " ".join(inside[:first]).removeprefix("Error parsing ")
     for said, plainer in PLAINER:
         message = said.sub(plainer, message)
-    rest = [f"  {line}" for index, line in enumerate(inside[first:], first) if index not in rules]
+    rest = [MORE.sub(r"See `\1`.", line) for index, line in enumerate(inside[first:], first) if index not in rules]
     if UNKNOWN.match(message):
-        rest = [f"  {line}" for line in _said_here(message, here or {})] + rest
+        words = UNKNOWN.sub("", message).split(", ")
+        flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
+        known = {flag: here[flag] for flag in flags if flag in here} if here else {}
+        message = f"Unrecognized options: {', '.join(flags or words)}"
+        rest = [f"{flag} is {name} here." for flag, name in known.items()] + list(_unlike(rest, known))
+    rest = [f"  {line}" for line in rest]
     return "\n".join([f"error: {message[:1].upper()}{message[1:]}", *rest]) + "\n"
 
 
-def _said_here(message: str, here: Mapping[str, str]) -> list[str]:
-    """A line for each unknown flag that other programs have under this name."""
-    flags = [word.partition("=")[0].replace("_", "-") for word in UNKNOWN.sub("", message).split(", ")]
-    return [f"{flag} is {here[flag]} here." for flag in dict.fromkeys(flags) if flag in here]
+def _unlike(lines: list[str], known: Collection[str]) -> Iterator[str]:
+    """Lines without the flags that are similar to those whose counterpart is known."""
+    skipped = False
+    for line in lines:
+        if not line.startswith(" "):
+            similar = SIMILAR.fullmatch(line)
+            skipped = similar is not None and (similar[1] or next(iter(known), "")).replace("_", "-") in known
+        if not skipped:
+            yield line
 
 
 def _inside(lines: list[str]) -> list[str]:

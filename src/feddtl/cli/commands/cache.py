@@ -87,18 +87,23 @@ def _table(entries: list[CacheEntry]) -> Table:
     from feddtl.cli.scores import cell
 
     table = Table()
-    for heading in ("model", "kept", "precision", "images", "size", "last used"):
-        table.add_column(heading, justify="right" if heading in ("images", "size") else "left")
+    for heading in ("Model", "Kept", "Type", "Images", "Size", "Last used"):
+        table.add_column(heading, justify="right" if heading in ("Images", "Size", "Last used") else "left")
     for entry in entries:
         identity = entry.identity
         block, blocks = identity.get("block"), identity.get("blocks")
-        kept = "final features" if block == blocks else f"input of block {block} of {blocks}"
+        kept = "final features" if block == blocks else f"input of block {block}/{blocks}"
         table.add_row(
             cell(str(identity.get("name", "?"))),
             cell(kept if identity else "?"),
             cell(str(identity.get("stored", "?"))),
-            str(entry.images),
+            f"{entry.images:,}",
             size(entry.nbytes),
-            f"{duration(max(0.0, time.time() - entry.last_used))} ago",
+            _ago(time.time() - entry.last_used),
         )
     return table
+
+
+def _ago(seconds: float) -> str:
+    """'5 min ago': without the smaller unit, so that a row fits 80 columns."""
+    return f"{' '.join(duration(max(seconds, 0.0)).split()[:2])} ago"

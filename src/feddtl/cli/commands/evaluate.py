@@ -164,10 +164,10 @@ def _table(scores: list[ClassListScore], only_domains: str) -> Table:
     for name in ("Choices", "Images", "Zero-shot", "Accuracy"):
         table.add_column(name, justify="right")
     for score in scores:
-        numbers = (str(score.choices), str(score.images), percent(score.zero_shot), percent(score.accuracy))
+        numbers = (f"{score.choices:,}", f"{score.images:,}", percent(score.zero_shot), percent(score.accuracy))
         table.add_row(score.classes, *([cell("all")] if heading else []), *numbers)
         for name, hits in (score.sites or score.domains).items() if score.images else ():
-            table.add_row("", cell(name), "", str(hits.images), percent(hits.zero_shot), percent(hits.accuracy))
+            table.add_row("", cell(name), "", f"{hits.images:,}", percent(hits.zero_shot), percent(hits.accuracy))
         if heading:
             table.add_section()
     return table
@@ -187,5 +187,5 @@ def _class_table(scores: list[ClassListScore]) -> Table:
     for score in scores:
         for name, hits in score.by_class.items():
             both = (share(right, hits.images)[0] for right in (hits.zero_shot_correct, hits.correct))
-            table.add_row(cell(name), score.classes, str(hits.images), *both)
+            table.add_row(cell(name), score.classes, f"{hits.images:,}", *both)
     return table
