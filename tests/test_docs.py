@@ -24,6 +24,7 @@ from feddtl.cli import main
 from feddtl.cli.commands import COMMANDS
 from feddtl.config import Experiment
 from feddtl.data.catalog import CATALOG
+from feddtl.data.templates import usual_templates
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
 from feddtl.experiment_grid import expand
@@ -297,3 +298,8 @@ def test_the_catalogue_page_agrees_with_the_catalogue() -> None:
         assert f"| `{entry.name}` | {hub} | {prompt} | {entry.licence} | {entry.source_note} |" in text
     listed = re.findall(r"^\| `([\w-]+)` \| (?:`[\w.-]+/|–)", text, re.MULTILINE)
     assert listed == list(CATALOG)
+    rows = [line.split(" | ") for line in text.partition("## Prompt ensembles")[2].splitlines() if "{class}" in line]
+    written = {name: re.findall("`([^`]+)`", row[1]) for row in rows for name in re.findall("`([^`]+)`", row[0])}
+    assert written == {name: list(usual_templates(name)) for name in ("shapes", *CATALOG)}
+    assert "any other source" in rows[-1][0]
+    assert re.findall("`([^`]+)`", rows[-1][1]) == list(usual_templates("photos"))

@@ -75,7 +75,48 @@ class Rule:
 
 
 NOT_BLANK = Rule(lambda text: not text or text.strip(), "one or more words, or empty")
-TEMPLATE = Rule(lambda text: not text or "{class}" in text, "a text with {class} in it")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An empty text, or one of different lines that all pass a test; a list of texts is taken for its lines.
+
+    Attributes:
+        test: Of a line.
+        words: What is allowed.
+        instead: Test of a whole text that is allowed, too.
+    """
+
+    test: Callable[[str], object]
+    words: str
+    instead: Callable[[str], object] = lambda text: False
+
+    def allows(self, value: str) -> bool:
+        return not value or bool(self.instead(value)) or self.wrong_line(value) is None
+
+    def wrong_line(self, text: str) -> str | None:
+        """The first line that fails the test, or equals one before it but for case and blanks; None if all are
+        allowed."""
+        seen = set()
+        lines = [line for line in text.split("\n") if line.strip()]
+        for line in lines:
+            key = " ".join(line.casefold().split())
+            if key in seen or not self.test(line):
+                return line
+            seen.add(key)
+        return None if lines else text
+
+
+def joined_lines(value: Any, bounds: Iterable[Bound]) -> Any:
+    """A list of texts as the lines of one, for a setting of `Lines`; any other value as it is."""
+    is_list = isinstance(value, list | tuple) and value and all(isinstance(line, str) for line in value)
+    return "\n".join(value) if is_list and any(isinstance(bound, Lines) for bound in bounds) else value
+
+
+def require_allowed(bound: Bound, key: str, value: Any) -> None:
+    """Raise a ConfigError that names key, value, or the wrong line of it, and what is allowed."""
+    wrong = bound.wrong_line(value) if isinstance(bound, Lines) else value
+    require(bound.allows(value), key, wrong, bound.words)
 
 
 @dataclass(frozen=True)
@@ -171,14 +212,14 @@ def check_fields(table: str, config: Any) -> None:
         if isinstance(value, float):
             require(math.isfinite(value), key, value, "a finite number")
         for bound in bounds:
-            require(bound.allows(value), key, value, bound.words)
+            require_allowed(bound, key, value)
 
 
 class Settings:
     """A table of settings, a frozen dataclass that is checked when it is built.
 
-    A `Path` where a text is expected becomes one. A subclass states the name of its table, for errors:
-    `class LoraConfig(Settings, table="lora")`.
+    A `Path` where a text is expected becomes one, and so does a list of lines. A subclass states the name of its table,
+    for errors: `class LoraConfig(Settings, table="lora")`.
     """
 
     table: ClassVar[str] = ""
@@ -190,9 +231,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
-        for name, (hint, _) in field_hints(kind).items():
-            if hint is str and isinstance(value := getattr(self, name), os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))
+        for name, (hint, bounds) in field_hints(kind).items():
+            if hint is str and not isinstance(value := getattr(self, name), str):
+                text = os.fspath(value) if isinstance(value, os.PathLike) else joined_lines(value, bounds)
+                object.__setattr__(self, name, text)
         check_fields(self.table, self)
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from feddtl.checks import check_scalar, field_hints
+from feddtl.checks import check_scalar, field_hints, joined_lines
 from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, did_you_mean, shown
@@ -80,7 +80,7 @@ def _experiment_at(path: Path, values: Mapping[str, Any]) -> Experiment:
     """Experiment of nested tables, with the names of its files of class names; errors name the path."""
     try:
         experiment = experiment_from_dict(values)
-        return dataclasses.replace(experiment, data=experiment.data.with_names_of_files())
+        return dataclasses.replace(experiment, data=experiment.data.with_files_read())
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}", error.hint) from None
 
@@ -145,16 +145,16 @@ def _build(
         more: Names of tables that are keys too.
     """
     given = given or {}
-    hints = {name: hint for name, (hint, _) in field_hints(kind).items() if name not in given}
+    hints = {name: hint for name, hint in field_hints(kind).items() if name not in given}
     arguments: dict[str, Any] = dict(given)
     for key, value in values.items():
         if key not in hints:
             raise ConfigError(f"Unknown key '{prefix}{key}'.", _suggest(key, [*hints, *more]))
-        hint = hints[key]
+        hint, bounds = hints[key]
         if dataclasses.is_dataclass(hint):
             arguments[key] = _build_table(hint, value, f"{prefix}{key}")  # type: ignore[arg-type]
         else:
-            arguments[key] = check_scalar(hint, value, f"{prefix}{key}")
+            arguments[key] = check_scalar(hint, joined_lines(value, bounds), f"{prefix}{key}")
     return kind(**arguments)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, did_you_mean, shown
@@ -32,6 +33,7 @@ MOST_EXPERIMENTS = 10_000
 """In one file; the tables of the paper have a few hundred, and a slip of the pen makes millions."""
 # More labels than these make a message unreadable.
 MOST_LABELS = 6
+MOST_LETTERS = 80  # of one value in a label
 
 
 def split_choice(path: Path) -> tuple[Path, str]:
@@ -137,4 +139,6 @@ def _check_count(grid: Mapping[str, Sequence[Any]], variants: Mapping[str, Any])
 def value_label(value: Any) -> str:
     """A value for a file name: the last part of a Hub id or path, without blanks and symbols."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"
+    label = re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"
+    # A file name has at most 255 bytes, and several prompts have more.
+    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 9]}_{crc32(label.encode()):08x}"

@@ -207,7 +207,7 @@ def method_of_run(
         run: The run.
         experiment: Its experiment.
         clip: Its model, see `model_of_run`.
-        prompt: Template for class names; if empty, the run's own.
+        prompt: Template for class names, or several, one a line; if empty, the run's own.
 
     Raises:
         RunError: It has no finished round.

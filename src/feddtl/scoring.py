@@ -16,6 +16,7 @@ from feddtl.data.images_per_class import ScoredCounts, few_images
 from feddtl.data.sites import all_sites
 from feddtl.data.sources import domains_note, load_dataset
 from feddtl.data.table import ImageDataset, of_classes
+from feddtl.data.templates import ensemble_note
 from feddtl.errors import ConfigError
 from feddtl.evaluate import TestImages, correct, percentage
 from feddtl.features import ImageEncoder
@@ -124,6 +125,8 @@ def score_run(
     for text in filter(None, (*dataset.notes, as_domains, *choice.notes)):
         note(text)
     model = load_trained_model(folder, device, dataset.prompt_template, note)
+    if averaged := ensemble_note(model.method.task.prompt_template):
+        note(averaged)
     if model.method.trained_parameters().personal:
         note(
             f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "
@@ -159,7 +162,6 @@ def _to_score(
     """
     config = asked or own
     trained, scored = described["base_classes"], described["novel_classes"]
-    # The images of clients are a part of the run's data, and their prompt is the run's.
     on_clients = own.each_has_own and not config.on_clients
     if config.by_site:
         dataset = all_sites(config)
@@ -167,8 +169,9 @@ def _to_score(
         dataset = load_dataset(config, config.source, partial=True)
     else:
         dataset = load_dataset(config)
-    if on_clients:
-        dataset = replace(dataset, prompt_template=config.prompt)
+    # The images of clients are a part of the run's data. The prompt of its own data is in data.json, too.
+    if (on_clients and not config.prompt) or (config.source, config.prompt) == (own.source, own.prompt):
+        dataset = replace(dataset, prompt_template="")
     choice = classes_of_run(dataset, trained, scored, class_names)
     return in_order_of(choice.names, dataset), choice
 

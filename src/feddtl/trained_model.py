@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from feddtl.backbones.catalog import load_backbone
+from feddtl.checks import joined_lines, require_allowed
 from feddtl.config import Experiment
-from feddtl.config.class_lists import read_class_names, require_different, split_class_names
+from feddtl.config.class_lists import read_class_names, read_prompt, require_different, split_class_names
 from feddtl.data.given_images import GivenImage, Images, given_images
 from feddtl.data.table import DEFAULT_PROMPT
+from feddtl.data.templates import chosen_prompt
 from feddtl.environment import choose_device
 from feddtl.errors import ConfigError, RunError
 from feddtl.image_stream import OnDamaged, embedded
@@ -27,6 +29,7 @@ from feddtl.models.backbone import Backbone
 from feddtl.models.class_texts import require_distinct
 from feddtl.parsing import parse_table
 from feddtl.preparation import method_of_run, model_of_run
+from feddtl.prompts import PROMPT, templates_of
 from feddtl.record_fields import check_types
 from feddtl.run_files import CONFIG
 from feddtl.runs import RunFolder
@@ -151,21 +154,24 @@ class TrainedModel:
         for found, embeddings in self._embedded(images, damaged):
             yield found, embeddings.cpu()
 
-    def encode_texts(self, texts: str | Iterable[str]) -> Tensor:
-        """Unit embeddings (N, e) of texts as they are, without the run's prompt, on the CPU.
+    def encode_texts(self, texts: str | Iterable[str], *, in_prompt: bool = False) -> Tensor:
+        """Unit embeddings (N, e) of texts, on the CPU.
 
         Underscores are read as spaces. A method that learns prompts puts its own in front of each text.
 
         Args:
             texts: One or N texts.
+            in_prompt: Whether each takes the place of {class} in the model's prompt; by default, texts are embedded as
+                they are.
 
         Raises:
             ModelError: A text is longer than the model's context.
         """
-        task = replace(self.method.task, prompt_template=AS_IT_IS)
-        classifier = build_method(task, self.experiment).classifier(self.state)
         every = [texts] if isinstance(texts, str) else list(texts)
-        return self._encode_texts(classifier, every)
+        if in_prompt:
+            return self._encode_texts(self.classifier, every)
+        task = replace(self.method.task, prompt_template=AS_IT_IS)
+        return self._encode_texts(build_method(task, self.experiment).classifier(self.state), every)
 
     def encode_classes(self, classes: Classes = None) -> Tensor:
         """Unit embeddings (C, e) of classes in the run's prompt, on the CPU: the rows that images are compared with.
@@ -204,8 +210,9 @@ class TrainedModel:
         return f"{self.experiment.title}: this is the global model without the parts that the clients keep."
 
     def _encode_texts(self, classifier: Classifier, texts: Sequence[str]) -> Tensor:
-        starts = range(0, len(texts), TEXTS_TOGETHER)
-        parts = [classifier.text_embeddings(texts[start : start + TEXTS_TOGETHER]).cpu() for start in starts]
+        together = max(1, TEXTS_TOGETHER // len(templates_of(self.method.task.prompt_template)))
+        starts = range(0, len(texts), together)
+        parts = [classifier.text_embeddings(texts[start : start + together]).cpu() for start in starts]
         return torch.cat(parts) if parts else torch.empty(0, self.embedding_width)
 
     def _embedded(
@@ -221,7 +228,7 @@ class TrainedModel:
 def load_trained_model(
     folder: AnyPath,
     device: str = "auto",
-    prompt: str = "",
+    prompt: str | Sequence[str] = "",
     note: Callable[[str], None] = lambda text: None,
 ) -> TrainedModel:
     """The model of a run after its last finished round.
@@ -235,23 +242,33 @@ def load_trained_model(
     Args:
         folder: Folder of the run, or of a plain model as `export_merged` writes it.
         device: 'auto', 'cpu', 'cuda' or 'mps'; see `ComputeConfig.device`.
-        prompt: Template with {class} for the names of classes; if empty, the run's own, that of the export, or
-            'a photo of a {class}.' for any other plain model.
+        prompt: Template with {class} for the names of classes, or several whose mean is used: a list, lines, or @FILE
+            with one a line; 'ensemble' for the usual ones of the run's data set; if empty, the run's own, that of the
+            export, or 'a photo of a {class}.' for any other plain model.
         note: Called with notes for the user.
 
     Raises:
+        ConfigError: A template lacks {class} or is there twice, or the method learns its prompt and several are given.
         RunError: There is no run, no finished round, or another model than that of the run.
     """
-    path = expanded(folder)
+    path, prompt = expanded(folder), _given_prompt(prompt)
     if _is_plain_model(path):
         return _plain_model(path, device, prompt)
     run = RunFolder.open(path)
     experiment, data = run.experiment, run.data
     clip = model_of_run(run, experiment, device, note)
     clip.use(run.kernels)
-    method, state = method_of_run(run, experiment, clip, prompt)
+    own = chosen_prompt(prompt, data["prompt_template"], experiment.data.source)
+    method, state = method_of_run(run, experiment, clip, own)
     names = (*data["base_classes"], *data["novel_classes"])
     return TrainedModel(experiment, clip, method, state, method.classifier(state), names)
+
+
+def _given_prompt(prompt: str | Sequence[str]) -> str:
+    """A prompt as a person gives it, with the templates of a file. Raises ConfigError."""
+    text = read_prompt(joined_lines(prompt, [PROMPT]), "prompt")
+    require_allowed(PROMPT, "prompt", text)
+    return text
 
 
 def _is_plain_model(folder: Path) -> bool:
@@ -265,9 +282,10 @@ def _is_plain_model(folder: Path) -> bool:
 def _plain_model(folder: Path, device: str, prompt: str) -> TrainedModel:
     """A model in Hugging Face's format, with the classes and the prompt that an export has beside it."""
     names, own = _exported_classes(folder / EXPORTED_CLASSES)
+    prompt = chosen_prompt(prompt, own, "")
     experiment = Experiment(method="zero-shot", model=str(folder))
     clip = load_backbone(folder, choose_device(device))
-    method = build_method(Task(clip, names, prompt or own, experiment.seed), experiment)
+    method = build_method(Task(clip, names, prompt, experiment.seed), experiment)
     state = method.init_server()
     return TrainedModel(experiment, clip, method, state, method.classifier(state), names)
 

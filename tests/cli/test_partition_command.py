@@ -37,6 +37,7 @@ def test_json(bench: Bench, feddtl: Command, finished: Path) -> None:
     answer = feddtl("partition", *bench.flags("--json"))
     found = json.loads(answer.out)
     assert found["base_classes"] == ["ant", "bee", "cat"]
+    assert found["prompt_templates"] == ["a photo of a {class}."]
     counts = np.array(found["images_per_client_and_class"])
     assert counts.sum(axis=0).tolist() == [5, 5, 5]
     assert counts.tolist() == json.loads((finished / "data.json").read_text())["images_per_client_and_class"]

@@ -123,7 +123,7 @@ def test_files_of_names(tmp_path: Path) -> None:
     """A byte-order mark, blank lines and line ends of Windows are no names; a comma may be part of one."""
     file = tmp_path / "names.txt"
     file.write_bytes("\ufeffant\r\n\r\n tank, suit \r\nred_panda".encode())
-    config = DataConfig(classes=f"@{file}", novel_classes="bee").with_names_of_files()
+    config = DataConfig(classes=f"@{file}", novel_classes="bee").with_files_read()
     assert config.class_lists == (("ant", "tank, suit", "red panda"), ("bee",))
     with pytest.raises(ConfigError, match="was not read"):
         _ = DataConfig(classes=f"@{file}").class_lists

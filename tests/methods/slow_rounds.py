@@ -17,9 +17,10 @@ from feddtl.seeding import torch_generator
 
 
 class SlowClip:
-    """CLIPModel with low-rank changes in its weights, on one list of prompts."""
+    """CLIPModel with low-rank changes in its weights, on one list of prompts, those of one template after another."""
 
-    def __init__(self, clip, prompts, scaling):
+    def __init__(self, clip, prompts, scaling, templates=1):
+        self.templates = templates
         self.model = copy.deepcopy(clip.model).double()
         self.tokens = clip.tokenizer(prompts, padding="max_length", return_tensors="pt")
         self.scaling = scaling
@@ -36,7 +37,14 @@ class SlowClip:
             self.model.text_model, self._dense(factors, "text_model"), (), dict(self.tokens)
         ).pooler_output
         features = self.model.text_projection(pooled)
-        return features / features.norm(dim=-1, keepdim=True)
+        units = features / features.norm(dim=-1, keepdim=True)
+        if self.templates == 1:
+            return units
+        sums = sum(units[start : start + len(units) // self.templates] for start in self._starts(len(units)))
+        return sums / sums.norm(dim=-1, keepdim=True)
+
+    def _starts(self, prompts):
+        return range(0, prompts, prompts // self.templates)
 
     def log_policy(self, feature, text):
         """[log π(c|x)] of one feature (e,) as a list of scalars."""

@@ -56,6 +56,7 @@ def test_table_and_class_say_the_same(method):
     entry, kind = method_entry(method), method_class(method)
     assert (entry.aggregation, entry.has_lora) == (kind.own_aggregation, kind.trains_lora)
     assert (entry.trains, entry.trains_on_server) == (kind.trains, kind.trains_on_server)
+    assert entry.learns_prompts == kind.learns_prompts
 
 
 def test_titles():

@@ -6,6 +6,8 @@ that in single precision the distance of two right implementations depends on th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from slow_rounds import SlowClip, slow_average, slow_rl, slow_sft, slow_text_training
@@ -17,12 +19,24 @@ from feddtl.runtimes.server_step import server_step
 from feddtl.tensor_groups import select_prefix
 
 CLOSE = 1e-10
+several_templates = pytest.mark.parametrize(
+    "templates", [(), ("a {class}", "{class}, a photo of it", "this is no {class}!")], ids=["one prompt", "ensemble"]
+)
 
 
 @pytest.fixture(scope="module")
 def slow(double_federation):
     task = double_federation.task
     return SlowClip(task.clip, prompts_for(task.class_names, task.prompt_template), scaling=1.5)
+
+
+def with_templates(federation, slow, *templates):
+    """The same with several templates; one prompt after another, written out."""
+    if not templates:
+        return federation, slow
+    task = replace(federation.task, prompt_template="\n".join(templates))
+    prompts = [template.replace("{class}", name) for template in templates for name in task.class_names]
+    return replace(federation, task=task), SlowClip(task.clip, prompts, scaling=1.5, templates=len(templates))
 
 
 def assert_same_tensors(ours, expected):
@@ -47,9 +61,11 @@ def assert_moved(before, after):
     assert all((after[name] - before[name]).abs().max() > 1e-4 for name in before)
 
 
-def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomised):
+@several_templates
+def test_sft_round_of_feddtl(double_federation, slow, make_experiment, randomised, templates):
     """Broadcast, every client's update with its uplink, average, and the server's text training."""
     experiment = make_experiment()
+    double_federation, slow = with_templates(double_federation, slow, *templates)
     method = build_method(double_federation.task, experiment)
     state = in_double(randomised(method.init_server(), round_number=1))
     image, text = select_prefix(state.tensors, "shared"), select_prefix(state.tensors, "text")
@@ -143,10 +159,12 @@ def test_rl_round_of_feddtl(double_federation, slow, make_experiment, rl_start, 
     assert (difference > 1e-4) == (option != "default")
 
 
+@several_templates
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_client_round_of_fedlora(double_federation, slow, make_experiment, randomised, stage):
+def test_client_round_of_fedlora(double_federation, slow, make_experiment, randomised, stage, templates):
     """Both towers in one loss: the text embeddings change at every step."""
     experiment = make_experiment(method="fedlora")
+    double_federation, slow = with_templates(double_federation, slow, *templates)
     method = build_method(double_federation.task, experiment)
     state = in_double(randomised(method.init_server(), round_number=0 if stage == "sft" else 2, seed=6))
     payload = method.broadcast(state)

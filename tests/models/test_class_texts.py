@@ -16,6 +16,7 @@ from feddtl.models.class_texts import require_distinct
 from feddtl.preparation import prepare
 
 TEMPLATE = "a photo of a {class}."
+SEVERAL = f"{TEMPLATE}\n{{class}}\nno {{class}}"
 EQUAL = [
     ("Crane", "crane"),
     ("ice_cream", "ice cream"),
@@ -30,9 +31,10 @@ def tower():
 
 
 @pytest.mark.parametrize(("one", "two"), EQUAL)
-def test_classes_with_one_text_are_named(tower, one, two):
+@pytest.mark.parametrize("template", [TEMPLATE, SEVERAL])
+def test_classes_with_one_text_are_named(tower, one, two, template):
     with pytest.raises(DataError, match="reads these classes as the same text") as caught:
-        require_distinct(tower, ["zebra", one, "dog", two], TEMPLATE)
+        require_distinct(tower, ["zebra", one, "dog", two], template)
     assert all(repr(name) in caught.value.message or ascii(name) in caught.value.message for name in (one, two))
     assert "zebra" not in caught.value.message
     assert "Rename" in caught.value.hint
@@ -55,6 +57,7 @@ def test_all_pairs_count(tower):
 )
 def test_other_names_are_told_apart(tower, names):
     require_distinct(tower, names, TEMPLATE)
+    require_distinct(tower, names, SEVERAL)
 
 
 def test_a_tower_that_reads_whole_texts_compares_whole_texts(tower):

@@ -49,6 +49,23 @@ def test_only_what_may_be_a_path_is_shortened() -> None:
     assert shown_values("lora.rank", [4, 8]) == {4: "4", 8: "8"}
 
 
+def test_several_prompts_are_one_short_label() -> None:
+    prompts = [
+        "a {class}\nthe {class}",
+        "a {class}\none {class}",
+        "my {class}\n\nyour {class}\nour {class}",
+        "",
+        "ensemble",
+    ]
+    assert list(shown_values("data.prompt", prompts).values()) == [
+        "a {class} | the {class}",
+        "a {class} | one {class}",
+        "my {class} and 2 more",
+        "",
+        "ensemble",
+    ]
+
+
 def test_titles_are_distinct_labels_without_paths() -> None:
     values = [{"model": "/home/me/a", "rank": 4}, {"model": "/home/me/b", "rank": 4}]
     assert distinct_labels(["FedDTL", "FedDTL"], values) == ["FedDTL, model a", "FedDTL, model b"]

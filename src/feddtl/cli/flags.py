@@ -90,7 +90,7 @@ def parsed_experiment(config: Experiment) -> Experiment:
     own = {field.name for field in fields(Experiment)} - {"methods"}
     values = {name: value for name, value in vars(config).items() if name in own}
     tables = {name: value for name, value in vars(config).items() if name not in {*own, "methods"}}
-    values["data"] = values["data"].with_names_of_files()
+    values["data"] = values["data"].with_files_read()
     return Experiment(**values, methods=MethodTables.from_mapping(tables))
 
 

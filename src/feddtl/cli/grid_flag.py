@@ -122,7 +122,7 @@ def _typed(kind: Any, text: str) -> Any:
 def _changed(title: str, experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     try:
         changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
-        return replace(changed, data=changed.data.with_names_of_files())
+        return replace(changed, data=changed.data.with_files_read())
     except ConfigError as error:
         raise ConfigError(f"{title}: {error.message}", error.hint) from None
 

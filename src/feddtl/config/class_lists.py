@@ -52,7 +52,7 @@ def require_different(names: Sequence[str], where: str) -> None:
 
 
 def is_class_file(text: str) -> bool:
-    """Whether a setting names a file of class names."""
+    """Whether a setting names a file of class names or prompts."""
     return text.lstrip().startswith(FILE_MARK)
 
 
@@ -72,6 +72,11 @@ def read_class_names(text: str, key: str) -> str:
         return text
     names = [name for line in lines_of_file(text, key) if (name := readable(line))]
     return joined_class_names(names)
+
+
+def read_prompt(prompt: str, key: str) -> str:
+    """The prompt itself, or the templates of the file that it names; see `read_class_names`."""
+    return "\n".join(lines_of_file(prompt, key, "template")) if is_class_file(prompt) else prompt
 
 
 def lines_of_file(text: str, key: str, what: str = "class name") -> list[str]:

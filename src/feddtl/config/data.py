@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from feddtl.checks import TEMPLATE, Above, AtLeast, Rule, Settings, require
-from feddtl.config.class_lists import OTHERS, is_class_file, read_class_names, require_different, split_class_names
+from feddtl.checks import Above, AtLeast, Rule, Settings, require
+from feddtl.config.class_lists import (
+    OTHERS,
+    is_class_file,
+    read_class_names,
+    read_prompt,
+    require_different,
+    split_class_names,
+)
 from feddtl.config.protocol import SHAPES, follows_protocol
 from feddtl.errors import ConfigError
+from feddtl.prompts import PROMPT
 
 ON_CLIENTS = "clients"
 SITES = "sites"
@@ -50,8 +58,9 @@ class DataConfig(Settings, table="data"):
     novel: NovelClasses = "pairs"
     """What is new in the novel classes of source 'shapes': only the 'pairs' of colour and shape, the 'shapes', or the
     'colours' (ours); other sources have their own order of classes."""
-    prompt: Annotated[str, TEMPLATE] = ""
-    """Prompt with {class} in place of the class name; empty: the source's own ('a photo of a {class}.')."""
+    prompt: Annotated[str, PROMPT] = ""
+    """Prompt with {class} in place of the class name; several, as a list or one a line: the text of a class is their
+    mean; 'ensemble': the usual ones of the source; empty: the source's own ('a photo of a {class}.')."""
     image_column: str = ""
     """Image column of a Hub or parquet source; empty: detected by type."""
     label_column: str = ""
@@ -142,11 +151,12 @@ class DataConfig(Settings, table="data"):
         """Whether a list says which classes are trained or novel."""
         return bool(self.classes or self.novel_classes)
 
-    def with_names_of_files(self) -> DataConfig:
-        """The same with the names of each file of class names in place of the file. Raises ConfigError."""
+    def with_files_read(self) -> DataConfig:
+        """The same with the lines of each file of class names or prompts in place of the file. Raises ConfigError."""
         base = read_class_names(self.classes, "data.classes")
         novel = read_class_names(self.novel_classes, "data.novel_classes")
-        return replace(self, classes=base, novel_classes=novel)
+        prompt = read_prompt(self.prompt, "data.prompt")
+        return replace(self, classes=base, novel_classes=novel, prompt=prompt)
 
     @property
     def is_dirichlet(self) -> bool:

@@ -23,7 +23,7 @@ from feddtl.config.training import (
     UplinkConfig,
 )
 from feddtl.errors import ConfigError, shown
-from feddtl.methods.catalog import LoraAggregation, Stages, method_entry
+from feddtl.methods.catalog import LoraAggregation, Stages, method_entry, require_fitting_prompt
 from feddtl.methods.tables import MethodTables
 
 EMBEDDED_MODEL = "tiny-clip"
@@ -96,6 +96,7 @@ class Experiment(Settings):
                 f"init_from = {shown(self.init_from)} has no place in method = '{self.method}', which trains nothing.",
                 "Omit init_from, or choose a method that trains, as that of the run was.",
             )
+        require_fitting_prompt(self.method, self.data.prompt)
         self._check_aggregator()
         self._check_lora_aggregation()
         self._check_system()

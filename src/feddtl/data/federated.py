@@ -21,6 +21,7 @@ from feddtl.data.sites import Sites, load_sites
 from feddtl.data.sources import domains_note
 from feddtl.data.splits import short_classes_note, untested_classes_note
 from feddtl.data.table import DEFAULT_PROMPT, ONE_DOMAIN, ImageTable, Indices, joined_tables, of_classes
+from feddtl.data.templates import chosen_prompt, ensemble_note
 from feddtl.errors import DataError
 
 SPLITS_OF_CLIENT = ("train", "test_base", "test_novel")
@@ -35,7 +36,7 @@ class FederatedData:
         base_names: Classes used for training, in label order; see `choose_classes`.
         novel_names: Classes that are scored and not used for training; may be none.
         domain_names: Name per domain id.
-        prompt_template: Text with `{class}` in it.
+        prompt_template: Text with `{class}` in it; several, one a line.
         train: Training images of the base classes under the regime, labels in `base_names`.
         test_base: Images of the base classes to score, labels in `base_names`: test images, or held-back ones.
         test_novel: Images of the novel classes to score, labels in `novel_names`.
@@ -72,8 +73,9 @@ def images_on_clients(config: DataConfig) -> FederatedData:
     none = ImageTable(_no_image, *(np.empty(0, np.int64) for _ in range(3)))
     nobody = tuple(np.empty(0, np.int64) for _ in range(config.client_count))
     parts = Partition(np.zeros((config.client_count, 1, len(base))), nobody, nobody)
-    prompt = config.prompt or DEFAULT_PROMPT
-    return FederatedData(config.source, base, novel, ONE_DOMAIN, prompt, none, none, none, parts, ())
+    prompt = chosen_prompt(config.prompt, DEFAULT_PROMPT, config.source)
+    notes = tuple(filter(None, [ensemble_note(prompt)]))
+    return FederatedData(config.source, base, novel, ONE_DOMAIN, prompt, none, none, none, parts, notes)
 
 
 def _no_image(row: int) -> Image.Image:
@@ -105,7 +107,7 @@ def load_federated_data(
     dataset = under_regime(everything, config, seed, held_back)
     train = of_classes(dataset.train, base)
     test_base, test_novel = of_classes(dataset.test, base), of_classes(dataset.test, novel)
-    notes = [*dataset.notes, as_domains, *chosen.notes]
+    notes = [*dataset.notes, ensemble_note(dataset.prompt_template), as_domains, *chosen.notes]
     if config.regime == "few-shot":
         notes.append(short_classes_note(of_classes(everything.train, base).labels, config.shots, chosen.base))
     # Of held-back images, another note names the base classes that have none.
@@ -144,7 +146,7 @@ def _of_sites(sites: Sites, held_back: float) -> FederatedData:
     train, base, novel = (joined_tables([getattr(own, key) for own in clients]) for key in SPLITS_OF_CLIENT)
     parts = [_consecutive([len(getattr(own, key)) for own in clients]) for key in SPLITS_OF_CLIENT]
     cells = np.stack([np.bincount(own.train.labels, minlength=len(sites.base_names)) for own in clients])
-    notes = list(sites.notes)
+    notes = list(filter(None, [*sites.notes, ensemble_note(sites.prompt_template)]))
     if held_back:
         _require_held_back(base)
         notes += held_back_notes(train, base, novel, sites.base_names, held_back)

@@ -28,7 +28,7 @@ class Sites:
         name: Short name of the source.
         base_names: Classes that are trained, in label order.
         novel_names: Classes that are scored alone.
-        prompt_template: Text with `{class}` in it.
+        prompt_template: Text with `{class}` in it; several, one a line.
         images: By the site's name, in the order of the clients.
         notes: What the user should know.
     """

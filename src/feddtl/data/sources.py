@@ -24,6 +24,7 @@ from feddtl.data.shapes import shapes_dataset
 from feddtl.data.split_folders import AS_SITES, LAYOUT_HINT
 from feddtl.data.splits import with_fewer_test_images, with_test_split
 from feddtl.data.table import ONE_DOMAIN, ImageDataset, ImageTable
+from feddtl.data.templates import chosen_prompt
 from feddtl.errors import DataError, did_you_mean
 from feddtl.state_folder import expanded
 from feddtl.units import first_few
@@ -85,7 +86,8 @@ def completed(dataset: ImageDataset, config: DataConfig, where: str, *, partial:
         dataset = with_test_split(dataset, DATASET_SEED)
         dataset = _keep_domains(dataset, domains) if domains else dataset
     _check(dataset, where, partial=partial)
-    dataset = replace(dataset, prompt_template=config.prompt or dataset.prompt_template)
+    prompt = chosen_prompt(config.prompt, dataset.prompt_template, config.source)
+    dataset = replace(dataset, prompt_template=prompt)
     if config.source not in (SHAPES, *CATALOG) and (note := dark_note(dataset.train)):
         dataset = replace(dataset, notes=(*dataset.notes, note))
     return with_fewer_test_images(dataset, config.test_images_per_class, DATASET_SEED)

@@ -77,7 +77,7 @@ class ImageDataset:
         test: Test images; never used for selection.
         class_names: Name per class id, in the data set's own order.
         domain_names: Name per domain id; one entry if there are no domains.
-        prompt_template: Text with `{class}` in place of the class name.
+        prompt_template: Text with `{class}` in place of the class name; several, one a line.
         notes: What the user should know (e.g. that a test split was held out from the training images).
     """
 

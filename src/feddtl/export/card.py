@@ -66,6 +66,7 @@ def write_card(source: RunModel, folder: Path, kind: Format, note: Note) -> None
         "licence": licence or UNKNOWN_LICENCE,
         "dataset_licence": catalogued.licence if catalogued else "",
         "classes": source.classes,
+        "templates": source.templates,
         "version": version("feddtl"),
         **_training(source),
         **_protection(source),

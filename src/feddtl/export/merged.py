@@ -10,6 +10,7 @@ import torch
 
 from feddtl.errors import RunError
 from feddtl.export.card import write_card
+from feddtl.export.class_embeddings import EMBEDDINGS, write_class_embeddings
 from feddtl.export.run_model import Note, RunModel, open_run_model
 from feddtl.models.backbone import write_parts
 from feddtl.models.lora import Lora, layer_names
@@ -24,7 +25,8 @@ def export_merged(folder: AnyPath, output: AnyPath, note: Note = lambda text: No
     """Merge a run's adapters into its CLIP and write model, tokenizer, preprocessor, classes and a model card.
 
     The configuration names the classes and the prompt too: `pipeline(…).model.config.candidate_labels` and
-    `hypothesis_template` are the arguments of a zero-shot pipeline.
+    `hypothesis_template` are the arguments of a zero-shot pipeline. Of several templates a pipeline takes the first, so
+    the text embeddings of the run's classes are written, too.
 
     Args:
         folder: Of the run.
@@ -41,7 +43,7 @@ def export_merged(folder: AnyPath, output: AnyPath, note: Note = lambda text: No
         raise RunError(
             f"{folder} is a run of '{source.run.experiment.method}', which has no adapters.", "Export a trained run."
         )
-    if not merge_adapters(source):
+    if not source.method.adapters(source.state):
         raise RunError(
             f"{folder} is a run of '{source.run.experiment.method}'. What it trains (prompts, a gate, adapters beside "
             "the blocks, or LoRA of which each client keeps a part) cannot be merged into the weights of one plain "
@@ -51,17 +53,23 @@ def export_merged(folder: AnyPath, output: AnyPath, note: Note = lambda text: No
     classes = source.classes
     source.clip.model.config.update({key: classes[key] for key in IN_CONFIG})
     with new_folder(output) as draft:
+        if len(source.templates) > 1:
+            # Before the merge, after which the adapters would count twice.
+            write_class_embeddings(source, draft)
+            note(
+                f"The run averages {len(source.templates)} prompts, and a pipeline takes one: it finds the first. "
+                f"{EMBEDDINGS} has the means; the model card shows how to use them."
+            )
+        merge_adapters(source)
         write_parts(source.clip, draft)
         source.write_classes(draft)
         write_card(source, draft, "transformers", note)
 
 
-def merge_adapters(source: RunModel) -> bool:
-    """Merge the adapters of a run into its backbone, in place; False if it has none that could be merged."""
-    adapters = source.method.adapters(source.state)
-    for lora in adapters.values():
+def merge_adapters(source: RunModel) -> None:
+    """Merge the adapters of a run into its backbone, in place; a method without any has nothing to merge."""
+    for lora in source.method.adapters(source.state).values():
         merge(source.clip.model, lora)
-    return bool(adapters)
 
 
 def _instead(folder: Path, *, personal: bool) -> str:

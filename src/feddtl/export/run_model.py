@@ -15,6 +15,7 @@ from feddtl.methods.classifier import Classifier
 from feddtl.models.backbone import Backbone
 from feddtl.models.text_tower import prompts_for
 from feddtl.preparation import method_of_run, model_of_run
+from feddtl.prompts import templates_of
 from feddtl.runs import RunFolder
 from feddtl.storage import storage_errors, write_json_atomic
 from feddtl.trained_model import AS_IT_IS, EXPORTED_CLASSES
@@ -49,13 +50,21 @@ class RunModel:
         return (*self.data["base_classes"], *self.data["novel_classes"])
 
     @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates of the run's prompt."""
+        return templates_of(self.data["prompt_template"])
+
+    @property
     def classifier(self) -> Classifier:
         """The global model."""
         return self.method.classifier(self.state)
 
     @property
     def classes(self) -> dict[str, Any]:
-        """The content of classes.json: classes and prompt, also as arguments of a pipeline of transformers."""
+        """The content of classes.json: classes and prompt, also as arguments of a pipeline of transformers.
+
+        A pipeline takes one template: of several, the first.
+        """
         template = self.data["prompt_template"]
         return {
             "class_names": list(self.class_names),
@@ -63,7 +72,7 @@ class RunModel:
             "novel_classes": list(self.data["novel_classes"]),
             "prompt_template": template,
             "candidate_labels": prompts_for(self.class_names, AS_IT_IS),
-            "hypothesis_template": as_format(template),
+            "hypothesis_template": as_format(self.templates[0]),
             "logit_scale": self.clip.logit_scale,
         }
 

@@ -26,7 +26,8 @@ from feddtl.methods.local_round import ANCHOR, SHARED, local_round
 from feddtl.methods.task import Task
 from feddtl.models.backbone import BOTH_TOWERS, Tower
 from feddtl.models.lora import Lora, Tensors
-from feddtl.models.text_tower import prompts_for
+from feddtl.models.text_tower import mean_over_templates, prompts_for
+from feddtl.models.towers import Adapter, Beside
 from feddtl.tensor_groups import add_prefix, keep_groups, select_prefix
 from feddtl.training.client_data import ClientData
 from feddtl.training.local import EpochObserver, Learner, ignore_epochs
@@ -73,6 +74,7 @@ class Method(ABC):
             built-in method the table in `feddtl.methods.catalog` has them.
         trains: False for a method without training; a runtime then runs no round.
         trains_lora: Whether what clients send are LoRA factors.
+        learns_prompts: Whether it has prompts of its own, so that there are no templates to average.
         own_aggregation: The only value of `lora.aggregation` that it works with; None: any.
         trains_on_server: Whether `next_state` trains, with `server.learning_rate`.
         client_towers: Towers whose weights `client_update` needs.
@@ -88,6 +90,7 @@ class Method(ABC):
     title: ClassVar[str] = ""
     trains: ClassVar[bool] = True
     trains_lora: ClassVar[bool] = False
+    learns_prompts: ClassVar[bool] = False
     own_aggregation: ClassVar[LoraAggregation | None] = None
     trains_on_server: ClassVar[bool] = False
     client_towers: ClassVar[frozenset[Tower]] = BOTH_TOWERS
@@ -133,8 +136,7 @@ class Method(ABC):
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected text features (C, e), before normalisation; those of the frozen tower by default."""
-        features, _ = self.frozen_text(class_names, len(self.clip.text.stack))
-        return features
+        return self.class_features(class_names, len(self.clip.text.stack))
 
     # What a method may change.
 
@@ -206,8 +208,19 @@ class Method(ABC):
 
     # What is the same for every method.
 
-    def frozen_text(self, class_names: Sequence[str], stop: int) -> tuple[Tensor, Tensor]:
-        """Input of text block `stop`, (C, S, d), and positions (C,); see `TextTower.prefix`."""
+    def class_features(
+        self, class_names: Sequence[str], first_block: int, adapter: Adapter = None, beside: Beside | None = None
+    ) -> Tensor:
+        """Projected text features (C, e), before normalisation, with changes from block `first_block` on.
+
+        The blocks before it run once, see `TextTower.prefix`. With several templates, see `mean_over_templates`.
+        """
+        hidden, positions = self.frozen_prompts(class_names, first_block)
+        features = self.clip.text.features(hidden, positions, first_block, adapter, beside)
+        return mean_over_templates(features, len(class_names))
+
+    def frozen_prompts(self, class_names: Sequence[str], stop: int) -> tuple[Tensor, Tensor]:
+        """Input of text block `stop`, (T · C, S, d), and positions (T · C,); see `prompts_for`, `TextTower.prefix`."""
         return self.clip.text.prefix(tuple(prompts_for(class_names, self.task.prompt_template)), stop)
 
     def init_server(self) -> ServerState:

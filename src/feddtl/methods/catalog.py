@@ -26,6 +26,7 @@ from feddtl.methods.fedmgp.settings import FedMGPSettings
 from feddtl.methods.fedpgp.settings import FedPGPSettings
 from feddtl.methods.pfedmma.settings import PFedMMASettings
 from feddtl.methods.promptfl.settings import PromptFLSettings
+from feddtl.prompts import is_ensemble
 from feddtl.state_folder import expanded
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class MethodEntry:
         aggregation: The only value of `lora.aggregation` that it works with; None: any.
         trains: Whether it has rounds at all.
         trains_on_server: Whether the server trains too, with `server.learning_rate`.
+        learns_prompts: Whether it has prompts of its own, so that there are no templates to average.
     """
 
     title: str
@@ -67,6 +69,7 @@ class MethodEntry:
     trains: bool = True
     aggregation: LoraAggregation | None = None
     trains_on_server: bool = False
+    learns_prompts: bool = False
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -89,10 +92,14 @@ METHODS: dict[str, MethodEntry] = {
     "fedex-lora": MethodEntry(
         "FedEx-LoRA", "feddtl.methods.fedex_lora.method:FedExLoRA", has_lora=True, aggregation="residual"
     ),
-    "promptfl": MethodEntry("PromptFL", "feddtl.methods.promptfl.method:PromptFL", PromptFLSettings),
-    "fedmaple": MethodEntry("FedMaPLe", "feddtl.methods.fedmaple.method:FedMaPLe", FedMaPLeSettings),
-    "fedpgp": MethodEntry("FedPGP", "feddtl.methods.fedpgp.method:FedPGP", FedPGPSettings),
-    "fedmgp": MethodEntry("FedMGP", "feddtl.methods.fedmgp.method:FedMGP", FedMGPSettings),
+    "promptfl": MethodEntry(
+        "PromptFL", "feddtl.methods.promptfl.method:PromptFL", PromptFLSettings, learns_prompts=True
+    ),
+    "fedmaple": MethodEntry(
+        "FedMaPLe", "feddtl.methods.fedmaple.method:FedMaPLe", FedMaPLeSettings, learns_prompts=True
+    ),
+    "fedpgp": MethodEntry("FedPGP", "feddtl.methods.fedpgp.method:FedPGP", FedPGPSettings, learns_prompts=True),
+    "fedmgp": MethodEntry("FedMGP", "feddtl.methods.fedmgp.method:FedMGP", FedMGPSettings, learns_prompts=True),
     "pfedmma": MethodEntry("pFedMMA", "feddtl.methods.pfedmma.method:PFedMMA", PFedMMASettings),
     "fedclip": MethodEntry("FedCLIP", "feddtl.methods.fedclip.method:FedCLIP", FedCLIPSettings),
     "zero-shot": MethodEntry("Zero-shot", "feddtl.methods.zero_shot.method:ZeroShot", trains=False),
@@ -130,6 +137,7 @@ def method_entry(name: str) -> MethodEntry:
         trains=kind.trains,
         aggregation=kind.own_aggregation,
         trains_on_server=kind.trains_on_server,
+        learns_prompts=kind.learns_prompts,
     )
 
 
@@ -184,8 +192,20 @@ def method_digest(name: str) -> str:
     return hashlib.sha256(Path(str(source)).read_bytes()).hexdigest()
 
 
+def require_fitting_prompt(method: str, prompt: str) -> None:
+    """Raise ConfigError for several templates where the method has prompts of its own."""
+    if method_entry(method).learns_prompts and is_ensemble(prompt):
+        raise ConfigError(
+            f"data.prompt has several templates, and method = '{method}' learns its own prompts: there is nothing to "
+            "average.",
+            "Leave out data.prompt or give one template, or choose a method that reads them, such as 'feddtl', "
+            "'fedlora' or 'zero-shot'.",
+        )
+
+
 def build_method(task: Task, experiment: Experiment) -> Method:
-    """The experiment's method on this task."""
+    """The experiment's method on this task. Raises ConfigError for several templates if it learns its prompts."""
+    require_fitting_prompt(experiment.method, task.prompt_template)
     return method_class(experiment.method)(task, experiment.method_settings, experiment.training)
 
 

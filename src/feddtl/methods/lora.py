@@ -21,6 +21,7 @@ from feddtl.models.averaging import anonymous, averaging_error, averaging_residu
 from feddtl.models.backbone import Tower
 from feddtl.models.lora import A_SUFFIX, B_SUFFIX, Lora, Tensors, grouped, init_factors, mix
 from feddtl.models.residual import as_factors, grown, joined
+from feddtl.models.text_tower import mean_over_templates
 from feddtl.tensor_groups import add_prefix, drop_groups, select_prefix
 
 # The factors of all of them take part in every low-rank product: at 16 clients of rank 4 that is the cost of rank 64.
@@ -117,8 +118,7 @@ class LoraMethod(Method):
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) with the adapter of the text tower."""
-        hidden, positions = self.frozen_text(class_names, self.first_text_block)
-        return self.clip.text.features(hidden, positions, self.first_text_block, self.lora(tensors, "text"))
+        return self.class_features(class_names, self.first_text_block, self.lora(tensors, "text"))
 
     def image_features_of_clients(
         self, tensors: Sequence[Mapping[str, Tensor]], activations: Tensor, owners: Tensor
@@ -130,13 +130,14 @@ class LoraMethod(Method):
 
     def text_embeddings_of_clients(self, tensors: Sequence[Mapping[str, Tensor]], payload: Payload) -> Tensor:
         """Unit embeddings (K, C, e) with each client's adapter, computed as one."""
-        hidden, positions = self.frozen_text(self.task.class_names, self.first_text_block)
-        count, classes = len(tensors), len(positions)
-        owners = torch.arange(count, device=self.device).repeat_interleave(classes)
+        hidden, positions = self.frozen_prompts(self.task.class_names, self.first_text_block)
+        count, prompts = len(tensors), len(positions)
+        owners = torch.arange(count, device=self.device).repeat_interleave(prompts)
         adapter = grouped([self.lora(own, "text") for own in tensors], owners)
         hidden, positions = hidden.repeat(count, 1, 1), positions.repeat(count)
         features = self.clip.text.features(hidden, positions, self.first_text_block, adapter)
-        return normalize(features, dim=-1).view(count, classes, -1)
+        by_client = mean_over_templates(features.view(count, prompts, -1), len(self.task.class_names))
+        return normalize(by_client, dim=-1)
 
     def mix(self, parts: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensors:
         """Factors of Σ_i w_i · B_i A_i, exact: a mean of the factors would be another model."""

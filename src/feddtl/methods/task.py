@@ -14,7 +14,7 @@ class Task:
     Attributes:
         clip: The frozen model.
         class_names: The base classes, in label order.
-        prompt_template: Text with `{class}` in it.
+        prompt_template: Text with `{class}` in it; several, one a line.
         seed: Seed of everything random in the method.
         novel_names: Classes that nobody trains on and that clients have test images of.
     """

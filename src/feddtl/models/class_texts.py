@@ -22,17 +22,18 @@ def require_distinct(tower: TextTower, class_names: Sequence[str], template: str
     Args:
         tower: Reads the prompts.
         class_names: All classes that one image may be given.
-        template: Text with `{class}` in it.
+        template: Text with `{class}` in it; several, one a line. Two classes must differ in one of them.
     """
     if not tower.stack.is_loaded or not class_names:
         return
     ids, positions = tower.tokenize(prompts_for(class_names, template))
     # Under causal attention, nothing after the token that is read counts.
     ends = (positions + 1).tolist() if tower.stack.causal else [ids.shape[1]] * len(ids)
-    first: dict[tuple[int, ...], int] = {}
+    read = [tuple(row[:end]) for row, end in zip(ids.tolist(), ends, strict=True)]
+    first: dict[tuple[tuple[int, ...], ...], int] = {}
     pairs: list[str] = []
-    for index, (row, end) in enumerate(zip(ids.tolist(), ends, strict=True)):
-        if (earlier := first.setdefault(tuple(row[:end]), index)) != index:
+    for index in range(len(class_names)):
+        if (earlier := first.setdefault(tuple(read[index :: len(class_names)]), index)) != index:
             one, two = class_names[earlier], class_names[index]
             pairs.append(f"{_shown(one, two)} and {_shown(two, one)}")
     if pairs:

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from feddtl.models.towers import UNCHANGED, Adapter, Beside, BlockStack, Changes
+from feddtl.prompts import CLASS, templates_of
 
 # Base, novel and all classes, below the trained blocks and from the start.
 CACHED_TEXTS = 6
@@ -134,5 +136,23 @@ def cached(known: dict[Key, Value], key: Key, compute: Callable[[], Value]) -> V
 
 
 def prompts_for(class_names: Sequence[str], template: str) -> list[str]:
-    """The template with `{class}` replaced by each class name; underscores become spaces."""
-    return [template.replace("{class}", name.replace("_", " ")) for name in class_names]
+    """The template with `{class}` replaced by each class name; underscores become spaces.
+
+    Of T templates, one a line: T · C prompts, those of one template after those of another.
+    """
+    names = [name.replace("_", " ") for name in class_names]
+    return [one.replace(CLASS, name) for one in templates_of(template) for name in names]
+
+
+def mean_over_templates(features: Tensor, classes: int) -> Tensor:
+    """Features of C classes, (..., C, e), from those of their T · C prompts, (..., T · C, e), in the order of
+    `prompts_for`.
+
+    With several templates, the mean of unit vectors, as CLIP's authors average them (Radford et al. 2021, §3.1.4);
+    its length does not matter to the cosine. With one, the features as they are.
+    """
+    if features.shape[-2] == classes:
+        return features
+    *others, prompts, width = features.shape
+    units: Tensor = normalize(features, dim=-1).reshape(*others, prompts // classes, classes, width)
+    return units.mean(dim=-3)

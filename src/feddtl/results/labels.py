@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from feddtl.errors import ConfigError
+from feddtl.prompts import templates_of
 from feddtl.state_folder import expanded
+from feddtl.units import first_few
 
+PROMPTS = ("data.prompt", "fedclip.prompt")
 # Settings that may be the path of a folder; a table shows its name without its location.
 PATHS = ("model", "init_from", "data.source", "data.root", "compute.cache_folder")
 
@@ -31,8 +35,18 @@ def distinct_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]]
 
 
 def shown_values(key: str, values: Iterable[Any]) -> dict[Any, str]:
-    """Text for each value of a setting; for a path only its name, see `path_names`."""
+    """Text for each value of a setting; for a path only its name, see `path_names`, for a prompt see `prompt_names`."""
+    if key in PROMPTS:
+        return prompt_names(values)
     return path_names(values) if key in PATHS else {value: str(value) for value in values}
+
+
+def prompt_names(prompts: Iterable[str]) -> dict[str, str]:
+    """A prompt of one template as it is; of several the first and how many more, or all if that is not unique."""
+    templates = {prompt: templates_of(prompt) for prompt in prompts}
+    short = {prompt: first_few(listed, 1) for prompt, listed in templates.items()}
+    counts = Counter(short.values())
+    return {prompt: text if counts[text] == 1 else " | ".join(templates[prompt]) for prompt, text in short.items()}
 
 
 def path_names(paths: Iterable[str]) -> dict[str, str]:

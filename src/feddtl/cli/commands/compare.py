@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from feddtl.checks import check_scalar, field_hints, require
+from feddtl.checks import check_scalar, field_hints, require_allowed
 from feddtl.cli.command import Command
 from feddtl.cli.experiment_argument import experiment_path, parse_experiment_flags, positionals
 from feddtl.cli.flags import STATED, ExperimentFiles, Flags, TrackFlag, with_config, with_experiment_flags
@@ -160,7 +160,7 @@ def _check_seeds(flag: str, seeds: Sequence[int]) -> None:
     for seed in seeds:
         check_scalar(hint, seed, flag)
         for bound in bounds:
-            require(bound.allows(seed), flag, seed, bound.words)
+            require_allowed(bound, flag, seed)
 
 
 def _parse(name: str, words: Sequence[str], experiment: Experiment) -> Compare:

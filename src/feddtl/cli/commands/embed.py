@@ -36,7 +36,10 @@ class Embed(Command):
     ] = ()
     """Image files, and folders with images at any depth."""
     texts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]", help_behavior_hint=STATED)] = ()
-    """Texts to embed instead of images, as they are, without a prompt; @FILE stands for one text a line."""
+    """Texts to embed instead of images, by default as they are, without a prompt; @FILE stands for one text a line."""
+    prompt: Annotated[str, tyro.conf.arg(help_behavior_hint=STATED)] = ""
+    """Prompt with {class} in place of each text; several, one a line or in @FILE, are averaged; 'ensemble': the usual
+    ones of the run's data set; default: none."""
     skip_damaged: bool = False
     """Name images that cannot be read and go on without them; by default, they are an error."""
     device: DeviceFlag = "auto"
@@ -56,14 +59,17 @@ class Embed(Command):
         require_format(self.output)
         if bool(self.images) == bool(self.texts):
             raise ConfigError("Embed either images or texts.", "Name images, or give texts with --texts.")
+        if self.prompt and not self.texts:
+            raise ConfigError(f"--prompt '{self.prompt}' is for texts, and there are images.", "Leave it out.")
         texts = self._all_texts()
         files = ImageFiles(self.images, skip_damaged=self.skip_damaged) if self.images else None
-        model = load_trained_model(self.folder, self.device, note=print_note)
+        model = load_trained_model(self.folder, self.device, self.prompt, print_note)
         if note := model.note_on_clients:
             print_note(note)
         width = model.embedding_width
         if files is None:
-            count = write_embeddings(self.output, "text", [(texts, model.encode_texts(texts))], width)
+            embeddings = model.encode_texts(texts, in_prompt=bool(self.prompt))
+            count = write_embeddings(self.output, "text", [(texts, embeddings)], width)
         else:
             count = write_embeddings(self.output, "image", _of_images(model, files), width)
         what = counted(count, "text" if files is None else "image")

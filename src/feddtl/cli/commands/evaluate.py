@@ -49,7 +49,8 @@ class Evaluate(Command):
     """What is new in the novel classes of 'shapes': 'pairs', 'shapes' or 'colours'; default: 'pairs' for a new source,
     otherwise the run's own."""
     prompt: Annotated[str, tyro.conf.arg(name="data.prompt", help_behavior_hint=STATED)] = ""
-    """Prompt with {class}; default: the source's own."""
+    """Prompt with {class}; several, one a line or in @FILE, are averaged; 'ensemble': the usual ones of the source;
+    default: the source's own."""
     image_column: Annotated[str, tyro.conf.arg(name="data.image-column", help_behavior_hint=STATED)] = ""
     """Image column of a Hub or parquet source; default: found by its type."""
     label_column: Annotated[str, tyro.conf.arg(name="data.label-column", help_behavior_hint=STATED)] = ""
@@ -126,8 +127,8 @@ class Evaluate(Command):
         flags = ("root", "domains", "novel", "prompt", "partition", *columns)
         given: dict[str, Any] = {name: value for name in flags if (value := getattr(self, name))}
         if self.source:
-            return DataConfig(source=self.source, **given)
-        return replace(RunFolder.open(self.folder).experiment.data, **given)
+            return DataConfig(source=self.source, **given).with_files_read()
+        return replace(RunFolder.open(self.folder).experiment.data, **given).with_files_read()
 
 
 def _record(score: ClassListScore) -> dict[str, Any]:

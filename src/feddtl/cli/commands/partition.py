@@ -14,6 +14,7 @@ from feddtl.cli.experiment_argument import ExperimentCommand
 from feddtl.cli.flags import STATED, ExperimentFile, Flags
 from feddtl.cli.printing import print_aside, print_json, print_note, print_text
 from feddtl.config import Experiment
+from feddtl.prompts import templates_of
 from feddtl.units import ClientNames, shortened
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def described(data: FederatedData, counts: Counts) -> dict[str, Any]:
     return {
         "dataset": data.name,
         **({"sites": data.sites} if data.sites else {}),
+        "prompt_templates": templates_of(data.prompt_template),
         "base_classes": data.base_names,
         "novel_classes": data.novel_names,
         "unused_classes": data.unused_names,

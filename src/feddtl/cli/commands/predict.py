@@ -43,7 +43,8 @@ class Predict(Command):
     """Names to choose from, any words: separated by commas, a name with a comma in double quotes, or @FILE with one
     name a line; default: all classes of the run."""
     prompt: Annotated[str, tyro.conf.arg(help_behavior_hint=STATED)] = ""
-    """Prompt with {class}; default: the run's own."""
+    """Prompt with {class}; several, one a line or in @FILE, are averaged; 'ensemble': the usual ones of the run's data
+    set; default: the run's own."""
     top_k: int = 1
     """Number of classes for each image, the most likely first."""
     skip_damaged: bool = False

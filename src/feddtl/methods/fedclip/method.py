@@ -22,7 +22,7 @@ from feddtl.methods.fedclip.settings import FedCLIPSettings
 from feddtl.methods.linear_layers import initial_linear
 from feddtl.methods.task import Task
 from feddtl.models.lora import Tensors
-from feddtl.models.text_tower import prompts_for
+from feddtl.models.text_tower import mean_over_templates, prompts_for
 from feddtl.training.local import Learner
 from feddtl.training.objective import Objective, Supervised
 from feddtl.training.policy import Microbatch, Policy
@@ -57,7 +57,7 @@ class FedCLIP(Method):
         """Projected features (C, e) of the frozen tower, with FedCLIP's own prompt if there is one."""
         template = self.settings.prompt or self.task.prompt_template
         features, _ = self.clip.text.prefix(tuple(prompts_for(class_names, template)), len(self.clip.text.stack))
-        return features
+        return mean_over_templates(features, len(class_names))
 
     def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
         """Cross-entropy over all base classes, or contrastive within the batch."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from feddtl.checks import TEMPLATE, Settings
+from feddtl.checks import Settings
+from feddtl.prompts import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,6 @@ class FedCLIPSettings(Settings, table="fedclip"):
 
     loss: Literal["cross-entropy", "contrastive"] = "cross-entropy"
     """Cross-entropy over all base classes, as in the other methods here, or contrastive within the batch (FedCLIP)."""
-    prompt: Annotated[str, TEMPLATE] = ""
-    """Prompt of this method, with {class} in place of the class name; empty: that of the data (FedCLIP: a picture of a
-    {class})."""
+    prompt: Annotated[str, TEMPLATES] = ""
+    """Prompt of this method, with {class} in place of the class name, or several; empty: that of the data (FedCLIP: a
+    picture of a {class})."""

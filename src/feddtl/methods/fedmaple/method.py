@@ -12,7 +12,7 @@ Choices: the first visual prompts pass the norm behind the embeddings, as patche
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class FedMaPLe(Method):
 
     Settings = FedMaPLeSettings
     settings: FedMaPLeSettings
+    learns_prompts: ClassVar[bool] = True
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)

@@ -30,7 +30,7 @@ Choices:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ class FedMGP(Method):
 
     Settings = FedMGPSettings
     settings: FedMGPSettings
+    learns_prompts: ClassVar[bool] = True
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)

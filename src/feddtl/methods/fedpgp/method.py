@@ -13,7 +13,7 @@ Choices: the global model is σ alone, since U V belongs to one client; one prom
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class FedPGP(Method):
 
     Settings = FedPGPSettings
     settings: FedPGPSettings
+    learns_prompts: ClassVar[bool] = True
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)

@@ -73,8 +73,7 @@ class PFedMMA(Method):
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
         """Projected features (C, e) with an adapter beside each of the last blocks."""
         first = self._first_text_block
-        hidden, positions = self.frozen_text(class_names, first)
-        return self.clip.text.features(hidden, positions, first, beside=self._beside("text", first, tensors))
+        return self.class_features(class_names, first, beside=self._beside("text", first, tensors))
 
     def _beside(self, tower: str, first: int, tensors: Mapping[str, Tensor]) -> Beside:
         """What the adapters add to the blocks of a tower, the first of them being that of depth 0."""

@@ -7,7 +7,7 @@ is trained and sent. Both towers stay frozen, so a client keeps the final featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ class PromptFL(Method):
 
     Settings = PromptFLSettings
     settings: PromptFLSettings
+    learns_prompts: ClassVar[bool] = True
 
     def __init__(self, task: Task, settings: Any, training: TrainingSettings) -> None:
         super().__init__(task, settings, training)
