@@ -36,9 +36,9 @@ def make_experiment(bench, method="feddtl", **changes):
     return bench.experiment(**settings)
 
 
-def short(bench):
+def short(bench, method="feddtl", **changes):
     """A round of each stage."""
-    return make_experiment(bench, rounds=2, schedule=ScheduleConfig(sft_rounds=1))
+    return make_experiment(bench, method, rounds=2, schedule=ScheduleConfig(sft_rounds=1), **changes)
 
 
 def grid_of(clients=range(CLIENTS), **faults):

@@ -95,9 +95,9 @@ def test_aggregators_and_transforms_are_the_same(bench, tmp_path, aggregator, tr
 @pytest.mark.parametrize("method", ["feddtl", "fedlora"])
 @pytest.mark.parametrize("aggregation", ["product", "residual", "frozen-a", "alternate"])
 def test_aggregations_of_lora_are_the_same(bench, tmp_path, aggregation, method):
-    """Rounds of both stages, with a transform that needs to know what the client started from."""
+    """A round of each stage, with a transform that needs to know what the client started from."""
     uplink = UplinkConfig(transforms="norm-bound,float16")
-    experiment = make_experiment(bench, method, lora=LoraConfig(aggregation=aggregation), uplink=uplink)
+    experiment = short(bench, method, lora=LoraConfig(aggregation=aggregation), uplink=uplink)
     run_experiment(experiment, tmp_path / "local")
     deployment.serve(experiment, tmp_path / "flower", grid_of())
     assert_equal_states(tmp_path / "flower", tmp_path / "local")
@@ -146,7 +146,7 @@ def test_half_precision_halves_what_travels_and_stays_close(bench, tmp_path):
     for precision in ("float32", "float16"):
         uplink = UplinkConfig(transforms={"float32": "norm-bound", "float16": "norm-bound,float16"}[precision])
         deployment_config = DeploymentConfig(precision=precision, round_timeout=0.2)
-        experiment = make_experiment(bench, deployment=deployment_config, uplink=uplink)
+        experiment = short(bench, deployment=deployment_config, uplink=uplink)
         replies = []
         grid = grid_of(after=lambda client, reply, replies=replies: replies.append(reply) or reply)
         deployment.serve(experiment, tmp_path / precision, grid)
