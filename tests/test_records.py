@@ -11,6 +11,7 @@ import pytest
 
 from feddtl.errors import RunError
 from feddtl.federated_accuracy import FederatedAccuracy
+from feddtl.progress_lines import round_line
 from feddtl.records import RoundRecord, Summary, read_records
 
 FEDERATED = {"base": 50.0, "novel": None, "harmonic_mean": None, "base_images": 4, "novel_images": 0, "clients": [0]}
@@ -26,6 +27,7 @@ LINES = {
     | {key: FEDERATED[key] for key in GLOBAL},
     "not scored": {**BEGINNING, **COSTS, **TIME, **SECONDS},
     "over Flower": {**BEGINNING, "failures": {"1": "gone"}, **COSTS, **TIME, **SECONDS},
+    "of a robust aggregator": {**BEGINNING, "shares": {"0": 0.1, "1": 0.45, "2": 0.45}, **COSTS, **TIME, **SECONDS},
     "asynchronous": {**BEGINNING, "delays": [0, 1], **COSTS, **TIME, **SECONDS},
     "the clients' own models": {**BEGINNING, **COSTS, **TIME, **SCORES, **GLOBAL, "client_models": GLOBAL, **SECONDS},
 }
@@ -58,6 +60,14 @@ def test_the_clients_scores_stand_in_for_those_that_the_server_cannot_measure() 
     unscored = RoundRecord.from_dict(LINES["not scored"])
     assert not unscored.is_scored
     assert set(unscored.headline.values()) == {None}
+
+
+def test_a_client_that_counted_less_than_half_as_much_as_alike_is_discounted() -> None:
+    """0.1 is below 1/6; without shares nobody is."""
+    record = RoundRecord.from_dict(LINES["of a robust aggregator"])
+    assert record.discounted == [0]
+    assert "  discounted 1  " in round_line(record, 9)
+    assert RoundRecord.from_dict(LINES["not scored"]).discounted == []
 
 
 def test_fields_that_a_record_lacks_are_named() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from feddtl.comparison.grid import ComparisonObserver, compare
     from feddtl.comparison.tuning import Tuning
     from feddtl.config import (
+        AttackConfig,
         ComputeConfig,
         DataConfig,
         EvaluationConfig,
@@ -55,6 +56,7 @@ _HOMES = {
     "feddtl.comparison.grid": ("ComparisonObserver", "compare"),
     "feddtl.comparison.tuning": ("Tuning",),
     "feddtl.config": (
+        "AttackConfig",
         "ComputeConfig",
         "DataConfig",
         "EvaluationConfig",
@@ -82,6 +84,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AttackConfig",
     "Backbone",
     "Clip",
     "Comparison",

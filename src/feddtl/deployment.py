@@ -69,11 +69,11 @@ def serve(
         observer: Receives progress.
 
     Raises:
-        ConfigError: The experiment uses a policy that needs all clients in one process.
+        ConfigError: The experiment has hostile clients, or a policy that needs all clients in one process.
         FeddtlError: As `run_experiment`; a round without a quorum is a ClientError.
     """
     experiment = with_client_count(experiment)
-    _require_synchronous_rounds(experiment)
+    _require_possible_in_a_federation(experiment)
     observer = observer or RunObserver()
 
     def connect(kernels: Kernels, run: str, context: RunContext) -> Fleet:
@@ -89,7 +89,8 @@ def serve(
     return run_experiment(experiment, output, resume=resume, extend=resume, observer=observer, connect=connect)
 
 
-def _require_synchronous_rounds(experiment: Experiment) -> None:
+def _require_possible_in_a_federation(experiment: Experiment) -> None:
+    experiment.attack.require_off()
     system = experiment.system
     for key, value, refused in (("selection", system.selection, "fedppo"), ("mode", system.mode, "async")):
         if value == refused:

@@ -30,10 +30,12 @@ from feddtl.models.cache.folder import cache_folder
 from feddtl.models.class_texts import require_distinct
 from feddtl.models.kernel_choice import choose_kernels
 from feddtl.models.kernels import Kernels
+from feddtl.notes import Warned
 from feddtl.observers import RunObserver
 from feddtl.run_files import notes_on_paths, resuming
 from feddtl.run_origin import require_model
 from feddtl.runs import RunFolder
+from feddtl.runtimes.hostile import attack_text, require_embeddings
 from feddtl.system.validation import Validation, split_off_validation
 from feddtl.timing import Stopwatch
 from feddtl.training.client_data import ClientData, rows_of_views
@@ -91,6 +93,9 @@ def prepare(
         require_distinct(clip.text, (*data.base_names, *data.novel_names), data.prompt_template)
         method = build_method(task_of(clip, data, experiment.seed), experiment)
     check(method)
+    require_embeddings(experiment, method)
+    if attack := attack_text(experiment, ClientNames(data.sites)):
+        observer.note(Warned(f"Under attack, as an experiment: {attack}."))
     for note in (*method.notes(), *(without_effect(experiment, method.own_optimizer) if method.trains else ())):
         observer.note(note)
     first = method.first_image_block

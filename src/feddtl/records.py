@@ -41,6 +41,7 @@ NOT_IN_ALL = (
         "sites",
         "few_images",
         "started_from",
+        "attack",
     ),
 )
 """Fields of a summary that some files lack: earlier versions did not write them, or there was nothing to say."""
@@ -229,6 +230,7 @@ class Summary:
         sites: Name of each client, where each is a site; None for clients that have numbers alone.
         few_images: Which accuracies are of fewer than ten images; None for none.
         started_from: What it took from another run, see `feddtl.run_origin`; None for nothing.
+        attack: Which attack by which clients, 'label-flip by clients 3 and 7 of 10'; None if all were honest.
     """
 
     method: str
@@ -263,6 +265,7 @@ class Summary:
     sites: Sequence[str] | None = None
     few_images: str | None = None
     started_from: Mapping[str, Any] | None = None
+    attack: str | None = None
 
     @property
     def client_names(self) -> ClientNames:

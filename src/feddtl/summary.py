@@ -15,6 +15,7 @@ from feddtl.federated_accuracy import FederatedAccuracy
 from feddtl.methods.base import TrainedParameters
 from feddtl.records import Headline, RoundRecord, Summary, headline
 from feddtl.runtimes.federated import federated_of, images_by_client, scored_by_clients, with_all_images
+from feddtl.runtimes.hostile import attack_text
 from feddtl.runtimes.rl_notes import measured_noise
 from feddtl.runtimes.rounds import Progress
 from feddtl.units import ClientNames
@@ -104,6 +105,7 @@ def summarise(
         sites=list(data.sites) or None,
         few_images=few_images(_scored_counts(data, progress), data.scored) or None,
         started_from=started_from or None,
+        attack=attack_text(experiment, ClientNames(data.sites)) or None,
     )
 
 

@@ -49,6 +49,8 @@ def print_summary(summary: Summary, title: str, folder: Path) -> None:
         show(f"on clients' {summary.scored}: the same model, as all clients together score it on their own images")
     for line in missing_lines(summary):
         show(line)
+    if summary.attack:
+        show(f"under attack: {summary.attack}")
     if summary.few_images:
         show(summary.few_images)
     if summary.final_domains and summary.final_domain_mean:

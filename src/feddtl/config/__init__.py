@@ -7,6 +7,7 @@ configuration.
 
 from __future__ import annotations
 
+from feddtl.config.attack import AttackConfig
 from feddtl.config.data import DataConfig, PartitionKind, Regime
 from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.experiment import Experiment, method_title
@@ -24,6 +25,7 @@ from feddtl.config.training import (
 
 __all__ = [
     "AFedPGConfig",
+    "AttackConfig",
     "ComputeConfig",
     "DataConfig",
     "DeploymentConfig",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from feddtl.aggregators.catalog import AGGREGATORS, ROBUST
 from feddtl.checks import Above, AtLeast, Rule, Settings, require
+from feddtl.config.attack import AttackConfig
 from feddtl.config.data import DataConfig
 from feddtl.config.deployment import DeploymentConfig
 from feddtl.config.protocol import SHAPES
@@ -76,6 +77,7 @@ class Experiment(Settings):
     system: SystemConfig = field(default_factory=SystemConfig)
     fedppo: FedPPOConfig = field(default_factory=FedPPOConfig)
     afedpg: AFedPGConfig = field(default_factory=AFedPGConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     deployment: DeploymentConfig = field(default_factory=DeploymentConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -100,6 +102,7 @@ class Experiment(Settings):
         self._check_aggregator()
         self._check_lora_aggregation()
         self._check_system()
+        self._check_attack()
         self._check_deployment()
 
     @property
@@ -162,6 +165,11 @@ class Experiment(Settings):
         clients = self.data.client_count
         return clients_at_a_time(clients, self.participation) if clients else 0
 
+    @property
+    def hostile_count(self) -> int:
+        """Number of hostile clients; 0 without an attack, and where the number of clients is not known."""
+        return round(self.attack.share * self.data.client_count) if self.attack.is_on else 0
+
     def is_scored(self, round_number: int) -> bool:
         """Whether the model is scored after a round; the last one always is."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
@@ -181,6 +189,22 @@ class Experiment(Settings):
             self.deployment.min_clients,
             f"1 to {in_round}, the clients of a round",
         )
+
+    def _check_attack(self) -> None:
+        """Raise ConfigError for an attack without hostile clients, or without rounds that they could spoil."""
+        attack, clients = self.attack, self.data.client_count
+        if attack.is_on and self.system.mode == "async":
+            raise ConfigError(
+                f"attack.name = '{attack.name}' is carried out in rounds, which system.mode = 'async' does not have.",
+                "Set system.mode = 'sync', or remove attack.name.",
+            )
+        if attack.is_on and clients and not 0 < self.hostile_count < clients:
+            raise ConfigError(
+                f"attack.share = {attack.share} of {clients} clients is {self.hostile_count} hostile ones.",
+                f"Allowed: a share that is 1 to {clients - 1} of them, such as {math.ceil(100 / clients) / 100}."
+                if clients > 1
+                else "Use 2 clients or more.",
+            )
 
     def _check_aggregator(self) -> None:
         """Raise ConfigError for an aggregator that cannot do its work in this experiment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Literal
 
+from feddtl.attacks.catalog import ATTACKS
 from feddtl.config.experiment import Experiment
 
 OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay")
@@ -26,7 +27,11 @@ def without_effect(experiment: Experiment, own_optimizer: Literal["adam", "sgd"]
         idle["local", "warmup_rate"] = "local.warmup_epochs is 0"
     if not server.trims:
         idle["server", "trim_share"] = f"server.aggregator is '{server.aggregator}'"
-    tables: dict[str, Any] = {"local": local, "server": server}
+    if not experiment.attack.is_on:
+        idle |= {("attack", name): "attack.name is 'none'" for name in ("share", "scale")}
+    elif ATTACKS[experiment.attack.name].scale is None:
+        idle["attack", "scale"] = f"attack.name is '{experiment.attack.name}'"
+    tables: dict[str, Any] = {"local": local, "server": server, "attack": experiment.attack}
     for table, settings in experiment.methods.tables:
         if settings is not experiment.method_settings:
             tables[table] = settings

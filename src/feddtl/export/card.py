@@ -17,8 +17,9 @@ from feddtl.methods.base import Method
 from feddtl.records import SCORE_HEADINGS
 from feddtl.run_files import has_clients_elsewhere
 from feddtl.run_origin import recorded_model, recorded_start, start_text
+from feddtl.runtimes.hostile import attack_text
 from feddtl.storage import write_text_atomic
-from feddtl.units import listed, percent, size
+from feddtl.units import ClientNames, listed, percent, size
 
 Format = Literal["transformers", "onnx", "embeddings"]
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -117,6 +118,7 @@ def _training(source: RunModel) -> dict[str, Any]:
         "partition": names.partition,
         "clients": len(data.get("images_per_client_and_class") or ()) or names.clients,
         "train_images": data.get("train_images"),
+        "attack": attack_text(experiment, ClientNames(tuple(data.get("sites", ())))),
         "started_from": start_text(started) if started else "",
         "started_sha256": started.get("sha256"),
         "weights_sha256": recorded_model(source.run.path).get("weights"),

@@ -87,8 +87,10 @@ def submit(
         track: Trackers of the run, on the server.
 
     Raises:
+        ConfigError: The experiment has hostile clients.
         DeploymentError: There is no server, the run did not finish, or the server could not be told to stop it.
     """
+    experiment.attack.require_off()
     address, authority = read_connection(state / "flower")
     values: dict[str, str | float | bool] = {
         "settings": json.dumps(experiment_to_dict(experiment)),

@@ -133,7 +133,8 @@ def _part(name: str, setting: SettingRuns, parts: int, images: bool, images_of: 
 def _notes_of(summary: Summary) -> list[str]:
     """What a finished run gave reason to say."""
     start = f"Started from {start_text(summary.started_from)}." if summary.started_from else ""
-    return [start, *(summary.notes or ()), summary.few_images or ""]
+    attack = f"Under attack, as an experiment: {summary.attack}." if summary.attack else ""
+    return [attack, start, *(summary.notes or ()), summary.few_images or ""]
 
 
 def _title(settings: list[SettingRuns]) -> str:

@@ -36,6 +36,7 @@ from feddtl.methods.classifier import Classifier
 from feddtl.models.lora import Tensors
 from feddtl.observers import RunObserver
 from feddtl.records import GLOBAL_SCORES, RoundRecord, RoundScores
+from feddtl.runtimes.hostile import HostileClients
 from feddtl.timing import Phase, Stopwatch, since
 from feddtl.training.client_data import ClientData
 from feddtl.transforms.catalog import build_chain
@@ -79,6 +80,11 @@ class RunContext:
     def chain(self) -> Chain:
         """The transforms of the uplink."""
         return build_chain(self.experiment.uplink)
+
+    @cached_property
+    def hostile(self) -> HostileClients:
+        """The hostile clients of an experiment with an attack; else none."""
+        return HostileClients(self.experiment, self.method, self.chain)
 
     @property
     def clients_with_all_test_images(self) -> Sequence[int]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from feddtl.errors import ClientError
 from feddtl.evaluate import HitCounts, Scores
 from feddtl.messages import Payload, Update
 from feddtl.runtimes.context import RunContext
@@ -74,7 +75,8 @@ class Fleet(ABC):
 class FleetInProcess(Fleet):
     """All clients in this process, as many in a batch as the method and the device allow.
 
-    An update that is not finite is a fault of the experiment here, so it stops the round.
+    An update that is not finite is a fault of the experiment here, so it stops the round. That of a hostile client is
+    lost if the server rejects it.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -85,15 +87,28 @@ class FleetInProcess(Fleet):
         context = self._context
         together = context.experiment.compute.clients_together or context.method.clients_together
         updates: list[Update] = []
+        held: list[Update] = []  # of hostile clients, which send last
         sizes: dict[int, int] = {}
+        failures: dict[int, str] = {}
         for start in range(0, len(clients), together):
             for update in context.train(payload, clients[start : start + together], progress.personal):
-                arrived, sizes[update.client] = context.exchange(update, payload)
+                if update.client in context.hostile.clients:
+                    held.append(update)
+                else:
+                    arrived, sizes[update.client] = context.exchange(update, payload)
+                    updates.append(arrived)
                 context.observer.client_finished(update.client)
+        honest = tuple(updates)
+        for update in held:
+            try:
+                arrived, sizes[update.client] = context.hostile.received_from(update, payload, honest)
                 updates.append(arrived)
+            except ClientError as error:
+                failures[update.client] = error.message
+        updates.sort(key=lambda update: update.client)
         counted = context.experiment.is_scored(progress.state.round)
         counts = context.counts(progress.state, clients) if counted else {}
-        return Arrivals(updates, counts=counts, sizes=sizes)
+        return Arrivals(updates, failures, counts=counts, sizes=sizes)
 
     def train_images(self, client: int) -> int:
         """See `Fleet.train_images`."""

@@ -14,6 +14,7 @@ from feddtl.runtimes.asynchronous import AsynchronousRounds
 from feddtl.runtimes.context import RunContext
 from feddtl.runtimes.federated import federated_of, scored_by_clients, with_counts
 from feddtl.runtimes.fleet import Fleet, FleetInProcess
+from feddtl.runtimes.hostile import with_hostile_labels
 from feddtl.runtimes.rl_notes import rl_notes
 from feddtl.runtimes.rounds import Progress, Rounds
 from feddtl.runtimes.synchronous import SynchronousRounds
@@ -62,6 +63,7 @@ class Runtime:
         self._experiment = experiment
         self._stopwatch = stopwatch or Stopwatch()
         self._validation = validation
+        clients = with_hostile_labels(clients, experiment, len(method.task.class_names))
         self._context = RunContext(method, clients, sets, experiment, observer or RunObserver(), self._stopwatch, names)
         self._fleet = fleet(self._context)
 
