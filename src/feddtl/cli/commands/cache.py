@@ -87,12 +87,12 @@ def _table(entries: list[CacheEntry]) -> Table:
     from feddtl.cli.scores import cell
 
     table = Table()
-    for heading in ("Model", "Kept", "Type", "Images", "Size", "Last used"):
+    for heading in ("Model", "Input of", "Precision", "Images", "Size", "Last used"):
         table.add_column(heading, justify="right" if heading in ("Images", "Size", "Last used") else "left")
     for entry in entries:
         identity = entry.identity
         block, blocks = identity.get("block"), identity.get("blocks")
-        kept = "final features" if block == blocks else f"input of block {block}/{blocks}"
+        kept = "the head" if block == blocks else f"block {block}/{blocks}"
         table.add_row(
             cell(str(identity.get("name", "?"))),
             cell(kept if identity else "?"),
