@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from feddtl.cli.printing import print_line
 from feddtl.cli.scores import cell
 from feddtl.results.tables import Cell, Table
 from feddtl.units import harmless
@@ -20,11 +21,11 @@ PADDING = 3  # a blank on each side of a column, and one between columns
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
     """Print each table and its notes, every group of columns apart and split to fit the line."""
     for table in tables:
-        console.print(Text(harmless(table.title), style="bold"), soft_wrap=not console.is_terminal)
+        print_line(console, table.title, style="bold")
         for columns in parts(table, console.width):
             console.print(rich_table(table, columns))
         for note in table.notes:
-            console.print(Text(harmless(note), style="dim"), soft_wrap=not console.is_terminal)
+            print_line(console, note, style="dim")
         console.print()
 
 

@@ -42,8 +42,8 @@ def print_error(error: FeddtlError) -> None:
     print_aside("\n  ".join(filter(None, (f"error: {error.message}", error.hint))))
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print text on a console, above its bars."""
+def print_line(console: Console, line: str, *, style: str = "") -> None:
+    """Print text on a console, above its bars, in a style of rich."""
     shown = harmless(line)
     text = wrapped(shown, console.width) if console.is_terminal else shown
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
