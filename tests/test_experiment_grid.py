@@ -150,3 +150,17 @@ def test_a_label_that_is_not_there(table: Path, tmp_path: Path) -> None:
     (tmp_path / "plain.toml").write_text("")
     with pytest.raises(ConfigError, match=r"neither \[grid\] nor \[variants\]"):
         load_experiments(Path(f"{tmp_path / 'plain.toml'}::x"))
+
+
+def test_labels_of_long_prompts_are_file_names_and_differ(tmp_path: Path) -> None:
+    """A file name has at most 255 bytes."""
+    long = [f"a very good photo of {number} things that are a {{class}}." for number in range(6)]
+    file = tmp_path / "prompts.toml"
+    file.write_text(f"[grid]\ndata.prompt = [{long[:5]}, {[*long[:4], long[5]]}, 'ensemble']\n")
+    found = load_experiments(file)
+    assert max(map(len, found)) < 100
+    assert [experiment.data.prompt.split("\n") for experiment in found.values()] == [
+        long[:5],
+        [*long[:4], long[5]],
+        ["ensemble"],
+    ]

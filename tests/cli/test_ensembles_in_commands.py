@@ -14,6 +14,7 @@ from cli.small_runs import CLASSES, Bench, Command, refused, summary
 from PIL import Image
 from safetensors import safe_open
 
+from feddtl.data.templates import GENERAL
 from feddtl.export import export_onnx
 from feddtl.trained_model import TrainedModel, load_trained_model
 
@@ -82,10 +83,12 @@ def test_onnx_has_the_means(run: Path, model: TrainedModel, bench: Bench, tmp_pa
 
 
 def test_other_prompts_for_a_run(finished: Path, run: Path, feddtl: Command, bench: Bench) -> None:
-    """The commands of docs/how-to/own-images.md, and texts in a prompt; the run itself had one template."""
+    """For a run with one template, for zero-shot as in docs/how-to/own-images.md, and for texts."""
     Path("prompts.txt").write_text("\n".join(TEMPLATES))
     picture = next(bench.photos.rglob("*.png"))
-    assert feddtl("evaluate", finished, "--data.prompt", "ensemble").code == 0
+    flags = ("--method", "zero-shot", "--evaluation.images", "held-back", "--data.prompt", "ensemble")
+    asked = bench.run(Path("ensemble"), *flags)
+    assert json.loads((asked / "data.json").read_text())["prompt_template"].split("\n") == list(GENERAL)
     by_file = feddtl("evaluate", finished, "--data.prompt", "@prompts.txt", "--json").out
     assert by_file == feddtl("evaluate", finished, "--data.prompt", "\n".join(TEMPLATES), "--json").out
     assert "mean of 3 prompts" in feddtl("evaluate", finished, "--data.prompt", "@prompts.txt").err
