@@ -27,14 +27,14 @@ from feddtl.launch.processes import FlowerCli, flower_environment, flower_progra
 from feddtl.launch.submission import COMPLETED, run_status
 
 APP = Path(__file__).parents[2] / "integrations" / "flower"
-ROUNDS = 3
+ROUNDS = 4
 TIMED = {"seconds", "seconds_by_phase"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
 def experiment(bench):
-    """Two supervised rounds and one of GRPO; a time limit that a busy machine keeps."""
+    """Two supervised rounds and two of GRPO; a time limit that a busy machine keeps."""
     return bench.experiment(
         rounds=ROUNDS,
         schedule=ScheduleConfig(sft_rounds=2),
@@ -84,7 +84,10 @@ def assert_alike(ours: object, theirs: object) -> None:
 
 
 def test_three_clients_over_tls(bench, experiment, in_one_process, tmp_path):
-    """Keys, server, clients and run, each by its command; the images are given to the clients alone as --data."""
+    """Keys, server, clients and run, each by its command; the images are given to the clients alone as --data.
+
+    The run is asked for its first three rounds, and then for one more.
+    """
     port, keys = free_port(), tmp_path / "keys"
     subprocess.run(feddtl("keys", keys, "--clients", CLIENTS), check=True)
     with ExitStack() as processes:
@@ -96,9 +99,10 @@ def test_three_clients_over_tls(bench, experiment, in_one_process, tmp_path):
             command = feddtl("client", *words, "--data", bench.photos, "--state", tmp_path / f"state-{client}")
             processes.enter_context(background(command, tmp_path / f"client-{client}.log", {}))
         flags = ("--schedule.sft-rounds", 2, "--deployment.min-clients", CLIENTS, "--deployment.round-timeout", 600)
-        words = bench.flags("--output", tmp_path / "run", "--json", "--rounds", ROUNDS, *flags)
-        submitted = subprocess.run(feddtl("submit", *words), capture_output=True, text=True, check=False)
-        assert submitted.returncode == 0, submitted.stderr
+        words = bench.flags("--output", tmp_path / "run", "--json", "--rounds", ROUNDS - 1, *flags)
+        for asked in (words, ("--resume", tmp_path / "run", "--rounds", ROUNDS, "--json")):
+            submitted = subprocess.run(feddtl("submit", *asked), capture_output=True, text=True, check=False)
+            assert submitted.returncode == 0, submitted.stderr
     assert json.loads(submitted.stdout) == summary(tmp_path / "run")
     assert_same_run(tmp_path / "run", in_one_process)
 
