@@ -15,6 +15,7 @@ from runtimes.flower.flower_runs import ROUNDS, assert_equal_states, facts, grid
 
 from feddtl import deployment
 from feddtl.config import (
+    AttackConfig,
     DataConfig,
     DeploymentConfig,
     EvaluationConfig,
@@ -174,6 +175,12 @@ def test_policies_that_need_one_process_are_refused(bench, tmp_path, system):
     )
     with pytest.raises(ConfigError, match="needs all clients in one process"):
         deployment.serve(experiment, tmp_path / "run", grid_of())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_experiment_with_hostile_clients_is_refused(bench, tmp_path):
+    with pytest.raises(ConfigError, match="no federation may run that"):
+        deployment.serve(make_experiment(bench, attack=AttackConfig(name="ipm")), tmp_path / "run", grid_of())
     assert not (tmp_path / "run").exists()
 
 
