@@ -203,22 +203,19 @@ def model_of_run(
     return clip
 
 
-def method_of_run(
-    run: RunFolder, experiment: Experiment, clip: Backbone, prompt: str = ""
-) -> tuple[Method, ServerState]:
+def method_of_run(run: RunFolder, experiment: Experiment, clip: Backbone) -> tuple[Method, ServerState]:
     """The method of a run on its base classes, and what the server knew after the last finished round.
 
     Args:
         run: The run.
         experiment: Its experiment.
         clip: Its model, see `model_of_run`.
-        prompt: Template for class names, or several, one a line; if empty, the run's own.
 
     Raises:
         RunError: It has no finished round.
     """
     data, progress = run.data, run.latest_progress()
-    task = Task(clip, tuple(data["base_classes"]), prompt or data["prompt_template"], experiment.seed)
+    task = Task(clip, tuple(data["base_classes"]), data["prompt_template"], experiment.seed)
     method = build_method(task, experiment)
     if progress is None and method.trains:
         raise RunError(f"{run.path} has no finished round.", f"Resume it: {resuming(run.path)}.")

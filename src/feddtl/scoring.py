@@ -124,15 +124,16 @@ def score_run(
     as_domains = domains_note(dataset, data) if data else ""
     for text in filter(None, (*dataset.notes, as_domains, *choice.notes)):
         note(text)
-    model = load_trained_model(folder, device, dataset.prompt_template, note)
-    if averaged := ensemble_note(model.method.task.prompt_template):
+    asked = dataset.prompt_template if (data and data.prompt) or not experiment.own_prompt else ""
+    model = load_trained_model(folder, device, asked, note)
+    if averaged := ensemble_note(model.method.prompt):
         note(averaged)
     if model.method.trained_parameters().personal:
         note(
             f"{model.experiment.title}: this scores the global model without the parts that the clients keep; "
             "final_client_models in summary.json has the scores of the clients' own models"
         )
-    require_distinct(model.clip.text, dataset.class_names, model.method.task.prompt_template)
+    require_distinct(model.clip.text, dataset.class_names, model.method.prompt)
     # This machine's cache: the run may be from another machine.
     compute = replace(model.experiment.compute, cache_folder="")
     encoder = ImageEncoder(model.clip.image, model.method.first_image_block, compute, note=note)

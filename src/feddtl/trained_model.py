@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -22,7 +22,7 @@ from feddtl.errors import ConfigError, RunError
 from feddtl.image_stream import OnDamaged, embedded
 from feddtl.messages import ServerState
 from feddtl.methods.base import Method
-from feddtl.methods.catalog import build_method
+from feddtl.methods.catalog import build_method, require_fitting_prompt
 from feddtl.methods.classifier import Classifier
 from feddtl.methods.task import Task
 from feddtl.models.backbone import Backbone
@@ -170,8 +170,7 @@ class TrainedModel:
         every = [texts] if isinstance(texts, str) else list(texts)
         if in_prompt:
             return self._encode_texts(self.classifier, every)
-        task = replace(self.method.task, prompt_template=AS_IT_IS)
-        return self._encode_texts(build_method(task, self.experiment).classifier(self.state), every)
+        return self._encode_texts(self.method.with_prompt(AS_IT_IS).classifier(self.state), every)
 
     def encode_classes(self, classes: Classes = None) -> Tensor:
         """Unit embeddings (C, e) of classes in the run's prompt, on the CPU: the rows that images are compared with.
@@ -181,7 +180,7 @@ class TrainedModel:
             DataError: The model reads two of the names as the same text.
         """
         names = self.classes(classes)
-        require_distinct(self.clip.text, names, self.method.task.prompt_template)
+        require_distinct(self.clip.text, names, self.method.prompt)
         return self._encode_texts(self.classifier, names)
 
     def classes(self, given: Classes = None) -> tuple[str, ...]:
@@ -210,7 +209,7 @@ class TrainedModel:
         return f"{self.experiment.title}: this is the global model without the parts that the clients keep."
 
     def _encode_texts(self, classifier: Classifier, texts: Sequence[str]) -> Tensor:
-        together = max(1, TEXTS_TOGETHER // len(templates_of(self.method.task.prompt_template)))
+        together = max(1, TEXTS_TOGETHER // len(templates_of(self.method.prompt)))
         starts = range(0, len(texts), together)
         parts = [classifier.text_embeddings(texts[start : start + together]).cpu() for start in starts]
         return torch.cat(parts) if parts else torch.empty(0, self.embedding_width)
@@ -258,8 +257,10 @@ def load_trained_model(
     experiment, data = run.experiment, run.data
     clip = model_of_run(run, experiment, device, note)
     clip.use(run.kernels)
-    own = chosen_prompt(prompt, data["prompt_template"], experiment.data.source)
-    method, state = method_of_run(run, experiment, clip, own)
+    method, state = method_of_run(run, experiment, clip)
+    if prompt:
+        require_fitting_prompt(experiment.method, prompt)
+        method = method.with_prompt(chosen_prompt(prompt, method.prompt, experiment.data.source))
     names = (*data["base_classes"], *data["novel_classes"])
     return TrainedModel(experiment, clip, method, state, method.classifier(state), names)
 

@@ -94,11 +94,15 @@ def test_class_embeddings_are_those_of_the_run(model: TrainedModel, exported: Pa
     assert float(about["logit_scale"]) == model.clip.logit_scale
 
 
+PROMPT_ON_CARD = {"promptfl": "The prompts were learned.", "fedclip": "Prompt: `a sketch of a {class}`"}
+
+
 @pytest.mark.parametrize("method", ["zero-shot", "promptfl", "fedclip", "fedmaple"])
 def test_methods_whose_image_blocks_are_frozen_have_a_classifier(
     bench: Bench, feddtl: Command, pictures: list[Path], method: str
 ) -> None:
-    run = bench.run(Path("run").absolute(), "--method", method, "--rounds", 1)
+    own = ["--fedclip.prompt", "a sketch of a {class}"] if method == "fedclip" else []
+    run = bench.run(Path("run").absolute(), "--method", method, "--rounds", 1, *own)
     answer = feddtl("export", run, "out", "--format", "onnx")
     if method == "fedmaple":
         refused(answer, "changes blocks of the image tower", "--format embeddings")
@@ -111,6 +115,15 @@ def test_methods_whose_image_blocks_are_frozen_have_a_classifier(
     found = computed(Path("out"), "classifier", pixel_values=trained.clip.image.preprocess(images))
     equal(found, trained.probabilities(images))
     assert Path("out/text_tower.onnx").exists() == (method == "zero-shot")
+    assert PROMPT_ON_CARD.get(method, "Prompt: `a photo of a {class}.`") in Path("out/README.md").read_text()
+
+
+def test_a_prompt_that_is_asked_for_replaces_a_methods_own(bench: Bench, tmp_path: Path) -> None:
+    run = bench.run(tmp_path / "run", "--method", "fedclip", "--rounds", 1, "--fedclip.prompt", "a {class}, seen")
+    own, asked = load_trained_model(run, "cpu"), load_trained_model(run, "cpu", "a photo of a {class}.")
+    for model, texts in ((own, ["a ant, seen"]), (asked, ["a photo of a ant."])):
+        equal(model.encode_classes(["ant"]), model.encode_texts(texts))
+    assert (own.encode_classes(["ant"]) - asked.encode_classes(["ant"])).abs().max() > 1e-3
 
 
 def test_the_card_says_what_the_run_was(exported: Path, bench: Bench, finished: Path) -> None:

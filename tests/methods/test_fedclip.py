@@ -70,6 +70,8 @@ def test_its_prompt_changes_its_texts_and_not_those_of_zero_shot(double, make_ex
     torch.testing.assert_close(method.text_features(method.initial_shared(), NAMES), own, rtol=1e-9, atol=1e-9)
     zero_shot = method.zero_shot_classifier().encode_texts(NAMES)
     torch.testing.assert_close(zero_shot, plain, rtol=1e-9, atol=1e-9)
+    asked = method.with_prompt("a photo of a {class}.")
+    torch.testing.assert_close(asked.text_features(method.initial_shared(), NAMES), plain, rtol=1e-9, atol=1e-9)
     with pytest.raises(ConfigError, match=r"fedclip\.prompt = 'a picture'"):
         FedCLIPSettings(prompt="a picture")
 

@@ -152,6 +152,11 @@ class Experiment(Settings):
         return self.methods.of(self.method)
 
     @property
+    def own_prompt(self) -> str:
+        """The method's own prompt, such as `fedclip.prompt`; empty: it has that of the data."""
+        return str(getattr(self.method_settings, "prompt", ""))
+
+    @property
     def training(self) -> TrainingSettings:
         """What the experiment's method gets beside its own settings."""
         lora = replace(self.lora, aggregation=self.aggregation)

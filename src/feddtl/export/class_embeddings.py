@@ -44,7 +44,7 @@ def write_class_embeddings(source: RunModel, folder: Path) -> None:
     rows = source.classifier.text_embeddings(source.class_names).float().cpu().contiguous()
     metadata = {
         "class_names": json.dumps(source.class_names),
-        "prompt_template": source.data["prompt_template"],
+        "prompt_template": source.prompt,
         "logit_scale": str(source.clip.logit_scale),
     }
     save_file({"class_embeddings": rows}, folder / EMBEDDINGS, metadata)

@@ -50,9 +50,14 @@ class RunModel:
         return (*self.data["base_classes"], *self.data["novel_classes"])
 
     @property
+    def prompt(self) -> str:
+        """The template of the run, or several, a line each; empty if the method learns its prompts."""
+        return "" if self.method.learns_prompts else self.method.prompt
+
+    @property
     def templates(self) -> tuple[str, ...]:
-        """The templates of the run's prompt."""
-        return templates_of(self.data["prompt_template"])
+        """The templates of the run's prompt; none if the method learns its prompts."""
+        return templates_of(self.prompt) if self.prompt else ()
 
     @property
     def classifier(self) -> Classifier:
@@ -63,16 +68,15 @@ class RunModel:
     def classes(self) -> dict[str, Any]:
         """The content of classes.json: classes and prompt, also as arguments of a pipeline of transformers.
 
-        A pipeline takes one template: of several, the first.
+        A pipeline takes one template: of several, the first; for learned prompts, the names as they are.
         """
-        template = self.data["prompt_template"]
         return {
             "class_names": list(self.class_names),
             "base_classes": list(self.data["base_classes"]),
             "novel_classes": list(self.data["novel_classes"]),
-            "prompt_template": template,
+            "prompt_template": self.prompt,
             "candidate_labels": prompts_for(self.class_names, AS_IT_IS),
-            "hypothesis_template": as_format(self.templates[0]),
+            "hypothesis_template": as_format((*self.templates, AS_IT_IS)[0]),
             "logit_scale": self.clip.logit_scale,
         }
 

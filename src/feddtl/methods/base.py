@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -106,6 +106,15 @@ class Method(ABC):
         self.clip = task.clip
         self.device = task.clip.image.device
         self.first_image_block = len(task.clip.image.stack)
+
+    @property
+    def prompt(self) -> str:
+        """The template for class names, or several, a line each: that of the task, unless the method has its own."""
+        return self.task.prompt_template
+
+    def with_prompt(self, prompt: str) -> Self:
+        """The same method with another prompt, also in place of one of its own."""
+        return type(self)(replace(self.task, prompt_template=prompt), self.settings, self.training)
 
     @property
     def images_per_pass(self) -> int:

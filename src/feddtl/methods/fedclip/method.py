@@ -10,7 +10,8 @@ methods then differ only in what they train.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -47,6 +48,16 @@ class FedCLIP(Method):
             **initial_linear("gate.second", width, width, self.task.seed),
         }
 
+    @property
+    def prompt(self) -> str:
+        """`fedclip.prompt` if it is set."""
+        return self.settings.prompt or super().prompt
+
+    def with_prompt(self, prompt: str) -> Self:
+        """See `Method.with_prompt`."""
+        task = replace(self.task, prompt_template=prompt)
+        return type(self)(task, replace(self.settings, prompt=""), self.training)
+
     def image_features(self, tensors: Mapping[str, Tensor], activations: Tensor) -> Tensor:
         """Gated features (B, e), from the final features of the frozen tower."""
         features = activations.to(tensors["gate.first.weight"].dtype)
@@ -54,9 +65,9 @@ class FedCLIP(Method):
         return features * linear(hidden, tensors["gate.second.weight"], tensors["gate.second.bias"]).softmax(dim=-1)
 
     def text_features(self, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> Tensor:
-        """Projected features (C, e) of the frozen tower, with FedCLIP's own prompt if there is one."""
-        template = self.settings.prompt or self.task.prompt_template
-        features, _ = self.clip.text.prefix(tuple(prompts_for(class_names, template)), len(self.clip.text.stack))
+        """Projected features (C, e) of the frozen tower."""
+        prompts = tuple(prompts_for(class_names, self.prompt))
+        features, _ = self.clip.text.prefix(prompts, len(self.clip.text.stack))
         return mean_over_templates(features, len(class_names))
 
     def supervised_objective(self, policy: Policy, learners: Sequence[Learner]) -> Objective:
