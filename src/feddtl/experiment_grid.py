@@ -141,4 +141,4 @@ def value_label(value: Any) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     label = re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2]) or "_"
     # A file name has at most 255 bytes, and several prompts have more.
-    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 9]}_{crc32(label.encode()):08x}"
+    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 9]}_{crc32(text.encode()):08x}"

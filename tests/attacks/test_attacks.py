@@ -16,6 +16,8 @@ from feddtl.errors import ConfigError
 from feddtl.launch.submission import submit
 from feddtl.messages import Update
 from feddtl.methods.catalog import build_method
+from feddtl.notes import Warned
+from feddtl.observers import RunObserver
 from feddtl.runtimes.hostile import require_embeddings
 from feddtl.runtimes.runtime import Progress, Runtime
 from feddtl.runtimes.server_step import server_step
@@ -97,9 +99,11 @@ def test_hostile_clients_follow_from_the_seed_alone():
     assert chosen(3) == chosen(3, "label-flip")
     assert {client for seed in range(60) for client in chosen(seed)} == set(range(10))
     assert hostile_clients(Experiment(data=DataConfig(clients=10))) == []
+    # Nothing is trained there, so nothing is spoiled.
+    assert hostile_clients(Experiment(method="zero-shot", attack=AttackConfig(name="alie"))) == []
 
 
-def federated(federation, make_experiment, name, **settings):
+def federated(federation, make_experiment, name, observer=None, **settings):
     """The method, its clients and the progress after a round, one of three clients hostile."""
     attack = AttackConfig(name=name, share=0.3, scale=settings.pop("scale", "auto"))
     experiment = make_experiment(
@@ -107,7 +111,7 @@ def federated(federation, make_experiment, name, **settings):
     )
     own = build_method(federation.task, experiment)
     clients = federation.clients(own)
-    runtime = Runtime(own, clients, federation.sets(own), experiment)
+    runtime = Runtime(own, clients, federation.sets(own), experiment, observer)
     return own, clients, runtime.run(Progress(own.init_server()))
 
 
@@ -139,6 +143,39 @@ def test_an_upload_that_the_server_rejects_is_lost(federation, make_experiment):
     assert progress.records[0].lost == [client]
     assert "not finite" in reason
     assert all(bool(torch.isfinite(tensor).all()) for tensor in progress.state.tensors.values())
+
+
+class Notes(RunObserver):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (
+            {"aggregator": "trimmed-mean"},
+            "with 2 of 3 clients, server.aggregator = 'trimmed-mean' drops 0 instead of 1",
+        ),
+        ({"aggregator": "median"}, None),
+        (
+            {"aggregator": "median", "nearest_neighbour_mixing": True},
+            "server.aggregator = 'median' drops 0 instead of 1",
+        ),
+    ],
+)
+def test_a_defence_that_lost_clients_weaken_says_so(federation, make_experiment, server, said):
+    """One of three clients is rejected; of the two that are left, nobody can be dropped."""
+    notes = Notes()
+    federated(federation, make_experiment, "scaling", notes, scale=1e300, server={"trim_share": 0.34, **server})
+    found = [text for text in notes.said if "withstands" in text]
+    assert [isinstance(text, Warned) for text in found] == [True] * bool(said)
+    assert all(said in text for text in found)
 
 
 def test_a_change_beyond_the_bound_on_norms_is_scaled_down_to_it(federation, make_experiment):

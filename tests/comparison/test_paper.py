@@ -79,7 +79,7 @@ def test_the_defaults_are_the_paper_s_settings() -> None:
 def test_the_reference_gives_the_paper_s_value_of_each_setting(key: str) -> None:
     """In docs/reference/configuration.md, which has the docstrings of the settings; the start is no number."""
     [row] = [line for line in REFERENCE.splitlines() if line.startswith(f"| `{key}` ")]
-    assert "(paper" in row or "(their papers" in row or key in ("init_from", "server.aggregator")
+    assert "(paper" in row or "(their papers" in row or key in ("init_from", "server.aggregator", "attack.name")
     stated = {**OF_EVERY_ROW, **OF_LORA, **OF_RL, **OF_THE_SERVER}[key]
     assert flatten(experiment_to_dict(Experiment()))[key] in stated
 
@@ -89,6 +89,7 @@ def test_the_reference_gives_the_paper_s_value_of_each_setting(key: str) -> None
     [
         (changed(lora__rank=8), ["lora.rank 8 instead of 4"]),
         (changed(init_from="runs/one"), ["init_from"]),
+        (changed(attack__name="alie"), ["attack.name alie instead of none"]),
         (changed(local__learning_rate=0.003, server__learning_rate=0.01, rounds=5), 3),
         (changed("fedlora", server__learning_rate=0.01, schedule__stages="sft", rl__noise_std="auto"), []),
         (changed("fedlora", rl__noise_std="auto"), ["rl.noise_std auto instead of 0.1"]),

@@ -37,6 +37,15 @@ def test_coordinates_by_hand() -> None:
     assert best == (3, 20)
 
 
+def test_a_setting_with_which_everything_diverges_does_not_end_the_search() -> None:
+    """Nothing is finite with 10, so 20 is tried with the start's 2, and then the other values with 20."""
+    accuracies = {**dict.fromkeys([(1, 10), (2, 10), (3, 10)]), (1, 20): 7, (2, 20): 6, (3, 20): None}
+    steps: list[tuple[Point, ...]] = []
+    best, _ = followed("coordinates", AXES, (2, 10), accuracies.__getitem__, steps)
+    assert steps == [((1, 10), (2, 10), (3, 10)), ((2, 20),), ((1, 20), (3, 20))]
+    assert best == (1, 20)
+
+
 def test_what_follows_at_least() -> None:
     assert progress("coordinates", AXES, (1, 10), {}) == Progress(((1, 10), (2, 10), (3, 10)), 1, None)
     line: Accuracies = {(1, 10): 5, (2, 10): 6, (3, 10): 4}

@@ -247,7 +247,7 @@ def test_a_rate_that_diverges_is_worst_and_the_comparison_has_no_failure(runs: S
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ClientError("NaN.", ""), "At every point of the grid, a run diverged"),
+        (ClientError("NaN.", ""), "At every point that was tried, a run diverged"),
         (DataError("No images.", ""), "No images."),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_point_at_which_a_run_diverged_is_never_chosen() -> None:
 def test_a_method_that_diverges_everywhere_has_no_choice() -> None:
     found = choice({0.1: "NaN in round 2.", 0.01: "NaN in round 9."})
     assert rate(found) is None
-    assert found.error == "At every point of the grid, a run diverged. The first: NaN in round 9."
+    assert found.error == "At every point that was tried, a run diverged. The first: NaN in round 9."
 
 
 def test_nothing_is_chosen_while_runs_are_missing_or_failed_otherwise() -> None:
@@ -108,9 +108,10 @@ def test_a_choice_at_the_end_of_the_grid_is_known(best: float, end: list[str]) -
     assert found.at_ends({LOCAL: tuple(GRID)}) == end
 
 
-def test_words_have_no_end() -> None:
-    found = Choice("x", "FedDTL", "base", ("rl.rollout",), (), chosen={"rl.rollout": "round"})
-    assert found.at_ends({"rl.rollout": ("round", "batch")}) == []
+@pytest.mark.parametrize("values", [("round", "batch"), (False, True)])
+def test_words_and_truth_values_have_no_end(values: tuple[Any, ...]) -> None:
+    found = Choice("x", "FedDTL", "base", ("a",), (), chosen={"a": values[-1]})
+    assert found.at_ends({"a": values}) == []
 
 
 def test_trials_differ_from_the_experiment_in_the_settings_and_scored_images_alone() -> None:
@@ -157,9 +158,12 @@ def test_a_bad_grid(rates: tuple[float, ...], message: str) -> None:
 def test_a_named_setting_has_two_values_or_more() -> None:
     with pytest.raises(ConfigError, match=r"tune_grid lora\.rank = \(4,\) is out of range"):
         Tuning(grid={"lora.rank": (4,)})
+    lists = Tuning(grid={"lora.targets": (["q_proj"], ["k_proj"])})
+    with pytest.raises(ConfigError, match=r"a with tune_grid: lora\.targets = .* is a list"):
+        require_tunable({"a": Experiment()}, lists)
 
 
-@pytest.mark.parametrize("key", ["seed", "rounds", "data.shots", "evaluation.every", "compute.device", "method"])
+@pytest.mark.parametrize("key", ["seed", "rounds", "data.shots", "attack.scale", "evaluation.every", "method"])
 def test_settings_that_make_runs_incomparable_are_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"tune_grid has {key}, which belongs to what is compared"):
         Tuning(grid={key: (1, 2)})
@@ -252,7 +256,7 @@ def test_the_table(tuned: Tuned) -> None:
         "better.",
         "FedLoRA + two-stage (two) diverged at rate 0.1: NaN.",
     )
-    assert table.notes[-2].startswith("FedLoRA + two-stage (three) has no choice: At every point of the grid, a run")
+    assert table.notes[-2].startswith("FedLoRA + two-stage (three) has no choice: At every point that was tried, a run")
     assert table.notes[-1] == "There is nothing to choose in four."
 
 
@@ -286,7 +290,7 @@ def test_the_lines_of_a_terminal(tuned: Tuned) -> None:
         f"FedPGP (one): rate 0.01 chosen from 3 points, base accuracy 70.0 {images}",
         f"FedLoRA + two-stage (two): rate 0.001 chosen from 3 points, base accuracy 60.0 {images}, rate at the end of "
         "the grid",
-        "FedLoRA + two-stage (three): nothing chosen. At every point of the grid, a run diverged. The first: inf.",
+        "FedLoRA + two-stage (three): nothing chosen. At every point that was tried, a run diverged. The first: inf.",
     ]
 
 

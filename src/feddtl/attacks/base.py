@@ -52,9 +52,9 @@ class Attack:
 
 
 def hostile_clients(experiment: Experiment) -> list[int]:
-    """The hostile clients of an experiment, drawn from its seed; none without an attack."""
+    """The hostile clients of an experiment, drawn from its seed; none without an attack, or with nothing to train."""
     count, clients = experiment.hostile_count, experiment.data.client_count
-    if not count:
+    if not count or not experiment.trains:
         return []
     drawn = numpy_generator(experiment.seed, "hostile-clients").permutation(clients)[:count]
     return sorted(int(client) for client in drawn)

@@ -18,6 +18,11 @@ Criterion = Literal["base", "local"]
 LOCAL_RATE = "local.learning_rate"
 
 
+def is_number(value: object) -> bool:
+    """Whether a value can be smaller or larger than others; a truth value cannot."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Tried:
     """A point that was tried.
@@ -87,7 +92,7 @@ class Choice:
         """The settings whose chosen value is the first or last of an ascending grid."""
         if self.chosen is None:
             return []
-        ordered = [key for key in self.settings if all(isinstance(value, Real) for value in grids[key])]
+        ordered = [key for key in self.settings if all(is_number(value) for value in grids[key])]
         return [key for key in ordered if self.chosen[key] in (min(grids[key]), max(grids[key]))]
 
     def to_dict(self, grids: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ OF_EVERY_ROW: dict[str, tuple[Any, ...]] = {
     "local.learning_rate": (1e-3,),
     "local.batch_size": (64,),
     "server.aggregator": ("mean",),
+    "attack.name": ("none",),
 }
 OF_LORA: dict[str, tuple[Any, ...]] = {
     "local.optimizer": ("auto", "adam"),

@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     Attributes:
         missing: Points without an accuracy, to be tried next; empty at the end.
         later: How many more will follow at least.
-        best: The best point so far; None while there is none, or if a run diverged at every point.
+        best: The best point so far; None while there is none, or if a run diverged at every point that was tried.
     """
 
     missing: tuple[Point, ...]
@@ -39,7 +39,7 @@ def progress(search: Search, axes: Sequence[Sequence[Any]], start: Point, known:
             so on. 'coordinates': one setting after the other, from `start`, until no other value of one alone is
             better.
         axes: The values of each setting, in ascending order; at least one setting.
-        start: Where 'coordinates' begins; its first value does not matter.
+        start: Where 'coordinates' begins; its first value matters only if a run diverges with each value there.
         known: Of the points that were tried.
     """
     if search == "coordinates":
@@ -55,7 +55,10 @@ def best_of(points: Sequence[Point], known: Accuracies) -> Point | None:
 
 
 def _by_coordinates(axes: Sequence[Sequence[Any]], start: Point, known: Accuracies) -> Progress:
-    """Each move is to a better point, or to an equal one with a smaller value, so the search ends."""
+    """Each move is to a better point, or to an equal one with a smaller value, so the search ends.
+
+    Where a run diverged with every value of a setting, the next setting is tried from the same point.
+    """
     current, best, axis = start, None, 0
     settled = 0  # how many of the last settings were tried without a change of another one since
     while settled < len(axes):
@@ -64,9 +67,7 @@ def _by_coordinates(axes: Sequence[Sequence[Any]], start: Point, known: Accuraci
             others = [axes[(axis + step) % len(axes)] for step in range(1, len(axes) - settled)]
             return Progress(missing, sum(len(values) - 1 for values in others), best)
         found = best_of(line, known)
-        if found is None:
-            return Progress((), 0, None)
         settled = settled + 1 if found == best else 1
-        current = best = found
+        current, best = found or current, found
         axis = (axis + 1) % len(axes)
     return Progress((), 0, best)

@@ -122,7 +122,7 @@ class Trials:
             return found
         if search.best is None:
             reason = next(one.diverged for one in found.tried if one.diverged)
-            return replace(found, error=f"At every point of the grid, a run diverged. The first: {reason}")
+            return replace(found, error=f"At every point that was tried, a run diverged. The first: {reason}")
         return replace(found, chosen=dict(zip(found.settings, search.best, strict=True)))
 
     def _note(self, name: str, found: Progress) -> str:

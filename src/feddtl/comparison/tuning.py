@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from feddtl.comparison.choices import LOCAL_RATE
+from feddtl.comparison.choices import LOCAL_RATE, is_number
 from feddtl.comparison.effect import has_effect
 from feddtl.comparison.search import SEARCHES, Point, Search
 from feddtl.config import Experiment
@@ -21,7 +21,7 @@ RATES = (LOCAL_RATE, "server.learning_rate")
 # Keys and prefixes of keys that make two runs incomparable, or that have no part in training.
 NOT_CHOSEN = (
     *("method", "model", "seed", "rounds", "participation", "init_from"),
-    *("data.", "system.", "deployment.", "evaluation.", "compute."),
+    *("data.", "system.", "attack.", "deployment.", "evaluation.", "compute."),
 )
 
 
@@ -134,10 +134,10 @@ def require_tunable(experiments: Mapping[str, Experiment], tune: Tuning) -> None
 
 
 def _require_values(what: str, values: Sequence[Any]) -> None:
-    if len(values) < 2 or len(set(values)) < len(values):
+    # Compared one by one: a list, which no setting takes, has no hash.
+    if len(values) < 2 or any(value in values[:index] for index, value in enumerate(values)):
         raise ConfigError(f"{what} = {tuple(values)!r} is out of range.", "Allowed: two or more, each once.")
 
 
 def _in_order(values: Sequence[Any]) -> tuple[Any, ...]:
-    numbers = all(isinstance(value, int | float) for value in values)
-    return tuple(sorted(values)) if numbers else tuple(values)
+    return tuple(sorted(values)) if all(map(is_number, values)) else tuple(values)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from feddtl.aggregators.catalog import AGGREGATORS
 from feddtl.messages import Payload, ServerState, Update, tensor_bytes
 from feddtl.methods.classifier import Classifier
+from feddtl.notes import Warned
 from feddtl.runtimes.context import RunContext, require_finite_state
 from feddtl.runtimes.federated import with_counts
 from feddtl.runtimes.fleet import Arrivals, Fleet
@@ -52,6 +54,7 @@ class SynchronousRounds(Rounds):
         arrived = self._fleet.train(payload, [client for client in chosen if client not in lost], progress)
         counted = self._counted(progress, arrived)
         updates = arrived.updates
+        self._say_weaker(number, len(chosen), len(updates))
         reached = self._next_state(state, updates)
         here = [update for update in updates if update.client not in arrived.scores]
         models = {update.client: context.method.classifier(state, update) for update in here}
@@ -83,6 +86,23 @@ class SynchronousRounds(Rounds):
         context, everyone = self._context, self._context.clients_with_all_test_images
         asked = bool(everyone) and context.experiment.is_scored(progress.state.round)
         return with_counts(progress, arrived.counts, arrived.failures if asked else {}, context.observer, everyone)
+
+    def _say_weaker(self, number: int, chosen: int, left: int) -> None:
+        """Warn if lost clients leave too few for an aggregator to withstand as many hostile ones as is set."""
+        server = self._context.experiment.server
+        if not server.trims or not 0 < left < chosen:
+            return
+        planned, dropped = server.trimmed(chosen), server.trimmed(left)
+        needed = 2 * dropped + AGGREGATORS[server.aggregator].spare
+        if dropped == planned and left >= needed:
+            return
+        why = f"needs {needed} to drop {dropped}" if dropped == planned else f"drops {dropped} instead of {planned}"
+        self._context.observer.note(
+            Warned(
+                f"Round {number}: with {left} of {chosen} clients, server.aggregator = '{server.aggregator}' {why}, "
+                "so it withstands fewer hostile ones."
+            )
+        )
 
     def _next_state(self, state: ServerState, updates: Sequence[Update]) -> Aggregated:
         if not updates:
