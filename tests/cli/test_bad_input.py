@@ -23,7 +23,7 @@ from transformers import BertConfig
         ("[local]\nkl_weight = 3", ("Unknown key 'local.kl_weight'", "Did you mean 'rl.kl_weight'?")),
         ("[data]\nclients = 3\nrounds = 3", ("Unknown key 'data.rounds'", "above the first [table]")),
         ("[dataa]\nshots = 3", ("Unknown key 'dataa'", "Did you mean 'data'?")),
-        ("zzzzzz = 3", ("Unknown key 'zzzzzz'", "Allowed: afedpg, compute, data")),
+        ("zzzzzz = 3", ("Unknown key 'zzzzzz'", "Allowed: afedpg, attack, compute, data")),
         ("data = 'shapes'", ("data must be a table", "[data]")),
         ("rounds = '3'", ("rounds = '3'", "a whole number")),
         ("rounds = 3.5", ("rounds = 3.5", "a whole number")),

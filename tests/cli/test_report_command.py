@@ -13,7 +13,7 @@ def test_the_page_lies_in_the_folder(finished: Path, tmp_path: Path, feddtl: Com
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     before = contents(run)
     source = json.loads((run / "config.json").read_text())["data"]["source"]
-    told = f"note: The page shows no images of {source}. If you trust the run folder, add --images-of {source}.\n"
+    told = f"note: The page shows no images of {source}. If you trust the run folder, add `--images-of {source}`.\n"
     assert feddtl("report", run).err == told
     answer = feddtl("report", run, "--images-of", source)
     assert answer.code == 0
