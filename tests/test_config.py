@@ -250,7 +250,7 @@ def test_every_number_has_a_limit() -> None:
         ),
         (
             {"lora": LoraConfig(aggregation="product"), "server": ServerConfig(aggregator="median")},
-            "lora.aggregation = 'product' is a weighted mean of products, and server.aggregator = 'median' combines",
+            "lora.aggregation = 'product' is a weighted mean of products, and server.aggregator = 'median' is",
             "server.aggregator = 'mean'",
         ),
         (

@@ -309,8 +309,8 @@ def _require_place(experiment: Experiment, client: int) -> None:
     if client >= (clients := experiment.data.client_count):
         raise ClientError(
             f"This is client {client}, and the run was begun with {counted(clients, 'client')}, numbered from 0.",
-            f"More clients need a new run, which may start from the model of this one: on the server, feddtl submit "
-            f"--init-from RUN --data.clients {client + 1} --output DIR.",
+            f"More clients need a new run, which may start from the model of this one: on the server, `feddtl submit "
+            f"--init-from RUN --data.clients {client + 1} --output DIR`.",
         )
 
 

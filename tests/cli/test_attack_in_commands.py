@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from cli.small_runs import Bench, Command
 from test_docs import ROOT, feddtl_commands
 
@@ -28,7 +29,7 @@ def test_a_run_under_attack_says_so(feddtl: Command, bench: Bench, tmp_path: Pat
         "scale": 10.0,
     }
     [record] = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    assert sum(record["shares"].values()) == 1
+    assert sum(record["shares"].values()) == pytest.approx(1, abs=1e-3)  # four decimals each
     assert f"Under attack, as an experiment: {summary['attack']}." in _notes_of(Summary.from_dict(summary))
     assert feddtl("export", run, tmp_path / "model", "--format", "embeddings").code == 0
     assert "**Do not use this model.**" in (tmp_path / "model" / "README.md").read_text()

@@ -169,6 +169,14 @@ def test_settings_that_make_runs_incomparable_are_refused(key: str) -> None:
         Tuning(grid={key: (1, 2)})
 
 
+def test_values_that_do_not_go_together_are_refused_before_the_first_run() -> None:
+    """A warm-up of the only epoch; together, the first values are one point and the second ones another."""
+    grid = {"local.epochs": (1, 2), "local.warmup_epochs": (0, 1)}
+    with pytest.raises(ConfigError, match=r"a with tune_grid: local\.warmup_epochs = 1 leaves no epoch"):
+        require_tunable({"a": Experiment(method="fedlora")}, Tuning(grid=grid))
+    require_tunable({"a": Experiment(method="fedlora")}, Tuning(grid=grid, search="together"))
+
+
 def test_together_needs_as_many_values_for_each_setting() -> None:
     with pytest.raises(ConfigError, match="different numbers of values"):
         Tuning(grid={LOCAL: (0.1, 0.2), SERVER: (0.1, 0.2, 0.3)}, search="together")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from typing import Any
 
 from feddtl.comparison.choices import LOCAL_RATE, is_number
@@ -17,6 +18,7 @@ from feddtl.units import listed
 
 # Half decades: Adam's usual rates are in the lower half, those of SGD in the upper one.
 DEFAULT_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+MOST_CHECKED = 1000  # points before the first run; beyond them, a bad one stops the search when it is tried
 RATES = (LOCAL_RATE, "server.learning_rate")
 # Keys and prefixes of keys that make two runs incomparable, or that have no part in training.
 NOT_CHOSEN = (
@@ -120,9 +122,9 @@ def require_tunable(experiments: Mapping[str, Experiment], tune: Tuning) -> None
                 f"{name} has evaluation.images = {experiment.evaluation.images!r}, which --tune uses by itself.",
                 "Omit it: settings are chosen on held-back training images, and their runs are scored on test images.",
             )
-        for key, values in grids.items():
-            for value in values:
-                with_settings(experiment, {key: value}, f"{name} with tune_grid")
+        # Now, because a search may need hours to come to two values that do not go together.
+        for point in islice(_points(grids, tune.search), MOST_CHECKED) if tune.grid else ():
+            with_settings(experiment, dict(zip(grids, point, strict=True)), f"{name} with tune_grid")
         same = with_settings(experiment, {key: values[0] for key, values in grids.items()})
         twin = seen.setdefault(replace(same, seed=0), name)
         if twin != name:
@@ -131,6 +133,11 @@ def require_tunable(experiments: Mapping[str, Experiment], tune: Tuning) -> None
                 "Omit --tune, or remove these settings from the file and name their values with --tune-rates or "
                 "--tune-grid.",
             )
+
+
+def _points(grids: Mapping[str, Sequence[Any]], search: Search) -> Iterable[Point]:
+    """All points that a search may come to."""
+    return zip(*grids.values(), strict=True) if search == "together" else product(*grids.values())
 
 
 def _require_values(what: str, values: Sequence[Any]) -> None:

@@ -266,7 +266,7 @@ class Experiment(Settings):
         if aggregation in NEED_MEAN and self.server.aggregator != "mean":
             raise ConfigError(
                 f"{setting} is a weighted mean of products, and server.aggregator = '{self.server.aggregator}' "
-                "combines coordinates.",
+                "is another combination.",
                 f"Set server.aggregator = 'mean', or {instead} = 'factors', 'frozen-a' or 'alternate'.",
             )
         if self.system.mode == "async" and aggregation in NOT_ASYNCHRONOUS:
