@@ -15,6 +15,7 @@ from feddtl.comparison.paper import (
     OF_EVERY_ROW,
     OF_LORA,
     OF_RL,
+    OF_TEMPLATES,
     OF_THE_SERVER,
     different_rows,
     other_settings,
@@ -75,12 +76,16 @@ def test_the_defaults_are_the_paper_s_settings() -> None:
     assert other_settings(changed(local__optimizer="adam", lora__first_image_block=10)) == ()
 
 
-@pytest.mark.parametrize("key", [*OF_EVERY_ROW, *OF_LORA, *OF_RL, *OF_THE_SERVER])
+@pytest.mark.parametrize("key", [*OF_EVERY_ROW, *OF_TEMPLATES, *OF_LORA, *OF_RL, *OF_THE_SERVER])
 def test_the_reference_gives_the_paper_s_value_of_each_setting(key: str) -> None:
-    """In docs/reference/configuration.md, which has the docstrings of the settings; the start is no number."""
+    """In docs/reference/configuration.md, which has the docstrings of the settings; some say it in other words."""
     [row] = [line for line in REFERENCE.splitlines() if line.startswith(f"| `{key}` ")]
-    assert "(paper" in row or "(their papers" in row or key in ("init_from", "server.aggregator", "attack.name")
-    stated = {**OF_EVERY_ROW, **OF_LORA, **OF_RL, **OF_THE_SERVER}[key]
+    assert (
+        "(paper" in row
+        or "(their papers" in row
+        or key in ("init_from", "server.aggregator", "attack.name", "data.prompt")
+    )
+    stated = {**OF_EVERY_ROW, **OF_TEMPLATES, **OF_LORA, **OF_RL, **OF_THE_SERVER}[key]
     assert flatten(experiment_to_dict(Experiment()))[key] in stated
 
 
@@ -89,6 +94,12 @@ def test_the_reference_gives_the_paper_s_value_of_each_setting(key: str) -> None
     [
         (changed(lora__rank=8), ["lora.rank 8 instead of 4"]),
         (changed(init_from="runs/one"), ["init_from"]),
+        (
+            changed(data__prompt="a {class}\none {class}"),
+            ["data.prompt a {class} and 1 more instead of a photo of a {class}."],
+        ),
+        (changed(data__prompt="a photo of a {class}."), []),
+        (changed("promptfl", data__prompt="a {class}"), []),
         (changed(attack__name="alie"), ["attack.name alie instead of none"]),
         (changed(local__learning_rate=0.003, server__learning_rate=0.01, rounds=5), 3),
         (changed("fedlora", server__learning_rate=0.01, schedule__stages="sft", rl__noise_std="auto"), []),

@@ -14,6 +14,7 @@ from feddtl.config import Experiment
 from feddtl.dotted import flatten
 from feddtl.experiment_file import experiment_to_dict
 from feddtl.methods.catalog import method_entry
+from feddtl.results.labels import shown_values
 from feddtl.results.settings import Condition
 
 CITATION = "FedDTL paper (arXiv 2605.27900), CLIP ViT-B/16"
@@ -87,6 +88,7 @@ OF_EVERY_ROW: dict[str, tuple[Any, ...]] = {
     "server.aggregator": ("mean",),
     "attack.name": ("none",),
 }
+OF_TEMPLATES: dict[str, tuple[Any, ...]] = {"data.prompt": ("a photo of a {class}.", "")}
 OF_LORA: dict[str, tuple[Any, ...]] = {
     "local.optimizer": ("auto", "adam"),
     "lora.rank": (4,),
@@ -130,13 +132,14 @@ def other_settings(experiment: Experiment) -> tuple[str, ...]:
     entry = method_entry(experiment.method)
     stated = {
         **OF_EVERY_ROW,
+        **({} if entry.learns_prompts else OF_TEMPLATES),
         **(OF_LORA if entry.has_lora else {}),
         **(OF_RL if experiment.stages == "sft-then-rl" else {}),
         **(OF_THE_SERVER if entry.trains_on_server else {}),
     }
     values = flatten(experiment_to_dict(experiment))
     return tuple(
-        key if key == "init_from" else f"{key} {values[key]} instead of {allowed[0]}"
+        key if key == "init_from" else f"{key} {shown_values(key, [values[key]])[values[key]]} instead of {allowed[0]}"
         for key, allowed in stated.items()
         if values[key] not in allowed
     )
