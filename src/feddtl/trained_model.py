@@ -54,7 +54,7 @@ class Prediction(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel:
     """A run's model, as `load_trained_model` returns it.
 
@@ -85,6 +85,13 @@ class TrainedModel:
     state: ServerState
     classifier: Classifier
     class_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """One line: a notebook prints it, and the weights would be thousands."""
+        return (
+            f"TrainedModel(method={self.experiment.method!r}, model={self.experiment.model!r}, "
+            f"round={self.state.round}, classes={len(self.class_names)})"
+        )
 
     @overload
     def predict(self, images: Images, classes: Classes = None, *, top_k: None = None) -> list[Prediction]: ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from cli.small_runs import Command
@@ -99,6 +101,19 @@ def test_descriptions_are_one_paragraph(feddtl: Command) -> None:
     for kind in (Experiment, DataConfig):
         for name, meaning in field_docstrings(kind).items():
             assert name == "methods" or meaning.split(" (")[0][:60] in text
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "status", "predict", "evaluate"])
+def test_help_fits_the_terminal(feddtl: Command, command: str) -> None:
+    """A command's description is broken between words, and no line of a flag's is left half empty."""
+    lines = feddtl(command, "--help").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    # A line with one word of a sentence, and a further line in the same column.
+    alone = re.compile(r"│ {5,}([a-z]+,?) +│")
+    ragged = [
+        line for line, after in pairwise(lines) if (found := alone.fullmatch(line)) and after[found.start(1)] != " "
+    ]
+    assert ragged == []
 
 
 @pytest.mark.parametrize(

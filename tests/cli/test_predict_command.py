@@ -88,6 +88,13 @@ def test_every_form_says_the_same(feddtl: Command, finished: Path, model: Traine
     ]
 
 
+def test_a_notebook_prints_a_model_in_one_line(model: TrainedModel) -> None:
+    """Not its weights; and two models can be compared, which tensors cannot."""
+    assert str(model).startswith("TrainedModel(method='feddtl', model='")
+    assert "\n" not in repr(model)
+    assert len({model, model}) == 1
+
+
 def test_any_names_from_a_file_are_harmless_in_a_spreadsheet(feddtl: Command, finished: Path, photos: Path) -> None:
     Path("names.txt").write_text("=cmd()\n")
     assert feddtl("predict", finished, photos / "ant", "--classes", "@names.txt", "--csv", "a.csv").code == 0
@@ -116,6 +123,7 @@ def test_damaged_files_are_all_named_and_skipped_only_if_asked(feddtl: Command, 
 @pytest.mark.parametrize(
     ("words", "needles"),
     [
+        (("predict", "RUN"), ("No image was named", "Name image files")),
         (("predict", "RUN", "missing.png"), ("missing.png", "No such file")),
         (("predict", "RUN", "photos", "--top-k", "7"), ("top_k = 7", "1 to 6")),
         (("predict", "RUN", "photos", "--classes", "@none.txt"), ("none.txt",)),

@@ -62,6 +62,8 @@ def test_grey_and_batches() -> None:
         (PIXELS.astype(np.int64), "int64"),
         (PIXELS[..., :2], r"\(5, 7, 2\)"),
         (np.zeros((0, 3, 3), np.uint8), "shape"),
+        (torch.from_numpy(PIXELS), r"\(5, 7, 3\)"),  # as it was given
+        (b"content of a file", "is bytes"),
         (7, "int is no image"),
         ([None], "NoneType"),
     ],

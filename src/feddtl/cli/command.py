@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from feddtl.cli.help_flags import asks_for_help, description, in_paragraphs
+
 # `--json`, without a `--no-json` beside it.
 SWITCHES = (tyro.conf.FlagCreatePairsOff,)
 Kind = TypeVar("Kind", bound="Command")
@@ -34,5 +36,11 @@ class Command:
 
 def parse_flags(kind: type[Kind], name: str, words: Sequence[str], default: Any = None) -> Kind:
     """The command of the flags among the words, with the values of `default`, if any, where no flag is given."""
-    command: Kind = tyro.cli(kind, prog=f"feddtl {name}", args=words, config=SWITCHES, default=default)
+    words_above = None
+    if asks_for_help(words):
+        words_above = description(kind)
+        kind = kind if default is not None else in_paragraphs(kind)
+    command: Kind = tyro.cli(
+        kind, prog=f"feddtl {name}", args=words, config=SWITCHES, default=default, description=words_above
+    )
     return command

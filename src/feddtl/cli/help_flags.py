@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import sys
 import textwrap
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from feddtl.line_breaks import COLUMNS, terminal_columns, wrapped
 from feddtl.methods.catalog import settings_table
 
+Kind = TypeVar("Kind")
 HELP = ("-h", "--help")
 HELP_ALL = "--help-all"
 # Of the settings of an experiment, by command; the other flags of a command are always shown.
@@ -58,6 +61,26 @@ def _settings_of(method: str, config: Any) -> list[str]:
     table = settings_table(method)
     own = dataclasses.fields(getattr(config, table)) if hasattr(config, table) else ()
     return [f"{table}.{field.name}" for field in own]
+
+
+def in_paragraphs(kind: type[Kind]) -> type[Kind]:
+    """The same command, whose help describes each field in one paragraph; tyro would keep the breaks of the source."""
+    hints, meanings = get_type_hints(kind, include_extras=True), _meanings(kind)
+    fields = []
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        metadata = {"help": meanings[one.name]} if one.name in meanings else {}
+        described = dataclasses.field(default=one.default, default_factory=one.default_factory, metadata=metadata)
+        fields.append((one.name, hints[one.name], described))
+    namespace = {"__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, namespace=namespace)
+
+
+def description(kind: type) -> str:
+    """What help says about a command, in lines that fit the terminal.
+
+    tyro prints it as it is, but joins a line that begins with a letter to the one before; further lines are indented.
+    """
+    return wrapped(inspect.getdoc(kind) or "", terminal_columns(sys.stdout) or COLUMNS)
 
 
 def _described(value: Any, shown: Collection[str] | None, prefix: str = "", more: str = "") -> Any:

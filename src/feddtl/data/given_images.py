@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,9 +44,9 @@ class GivenImage:
         if isinstance(self.content, Image.Image):
             return upright_rgb(self.content, self.name)
         if isinstance(self.content, torch.Tensor):
-            return _from_array(self._channels_last(self.content.detach().cpu()), self.name)
+            return _from_array(self._channels_last(self.content.detach().cpu()), self.content.shape, self.name)
         if isinstance(self.content, np.ndarray):
-            return _from_array(self.content, self.name)
+            return _from_array(self.content, self.content.shape, self.name)
         if isinstance(self.content, str | os.PathLike):
             return decode_rgb(self._file(self.content), self.name)
         raise DataError(f"The image {self.name} is {type(self.content).__name__}, which is no image.", ALLOWED)
@@ -66,7 +66,7 @@ class GivenImage:
 
 def given_images(images: Images) -> Iterator[GivenImage]:
     """Every image with its name; nothing is read, and an iterator is consumed as it is asked for."""
-    if isinstance(images, str | os.PathLike | Image.Image) or _is_one(images):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one(images):
         images = [images]  # type: ignore[list-item]
     if not isinstance(images, Iterable):
         raise DataError(f"{type(images).__name__} is no image.", ALLOWED)
@@ -80,12 +80,12 @@ def _is_one(images: Images) -> bool:
     return isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 4
 
 
-def _from_array(pixels: Array, name: str) -> Image.Image:
-    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values to an RGB image; transparency is dropped."""
+def _from_array(pixels: Array, given: Sequence[int], name: str) -> Image.Image:
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values, given in a shape, to an RGB image; transparency is dropped."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[-1] not in CHANNELS or not pixels.size:
-        raise DataError(f"The image {name} has the shape {tuple(pixels.shape)}.", ALLOWED)
+        raise DataError(f"The image {name} has the shape {tuple(given)}.", ALLOWED)
     if np.issubdtype(pixels.dtype, np.floating):
         # NaN is in no range either.
         if not (pixels.min() >= 0 and pixels.max() <= 1):

@@ -43,9 +43,11 @@ def list_images(
             found += _images_of(root, skip_unread=skip_unread, note=note)
         except OSError as error:
             raise DataError(f"Cannot read {root}: {error.strerror}.", "Check the path and your permissions.") from None
+    if not given:
+        raise DataError("No image was named.", "Name image files, or folders with images.")
     if not found:
         named = ", ".join(str(path) for path in given)
-        raise DataError(f"There is no image in {named or 'an empty list'}.", f"Formats that are read: {READ_FORMATS}.")
+        raise DataError(f"There is no image in {named}.", f"Formats that are read: {READ_FORMATS}.")
     return found
 
 
