@@ -251,10 +251,9 @@ def kinds() -> dict[str, Experiment]:
 @cache
 def trained_here() -> dict[str, Experiment]:
     """One of each kind; of a file without any of these the last one, which of a sweep is the largest value."""
-    found = kinds()
-    tried = list(found.values())
+    found = dict(kinds())
     for file, experiments in EXPERIMENTS.items():
-        if not any(experiment in tried for experiment in experiments.values()):
+        if not any(experiment in kinds().values() for experiment in experiments.values()):
             found[str(file.relative_to(FOLDER))] = list(experiments.values())[-1]
     return found
 

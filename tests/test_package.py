@@ -54,10 +54,11 @@ def test_the_wheel_runs_experiments_by_name_outside_of_the_checkout(distribution
     purelib = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     (purelib / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "--no-deps"]
-    subprocess.run([*pip, "--no-index", *distributions.glob("*.whl")], check=True, capture_output=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    wheel = next(distributions.glob("*.whl"))
+    subprocess.run([*pip, "--no-index", wheel], env=environment, check=True, capture_output=True)
     away = tmp_path / "away"
     away.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def feddtl(*words: str) -> subprocess.CompletedProcess[str]:
         command = [tmp_path / "venv" / "bin" / "feddtl", *words]
