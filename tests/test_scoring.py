@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from feddtl.config import DataConfig
 from feddtl.errors import ConfigError, DataError, RunError
 from feddtl.export import export_merged
-from feddtl.scoring import score_run
+from feddtl.scoring import _to_score, score_run
 from feddtl.trained_model import Prediction, TrainedModel, load_trained_model
 
 
@@ -124,6 +124,15 @@ def test_scores_of_the_run_s_own_data(run: Path) -> None:
     assert (base.dataset, base.classes, base.choices, base.images, base.domains) == ("photos", "base", 3, 9, {})
     assert round(base.accuracy, 4) == final["base"]
     assert round(novel.accuracy, 4) == final["novel"]
+
+
+def test_classes_that_took_no_part_are_not_novel(bench: Bench) -> None:
+    """Of the run's own data; in other data, every class that was not trained is novel."""
+    own = DataConfig(source=str(bench.photos), classes="bee, ant", novel_classes="cat")
+    described = {"base_classes": ["bee", "ant"], "novel_classes": ["cat"]}
+    assert _to_score(own, described, None, ())[1].names == ("bee", "ant", "cat")
+    assert _to_score(replace(own, source="elsewhere"), described, own, ())[1].base == ("bee", "ant")
+    assert len(_to_score(replace(own, source="elsewhere"), described, own, ())[1].novel) == 4
 
 
 def test_the_same_data_named_anew(bench: Bench, run: Path) -> None:

@@ -173,7 +173,9 @@ def _to_score(
     # The images of clients are a part of the run's data. The prompt of its own data is in data.json, too.
     if (on_clients and not config.prompt) or (config.source, config.prompt) == (own.source, own.prompt):
         dataset = replace(dataset, prompt_template="")
-    choice = classes_of_run(dataset, trained, scored, class_names)
+    # Classes that took no part in the run are no novel classes of it.
+    of_run = () if on_clients or (config.source, config.root) != (own.source, own.root) else (*trained, *scored)
+    choice = classes_of_run(dataset, trained, scored, class_names or of_run)
     return in_order_of(choice.names, dataset), choice
 
 
