@@ -11,7 +11,7 @@ from typing import Any
 
 from feddtl.checks import check_scalar, field_hints, joined_lines
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
+from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, did_you_mean, shown
 from feddtl.experiment_grid import CHOICE, MOST_LABELS, expand, experiment_name, no_such_label, split_choice
 from feddtl.methods.tables import MethodTables, settings_types
@@ -104,6 +104,19 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     return {**values, **{name: dataclasses.asdict(own) for name, own in tables.items()}}
 
 
+def settings_by_key(experiment: Experiment) -> dict[str, Any]:
+    """Every resolved value by dotted key: {'data.alpha': 1}."""
+    return flatten(experiment_to_dict(experiment))
+
+
+def with_settings(experiment: Experiment, changes: Mapping[str, Any], where: str = "") -> Experiment:
+    """The experiment with other values by dotted key. Raises ConfigError, which begins with `where`, for bad ones."""
+    try:
+        return experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}" if where else error.message, error.hint) from None
+
+
 def setting_type(key: str, methods: Iterable[str] = ()) -> Any:
     """The type of a setting by dotted key; None where there is no such key.
 
@@ -161,7 +174,7 @@ def _build(
 def _suggest(key: str, hints: Sequence[str]) -> str:
     """The table of a key with this name; else the nearest key of this table, then of any; else all of this table's."""
     tables: dict[str, list[str]] = {}
-    for dotted in flatten(experiment_to_dict(Experiment())):
+    for dotted in settings_by_key(Experiment()):
         tables.setdefault(dotted.rpartition(".")[2], []).append(dotted)
     if "." in key:
         return "Write it without quotes, or the last part of it in its table."

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from feddtl.absolute_paths import with_absolute_paths
 from feddtl.checkpoints import add_checkpoint, drop_checkpoint, latest_checkpoint
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
 from feddtl.environment import describe_environment
 from feddtl.errors import FeddtlError, RunError, shown
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import experiment_to_dict, settings_by_key
 from feddtl.extension import require_extendable
 from feddtl.models.kernels import Kernels, as_kernels, names_of
 from feddtl.models.lora import Lora, Tensors
@@ -339,7 +338,7 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
     A relative path of an earlier version is compared as if it were of this working folder.
     """
     here = with_absolute_paths(experiment)
-    values = {**flatten(experiment_to_dict(here)), "model": here.model_name}
+    values = {**settings_by_key(here), "model": here.model_name}
     if not experiment.data.has_class_lists:
         values["data.class_split"] = experiment.data.split
     return values

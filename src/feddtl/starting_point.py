@@ -14,9 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
 from feddtl.errors import ConfigError, RunError, shown
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.messages import ServerState, count_parameters
 from feddtl.methods.base import Method
 from feddtl.methods.catalog import method_class, method_entry, settings_table
@@ -150,7 +149,7 @@ class StartingPoint:
 
     def _remedy(self, experiment: Experiment) -> str:
         """The settings of that run, as far as they differ."""
-        there, here = (flatten(experiment_to_dict(one)) for one in (self.experiment, experiment))
+        there, here = (settings_by_key(one) for one in (self.experiment, experiment))
         own, entry = f"{settings_table(self.experiment.method)}.", method_entry(self.experiment.method)
         keys = ["method", *(OF_LORA if entry.has_lora else ()), *(key for key in there if key.startswith(own))]
         keys += ["seed"] if self.experiment.aggregation == "frozen-a" else []

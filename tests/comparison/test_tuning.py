@@ -16,9 +16,10 @@ from feddtl.comparison.choices import Choice, Tried, Tuned
 from feddtl.comparison.chosen_table import choice_line, chosen_tables
 from feddtl.comparison.files import Failure
 from feddtl.comparison.trials import Trials
-from feddtl.comparison.tuning import DEFAULT_RATES, RATES, Tuning, require_tunable, trial_of, with_settings
+from feddtl.comparison.tuning import DEFAULT_RATES, RATES, Tuning, require_tunable, trial_of
 from feddtl.config import EvaluationConfig, Experiment, LocalConfig, ScheduleConfig, ServerConfig
 from feddtl.errors import ConfigError, RunError
+from feddtl.experiment_file import with_settings
 from feddtl.results.run import RunResult
 
 LOCAL, SERVER = RATES

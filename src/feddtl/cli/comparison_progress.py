@@ -9,11 +9,11 @@ from feddtl.cli.bars import Bars, error_console, time_left
 from feddtl.cli.printing import print_line
 from feddtl.cli.progress import WarningObserver
 from feddtl.comparison.cells import Cell
-from feddtl.comparison.choices import Tuned
+from feddtl.comparison.choices import Tuned, words_of_values
 from feddtl.comparison.chosen_table import choice_line
 from feddtl.comparison.files import Failure
 from feddtl.comparison.grid import ComparisonObserver
-from feddtl.comparison.trials import criterion_of, words_of_values
+from feddtl.comparison.trials import criterion_of
 from feddtl.config import Experiment
 from feddtl.data.federated import FederatedData
 from feddtl.evaluate import Scores

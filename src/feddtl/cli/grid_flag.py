@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from feddtl.checks import words_of
 from feddtl.config import Experiment
-from feddtl.dotted import flatten, with_values
+from feddtl.dotted import flatten
 from feddtl.errors import ConfigError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, setting_type
+from feddtl.experiment_file import setting_type, with_settings
 from feddtl.experiment_grid import GRID, MOST_EXPERIMENTS, expand
 from feddtl.parsing import parse_toml
 from feddtl.units import counted
@@ -121,7 +121,7 @@ def _typed(kind: Any, text: str) -> Any:
 
 def _changed(title: str, experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     try:
-        changed = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
+        changed = with_settings(experiment, changes)
         return replace(changed, data=changed.data.with_files_read())
     except ConfigError as error:
         raise ConfigError(f"{title}: {error.message}", error.hint) from None

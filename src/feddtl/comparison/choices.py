@@ -11,11 +11,19 @@ from typing import Any, Literal
 from feddtl.comparison.search import Search
 from feddtl.errors import RunError
 from feddtl.record_fields import checked
+from feddtl.units import value_text
 
 FORMAT = 2
 """Of tuning.json. Format 1, which has no number, is of versions that chose `local.learning_rate` alone."""
 Criterion = Literal["base", "local"]
 LOCAL_RATE = "local.learning_rate"
+SHORT = {LOCAL_RATE: "rate", "server.learning_rate": "server rate"}
+"""What tables, lines and folders call a setting; others are called by their key."""
+
+
+def words_of_values(values: Mapping[str, Any]) -> str:
+    """'rate 0.003, server rate 0.01, lora.rank 8'."""
+    return ", ".join(f"{SHORT.get(key, key)} {value_text(value)}" for key, value in values.items())
 
 
 def is_number(value: object) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from feddtl.comparison.choices import Choice, Tried, Tuned
+from feddtl.comparison.choices import SHORT, Choice, Tuned, words_of_values
 from feddtl.config.running import SCORED_IMAGES
 from feddtl.results.tables import NOTHING, Cell, Column, Table
 from feddtl.units import counted, listed, percent, value_text
@@ -13,7 +13,6 @@ from feddtl.units import counted, listed, percent, value_text
 HELD_BACK = SCORED_IMAGES["held-back"]
 DIVERGED = "diverged"
 CRITERIA = {"base": "base accuracy", "local": "local accuracy"}
-HEADINGS = {"local.learning_rate": "Rate", "server.learning_rate": "Server rate"}
 SEARCHES = {
     "coordinates": "One setting after the other, from the values of the file, until no other value of one alone is "
     "better.",
@@ -24,7 +23,7 @@ SEARCHES = {
 
 def heading(key: str) -> str:
     """Of a setting's column."""
-    return HEADINGS.get(key, key)
+    return SHORT[key].capitalize() if key in SHORT else key
 
 
 def chosen_tables(found: Tuned) -> tuple[Table, ...]:
@@ -48,11 +47,12 @@ def choice_line(choice: Choice, found: Tuned) -> str:
     """The choice for one experiment on one line of a terminal."""
     if choice.chosen is None:
         return f"{choice.what}: nothing chosen. {choice.error}"
-    values = ", ".join(f"{heading(key).lower()} {value_text(value)}" for key, value in choice.chosen.items())
     ends = choice.at_ends(found.grids)
-    end = f", {listed([heading(key).lower() for key in ends])} at the end of the grid" if ends else ""
+    end = f", {listed([SHORT.get(key, key) for key in ends])} at the end of the grid" if ends else ""
     by = f"{CRITERIA[choice.criterion]} {percent(choice.mean)} on {HELD_BACK}"
-    return f"{choice.what}: {values} chosen from {counted(len(choice.tried), 'point')}, {by}{end}"
+    return (
+        f"{choice.what}: {words_of_values(choice.chosen)} chosen from {counted(len(choice.tried), 'point')}, {by}{end}"
+    )
 
 
 def _choices_table(found: Tuned) -> Table:
@@ -62,7 +62,7 @@ def _choices_table(found: Tuned) -> Table:
     columns = [
         *(Column(heading(key), "Chosen") for key in found.settings),
         *(Column("By"), Column("Points")),
-        *(Column(value_text(value), f"At {heading(first).lower()}") for value in found.grids[first]),
+        *(Column(value_text(value), f"At {SHORT.get(first, first)}") for value in found.grids[first]),
     ]
     rows = [(labels[choice.name], _choice_cells(choice, found, first)) for choice in found.choices]
     seeds = f"seed{'s' if len(found.seeds) > 1 else ''} {listed(list(map(str, found.seeds)))}"
@@ -125,17 +125,16 @@ def _notes(found: Tuned) -> list[str]:
             for key, value in (choice.chosen or {}).items()
             if key in choice.at_ends(found.grids)
         ]
-        notes += [f"{choice.what} diverged at {_words(one)}: {one.diverged}" for one in choice.tried if one.diverged]
+        notes += [
+            f"{choice.what} diverged at {words_of_values(one.values)}: {one.diverged}"
+            for one in choice.tried
+            if one.diverged
+        ]
         if choice.error:
             notes.append(f"{choice.what} has no choice: {choice.error}")
     if found.without:
         notes.append(f"There is nothing to choose in {listed(found.without)}.")
     return notes
-
-
-def _words(tried: Tried) -> str:
-    values: Sequence[str] = [f"{heading(key).lower()} {value_text(value)}" for key, value in tried.values.items()]
-    return ", ".join(values)
 
 
 def _labels(found: Tuned) -> dict[str, str]:

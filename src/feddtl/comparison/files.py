@@ -23,7 +23,7 @@ from feddtl.comparison.tables import comparison_tables
 from feddtl.csv_text import csv_lines
 from feddtl.dotted import flatten, with_values
 from feddtl.errors import FeddtlError, RunError
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.parsing import parse_table
 from feddtl.record_fields import check_types, checked
 from feddtl.results.hits import RunHits
@@ -145,7 +145,7 @@ def load_comparison(path: AnyPath) -> Comparison:
 
 def _shared_settings(outcomes: Sequence[RunResult]) -> dict[str, Any]:
     """By dotted key, the settings that are equal in all runs."""
-    first, *others = [flatten(experiment_to_dict(outcome.experiment)) for outcome in outcomes] or [{}]
+    first, *others = [settings_by_key(outcome.experiment) for outcome in outcomes] or [{}]
     absent = object()
     return {key: value for key, value in first.items() if all(other.get(key, absent) == value for other in others)}
 
@@ -186,7 +186,7 @@ def csv_text(comparison: Comparison) -> str:
 
 def _csv_row(outcome: RunResult) -> dict[str, Any]:
     experiment = outcome.experiment
-    settings = flatten(experiment_to_dict(experiment))
+    settings = settings_by_key(experiment)
     named = {key: settings[key] for key in SETTINGS_IN_CSV}
     named |= {key: "" for key in RATES_IN_CSV if not has_effect(experiment, key)}
     head = {"experiment": outcome.name, "seed": outcome.seed, "state": "finished", "label": experiment.title}

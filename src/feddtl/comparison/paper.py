@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.methods.catalog import method_entry
 from feddtl.results.labels import shown_values
 from feddtl.results.settings import Condition
@@ -137,7 +136,7 @@ def other_settings(experiment: Experiment) -> tuple[str, ...]:
         **(OF_RL if experiment.stages == "sft-then-rl" else {}),
         **(OF_THE_SERVER if entry.trains_on_server else {}),
     }
-    values = flatten(experiment_to_dict(experiment))
+    values = settings_by_key(experiment)
     return tuple(
         key if key == "init_from" else f"{key} {shown_values(key, [values[key]])[values[key]]} instead of {allowed[0]}"
         for key, allowed in stated.items()

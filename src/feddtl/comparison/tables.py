@@ -18,8 +18,7 @@ from feddtl.comparison.paper import (
     paper_table,
 )
 from feddtl.comparison.scores import ConditionScores, MethodScores, SettingScores
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS
 from feddtl.results.paired import PERSONAL, BySeed, interval_notes, personal_notes
 from feddtl.results.statistics import Difference, Interval, spread_of
@@ -232,7 +231,7 @@ def _chosen(method: MethodScores, key: str) -> str:
     """The value of a setting that was chosen for a method, if it has the setting."""
     if method.experiment is None or not has_effect(method.experiment, key):
         return NOTHING
-    return value_text(flatten(experiment_to_dict(method.experiment))[key])
+    return value_text(settings_by_key(method.experiment)[key])
 
 
 def _tuned_note(tuned: Tuned | None) -> list[str]:

@@ -8,25 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feddtl.comparison.cells import RUNS, Cell, Results, cells_of
-from feddtl.comparison.choices import Choice, Criterion, Tried, Tuned
+from feddtl.comparison.choices import SHORT, Choice, Criterion, Tried, Tuned, words_of_values
 from feddtl.comparison.files import TUNING
 from feddtl.comparison.search import Progress, progress
-from feddtl.comparison.tuning import Tuning, require_tunable, trial_of, with_settings
+from feddtl.comparison.tuning import Tuning, require_tunable, trial_of
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
 from feddtl.errors import RunError
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key, with_settings
 from feddtl.experiment_grid import value_label
 from feddtl.parsing import parse_table
 from feddtl.records import Summary
 from feddtl.results.run import RunResult
 from feddtl.run_files import has_run
 from feddtl.runs import RunFolder
-from feddtl.units import counted, listed, value_text
+from feddtl.units import counted, listed
 
 TRIALS = "tuning"
-SHORT = {"local.learning_rate": "rate", "server.learning_rate": "server-rate"}
-"""Of settings in the names of run folders."""
 
 
 class Step(NamedTuple):
@@ -81,7 +78,7 @@ class Trials:
         return Tuned(self._tune.grids, self._tune.search, self.seeds, choices, without)
 
     def _cell(self, cell: Cell, tried: tuple[tuple[str, Any], ...]) -> Cell:
-        words = [f"{SHORT.get(key, key)}{value_label(value)}" for key, value in tried]
+        words = [f"{SHORT.get(key, key).replace(' ', '-')}{value_label(value)}" for key, value in tried]
         folder = self._output / TRIALS / "-".join([cell.name, *words, f"seed{cell.seed}"])
         return Cell(cell.name, replace(trial_of(cell.experiment, dict(tried)), seed=cell.seed), folder, tried)
 
@@ -138,11 +135,6 @@ def criterion_of(summary: Summary) -> Criterion:
     return "local" if (summary.trainable_parameters or {}).get("personal") else "base"
 
 
-def words_of_values(values: Mapping[str, Any]) -> str:
-    """'rate 0.003, server rate 0.01, lora.rank 8'."""
-    return ", ".join(f"{SHORT.get(key, key).replace('-', ' ')} {value_text(value)}" for key, value in values.items())
-
-
 def with_choices(cells: Sequence[Cell], found: Tuned) -> tuple[Cell, ...]:
     """The cells of the comparison, each with what was chosen for its experiment.
 
@@ -157,7 +149,7 @@ def with_choices(cells: Sequence[Cell], found: Tuned) -> tuple[Cell, ...]:
     stale = []
     for cell in tuned:
         if cell.name in chosen and has_run(cell.folder):
-            own = flatten(experiment_to_dict(RunFolder.find(cell.folder).experiment))
+            own = settings_by_key(RunFolder.find(cell.folder).experiment)
             before = {key: own[key] for key in chosen[cell.name]}
             if before != chosen[cell.name]:
                 now = words_of_values(chosen[cell.name])

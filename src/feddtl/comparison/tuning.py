@@ -11,9 +11,8 @@ from feddtl.comparison.choices import LOCAL_RATE, is_number
 from feddtl.comparison.effect import has_effect
 from feddtl.comparison.search import SEARCHES, Point, Search
 from feddtl.config import Experiment
-from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict
+from feddtl.experiment_file import settings_by_key, with_settings
 from feddtl.units import listed
 
 # Half decades: Adam's usual rates are in the lower half, those of SGD in the upper one.
@@ -79,7 +78,7 @@ class Tuning:
 
     def start_of(self, experiment: Experiment) -> Point:
         """Where 'coordinates' begins: the values of the experiment, or of the middle of a grid that lacks them."""
-        own = flatten(experiment_to_dict(experiment))
+        own = settings_by_key(experiment)
         return tuple(
             own[key] if own[key] in values else values[(len(values) - 1) // 2]
             for key, values in self.grids_of(experiment).items()
@@ -94,14 +93,6 @@ def trial_of(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """
     evaluation = replace(experiment.evaluation, images="held-back", every=experiment.rounds, client_models="never")
     return replace(with_settings(experiment, values, "tune_grid"), evaluation=evaluation)
-
-
-def with_settings(experiment: Experiment, values: Mapping[str, Any], what: str = "") -> Experiment:
-    """The experiment with other values by dotted key. Raises ConfigError, which `what` opens, for bad ones."""
-    try:
-        return experiment_from_dict(with_values(experiment_to_dict(experiment), values))
-    except ConfigError as error:
-        raise ConfigError(f"{what}: {error.message}" if what else error.message, error.hint) from None
 
 
 def require_tunable(experiments: Mapping[str, Experiment], tune: Tuning) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from feddtl.config import DataConfig, Experiment
 from feddtl.config.data import CLIENTS
-from feddtl.dotted import flatten
 from feddtl.evaluate import accuracy
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.methods.catalog import METHODS
 from feddtl.records import GLOBAL_SCORES, SCORE_HEADINGS, SCORES
 from feddtl.report.accuracy import local_by_client, zero_shot_by_client
@@ -199,9 +198,9 @@ def _texts_of_run(run: RunResult) -> tuple[str, ...]:
 def changed_settings(setting: SettingRuns) -> Table:
     """Settings of each method that are not the defaults."""
     # Runs have the number of clients that 'auto' stands for.
-    defaults = flatten(experiment_to_dict(Experiment(data=DataConfig(clients=CLIENTS))))
+    defaults = settings_by_key(Experiment(data=DataConfig(clients=CLIENTS)))
     groups = [(method.label, method.runs[0]) for method in setting.methods] or [(ZERO_SHOT, setting.first)]
-    own = [flatten(experiment_to_dict(run.experiment)) for _, run in groups]
+    own = [settings_by_key(run.experiment) for _, run in groups]
     rows = []
     for key, default in defaults.items():
         values = [*(settings[key] for settings in own), default]

@@ -8,8 +8,7 @@ from typing import Any
 
 from feddtl.config import DataConfig, Experiment
 from feddtl.config.running import SCORED_IMAGES
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.results.labels import path_names, shown_values
 from feddtl.results.run import RunResult
 from feddtl.units import counted, shortened
@@ -214,5 +213,5 @@ def _text_of(key: str, value: str, rivals: Sequence[Mapping[str, str]]) -> str:
 
 def settings_of_the_method(experiment: Experiment) -> dict[str, Any]:
     """By dotted key, what neither the setting nor the machine decides."""
-    settings = flatten(experiment_to_dict(experiment))
+    settings = settings_by_key(experiment)
     return {key: value for key, value in settings.items() if not key.startswith(NOT_OF_THE_METHOD)}

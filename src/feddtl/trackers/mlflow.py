@@ -10,8 +10,7 @@ from mlflow.entities import Metric, Param
 from mlflow.utils.time import get_current_time_millis
 
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.trackers.tracker import PROJECT, Tracker
 
 PARAMETERS_AT_A_TIME = 100  # a server takes no more
@@ -31,7 +30,7 @@ class MLflow(Tracker):
         owner = known.experiment_id if known else self._client.create_experiment(PROJECT)
         tags = {"feddtl.folder": str(self._folder.resolve()), "feddtl.method": experiment.title}
         self._run = self._client.create_run(owner, tags=tags, run_name=self._folder.resolve().name).info.run_id
-        settings = [Param(key, str(value)) for key, value in flatten(experiment_to_dict(experiment)).items()]
+        settings = [Param(key, str(value)) for key, value in settings_by_key(experiment).items()]
         for start in range(0, len(settings), PARAMETERS_AT_A_TIME):
             self._client.log_batch(self._run, params=settings[start : start + PARAMETERS_AT_A_TIME])
 

@@ -10,8 +10,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from feddtl.config import Experiment
-from feddtl.dotted import flatten
-from feddtl.experiment_file import experiment_to_dict
+from feddtl.experiment_file import settings_by_key
 from feddtl.storage import storage_errors
 from feddtl.trackers.tracker import Tracker
 
@@ -23,7 +22,7 @@ class TensorBoard(Tracker):
 
     def open(self, experiment: Experiment) -> None:
         folder = self._folder / self.name
-        settings = flatten(experiment_to_dict(experiment)).items()
+        settings = settings_by_key(experiment).items()
         with storage_errors(folder):
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()

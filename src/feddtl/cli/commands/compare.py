@@ -19,9 +19,8 @@ from feddtl.cli.printing import print_aside, print_json, print_text
 from feddtl.comparison.search import Search
 from feddtl.comparison.tuning import DEFAULT_RATES, RATES, Tuning
 from feddtl.config import Experiment
-from feddtl.dotted import flatten, with_values
 from feddtl.errors import ConfigError, StoppedError
-from feddtl.experiment_file import experiment_from_dict, experiment_to_dict, load_experiments
+from feddtl.experiment_file import load_experiments, settings_by_key, with_settings
 
 if TYPE_CHECKING:
     from feddtl.comparison.files import Comparison
@@ -203,15 +202,9 @@ def _with_flags(
     Raises:
         ConfigError: A value does not fit an experiment.
     """
-    settings, flags = flatten(experiment_to_dict(parsed)), _flags(words)
+    settings, flags = settings_by_key(parsed), _flags(words)
     changes = {key: value for key, value in settings.items() if key in flags}
-    found: dict[str, Experiment] = {}
-    for name, experiment in experiments.items():
-        try:
-            found[name] = experiment_from_dict(with_values(experiment_to_dict(experiment), changes))
-        except ConfigError as error:
-            raise ConfigError(f"{name} with these flags: {error.message}", error.hint) from None
-    return found
+    return {name: with_settings(one, changes, f"{name} with these flags") for name, one in experiments.items()}
 
 
 def _require_different(experiments: Mapping[str, Experiment]) -> None:
