@@ -11,7 +11,7 @@ import pytest
 from cli.small_runs import CLASSES, CLIENTS, Bench, make_bench
 from runtimes.in_memory_grid import InMemoryGrid
 
-from feddtl import deployment
+from feddtl import client_side, deployment
 from feddtl.config import DataConfig, DeploymentConfig, ScheduleConfig
 from feddtl.data.federated import load_federated_data
 from feddtl.runtimes.flower.apps import client_app
@@ -64,5 +64,7 @@ def make_silos(root: Path) -> Silos:
 def forget_clients(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients keep what is theirs in a folder of a test; all that share this process stay loaded."""
     monkeypatch.setenv("FEDDTL_STATE", str(state))
-    for name in ("client_side", "client_images"):
-        monkeypatch.setattr(deployment, name, lru_cache(CLIENTS)(getattr(deployment, name).__wrapped__))
+    monkeypatch.setattr(deployment, "client_side", lru_cache(CLIENTS)(deployment.client_side.__wrapped__))
+    images = lru_cache(CLIENTS)(client_side.client_images.__wrapped__)
+    for module in (client_side, deployment):
+        monkeypatch.setattr(module, "client_images", images)

@@ -10,6 +10,7 @@ import torch
 from cli.small_runs import write_photos
 
 from feddtl.backbones.clip import load_clip
+from feddtl.client_side import ClientSide
 from feddtl.config import DataConfig, Experiment
 from feddtl.errors import DataError
 from feddtl.models.class_texts import require_distinct
@@ -84,7 +85,6 @@ def test_a_run_refuses_them_before_training(tmp_path):
 
 def test_a_client_refuses_those_that_a_server_names():
     """Where the server has no text tower, the client checks."""
-    client_side = pytest.importorskip("feddtl.deployment", reason="needs Flower", exc_type=ImportError).ClientSide
     data = DataConfig(source="clients", classes="owl<eos>a, owl<eos>b, dog", clients=1)
     with pytest.raises(DataError, match="'owl<eos>a' and 'owl<eos>b'"):
-        client_side(Experiment(method="fedlora", model="tiny-clip", data=data))
+        ClientSide(Experiment(method="fedlora", model="tiny-clip", data=data))

@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="needs the extra [flower]: make test-flower")
 
 from cli.small_runs import make_bench
 
-from feddtl.deployment import ClientSide
+from feddtl.client_side import ClientSide
 
 
 def test_copies_are_said_with_their_number_and_files(tmp_path, capsys):
