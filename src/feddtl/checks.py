@@ -74,6 +74,14 @@ class Rule:
         return bool(self.test(value))
 
 
+FILE_MARK = "@"  # before the name of a file
+
+
+def names_a_file(text: str) -> bool:
+    """Whether a setting names a file, with a name, a prompt or a text on each line."""
+    return text.lstrip().startswith(FILE_MARK)
+
+
 NOT_BLANK = Rule(lambda text: not text or text.strip(), "one or more words, or empty")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feddtl.checks import Lines
+from feddtl.checks import Lines, names_a_file
 
 CLASS = "{class}"
 ENSEMBLE = "ensemble"  # stands for the usual templates of a data set
@@ -13,7 +13,7 @@ TEMPLATES = Lines(
 PROMPT = Lines(
     TEMPLATES.test,
     f"{TEMPLATES.words}; '{ENSEMBLE}', or @FILE with a template on each line",
-    lambda text: text == ENSEMBLE or text.lstrip().startswith("@"),  # a file is read later, see `read_prompt`
+    lambda text: text == ENSEMBLE or names_a_file(text),  # a file is read later, see `read_prompt`
 )
 
 

@@ -6,10 +6,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from feddtl.checks import FILE_MARK, names_a_file
 from feddtl.config.names import name_key, readable
 from feddtl.errors import ConfigError
 
-FILE_MARK = "@"  # before the name of a file
 OTHERS = "others"
 MOST_BYTES = 10_000_000  # of a file of names; a larger one is something else
 
@@ -51,11 +51,6 @@ def require_different(names: Sequence[str], where: str) -> None:
         seen.add(key)
 
 
-def is_class_file(text: str) -> bool:
-    """Whether a setting names a file of class names or prompts."""
-    return text.lstrip().startswith(FILE_MARK)
-
-
 def read_class_names(text: str, key: str) -> str:
     """The text itself, or the names of the file that it names, as one text.
 
@@ -68,7 +63,7 @@ def read_class_names(text: str, key: str) -> str:
     Raises:
         ConfigError: The file cannot be read, or contains no name.
     """
-    if not is_class_file(text):
+    if not names_a_file(text):
         return text
     names = [name for line in lines_of_file(text, key) if (name := readable(line))]
     return joined_class_names(names)
@@ -76,7 +71,7 @@ def read_class_names(text: str, key: str) -> str:
 
 def read_prompt(prompt: str, key: str) -> str:
     """The prompt itself, or the templates of the file that it names; see `read_class_names`."""
-    return "\n".join(lines_of_file(prompt, key, "template")) if is_class_file(prompt) else prompt
+    return "\n".join(lines_of_file(prompt, key, "template")) if names_a_file(prompt) else prompt
 
 
 def lines_of_file(text: str, key: str, what: str = "class name") -> list[str]:

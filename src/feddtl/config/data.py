@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from feddtl.checks import Above, AtLeast, Rule, Settings, require
+from feddtl.checks import Above, AtLeast, Rule, Settings, names_a_file, require
 from feddtl.config.class_lists import (
     OTHERS,
-    is_class_file,
     read_class_names,
     read_prompt,
     require_different,
@@ -115,7 +114,7 @@ class DataConfig(Settings, table="data"):
     def class_lists(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names in `classes` and in `novel_classes`; none for 'others'. Raises ConfigError for a file of names."""
         for key, text in (("classes", self.classes), ("novel_classes", self.novel_classes)):
-            if is_class_file(text):
+            if names_a_file(text):
                 raise ConfigError(f"data.{key} = {text!r} is a file that was not read.", "Give the names themselves.")
         novel = () if self.others_are_novel else split_class_names(self.novel_classes, "data.novel_classes")
         return split_class_names(self.classes, "data.classes"), novel
@@ -197,7 +196,7 @@ class DataConfig(Settings, table="data"):
         self._check_class_split()
         if self.on_clients:
             self._check_on_clients()
-        if is_class_file(self.classes) or is_class_file(self.novel_classes):
+        if names_a_file(self.classes) or names_a_file(self.novel_classes):
             return
         base, novel = self.class_lists
         if self.classes or self.on_clients:

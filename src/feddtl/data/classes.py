@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from feddtl.checks import FILE_MARK
 from feddtl.config import DataConfig
-from feddtl.config.class_lists import FILE_MARK
 from feddtl.config.names import name_key
 from feddtl.data.splits import base_novel_classes
 from feddtl.data.table import ImageDataset

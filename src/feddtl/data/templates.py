@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from feddtl.config.class_lists import is_class_file
+from feddtl.checks import names_a_file
 from feddtl.config.protocol import SHAPES, alphanumeric
 from feddtl.errors import ConfigError
 from feddtl.prompts import ENSEMBLE, templates_of
@@ -102,7 +102,7 @@ def chosen_prompt(asked: str, own: str, source: str) -> str:
     Raises:
         ConfigError: It names a file of templates that was not read.
     """
-    if is_class_file(asked):
+    if names_a_file(asked):
         raise ConfigError(f"data.prompt = {asked!r} is a file that was not read.", "Give the templates themselves.")
     if not asked:
         return own

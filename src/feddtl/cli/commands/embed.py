@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from feddtl.checks import names_a_file
 from feddtl.cli.command import Command
 from feddtl.cli.flags import STATED, DeviceFlag, RunFolder
 from feddtl.cli.many_images import ImageFiles, utf8
 from feddtl.cli.printing import print_note, print_text
-from feddtl.config.class_lists import is_class_file, lines_of_file
+from feddtl.config.class_lists import lines_of_file
 from feddtl.errors import ConfigError
 from feddtl.units import counted
 
@@ -80,7 +81,7 @@ class Embed(Command):
         """The texts, with the lines of each file in its place. Raises ConfigError."""
         found: list[str] = []
         for text in self.texts:
-            found += lines_of_file(text, "texts", "text") if is_class_file(text) else [text]
+            found += lines_of_file(text, "texts", "text") if names_a_file(text) else [text]
         return found
 
 
